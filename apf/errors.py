@@ -1,0 +1,43 @@
+"""Every error that the filter raises.
+
+ApfError
+├── PhotoError            this one photo cannot be protected; a retry does not help
+│   ├── CorruptPhoto          the bytes are not a whole picture
+│   ├── UnsupportedPhoto      a picture, but of a kind that we refuse, with the reason
+│   └── PhotoTooLarge         over the limit in bytes or pixels
+├── RecipeError           the recipe is unknown or malformed
+├── WeightsError          weights are missing or not those that the recipe names
+└── DetectorError         the detector cannot be loaded
+"""
+
+
+class ApfError(Exception):
+    """Base of all errors of the filter. The message names the value and the cure."""
+
+
+class PhotoError(ApfError):
+    """Raised when one photo cannot be protected. Permanent: trying again gives the same."""
+
+
+class CorruptPhoto(PhotoError):
+    """Raised when the bytes are truncated, damaged or no picture at all."""
+
+
+class UnsupportedPhoto(PhotoError):
+    """Raised when the picture is of a kind that cannot be protected whole (animated, unknown format, ...)."""
+
+
+class PhotoTooLarge(PhotoError):
+    """Raised, before decoding, when a photo is over the limit in bytes or pixels."""
+
+
+class RecipeError(ApfError):
+    """Raised when a recipe's name is unknown or its file does not validate."""
+
+
+class WeightsError(ApfError):
+    """Raised when weights are missing, damaged, or differ from the recipe's digest."""
+
+
+class DetectorError(ApfError):
+    """Raised when the named face detector cannot be loaded."""

@@ -1,0 +1,106 @@
+"""How to protect: a frozen recipe, hashed to the id that every output carries."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from apf.errors import RecipeError
+
+WEIGHTS_DIR = Path(__file__).parent / "weights"
+
+Stage = Literal["gradient", "transfer", "universal"]
+
+
+class Recipe(BaseModel):
+    """What is done to a photo. Two recipes with equal fields have equal ids, on any machine."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(min_length=1, max_length=64)
+    #: The bound: no pixel of a face moves by more than this many of its 255 levels.
+    epsilon_levels: int = Field(ge=1, le=32)
+    #: The modules that run; `transfer` needs `gradient`.
+    stages: tuple[Stage, ...] = ("gradient", "transfer", "universal")
+    #: "centerface", or the name or folder of an InsightFace pack.
+    detector: str = "centerface"
+    #: JPEGs leave with their own quantisation tables, but never coarser than this IJG quality.
+    jpeg_floor_quality: int = Field(default=75, ge=1, le=95)
+    #: EXIF tags, by name, that survive. Everything else but the ICC profile is stripped.
+    keep_metadata: tuple[str, ...] = ()
+    #: SHA-256 over the weight files; filled in by `load_recipe`.
+    weights: str = ""
+    #: Raised when the code changes what a recipe does to pixels.
+    version: int = 1
+
+    @field_validator("stages")
+    @classmethod
+    def _stages_fit(cls, stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
+        if not stages:
+            raise ValueError("name at least one of gradient, transfer, universal")
+        if "transfer" in stages and "gradient" not in stages:
+            raise ValueError("the transfer stage needs the gradient stage: add it")
+        return tuple(s for s in ("gradient", "transfer", "universal") if s in stages)
+
+    @property
+    def epsilon(self) -> float:
+        """The bound on pixels in [0, 1]."""
+        return self.epsilon_levels / 255
+
+    @property
+    def id(self) -> str:
+        """16 hex digits of the SHA-256 over all fields but the name."""
+        fields = self.model_dump(mode="json", exclude={"name"})
+        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
+
+
+BUILT_IN = {
+    "light": {"epsilon_levels": 5},
+    "standard": {"epsilon_levels": 8},
+    "strong": {"epsilon_levels": 12},
+}
+
+
+@cache
+def weights_digest(folder: Path = WEIGHTS_DIR) -> str:
+    """SHA-256 over the names and bytes of the folder's safetensors files, as 64 hex digits."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+def load_recipe(name_or_file: str | Path, *, detector: str | None = None) -> Recipe:
+    """A built-in recipe by name, or one from a TOML file; `detector` overrides the recipe's own.
+
+    Raises:
+        RecipeError: the name is unknown, or the file is missing or does not validate.
+    """
+    text = str(name_or_file)
+    fields = {"name": text, **BUILT_IN[text]} if text in BUILT_IN else _read_toml(Path(text))
+    if detector:
+        fields["detector"] = detector
+    fields.setdefault("weights", weights_digest())
+    try:
+        return Recipe.model_validate(fields)
+    except ValidationError as error:
+        raise RecipeError(f"recipe {text!r} does not validate: {error}") from error
+
+
+def _read_toml(path: Path) -> dict[str, object]:
+    if path.suffix != ".toml":
+        known = ", ".join(BUILT_IN)
+        raise RecipeError(f"no recipe named {str(path)!r}: use one of {known}, or a path ending in .toml")
+    try:
+        fields = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RecipeError(f"recipe file {path} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"recipe file {path} is not TOML: {error}") from error
+    return {"name": path.stem, **fields}

@@ -1,0 +1,1 @@
+"""The producer: plans a batch, sends its shards and tells how far they are. Never loads torch."""

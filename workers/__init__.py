@@ -1,0 +1,1 @@
+"""The worker: settings, stores, ledger, the Celery app and the one task."""
