@@ -1,0 +1,79 @@
+"""How the source was coded, so that what leaves can be coded alike."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from PIL import ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+
+from apf.photo import containers, jpeg
+
+_PREDICTOR = 317
+_LOSSLESS_TIFF = {"raw", "packbits", "tiff_lzw", "tiff_adobe_deflate", "zstd", "lzma"}
+_DEFAULT_TIFF = "tiff_adobe_deflate"
+
+#: PNG chunks that say what the colours mean, kept as they are; they hold nothing else.
+_PNG_COLOUR = {b"gAMA", b"cHRM", b"sRGB", b"cICP"}
+
+
+@dataclass(frozen=True)
+class Coding:
+    """What the source's encoder chose, as far as its format has the choice."""
+
+    #: Size of the compressed picture in the source; lossy WebP, HEIC and AVIF aim for it.
+    source_bytes: int
+    jpeg: jpeg.JpegCoding | None = None
+    webp_lossless: bool = False
+    #: HEIC and AVIF: "4:4:4", "4:2:2", "4:2:0", or "4:0:0" for one grey channel.
+    chroma: str = "4:2:0"
+    #: HEIC and AVIF without an ICC profile: colour primaries and transfer characteristics, as numbered by ITU-T H.273.
+    primaries: tuple[int, int] | None = None
+    tiff_compression: str = _DEFAULT_TIFF
+    tiff_predictor: int = 1
+    png_colour: tuple[tuple[bytes, bytes], ...] = ()
+
+
+def read_coding(image: ImageFile.ImageFile, data: bytes) -> Coding:
+    """Reads how `data` was coded. `image` is opened and not loaded."""
+    size = containers.coded_bytes(data, image.format or "")
+    if isinstance(image, JpegImageFile):
+        return Coding(size, jpeg=jpeg.read_coding(image))
+    if isinstance(image, TiffImageFile):
+        return _tiff_coding(image, size)
+    if image.format == "PNG":
+        colour = ((kind, bytes(body)) for kind, body in containers.png_chunks(data) if kind in _PNG_COLOUR)
+        return Coding(size, png_colour=tuple(colour))
+    if image.format == "WEBP":
+        return Coding(size, webp_lossless=containers.webp_is_lossless(data))
+    size -= len(image.info.get("exif") or b"") + len(image.info.get("xmp") or b"")
+    primaries = _primaries(data)
+    if image.format == "HEIF":
+        chroma = {444: "4:4:4", 422: "4:2:2"}.get(image.info.get("chroma", 420), "4:2:0")
+        return Coding(size, chroma=chroma, primaries=primaries)
+    return Coding(size, chroma=_avif_chroma(data), primaries=primaries)
+
+
+def _tiff_coding(image: TiffImageFile, size: int) -> Coding:
+    compression = str(image.info.get("compression"))
+    if compression not in _LOSSLESS_TIFF:  # JPEG or fax inside a TIFF, or deflate under its old number
+        compression = _DEFAULT_TIFF
+    predictor = 2 if image.tag_v2.get(_PREDICTOR) == 2 else 1
+    return Coding(size, tiff_compression=compression, tiff_predictor=predictor)
+
+
+def _primaries(data: bytes) -> tuple[int, int] | None:
+    for kind, body in containers.item_properties(data):
+        if kind == b"colr" and bytes(body[:4]) == b"nclx" and len(body) >= 8:
+            return int.from_bytes(body[4:6], "big"), int.from_bytes(body[6:8], "big")
+    return None
+
+
+def _avif_chroma(data: bytes) -> str:
+    """The chroma format of the first coloured item; alpha is a grey item of its own."""
+    configs = [body[2] for kind, body in containers.item_properties(data) if kind == b"av1C" and len(body) > 2]
+    if configs and all(byte & 0x10 for byte in configs):
+        return "4:0:0"
+    coloured = next((byte for byte in configs if not byte & 0x10), 0x0C)
+    return {0x00: "4:4:4", 0x08: "4:2:2"}.get(coloured & 0x0C, "4:2:0")

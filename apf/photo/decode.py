@@ -1,0 +1,110 @@
+"""Bytes to upright 8-bit pixels, with all that `encode` needs to give the same kind of file back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from apf.errors import CorruptPhoto
+from apf.photo.coding import Coding, read_coding
+from apf.photo.colour import to_8_bit
+from apf.photo.header import Header, Limits, decoder_errors, open_photo
+from apf.photo.metadata import check_metadata_names, kept_exif
+
+Pixels = npt.NDArray[np.uint8]
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+_GREY_PROBE_STEP = 16
+
+
+@dataclass(frozen=True, eq=False)
+class Photo:
+    """A decoded photo. Nothing in this package writes into its arrays."""
+
+    #: (H, W, 3) uint8 RGB, upright, contiguous.
+    pixels: Pixels
+    #: The three channels are equal everywhere, also where the file stores three.
+    grey: bool
+    header: Header
+    #: (H, W) uint8, 255 is opaque; None where the photo has no alpha channel.
+    alpha: Pixels | None
+    #: The ICC profile that the colours follow; None means sRGB, or what `coding` says.
+    icc: bytes | None
+    #: An EXIF block of the tags that were asked for; None where there are none.
+    exif: bytes | None
+    #: The file stores one grey channel, and so does what is encoded from it. Implies `grey`.
+    single_channel: bool
+    coding: Coding
+
+
+def decode(data: bytes, limits: Limits | None = None, keep_metadata: tuple[str, ...] = ()) -> Photo:
+    """Decodes a photo to upright pixels. `keep_metadata` names the EXIF tags that `encode` writes back.
+
+    Raises:
+        CorruptPhoto: the bytes are truncated, damaged or no picture.
+        UnsupportedPhoto: a picture of a kind that we refuse, with the reason.
+        PhotoTooLarge: over the limit in bytes or pixels; checked before decoding.
+        ValueError: `keep_metadata` names an unknown or forbidden tag.
+    """
+    check_metadata_names(keep_metadata)
+    opened = open_photo(data, limits or Limits())
+    kind = opened.header.format
+    with decoder_errors(kind, "its pixels cannot be decoded"):
+        coding = read_coding(opened.image, data)
+        exif = kept_exif(opened.image, data, keep_metadata)
+        opened.image.load()
+        image, icc = to_8_bit(_upright(opened.image, opened.turn), opened.image.info.get("icc_profile") or None)
+    if image.size != (opened.header.width, opened.header.height):
+        raise CorruptPhoto(
+            f"{kind} photo, its header says {opened.header.width} x {opened.header.height}, "
+            f"its pixels are {image.width} x {image.height}"
+        )
+    pixels, alpha = _arrays(image)
+    single_channel = image.mode in ("L", "LA")
+    if kind == "AVIF" and coding.chroma == "4:0:0":  # Pillow gives grey with alpha as RGBA
+        single_channel = _is_grey(pixels)
+    return Photo(
+        pixels=pixels,
+        grey=single_channel or _is_grey(pixels),
+        header=opened.header,
+        alpha=alpha,
+        icc=icc,
+        exif=exif,
+        single_channel=single_channel,
+        coding=coding,
+    )
+
+
+def _upright(image: Image.Image, turn: int) -> Image.Image:
+    return image.transpose(_TURNS[turn]) if turn in _TURNS else image
+
+
+def _arrays(image: Image.Image) -> tuple[Pixels, Pixels | None]:
+    """(H, W, 3) RGB and (H, W) alpha or None, from a picture in mode L, LA, RGB or RGBA."""
+    channels = np.array(image)  # (H, W) or (H, W, 2 to 4)
+    if channels.ndim == 2:
+        channels = channels[..., None]  # (H, W, 1)
+    alpha = np.ascontiguousarray(channels[..., -1]) if image.mode in ("LA", "RGBA") else None
+    if image.mode in ("L", "LA"):
+        return np.repeat(channels[..., :1], 3, axis=2), alpha
+    return np.ascontiguousarray(channels[..., :3]), alpha
+
+
+def _is_grey(pixels: Pixels) -> bool:
+    """Whether the three channels are equal; a thin sample answers for nearly all colour photos."""
+    for part in (pixels[::_GREY_PROBE_STEP, ::_GREY_PROBE_STEP], pixels):
+        if not (np.array_equal(part[..., 0], part[..., 1]) and np.array_equal(part[..., 0], part[..., 2])):
+            return False
+    return True
