@@ -1,0 +1,65 @@
+"""Every error that storage, messages and settings raise; `transient` says whether a retry can help.
+
+WorkerError
+├── SettingsError         an APF_ variable is missing or malformed
+├── JobError              a message is malformed
+├── LedgerError           a record of a batch is missing, torn or of another version
+└── StoreError            the store refused; a retry does not help
+    ├── NotFound              no object, bucket or folder of that name
+    ├── Forbidden             no right to do this, or no valid credentials
+    ├── Changed               the object is no longer the one that was planned
+    ├── InvalidKey            the key cannot be kept in this store
+    ├── ObjectTooLarge        over the limit in bytes; nothing was read
+    └── StoreUnavailable      a time-out, a lost connection, a 5xx: a retry helps
+"""
+
+from typing import ClassVar
+
+
+class WorkerError(Exception):
+    """Base of all errors of the workers. The message names the value and the cure."""
+
+    #: Whether the same call can succeed a little later without anybody changing anything.
+    transient: ClassVar[bool] = False
+
+
+class SettingsError(WorkerError):
+    """Raised when a setting is missing or malformed. Permanent: correct the APF_ variable."""
+
+
+class JobError(WorkerError):
+    """Raised when a message does not validate. Permanent: it was sent by another version, or by someone else."""
+
+
+class LedgerError(WorkerError):
+    """Raised when a record of a batch is missing, torn or does not validate. Permanent."""
+
+
+class StoreError(WorkerError):
+    """Raised when a store refuses. Permanent unless the subclass says otherwise."""
+
+
+class NotFound(StoreError):
+    """Raised when the object, its bucket or its folder does not exist. Permanent."""
+
+
+class Forbidden(StoreError):
+    """Raised when credentials are missing, expired or not allowed to do this. Permanent: correct the rights."""
+
+
+class Changed(StoreError):
+    """Raised when an object's ETag differs from the one asked for. Permanent: plan the object again."""
+
+
+class InvalidKey(StoreError):
+    """Raised when a key cannot be kept in this store, or would leave its root. Permanent: rename the object."""
+
+
+class ObjectTooLarge(StoreError):
+    """Raised, before the body is read, when an object is over the limit in bytes. Permanent."""
+
+
+class StoreUnavailable(StoreError):
+    """Raised when the store timed out, dropped the connection, throttled or failed. Transient: a retry helps."""
+
+    transient = True

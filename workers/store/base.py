@@ -1,0 +1,140 @@
+"""What a store is: objects of bytes under string keys, with an ETag and a little metadata each."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Literal, Protocol
+
+from workers.errors import InvalidKey, StoreError
+
+#: Keys under it are the system's own (the ledger); a listing shows them only when asked for them by prefix.
+RESERVED = ".apf/"
+
+#: The highest code point: with it at its end, `start_after` jumps over all keys that begin alike.
+AFTER_ALL = "\U0010ffff"
+
+#: S3's own limits, held by every store so that a batch can move between them.
+MAX_KEY_BYTES = 1024
+MAX_METADATA_BYTES = 2048
+
+NO_METADATA: Mapping[str, str] = MappingProxyType({})
+
+_METADATA_NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
+_METADATA_VALUE = re.compile(r"[!-~]([ -~]*[!-~])?|")
+
+
+@dataclass(frozen=True)
+class ObjectInfo:
+    """One object without its bytes."""
+
+    #: Relative to the store's URL.
+    key: str
+    #: Bytes.
+    size: int
+    #: Without quotes; opaque, equal only for the same version of an object.
+    etag: str
+    #: Empty in listings.
+    metadata: Mapping[str, str] = field(default_factory=lambda: NO_METADATA, hash=False)
+
+
+@dataclass(frozen=True)
+class Blob:
+    """One object with its bytes."""
+
+    data: bytes
+    info: ObjectInfo
+
+
+class Store(Protocol):
+    """Objects under one URL. Safe to share between threads. Every method may raise Forbidden or StoreUnavailable."""
+
+    @property
+    def url(self) -> str:
+        """The canonical URL; keys are relative to it."""
+
+    def list(self, prefix: str = "", start_after: str = "") -> Iterator[ObjectInfo]:
+        """Objects whose key starts with `prefix` and is above `start_after`, ascending in UTF-8 byte order.
+
+        Streamed. Keys under `.apf/` are left out unless the prefix starts with it.
+        """
+
+    def head(self, key: str) -> ObjectInfo | None:
+        """The object with its metadata, or None where there is none."""
+
+    def get(self, key: str, *, etag: str | None = None, max_bytes: int | None = None) -> Blob:
+        """The object's bytes.
+
+        Raises:
+            NotFound: there is no such object.
+            Changed: `etag` is given and the object has another.
+            ObjectTooLarge: the object is over `max_bytes`; its body was not read.
+        """
+
+    def put(
+        self,
+        key: str,
+        data: bytes,
+        *,
+        content_type: str = "application/octet-stream",
+        metadata: Mapping[str, str] = NO_METADATA,
+    ) -> ObjectInfo:
+        """Writes the whole object or nothing; replaces one of the same key. Metadata is printable ASCII."""
+
+    def delete(self, key: str) -> None:
+        """Removes the object; silent where there is none."""
+
+
+@dataclass(frozen=True)
+class S3Options:
+    """How to reach S3. An operator's setting: never part of a message."""
+
+    #: None: AWS itself.
+    endpoint_url: str | None = None
+    #: None: what boto3's usual chain says.
+    region: str | None = None
+    #: "auto" is path style where an endpoint is set, and botocore's own choice on AWS.
+    addressing_style: Literal["auto", "path", "virtual"] = "auto"
+    #: None is "when_required" where an endpoint is set (CRC32 on every PUT breaks some), else "when_supported".
+    checksums: Literal["when_required", "when_supported"] | None = None
+    #: At least the number of threads that read and write at once.
+    max_pool_connections: int = 32
+    connect_timeout_s: float = 5.0
+    read_timeout_s: float = 60.0
+    #: Tries of one request, the first included, with botocore's back-off in between.
+    max_attempts: int = 4
+
+
+def check_key(key: str) -> None:
+    """Raises InvalidKey for what no store can keep: empty, over 1024 bytes, or not Unicode text."""
+    if not key:
+        raise InvalidKey("an object's key is empty")
+    try:
+        size = len(key.encode())
+    except UnicodeEncodeError as error:
+        raise InvalidKey(f"key {key!r} is not valid UTF-8: rename the object") from error
+    if size > MAX_KEY_BYTES:
+        raise InvalidKey(f"key {key[:80]!r}... has {size} bytes, over the {MAX_KEY_BYTES} that S3 allows")
+
+
+def check_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
+    """A copy of the metadata, when every store can keep it as it is.
+
+    Raises:
+        StoreError: a name is not lower-case letters, digits and hyphens, or a value is not printable ASCII.
+    """
+    for name, value in metadata.items():
+        if not _METADATA_NAME.fullmatch(name):
+            raise StoreError(f"metadata name {name!r}: use lower-case letters, digits and hyphens only")
+        if not _METADATA_VALUE.fullmatch(value):
+            raise StoreError(f"metadata {name} = {value!r}: use printable ASCII, with no space at either end")
+    if sum(len(name) + len(value) for name, value in metadata.items()) > MAX_METADATA_BYTES:
+        raise StoreError(f"metadata is over the {MAX_METADATA_BYTES} bytes that S3 allows")
+    return dict(metadata)
+
+
+def hidden(key: str, prefix: str) -> bool:
+    """Whether a listing with this prefix leaves the key out, as one of the system's own."""
+    return key.startswith(RESERVED) and not prefix.startswith(RESERVED)

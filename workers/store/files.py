@@ -1,0 +1,328 @@
+"""A folder as a store: atomic writes, S3's order of keys, and metadata beside the objects.
+
+Layout below the root: objects under their keys; `.apf/tmp` holds what is being written; `.apf/meta` holds one small
+JSON file for each object that has metadata. A sidecar's name carries the key's hash and the ETag of exactly one version
+of the object, and is written before that version appears. So a crash at any moment, and two writers of one key, leave
+an object with its own metadata or with none, never with another's.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import logging
+import os
+import secrets
+import stat
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from workers.errors import Changed, Forbidden, InvalidKey, NotFound, ObjectTooLarge, StoreError, StoreUnavailable
+from workers.store.base import NO_METADATA, RESERVED, Blob, ObjectInfo, check_key, check_metadata
+from workers.store.urls import file_path
+
+log = logging.getLogger(__name__)
+
+#: The store's own folders: no key reaches into them.
+META, TMP = ".apf/meta/", ".apf/tmp/"
+
+#: A temporary file this old belongs to a process that was killed; no single write takes a day.
+ABANDONED_S = 24 * 3600
+
+
+class FileStore:
+    """Objects of a folder. Symbolic links to folders are not followed, nor links to files outside the root."""
+
+    def __init__(self, url: str, *, create: bool = False) -> None:
+        self.url = url
+        path = file_path(url)
+        with _explained(str(path)):
+            if create:
+                path.mkdir(parents=True, exist_ok=True)
+            if not path.exists():
+                raise NotFound(f"folder {path} does not exist: check its name")
+            if not path.is_dir():
+                raise StoreError(f"{path} is a file, not a folder: name the folder that holds the photos")
+        self._root = os.path.realpath(path)
+        self._swept = False
+
+    def list(self, prefix: str = "", start_after: str = "") -> Iterator[ObjectInfo]:
+        base = prefix[: prefix.rfind("/") + 1]
+        if base and _fault(base[:-1]):
+            return  # no key of a file can start like this
+        folder = self._absolute(base)
+        if os.path.realpath(folder) == folder.rstrip("/"):
+            yield from self._walk(folder, base, prefix, start_after.encode())
+
+    def head(self, key: str) -> ObjectInfo | None:
+        path = self._readable(key)
+        with _explained(key):
+            try:
+                status = path.stat()
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+            return self._info(key, status) if stat.S_ISREG(status.st_mode) else None
+
+    def get(self, key: str, *, etag: str | None = None, max_bytes: int | None = None) -> Blob:
+        path = self._readable(key)
+        with _explained(key), _opened(path, key) as file:
+            before = os.fstat(file)
+            if not stat.S_ISREG(before.st_mode):
+                raise NotFound(f"{key!r} in {self.url} is no file")
+            if etag is not None and etag != _etag(before):
+                raise Changed(f"{key!r} in {self.url} has changed since it was planned: run the command again")
+            if max_bytes is not None and before.st_size > max_bytes:
+                raise ObjectTooLarge(f"{key!r} in {self.url} has {before.st_size} bytes, over the limit of {max_bytes}")
+            with open(file, "rb", closefd=False) as reader:
+                data = reader.read(before.st_size + 1)
+            if len(data) != before.st_size or _etag(os.fstat(file)) != _etag(before):
+                raise Changed(f"{key!r} in {self.url} was written to while it was read: run the command again")
+            return Blob(data=data, info=self._info(key, before))
+
+    def put(
+        self,
+        key: str,
+        data: bytes,
+        *,
+        content_type: str = "application/octet-stream",  # a file's name says it
+        metadata: Mapping[str, str] = NO_METADATA,
+    ) -> ObjectInfo:
+        path, kept = self._writable(key), check_metadata(metadata)
+        with _explained(key):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            replaced = _etag_at(path)
+            temporary, etag = self._write_temporary(data)
+            try:
+                self._write_sidecar(key, etag, kept)
+                temporary.replace(path)
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
+            _sync_folder(path.parent)
+            if replaced not in (None, etag):
+                self._sidecar(key, str(replaced)).unlink(missing_ok=True)
+        return ObjectInfo(key=key, size=len(data), etag=etag, metadata=kept)
+
+    def delete(self, key: str) -> None:
+        path = self._writable(key)
+        with _explained(key), suppress(FileNotFoundError, NotADirectoryError):
+            etag = _etag_at(path)
+            path.unlink()
+            self._sidecar(key, str(etag)).unlink(missing_ok=True)
+
+    def _absolute(self, key: str) -> str:
+        return f"{self._root.rstrip('/')}/{key}"
+
+    def _writable(self, key: str) -> Path:
+        """The path of a key, when it lies inside the root and no folder on the way is a link."""
+        check_key(key)
+        fault = _fault(key)
+        if fault:
+            raise InvalidKey(f"key {key!r} {fault}: it cannot be kept as a file below {self.url}")
+        path = Path(self._absolute(key))
+        if os.path.realpath(path.parent) != str(path.parent):
+            raise InvalidKey(f"key {key!r} goes through a symbolic link: put the photos themselves below {self.url}")
+        return path
+
+    def _readable(self, key: str) -> Path:
+        """As `_writable`, and a link in the last place must end inside the root."""
+        path = self._writable(key)
+        if path.is_symlink() and not self._holds(path):
+            raise InvalidKey(f"{key!r} is a symbolic link that leaves {self.url}: put the photo itself there")
+        return path
+
+    def _holds(self, path: str | Path) -> bool:
+        return os.path.realpath(path).startswith(self._absolute(""))
+
+    def _walk(self, folder: str, base: str, prefix: str, after: bytes) -> Iterator[ObjectInfo]:
+        """Files under `folder`, whose keys start with `base`. Holds one folder's names at a time for each depth."""
+        for entry in self._entries(folder, base):
+            key = base + entry.name
+            if entry.is_dir(follow_symlinks=False):
+                if _wanted(key + "/", prefix, after):
+                    yield from self._walk(entry.path, key + "/", prefix, after)
+            elif key.startswith(prefix) and key.encode() > after:
+                info = self._listed(entry, key)
+                if info:
+                    yield info
+
+    def _entries(self, folder: str, base: str) -> Sequence[os.DirEntry[str]]:
+        """The folder's entries in the order that their keys have in S3: a folder sorts as its name with a slash."""
+        with _explained(base or self.url):
+            try:
+                with os.scandir(folder) as scan:
+                    entries = [entry for entry in scan if not _refused(entry.name, base)]
+            except FileNotFoundError:
+                if not base:
+                    raise
+                return []  # removed since its parent was read
+        return sorted(entries, key=lambda e: e.name.encode() + (b"/" if e.is_dir(follow_symlinks=False) else b""))
+
+    def _listed(self, entry: os.DirEntry[str], key: str) -> ObjectInfo | None:
+        if entry.is_symlink() and not (self._holds(entry.path) and Path(entry.path).is_file()):
+            log.warning("left out %r: a symbolic link to a folder, to nothing, or out of %s", key, self.url)
+            return None
+        with _explained(key):
+            try:
+                status = entry.stat()
+            except FileNotFoundError:
+                return None  # removed since its folder was read
+        if not stat.S_ISREG(status.st_mode):
+            log.warning("left out %r: not a regular file", key)
+            return None
+        return ObjectInfo(key=key, size=status.st_size, etag=_etag(status))
+
+    def _info(self, key: str, status: os.stat_result) -> ObjectInfo:
+        etag = _etag(status)
+        return ObjectInfo(key=key, size=status.st_size, etag=etag, metadata=self._read_sidecar(key, etag))
+
+    def _sidecar(self, key: str, etag: str) -> Path:
+        # Hashed: no key is too long for a file's name, and none clashes with the folder of another.
+        digest = hashlib.sha256(key.encode()).hexdigest()
+        return Path(self._absolute(META)) / digest[:2] / f"{digest[2:]}.{etag}.json"
+
+    def _write_sidecar(self, key: str, etag: str, metadata: Mapping[str, str]) -> None:
+        path = self._sidecar(key, etag)
+        if not metadata:
+            path.unlink(missing_ok=True)
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Nobody reads it before its object appears, and a torn one counts as none: no rename, no fsync.
+        path.write_text(json.dumps({"key": key, "metadata": dict(metadata)}), encoding="utf-8")
+
+    def _read_sidecar(self, key: str, etag: str) -> Mapping[str, str]:
+        try:
+            record = json.loads(self._sidecar(key, etag).read_bytes())
+            return {str(k): str(v) for k, v in record["metadata"].items()} if record["key"] == key else NO_METADATA
+        except (FileNotFoundError, ValueError, LookupError, TypeError, AttributeError):
+            return NO_METADATA
+
+    def _write_temporary(self, data: bytes) -> tuple[Path, str]:
+        """A flushed file in the same file system as the objects, and its ETag, which a rename keeps."""
+        folder = Path(self._absolute(TMP))
+        folder.mkdir(parents=True, exist_ok=True)
+        self._sweep(folder)
+        path = folder / f"{os.getpid()}-{secrets.token_hex(8)}"
+        try:
+            with path.open("xb") as file:
+                file.write(data)
+                file.flush()
+                # The kernel's own stamps are some milliseconds coarse: two versions of one size could share an ETag.
+                now = time.time_ns()
+                os.utime(file.fileno(), ns=(now, now))
+                os.fsync(file.fileno())
+                return path, _etag(os.fstat(file.fileno()))
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+
+    def _sweep(self, folder: Path) -> None:
+        """Removes, once, what killed processes left behind."""
+        if self._swept:
+            return
+        self._swept = True
+        for path in folder.iterdir():
+            with suppress(FileNotFoundError):
+                if path.stat().st_mtime < time.time() - ABANDONED_S:
+                    path.unlink()
+
+
+def _etag(status: os.stat_result) -> str:
+    """Size and time of change in hex: tells versions apart without reading them."""
+    return f"{status.st_size:x}-{status.st_mtime_ns:x}"
+
+
+def _etag_at(path: Path) -> str | None:
+    try:
+        return _etag(path.stat())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _fault(key: str) -> str | None:
+    """What keeps a key from being a path below the root, or None."""
+    if "\0" in key or "\\" in key:
+        return "has a NUL or a backslash in it"
+    if any(part in ("", ".", "..") for part in key.split("/")):
+        return "has an empty, '.' or '..' part"
+    if (key + "/").startswith((META, TMP)):
+        return "is the store's own"
+    return None
+
+
+def _refused(name: str, base: str) -> bool:
+    """Whether a file's name cannot be a key; says so in the log."""
+    try:
+        name.encode()
+        check_key(base + name)
+    except (UnicodeEncodeError, InvalidKey):
+        log.warning("left out %r: its name is not valid UTF-8, or its path is over 1024 bytes; rename it", base + name)
+        return True
+    if "\\" in name:
+        log.warning("left out %r: a backslash in its name; rename it", base + name)
+        return True
+    return False
+
+
+def _wanted(folder: str, prefix: str, after: bytes) -> bool:
+    """Whether a folder (its key with a slash) can hold keys with this prefix above `after`."""
+    if folder in (META, TMP) or (folder == RESERVED and not prefix.startswith(RESERVED)):
+        return False
+    raw = folder.encode()
+    return (folder.startswith(prefix) or prefix.startswith(folder)) and (raw > after or after.startswith(raw))
+
+
+@contextmanager
+def _opened(path: Path, key: str) -> Iterator[int]:
+    try:
+        # Not blocking: a named pipe must not hold a worker for ever.
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise NotFound(f"there is no file {path}") from error
+    try:
+        yield file
+    finally:
+        os.close(file)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes a rename in the folder survive a power cut, where the file system can do that."""
+    with suppress(OSError):
+        file = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(file)
+        finally:
+            os.close(file)
+
+
+_CURES: dict[int, tuple[type[StoreError], str]] = {
+    errno.ENOSPC: (StoreError, "the disk is full: free some space"),
+    errno.EDQUOT: (StoreError, "the disk quota is used up: free some space"),
+    errno.EROFS: (Forbidden, "the file system is read-only: mount it for writing, or choose another destination"),
+    errno.EACCES: (Forbidden, "no permission: correct the owner or the mode"),
+    errno.EPERM: (Forbidden, "not permitted: correct the owner or the mode"),
+    errno.ENOENT: (NotFound, "the folder is gone: check its name, or whether it is mounted"),
+    errno.ENOTDIR: (StoreError, "a file stands where a folder is needed: rename one of the two"),
+    errno.EEXIST: (StoreError, "a file stands where a folder is needed: rename one of the two"),
+    errno.EISDIR: (StoreError, "a folder stands where a file is needed: rename one of the two"),
+    errno.ENAMETOOLONG: (InvalidKey, "a part of the name is too long for this file system: rename it"),
+    errno.ELOOP: (InvalidKey, "symbolic links in a circle: put the file itself there"),
+    errno.EIO: (StoreUnavailable, "the disk reported an error"),
+    errno.EMFILE: (StoreUnavailable, "too many open files: raise the limit (ulimit -n)"),
+    errno.ENFILE: (StoreUnavailable, "too many open files on this machine"),
+    errno.ESTALE: (StoreUnavailable, "the network file system was mounted again"),
+    errno.ETIMEDOUT: (StoreUnavailable, "the network file system did not answer"),
+}
+
+
+@contextmanager
+def _explained(key: str) -> Iterator[None]:
+    """Turns an OSError into a StoreError that names the cure."""
+    try:
+        yield
+    except OSError as error:
+        kind, cure = _CURES.get(error.errno or 0, (StoreError, error.strerror or str(error)))
+        raise kind(f"{key!r} ({error.filename or 'file'}): {cure}") from error

@@ -1,0 +1,88 @@
+"""A store in this process's memory, for tests: what S3 does, without a network."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from workers.errors import Changed, NotFound, ObjectTooLarge
+from workers.store.base import NO_METADATA, Blob, ObjectInfo, check_key, check_metadata, hidden
+from workers.store.urls import bucket_and_prefix
+
+
+@dataclass(frozen=True)
+class _Object:
+    data: bytes
+    etag: str
+    metadata: Mapping[str, str]
+
+
+#: Objects by name of the store and full key; lives as long as the process.
+_OBJECTS: dict[str, dict[str, _Object]] = {}
+_LOCK = threading.Lock()
+
+
+class MemoryStore:
+    """Objects of `memory://name/prefix`. Two stores of one name share their objects."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        name, prefix = bucket_and_prefix(url)
+        self._root = f"{prefix}/" if prefix else ""
+        with _LOCK:
+            self._objects = _OBJECTS.setdefault(name, {})
+
+    def list(self, prefix: str = "", start_after: str = "") -> Iterator[ObjectInfo]:
+        full, after = self._root + prefix, start_after.encode()
+        with _LOCK:
+            found = {k.removeprefix(self._root): v for k, v in self._objects.items() if k.startswith(full)}
+        for key in sorted(found, key=str.encode):
+            if key.encode() > after and not hidden(key, prefix):
+                yield ObjectInfo(key=key, size=len(found[key].data), etag=found[key].etag)
+
+    def head(self, key: str) -> ObjectInfo | None:
+        check_key(key)
+        found = self._objects.get(self._root + key)
+        if found is None:
+            return None
+        return ObjectInfo(key=key, size=len(found.data), etag=found.etag, metadata=found.metadata)
+
+    def get(self, key: str, *, etag: str | None = None, max_bytes: int | None = None) -> Blob:
+        check_key(key)
+        found = self._objects.get(self._root + key)
+        if found is None:
+            raise NotFound(f"{self.url} has no object {key!r}")
+        if etag is not None and etag != found.etag:
+            raise Changed(f"{key!r} in {self.url} has changed since it was planned: run the command again")
+        if max_bytes is not None and len(found.data) > max_bytes:
+            raise ObjectTooLarge(f"{key!r} in {self.url} has {len(found.data)} bytes, over the limit of {max_bytes}")
+        info = ObjectInfo(key=key, size=len(found.data), etag=found.etag, metadata=found.metadata)
+        return Blob(data=found.data, info=info)
+
+    def put(
+        self,
+        key: str,
+        data: bytes,
+        *,
+        content_type: str = "application/octet-stream",
+        metadata: Mapping[str, str] = NO_METADATA,
+    ) -> ObjectInfo:
+        check_key(key)
+        etag = hashlib.md5(data, usedforsecurity=False).hexdigest()
+        new = _Object(data=bytes(data), etag=etag, metadata=check_metadata(metadata))
+        with _LOCK:
+            self._objects[self._root + key] = new
+        return ObjectInfo(key=key, size=len(data), etag=etag, metadata=new.metadata)
+
+    def delete(self, key: str) -> None:
+        check_key(key)
+        with _LOCK:
+            self._objects.pop(self._root + key, None)
+
+    def clear(self) -> None:
+        """Removes every object under this store's URL."""
+        with _LOCK:
+            for key in [k for k in self._objects if k.startswith(self._root)]:
+                del self._objects[key]
