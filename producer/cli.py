@@ -1,0 +1,229 @@
+"""The `apf` command: parses, calls the functions beside it, and prints."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from functools import wraps
+from typing import Annotated, NoReturn
+
+import typer
+
+from apf.errors import ApfError
+from producer import batch as batches
+from producer import doctor
+from producer.report import console, follow, json_object, print_summary
+from producer.submit import Sender
+from workers.app import BULK, INTERACTIVE, make_app
+from workers.embedded import embedded_worker
+from workers.errors import WorkerError
+from workers.ledger import BatchSummary, BatchWatch, Ledger
+from workers.settings import Settings, load_settings
+
+DONE, SOME_FAILED, COULD_NOT_RUN, INTERRUPTED = 0, 1, 2, 130
+
+#: Between two looks at the ledger: of a worker in this process, and of workers elsewhere.
+EMBEDDED_POLL_S, QUEUE_POLL_S = 0.2, 2.0
+
+app = typer.Typer(
+    help="Protect the faces in photos against face recognition: an album, an upload, or a whole library.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+class NoFace(StrEnum):
+    copy = "copy"
+    skip = "skip"
+
+
+Destination = Annotated[str, typer.Argument(metavar="DST", help="Folder, file:// or s3://bucket/prefix.")]
+BatchId = Annotated[str, typer.Argument(metavar="BATCH", help="A batch's id, as `apf status` prints it.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Stay until the batch is done, with a progress bar.")]
+
+
+def _errors_end_the_command[**P](command: Callable[P, None]) -> Callable[P, None]:
+    @wraps(command)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except (WorkerError, ApfError) as error:
+            _refuse(str(error))
+
+    return guarded
+
+
+def _refuse(message: str) -> NoReturn:
+    console.print(f"[red]apf:[/red] {message}", highlight=False, soft_wrap=True, markup=True)
+    raise typer.Exit(COULD_NOT_RUN)
+
+
+@app.command()
+@_errors_end_the_command
+def protect(
+    source: Annotated[str, typer.Argument(metavar="SRC", help="Folder, file:// or s3://bucket/prefix.")],
+    destination: Destination,
+    recipe: Annotated[str, typer.Option(help="light, standard, strong, or a TOML file.")] = "standard",
+    wait: Wait = True,
+    no_face: Annotated[NoFace, typer.Option(help="What to do with a photo that has no face.")] = NoFace.copy,
+    as_json: AsJson = False,
+) -> None:
+    """Protect every photo of SRC into DST; only what is new or changed since the last time."""
+    settings = load_settings()
+    _refuse_embedded_no_wait(settings, wait)
+    ledger, batch = batches.create_batch(source, destination, recipe=recipe, no_face=no_face.value, settings=settings)
+
+    def send(sender: Sender) -> None:
+        batches.plan_and_send(ledger, batch, sender, settings)
+
+    _run(ledger, batch.id, send, settings, wait=wait, as_json=as_json)
+
+
+@app.command()
+@_errors_end_the_command
+def status(
+    destination: Destination,
+    batch: Annotated[str | None, typer.Argument(metavar="[BATCH]", help="Default: the latest.")] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Follow until the batch is done.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Tell how far a batch is."""
+    settings = load_settings()
+    ledger = batches.find_ledger(destination, settings)
+    batch_id = batch or batches.latest_batch(ledger, destination)
+    if watch:
+        summary = follow(BatchWatch(ledger, batch_id), every_s=QUEUE_POLL_S, show=not as_json)
+    else:
+        summary = BatchWatch(ledger, batch_id).poll(running=True)
+    _finish(summary, as_json=as_json)
+
+
+@app.command()
+@_errors_end_the_command
+def retry(destination: Destination, batch: BatchId, wait: Wait = True, as_json: AsJson = False) -> None:
+    """Send the failed photos of a batch again, after a fix."""
+    settings = load_settings()
+    _refuse_embedded_no_wait(settings, wait)
+    ledger = batches.find_ledger(destination, settings)
+
+    def send(sender: Sender) -> None:
+        count = batches.retry(ledger, batch, sender, settings)
+        console.print(f"{count} failed photos sent again", highlight=False)
+
+    _run(ledger, batch, send, settings, wait=wait, as_json=as_json)
+
+
+@app.command()
+@_errors_end_the_command
+def resume(destination: Destination, batch: BatchId, wait: Wait = True, as_json: AsJson = False) -> None:
+    """Go on with a batch: finish its planning, and send again what has no report."""
+    settings = load_settings()
+    _refuse_embedded_no_wait(settings, wait)
+    ledger = batches.find_ledger(destination, settings)
+
+    def send(sender: Sender) -> None:
+        count = batches.resume(ledger, batch, sender, settings)
+        console.print(f"{count} shards sent again", highlight=False)
+
+    _run(ledger, batch, send, settings, wait=wait, as_json=as_json)
+
+
+@app.command()
+@_errors_end_the_command
+def cancel(destination: Destination, batch: BatchId) -> None:
+    """Stop a batch: shards that wait are dropped, running ones end early; `apf resume` takes it up again."""
+    ledger = batches.find_ledger(destination, load_settings())
+    ledger.read_batch(batch)  # an unknown batch is an error, not a marker
+    ledger.cancel(batch)
+    console.print(f"batch {batch} is cancelled; go on with: apf resume {destination} {batch}", highlight=False)
+
+
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": ["--apf-help"]}
+)
+@_errors_end_the_command
+def worker(context: typer.Context) -> None:
+    """Start a worker on APF_BROKER_URL; every flag of `celery worker` can follow (`apf worker --help` lists them)."""
+    settings = load_settings()
+    if not settings.broker_url and "--help" not in context.args:
+        _refuse("a worker needs a queue: set APF_BROKER_URL, for example to redis://localhost:6379/0")
+    queues = [] if _names_queues(context.args) else ["-Q", f"{INTERACTIVE},{BULK}"]
+    level = [] if any(arg.startswith(("-l", "--loglevel")) for arg in context.args) else ["--loglevel", "INFO"]
+    # SIGTERM gives the shard back within APF_SHUTDOWN_GRACE_S instead of waiting for its end.
+    environment = {"REMAP_SIGTERM": "SIGQUIT", **os.environ}
+    command = [sys.executable, "-m", "celery", "-A", "workers.celeryapp", "worker", *queues, *level, *context.args]
+    os.execve(sys.executable, command, environment)  # noqa: S606  the user's own arguments, no shell
+
+
+@app.command("doctor")
+@_errors_end_the_command
+def examine(
+    urls: Annotated[list[str] | None, typer.Argument(metavar="[URL]...", help="Stores to try reading.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check settings, queue, weights and stores, and say what to mend."""
+    findings = doctor.examine(load_settings(), urls or [])
+    if as_json:
+        print(json.dumps([finding.as_dict() for finding in findings]))
+    else:
+        for finding in findings:
+            mark = "[green]ok[/green]  " if finding.ok else "[red]bad[/red] "
+            console.print(f"{mark} {finding.check}: {finding.detail}", highlight=False, soft_wrap=True)
+    raise typer.Exit(DONE if all(finding.ok for finding in findings) else SOME_FAILED)
+
+
+def _run(
+    ledger: Ledger, batch_id: str, send: Callable[[Sender], None], settings: Settings, *, wait: bool, as_json: bool
+) -> None:
+    """Send shards and follow them, on the queue or with a worker in this process."""
+    celery = make_app(settings)
+    watch = BatchWatch(ledger, batch_id)
+    with _resume_hint(ledger, batch_id):
+        if settings.broker_url:
+            send(Sender(celery))
+            summary = follow(watch, every_s=QUEUE_POLL_S, show=not as_json) if wait else watch.poll()
+        else:
+            with embedded_worker(celery) as check:
+                send(Sender(celery))
+                summary = follow(watch, every_s=EMBEDDED_POLL_S, show=not as_json, on_poll=check)
+    _finish(summary, as_json=as_json)
+
+
+def _finish(summary: BatchSummary, *, as_json: bool) -> NoReturn:
+    if as_json:
+        print(json.dumps(json_object(summary)))
+    else:
+        print_summary(summary)
+    raise typer.Exit(SOME_FAILED if summary.failed else DONE)
+
+
+@contextmanager
+def _resume_hint(ledger: Ledger, batch_id: str) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        destination = ledger.read_batch(batch_id).destination
+        console.print(f"\ninterrupted; go on with: apf resume {destination} {batch_id}", highlight=False)
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def _refuse_embedded_no_wait(settings: Settings, wait: bool) -> None:
+    if not wait and not settings.broker_url:
+        _refuse("--no-wait needs a queue that others work on: set APF_BROKER_URL, or leave the flag away")
+
+
+def _names_queues(args: list[str]) -> bool:
+    return any(arg.startswith(("-Q", "--queues")) for arg in args)
+
+
+def main() -> None:
+    """Entry point of the `apf` script."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    app()

@@ -1,0 +1,98 @@
+"""How far a batch is, for people (a bar, a table) and for programs (one JSON object)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from workers.ledger import BatchSummary, BatchWatch
+
+#: For people, on stderr; stdout belongs to the result.
+console = Console(stderr=True)
+
+#: Failures listed on the terminal; --json lists all.
+SHOWN_FAILURES = 20
+
+
+def follow(
+    watch: BatchWatch, *, every_s: float, show: bool, on_poll: Callable[[], None] = lambda: None
+) -> BatchSummary:
+    """Look until no photo is pending, or the batch is cancelled; with a bar where `show` is set."""
+    with _bar(show) as progress:
+        task = progress.add_task("protecting", total=None, faces=0, rate=0.0)
+        started, already = time.monotonic(), None
+        while True:
+            on_poll()
+            summary = watch.poll(running=show)
+            done = summary.totals.photos + summary.running.photos
+            faces = summary.faces + summary.running.faces
+            already = done if already is None else already
+            rate = (done - already) / max(time.monotonic() - started, 1e-3)
+            progress.update(task, completed=done, total=summary.photos or None, faces=faces, rate=rate)
+            if summary.done or summary.cancelled:
+                return summary
+            time.sleep(every_s)
+
+
+def _bar(show: bool) -> Progress:
+    return Progress(
+        TextColumn("[progress.description]{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("photos, {task.fields[faces]} faces, {task.fields[rate]:.1f} photos/s"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not show,
+    )
+
+
+def json_object(summary: BatchSummary) -> dict[str, object]:
+    """The one object that `--json` prints. The four outcomes and `pending` add up to `photos`."""
+    batch = summary.batch
+    return {
+        "batch": batch.id,
+        "source": batch.source,
+        "destination": batch.destination,
+        "recipe": batch.recipe.name,
+        "recipe_id": batch.recipe.id,
+        "photos": summary.photos,
+        "protected": summary.protected,
+        "no_face": summary.no_face,
+        "skipped": summary.skipped,
+        "failed": summary.failed,
+        "pending": summary.pending,
+        "ignored": batch.ignored,
+        "faces": summary.faces,
+        "planned": batch.planned,
+        "cancelled": summary.cancelled,
+        "wall_seconds": round(summary.wall_seconds, 3),
+        "stage_seconds": {name: round(seconds, 3) for name, seconds in summary.stage_seconds.items()},
+        "peak_memory_bytes": summary.peak_memory_bytes,
+        "failures": [{"key": f.key, "reason": f.reason} for f in summary.failures],
+    }
+
+
+def print_summary(summary: BatchSummary) -> None:
+    """What became of the batch, in a few lines."""
+    batch = summary.batch
+    console.print(
+        f"batch [bold]{batch.id}[/bold] into {batch.destination}, recipe {batch.recipe.name}", highlight=False
+    )
+    console.print(
+        f"{summary.photos} photos: {summary.protected} protected ({summary.faces} faces), {summary.no_face} without a "
+        f"face, {summary.skipped} skipped, {summary.failed} failed, {summary.pending} pending"
+        + (f"; {batch.ignored} other files ignored" if batch.ignored else "")
+        + ("; [yellow]cancelled[/yellow]" if summary.cancelled else ""),
+        highlight=False,
+    )
+    for failure in summary.failures[:SHOWN_FAILURES]:
+        console.print(f"  [red]failed[/red] {failure.key}: {failure.reason}", highlight=False, soft_wrap=True)
+    if len(summary.failures) > SHOWN_FAILURES:
+        console.print(f"  and {len(summary.failures) - SHOWN_FAILURES} more: --json lists all")
+    if summary.failures:
+        console.print(f"after a fix: apf retry {batch.destination} {batch.id}", highlight=False, soft_wrap=True)

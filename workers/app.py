@@ -1,0 +1,103 @@
+"""The Celery app. Each setting that departs from Celery's default says why."""
+
+from __future__ import annotations
+
+from celery import Celery
+from kombu import Queue
+
+from workers.settings import Settings
+
+TASK = "workers.tasks.protect_shard"
+INTERACTIVE, BULK = "interactive", "bulk"
+EMBEDDED_BROKER = "memory://"
+#: Where messages go whose queue binding Redis has lost; without it they vanish silently.
+DEAD_LETTERS = "apf-unroutable"
+
+
+def make_app(settings: Settings) -> Celery:
+    """An app on the settings' Redis, or on an in-process broker where there is none."""
+    app = Celery("apf", broker=settings.broker_url or EMBEDDED_BROKER, backend=None)
+    app.conf.update(
+        imports=("workers.tasks",),
+        # The ledger is the truth; nobody reads a result, and none is stored.
+        task_ignore_result=True,
+        broker_connection_retry_on_startup=True,
+        broker_connection_timeout=5,
+        # Default None: a publisher waits for ever for a connection.
+        broker_pool_acquire_timeout=30,
+        worker_hijack_root_logger=False,
+        worker_send_task_events=True,
+        **_messages(),
+        **_delivery(settings),
+        **_transport(settings),
+    )
+    return app
+
+
+def _messages() -> dict[str, object]:
+    return {
+        "task_queues": [Queue(INTERACTIVE), Queue(BULK)],
+        "task_default_queue": BULK,
+        "task_create_missing_queues": False,
+        # Pickle would be code execution for whoever can write to Redis.
+        "task_serializer": "json",
+        "accept_content": ["json"],
+        "result_accept_content": ["json"],
+        "task_publish_retry": True,
+        "task_publish_retry_policy": {"max_retries": 5, "interval_start": 0.2, "interval_step": 0.5, "interval_max": 3},
+    }
+
+
+def _delivery(settings: Settings) -> dict[str, object]:
+    return {
+        # The default acknowledges before the run, and loses the shard of a worker that dies.
+        "task_acks_late": True,
+        # With late acks, 1 reserves just what runs.
+        "worker_prefetch_multiplier": 1,
+        # False would drop a failed shard, or requeue it for ever.
+        "task_acks_on_failure": True,
+        "task_acks_on_timeout": True,
+        # Three runs and then a failure; task_reject_on_worker_lost loops without bound.
+        "task_retry_on_worker_lost": True,
+        "task_annotations": {TASK: {"max_retries": 2}},
+        # True loses the running task when Redis restarts.
+        "worker_cancel_long_running_tasks_on_connection_loss": False,
+        # Loading models takes longer than the default of 4 s, after which every replacement child is killed.
+        "worker_proc_alive_timeout": 300,
+        # CUDA breaks under fork; the prefork parent survives a crash, and time limits work.
+        "worker_pool": "prefork",
+        "worker_pool_start_method": "spawn",
+        "worker_concurrency": 1,
+        "task_soft_time_limit": settings.shard_soft_limit_s,
+        "task_time_limit": settings.shard_hard_limit_s,
+        # With REMAP_SIGTERM=SIGQUIT (`apf worker` sets it) SIGTERM gives the shard back within the grace period.
+        "worker_soft_shutdown_timeout": settings.shutdown_grace_s,
+        "worker_enable_soft_shutdown_on_idle": True,
+    }
+
+
+def _transport(settings: Settings) -> dict[str, object]:
+    if not settings.broker_url:
+        return {"broker_transport_options": {"polling_interval": 0.05}}
+    shared = {
+        # Over twice the hard limit: a shard that still runs is never delivered twice. Results must have the same.
+        "visibility_timeout": settings.visibility_timeout_s,
+        # One of the two without the prefix breaks under Redis ACLs.
+        "global_keyprefix": settings.broker_key_prefix,
+        # Default None: a publisher hangs on a dead connection.
+        "socket_timeout": 30,
+        "socket_connect_timeout": 5,
+        "socket_keepalive": True,
+    }
+    return {
+        "broker_transport_options": {
+            **shared,
+            # Redelivery after a kill in seconds instead of minutes.
+            "unacked_restore_interval": 5,
+            "unacked_restore_throttle": 1,
+            "deadletter_queue": DEAD_LETTERS,
+            # Fresh uploads go ahead of bulk work.
+            "queue_order_strategy": "priority",
+        },
+        "result_backend_transport_options": shared,
+    }

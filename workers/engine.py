@@ -1,0 +1,80 @@
+"""The filter as the shard runner sees it; torch loads with the first photo, not before."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Protocol
+
+from apf.clock import StageClock
+from apf.recipe import Recipe
+from workers.settings import Settings
+
+if TYPE_CHECKING:
+    from apf.photo import Header, Photo
+    from apf.pipeline import ProtectedPixels
+
+
+class Engine(Protocol):
+    """What a shard needs done to photos. Decoding and encoding run in many threads, `protect` in one."""
+
+    def header(self, data: bytes) -> Header:
+        """Format and size without decoding; raises PhotoError where the photo is refused."""
+        ...
+
+    def decode(self, data: bytes) -> Photo: ...
+
+    def protect(self, photos: Sequence[Photo], clock: StageClock) -> list[ProtectedPixels]: ...
+
+    def encode(self, protected: ProtectedPixels) -> bytes: ...
+
+
+class FilterEngine:
+    """The real one: `apf` on this machine's device."""
+
+    def __init__(self, recipe: Recipe, settings: Settings) -> None:
+        from apf.filter import Filter  # noqa: PLC0415  torch takes seconds to import
+
+        from apf.photo import Limits  # noqa: PLC0415
+
+        self._filter = Filter.load(recipe, device=_device(settings.device))
+        _ = self._filter.detector  # a missing detector fails here, not at the first photo
+        self._limits = Limits(max_bytes=settings.max_photo_bytes, max_pixels=settings.max_photo_pixels)
+
+    def header(self, data: bytes) -> Header:
+        from apf.photo import read_header  # noqa: PLC0415
+
+        return read_header(data, self._limits)
+
+    def decode(self, data: bytes) -> Photo:
+        from apf.photo import decode  # noqa: PLC0415
+
+        return decode(data, self._limits, keep_metadata=self._filter.recipe.keep_metadata)
+
+    def protect(self, photos: Sequence[Photo], clock: StageClock) -> list[ProtectedPixels]:
+        from apf.pipeline import protect_batch  # noqa: PLC0415
+
+        return protect_batch(photos, self._filter, clock)
+
+    def encode(self, protected: ProtectedPixels) -> bytes:
+        from apf.pipeline import encode_protected  # noqa: PLC0415
+
+        return encode_protected(protected, self._filter)
+
+
+@lru_cache(maxsize=2)
+def load_engine(recipe: Recipe, settings: Settings) -> Engine:
+    """The engine for a recipe; the last two stay loaded.
+
+    Raises:
+        ApfError: the weights are not the recipe's, or its detector cannot be loaded.
+    """
+    return FilterEngine(recipe, settings)
+
+
+def _device(name: str) -> str:
+    if name != "auto":
+        return name
+    import torch  # noqa: PLC0415
+
+    return "cuda" if torch.cuda.is_available() else "cpu"

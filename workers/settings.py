@@ -1,0 +1,120 @@
+"""Where to run: one settings object, read from `APF_*` variables by `load_settings` and nowhere else."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from workers.errors import SettingsError
+from workers.store import S3Options
+
+MEBIBYTE = 2**20
+
+Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+
+
+class Settings(BaseSettings):
+    """Each field is the variable `APF_<FIELD>` in capitals; an empty variable counts as not set."""
+
+    model_config = SettingsConfigDict(env_prefix="APF_", env_ignore_empty=True, frozen=True)
+
+    #: Redis, as redis://[user:password@]host:port/db or rediss://. None: a worker inside the command itself.
+    broker_url: Text | None = None
+    #: Prefix of every key in Redis, for a server that is shared or guarded by ACLs.
+    broker_key_prefix: str = ""
+    #: Where batches' ledgers lie; None: in `.apf` beside the output.
+    ledger_url: Text | None = None
+    #: Overrides the recipe's detector: "centerface", or the name or folder of an InsightFace pack.
+    detector: Text | None = None
+    #: "auto" takes CUDA where there is one.
+    device: Text = "auto"
+
+    #: Endpoint of an S3-compatible store; None: AWS. Credentials come from boto3's usual chain.
+    s3_endpoint_url: Text | None = None
+    s3_region: Text | None = None
+    s3_addressing_style: Literal["auto", "path", "virtual"] = "auto"
+    s3_connect_timeout_s: float = Field(default=5, gt=0)
+    s3_read_timeout_s: float = Field(default=60, gt=0)
+
+    #: Largest photo that is read, in bytes and in pixels; larger ones fail with that reason.
+    max_photo_bytes: int = Field(default=100 * MEBIBYTE, gt=0)
+    max_photo_pixels: int = Field(default=100_000_000, gt=0)
+
+    #: A shard is closed at this many estimated megapixels or photos: 20 to 60 s of work, and what a restart repeats.
+    shard_megapixels: float = Field(default=128, gt=0)
+    shard_photos: int = Field(default=128, gt=0, le=10_000)
+
+    #: Threads that read and decode, and that encode and write.
+    read_threads: int = Field(default=4, ge=1, le=64)
+    write_threads: int = Field(default=4, ge=1, le=64)
+    #: Compressed bytes in flight, and decoded photos in flight; one larger photo passes alone.
+    read_buffer_bytes: int = Field(default=64 * MEBIBYTE, gt=0)
+    photo_buffer_bytes: int = Field(default=1024 * MEBIBYTE, gt=0)
+    #: Photos whose faces share a batch of the filter.
+    batch_megapixels: float = Field(default=32, gt=0)
+
+    #: A shard is asked to stop, then killed, after so long; a lost message is delivered again after the third.
+    shard_soft_limit_s: int = Field(default=900, gt=0)
+    shard_hard_limit_s: int = Field(default=1200, gt=0)
+    visibility_timeout_s: int = Field(default=3600, gt=0)
+    #: On SIGTERM a worker has so long to finish its shard before it gives it back.
+    shutdown_grace_s: float = Field(default=20, ge=0)
+    #: How often a running shard writes how far it is, for `apf status`; 0: never.
+    progress_interval_s: float = Field(default=5, ge=0)
+
+    @field_validator("broker_url")
+    @classmethod
+    def _broker_is_redis(cls, url: str | None) -> str | None:
+        if url and not url.startswith(("redis://", "rediss://", "redis+socket://", "sentinel://")):
+            raise ValueError(
+                f"must start with redis:// or rediss://, got {url.split('://')[0]!r}; unset it to run without"
+            )
+        return url
+
+    @model_validator(mode="after")
+    def _limits_fit(self) -> Settings:
+        if not self.shard_soft_limit_s < self.shard_hard_limit_s:
+            raise ValueError(
+                f"APF_SHARD_SOFT_LIMIT_S ({self.shard_soft_limit_s}) must be below "
+                f"APF_SHARD_HARD_LIMIT_S ({self.shard_hard_limit_s})"
+            )
+        if not 2 * self.shard_hard_limit_s < self.visibility_timeout_s:
+            raise ValueError(
+                f"APF_VISIBILITY_TIMEOUT_S ({self.visibility_timeout_s}) must be over twice APF_SHARD_HARD_LIMIT_S "
+                f"({self.shard_hard_limit_s}), or Redis delivers a shard that still runs a second time"
+            )
+        return self
+
+    @property
+    def s3(self) -> S3Options:
+        """What `open_store` needs to know about S3."""
+        return S3Options(
+            endpoint_url=self.s3_endpoint_url,
+            region=self.s3_region,
+            addressing_style=self.s3_addressing_style,
+            max_pool_connections=self.read_threads + self.write_threads + 2,
+            connect_timeout_s=self.s3_connect_timeout_s,
+            read_timeout_s=self.s3_read_timeout_s,
+        )
+
+
+def load_settings() -> Settings:
+    """Read and check the `APF_*` variables.
+
+    Raises:
+        SettingsError: naming each variable that does not validate.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        raise SettingsError(_explain(error)) from error
+
+
+def _explain(error: ValidationError) -> str:
+    lines = []
+    for problem in error.errors(include_url=False, include_input=False):
+        variable = f"APF_{str(problem['loc'][0]).upper()}: " if problem["loc"] else ""
+        lines.append(variable + problem["msg"].removeprefix("Value error, "))
+    return "settings do not validate: " + "; ".join(lines)

@@ -1,0 +1,301 @@
+"""Run one shard: reading, the filter and writing overlap, with what is in flight bounded in bytes.
+
+A photo's way: reader thread (HEAD of the output, GET, decode) -> this thread (detect and filter, in batches across
+photos) -> writer thread (encode, PUT). Compressed bytes are admitted by one budget, decoded photos by another; a
+holder of the first may wait for the second and never the other way round, so they cannot lock each other up.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from celery.exceptions import SoftTimeLimitExceeded
+
+from apf.clock import StageClock
+from apf.errors import PhotoError
+from workers.budget import BudgetClosed, ByteBudget
+from workers.engine import Engine
+from workers.errors import Changed, NotFound, ObjectTooLarge, StoreError
+from workers.job import Batch, Outcome, PhotoRef, PhotoReport
+from workers.settings import Settings
+from workers.store import Blob, ObjectInfo, Store
+
+if TYPE_CHECKING:
+    from apf.photo import Photo
+    from apf.pipeline import ProtectedPixels
+
+logger = logging.getLogger(__name__)
+
+#: Bytes a decoded pixel holds on its way: the photo, its protected copy, alpha, and the encoder's work space.
+BYTES_PER_PIXEL = 12
+
+SOURCE_ETAG, RECIPE, BATCH, OUTCOME, FACES = (
+    "apf-source-etag",
+    "apf-recipe",
+    "apf-batch",
+    "apf-outcome",
+    "apf-faces",
+)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A decoded photo, holding its share of the photo budget."""
+
+    ref: PhotoRef
+    photo: Photo
+    megapixels: float
+    bytes_in: int
+    content_type: str
+    held: int
+
+
+@dataclass
+class ShardRunner:
+    """Protects the photos of one shard. One instance runs one shard once."""
+
+    batch: Batch
+    source: Store
+    destination: Store
+    settings: Settings
+    #: Called with the first photo that needs it; may take seconds.
+    engine: Callable[[], Engine]
+    clock: StageClock = field(default_factory=StageClock)
+
+    def __post_init__(self) -> None:
+        self._reading = ByteBudget(self.settings.read_buffer_bytes)
+        self._photos = ByteBudget(self.settings.photo_buffer_bytes)
+        self._ready: queue.SimpleQueue[Loaded | None] = queue.SimpleQueue()
+        self._reports: list[PhotoReport] = []
+        self._lock = threading.Lock()
+        self._engine_lock = threading.Lock()
+        self._failure: BaseException | None = None
+
+    def run(self, refs: Sequence[PhotoRef]) -> list[PhotoReport]:
+        """Bring every photo to an outcome; the reports come in the order of `refs`.
+
+        Raises:
+            ApfError: the filter itself cannot be loaded, so that no photo can be protected.
+        """
+        readers = ThreadPoolExecutor(self.settings.read_threads, thread_name_prefix="read")
+        writers = ThreadPoolExecutor(self.settings.write_threads, thread_name_prefix="write")
+        try:
+            for ref in refs:
+                readers.submit(self._read, ref)
+            self._filter_all(len(refs), writers)
+            writers.shutdown(wait=True)
+        finally:
+            self._reading.close()
+            self._photos.close()
+            readers.shutdown(wait=True, cancel_futures=True)
+            writers.shutdown(wait=True, cancel_futures=True)
+        if self._failure:
+            raise self._failure
+        order = {ref.key: index for index, ref in enumerate(refs)}
+        return sorted(self._reports, key=lambda report: order[report.key])
+
+    def stop(self, reason: BaseException) -> None:
+        """Give the shard up, from any thread: photos already decoded are finished, then `run` raises `reason`."""
+        self._failure = self._failure or reason
+        self._reading.close()
+        self._photos.close()
+        self._ready.put(None)
+
+    @property
+    def reports(self) -> list[PhotoReport]:
+        """The outcomes so far, in the order of their completion."""
+        with self._lock:
+            return list(self._reports)
+
+    # Reading threads
+
+    def _read(self, ref: PhotoRef) -> None:
+        """Puts exactly one item into the queue: the photo, or None once its report is written."""
+        loaded = None
+        try:
+            loaded = self._load(ref)
+        except BudgetClosed:
+            pass
+        except Exception as error:  # every photo must end with an outcome
+            self._fail(ref, error)
+        finally:
+            self._ready.put(loaded)
+
+    def _load(self, ref: PhotoRef) -> Loaded | None:
+        done = already_done(ref, self.batch, self.destination)
+        if done:
+            self._report(done)
+            return None
+        self._reading.acquire(ref.size)
+        try:
+            with self.clock.stage("read"):
+                blob = self.source.get(ref.key, etag=ref.etag, max_bytes=self.settings.max_photo_bytes)
+            if not _may_be_photo(ref.key, blob.data):
+                self._report(_report(ref, Outcome.skipped, reason="not a photo"))
+                return None
+            return self._decode(ref, blob)
+        finally:
+            self._reading.release(ref.size)
+
+    def _decode(self, ref: PhotoRef, blob: Blob) -> Loaded:
+        engine = self._loaded_engine()
+        header = engine.header(blob.data)
+        held = header.pixels * BYTES_PER_PIXEL
+        self._photos.acquire(held)
+        try:
+            with self.clock.stage("decode"):
+                photo = engine.decode(blob.data)
+        except BaseException:
+            self._photos.release(held)
+            raise
+        return Loaded(ref, photo, header.pixels / 1e6, len(blob.data), header.content_type, held)
+
+    def _loaded_engine(self) -> Engine:
+        with self._engine_lock:
+            try:
+                return self.engine()
+            except BaseException as error:
+                self._failure = error
+                raise
+
+    # The filter's thread
+
+    def _filter_all(self, expected: int, writers: ThreadPoolExecutor) -> None:
+        while expected and not self._failure:
+            taken, photos = self._next_batch(expected)
+            expected -= taken
+            if photos:
+                self._filter(photos, writers)
+
+    def _next_batch(self, expected: int) -> tuple[int, list[Loaded]]:
+        """Wait for one item, then take what is ready, up to the batch's megapixels."""
+        photos: list[Loaded] = []
+        taken = 0
+        while taken < expected and sum(p.megapixels for p in photos) < self.settings.batch_megapixels:
+            try:
+                item = self._ready.get(block=not photos)
+            except queue.Empty:
+                break
+            taken += 1
+            if item:
+                photos.append(item)
+            if self._failure:
+                break
+        return taken, photos
+
+    def _filter(self, photos: list[Loaded], writers: ThreadPoolExecutor) -> None:
+        engine = self.engine()
+        try:
+            protected = engine.protect([item.photo for item in photos], self.clock)
+        except SoftTimeLimitExceeded:
+            raise
+        except Exception as error:
+            if len(photos) == 1:
+                self._photos.release(photos[0].held)
+                self._fail(photos[0].ref, error)
+                return
+            # One photo must not take its neighbours with it.
+            for item in photos:
+                self._filter([item], writers)
+            return
+        for item, result in zip(photos, protected, strict=True):
+            writers.submit(self._write, item, result)
+
+    # Writing threads
+
+    def _write(self, item: Loaded, protected: ProtectedPixels) -> None:
+        try:
+            self._report(self._publish(item, protected))
+        except Exception as error:  # every photo must end with an outcome
+            self._fail(item.ref, error)
+        finally:
+            self._photos.release(item.held)
+
+    def _publish(self, item: Loaded, protected: ProtectedPixels) -> PhotoReport:
+        outcome = Outcome(protected.outcome)
+        facts = {"faces": len(protected.faces), "megapixels": item.megapixels, "bytes_in": item.bytes_in}
+        if outcome is Outcome.no_face and self.batch.no_face == "skip":
+            return _report(item.ref, outcome, reason="left out: --no-face skip", **facts)
+        with self.clock.stage("encode"):
+            data = self.engine().encode(protected)
+        metadata = {
+            SOURCE_ETAG: item.ref.etag,
+            RECIPE: self.batch.recipe.id,
+            BATCH: self.batch.id,
+            OUTCOME: outcome.value,
+            FACES: str(len(protected.faces)),
+        }
+        with self.clock.stage("write"):
+            self.destination.put(item.ref.key, data, content_type=item.content_type, metadata=metadata)
+        return _report(item.ref, outcome, bytes_out=len(data), **facts)
+
+    # Reports
+
+    def _report(self, report: PhotoReport) -> None:
+        with self._lock:
+            self._reports.append(report)
+
+    def _fail(self, ref: PhotoRef, error: Exception) -> None:
+        if error is self._failure:
+            return
+        reason, transient = explain(error)
+        if not isinstance(error, (PhotoError, StoreError)):
+            logger.exception("a photo failed in a way that nobody foresaw", exc_info=error)
+        self._report(_report(ref, Outcome.failed, reason=reason, transient=transient))
+
+
+def already_done(ref: PhotoRef, batch: Batch, destination: Store) -> PhotoReport | None:
+    """The report of a photo whose output already carries this source and this recipe."""
+    info = destination.head(ref.key)
+    if not info or not _carries(info.metadata, ref, batch):
+        return None
+    if info.metadata.get(BATCH) != batch.id:
+        return _report(ref, Outcome.skipped, reason="already protected", bytes_out=info.size)
+    # An earlier attempt of this very batch wrote it: its outcome counts, not "skipped".
+    return _own_report(ref, info)
+
+
+def explain(error: Exception) -> tuple[str, bool]:
+    """Why a photo failed, in words for its owner, and whether a later try may help."""
+    match error:
+        case Changed():
+            return "changed while the batch ran: run the command again to protect the new version", False
+        case NotFound():
+            return "deleted while the batch ran", False
+        case PhotoError() | ObjectTooLarge():
+            return str(error), False
+        case StoreError():
+            return str(error), error.transient
+        case MemoryError():
+            return "out of memory: lower APF_PHOTO_BUFFER_BYTES or APF_MAX_PHOTO_PIXELS", False
+        case _:
+            return f"unexpected {type(error).__name__}: {error}", False
+
+
+def _carries(metadata: Mapping[str, str], ref: PhotoRef, batch: Batch) -> bool:
+    return metadata.get(SOURCE_ETAG) == ref.etag and metadata.get(RECIPE) == batch.recipe.id
+
+
+def _own_report(ref: PhotoRef, info: ObjectInfo) -> PhotoReport:
+    faces = info.metadata.get(FACES, "0")
+    outcome = Outcome(info.metadata.get(OUTCOME, Outcome.protected.value))
+    return _report(ref, outcome, faces=int(faces), bytes_in=ref.size, bytes_out=info.size)
+
+
+def _may_be_photo(key: str, data: bytes) -> bool:
+    """A name with a suffix was chosen by the planner; one without is a photo only if its bytes say so."""
+    if "." in key.rsplit("/", 1)[-1]:
+        return True
+    from apf.photo import looks_like_photo  # noqa: PLC0415  image libraries load with the first photo
+
+    return looks_like_photo(data)
+
+
+def _report(ref: PhotoRef, outcome: Outcome, **facts: object) -> PhotoReport:
+    return PhotoReport.model_validate({"key": ref.key, "etag": ref.etag, "outcome": outcome, **facts})

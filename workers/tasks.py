@@ -1,0 +1,62 @@
+"""The one Celery task: a thin view of `workers.run`."""
+
+from __future__ import annotations
+
+import logging
+import random
+from typing import Any
+
+from celery import Task, shared_task
+from celery.exceptions import SoftTimeLimitExceeded
+
+from workers.app import TASK
+from workers.errors import JobError, StoreError
+from workers.job import ShardJob
+from workers.run import ShardIncomplete, report_lost_shard, run_shard
+from workers.settings import Settings, load_settings
+
+logger = logging.getLogger(__name__)
+
+#: With the back-off below: about twenty minutes of a store that is down.
+MAX_TRIES = 8
+LONGEST_WAIT_S = 300
+
+
+class ShardTask(Task):  # type: ignore[misc]  # Celery is untyped
+    """Reports a shard that Celery gives up, so that none stays pending for ever."""
+
+    def on_failure(self, exc: BaseException, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
+        """Called in the worker's parent where its child died, else in the child."""
+        if isinstance(exc, JobError):
+            return  # a message that names no shard has none to report
+        logger.error("shard %s is given up: %s", args, exc)
+        report_lost_shard(ShardJob.decode(args[0]), _settings(self), _reason(exc))
+
+
+@shared_task(bind=True, name=TASK, base=ShardTask)
+def protect_shard(self: Task, message: dict[str, object]) -> dict[str, object] | None:
+    """Protect the shard that the message names; a store that is down is waited for, with back-off."""
+    job = ShardJob.decode(message)
+    try:
+        totals = run_shard(job, _settings(self), last_try=self.request.retries >= MAX_TRIES)
+    except (ShardIncomplete, StoreError) as error:
+        if isinstance(error, StoreError) and not error.transient:
+            raise
+        raise self.retry(exc=error, countdown=_back_off_s(self.request.retries), max_retries=MAX_TRIES) from error
+    return totals.model_dump() if totals else None
+
+
+def _settings(task: Task) -> Settings:
+    return getattr(task.app, "apf_settings", None) or load_settings()
+
+
+def _back_off_s(tries: int) -> float:
+    return random.uniform(0.5, 1) * min(LONGEST_WAIT_S, 5 * 2**tries)  # noqa: S311  jitter, no secret
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, SoftTimeLimitExceeded) or "TimeLimitExceeded" in type(error).__name__:
+        return "the shard took longer than APF_SHARD_SOFT_LIMIT_S: raise it, or lower APF_SHARD_MEGAPIXELS"
+    if "WorkerLost" in type(error).__name__:
+        return "the worker died three times in this shard, most likely out of memory: lower APF_PHOTO_BUFFER_BYTES"
+    return f"the shard was given up: {error}"
