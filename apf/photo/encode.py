@@ -6,6 +6,7 @@ import io
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,7 @@ class _QualityRange:
     """Where to look for the quality whose file is as large as the source."""
 
     start: int
-    #: Never coarser than this: below it the perturbation drowns in the codec's own loss.
+    #: Never coarser than this: a portrait then has the PSNR that a JPEG has at quality 75 (34 dB).
     floor: int
     ceiling: int
     #: Relative growth of the file per step of quality, about `start`.
@@ -38,9 +39,9 @@ class _QualityRange:
     trials: int
 
 
-_WEBP = _QualityRange(start=82, floor=70, ceiling=98, growth=0.05, trials=3)
-_AVIF = _QualityRange(start=75, floor=60, ceiling=98, growth=0.045, trials=2)
-_HEIF = _QualityRange(start=60, floor=40, ceiling=98, growth=0.05, trials=2)
+_WEBP = _QualityRange(start=82, floor=65, ceiling=98, growth=0.05, trials=3)
+_AVIF = _QualityRange(start=75, floor=56, ceiling=98, growth=0.045, trials=2)
+_HEIF = _QualityRange(start=52, floor=38, ceiling=98, growth=0.055, trials=2)
 _CLOSE_ENOUGH = 0.08  # of the source's size
 
 
@@ -107,15 +108,12 @@ def _encode_jpeg(image: Image.Image, photo: Photo, floor_quality: int) -> bytes:
     if coding is None:
         raise TypeError("a JPEG photo without its coding: take photos from decode()")
     tables = jpeg.tables_for(coding, grey=image.mode == "L", floor_quality=floor_quality)
-    return _save(
-        image,
-        "JPEG",
-        photo,
-        qtables=tables,
-        subsampling=coding.subsampling,
-        progressive=coding.progressive,
-        optimize=True,
-    )
+    save = partial(_save, image, "JPEG", photo, qtables=tables, subsampling=coding.subsampling)
+    try:
+        return save(progressive=coding.progressive, optimize=True)
+    except OSError:
+        # Pillow makes both in one buffer of two bytes a pixel, which a very dense JPEG outgrows.
+        return save()
 
 
 def _encode_png(image: Image.Image, photo: Photo) -> bytes:
