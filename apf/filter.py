@@ -1,0 +1,139 @@
+"""The filter: from aligned faces to bounded perturbations, by the recipe's stages."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from apf.clock import StageClock
+from apf.detect import Detector, load_detector
+from apf.errors import WeightsError
+from apf.faces import CROP
+from apf.gradient import CHANNELS, as_perturbation, gradient
+from apf.models.probe import Probe
+from apf.models.unet import TransferNet
+from apf.recipe import WEIGHTS_DIR, Recipe, load_recipe, weights_digest
+from apf.transfer import transfer
+from apf.universal import combine, universal
+
+#: Faces a forward pass, always exactly so many: with one batch shape a face's result is the same to the bit whatever
+#: faces come with it. On a CPU larger chunks gain little and cost a photo with one face its padding.
+CHUNK = {"cpu": 1, "cuda": 32}
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+class Filter:
+    """The three modules with their weights on one device. Make one with `Filter.load`."""
+
+    def __init__(self, recipe: Recipe, device: str, probe: Probe, network: TransferNet, uap: Tensor) -> None:
+        self.recipe = recipe
+        self.device = torch.device(device)
+        self.probe = _frozen(probe, self.device)
+        self.network = _frozen(network, self.device)
+        self.uap = uap.to(self.device)
+
+    @classmethod
+    def load(cls, recipe: str | Path | Recipe = "standard", device: str = "cpu") -> Filter:
+        """The filter of a recipe (a built-in name, a TOML file, or a Recipe) with the weights that ship.
+
+        Raises:
+            RecipeError: the recipe is unknown or does not validate.
+            WeightsError: the weights are missing, damaged, or not those that the recipe was made for.
+        """
+        found = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
+        if found.weights != weights_digest():
+            raise WeightsError(
+                f"recipe {found.name!r} is for weights {found.weights[:16] or 'of no digest'}, this installation has "
+                f"{weights_digest()[:16]}: install the same version everywhere"
+            )
+        probe, network = Probe(), TransferNet(CHANNELS)
+        _restore(probe, "probe")
+        _restore(network, "transfer")
+        return cls(found, device, probe, network, _tensors("universal")["perturbation"])
+
+    @cached_property
+    def detector(self) -> Detector:
+        """The recipe's face detector, loaded on first use; raises DetectorError."""
+        return load_detector(self.recipe.detector, str(self.device))
+
+    def perturbation(self, faces: Tensor, clock: StageClock | None = None) -> Tensor:
+        """The perturbation of each face, independent of the faces around it.
+
+        Args:
+            faces: (B, 3, 112, 112) float32 RGB in [0, 1], aligned to the ArcFace template; B may be 0.
+            clock: takes the seconds of "gradient", "transfer" and "universal".
+
+        Returns:
+            (B, 3, 112, 112) float32 on the filter's device; no value is larger than the recipe's epsilon.
+
+        Raises:
+            ValueError: the faces have another shape or type, or leave [0, 1].
+        """
+        _check(faces)
+        clock = clock or StageClock()
+        size = CHUNK.get(self.device.type, 1)
+        faces = faces.to(self.device)
+        chunks = [self._chunk(chunk, size, clock) for chunk in faces.split(size) if len(chunk)]
+        return torch.cat(chunks) if chunks else torch.zeros_like(faces)
+
+    def _chunk(self, faces: Tensor, size: int, clock: StageClock) -> Tensor:
+        padding = faces.new_full((size - len(faces), *faces.shape[1:]), 0.5)
+        return self._stages(torch.cat([faces, padding]), clock)[: len(faces)]
+
+    def _stages(self, faces: Tensor, clock: StageClock) -> Tensor:
+        parts: list[Tensor] = []
+        stages = self.recipe.stages
+        with torch.no_grad():
+            if "gradient" in stages:
+                with clock.stage("gradient"):
+                    gradients = self._done(gradient(self.probe, faces))
+                if "transfer" not in stages:
+                    parts.append(as_perturbation(gradients))
+            if "transfer" in stages:
+                with clock.stage("transfer"):
+                    parts.append(self._done(transfer(self.network, gradients)))
+            with clock.stage("universal"):
+                if "universal" in stages:
+                    parts.append(universal(self.uap, len(faces)))
+                return self._done(combine(parts, self.recipe.epsilon))
+
+    def _done(self, result: Tensor) -> Tensor:
+        """The result, once the device really has it: a GPU's stages are timed by what they take."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return result
+
+
+def _check(faces: Tensor) -> None:
+    if faces.ndim != 4 or tuple(faces.shape[1:]) != (3, CROP, CROP):
+        raise ValueError(f"faces must be (B, 3, {CROP}, {CROP}), not {tuple(faces.shape)}: align them first")
+    if faces.dtype != torch.float32:
+        raise ValueError(f"faces must be float32 in [0, 1], not {faces.dtype}: divide 8-bit pixels by 255")
+    if len(faces) and not (faces.min() >= 0 and faces.max() <= 1):
+        raise ValueError(f"faces must lie in [0, 1], not in [{faces.min():.3g}, {faces.max():.3g}]")
+
+
+def _frozen(module: Module, device: torch.device) -> Module:
+    return module.to(device).eval().requires_grad_(False)
+
+
+def _tensors(name: str) -> dict[str, Tensor]:
+    path = WEIGHTS_DIR / f"{name}.safetensors"
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(f"weights {path} cannot be read ({error}): install the package again") from error
+
+
+def _restore(module: nn.Module, name: str) -> None:
+    try:
+        module.load_state_dict(_tensors(name))
+    except RuntimeError as error:
+        raise WeightsError(f"weights {name}.safetensors are not of this version: {error}") from error

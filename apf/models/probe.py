@@ -1,0 +1,59 @@
+"""The probe: a small own recogniser whose gradient stands for that of the large ones."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+#: Recognisers whose embedding spaces the probe imitates, each in a block of its own.
+BLOCKS = 4
+#: Size of a block: the teacher's leading principal components.
+BLOCK_DIM = 64
+
+
+class Residual(nn.Module):
+    """Two 3x3 convolutions around a shortcut. SiLU is smooth, so gradients carry more than signs."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = conv(channels, channels)
+        self.second = nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.silu(x + self.second(self.first(x)))
+
+
+def conv(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.SiLU())
+
+
+class Probe(nn.Module):
+    """A ResNet of 0.6 M parameters, distilled from several recognisers at once.
+
+    BatchNorm runs on its stored statistics (`eval`), so a face's embedding is its own.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk = nn.Sequential(
+            conv(3, 32, 2),  # 56
+            conv(32, 48, 2),  # 28
+            Residual(48),
+            Residual(48),
+            conv(48, 72, 2),  # 14
+            Residual(72),
+            Residual(72),
+            conv(72, 96, 2),  # 7
+            Residual(96),
+        )
+        self.pool = nn.Sequential(nn.Conv2d(96, 96, 7, groups=96, bias=False), nn.BatchNorm2d(96), nn.Flatten())
+        self.head = nn.Linear(96, BLOCKS * BLOCK_DIM)
+
+    def blocks(self, faces: Tensor) -> Tensor:
+        """One unit vector a teacher, (B, 4, 64), of faces (B, 3, 112, 112) in [0, 1]."""
+        out: Tensor = self.head(self.pool(self.trunk(faces * 2 - 1)))
+        return F.normalize(out.view(-1, BLOCKS, BLOCK_DIM), dim=-1)
+
+    def forward(self, faces: Tensor) -> Tensor:
+        """Unit embeddings (B, 256); their cosine is the mean of the blocks' cosines."""
+        return self.blocks(faces).flatten(1) / BLOCKS**0.5

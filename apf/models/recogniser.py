@@ -1,0 +1,133 @@
+"""Face recognisers from ONNX files, as torch modules that gradients flow through."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import warnings
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import onnx
+import torch
+import torch.nn.functional as F
+from onnx2torch import convert
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor, nn
+
+from apf.errors import WeightsError
+from apf.faces import ARCFACE_TEMPLATE, CROP, alignment
+
+Role = Literal["train", "validate"]
+
+#: Template coordinates closer than this (pixels) count as equal: no warp is needed.
+SAME_TEMPLATE_PX = 1e-2
+
+
+class InputSpec(BaseModel):
+    """How to feed a recogniser. The defaults are those of InsightFace's ArcFace models."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    height: int = Field(default=CROP, ge=16, le=1024)
+    width: int = Field(default=CROP, ge=16, le=1024)
+    channel_order: Literal["RGB", "BGR"] = "RGB"
+    #: Subtracted from pixels in 0..255; one number, or one a channel in the model's own order.
+    mean: tuple[float, ...] = (127.5,)
+    std: tuple[float, ...] = (127.5,)
+    #: Left eye, right eye, nose tip, left and right mouth corner, in pixels of the model's input.
+    landmarks_xy: tuple[tuple[float, float], ...] = tuple((float(x), float(y)) for x, y in ARCFACE_TEMPLATE)
+
+
+class Recogniser(nn.Module):
+    """An embedding network behind one door: ArcFace crops in, unit embeddings out."""
+
+    mean: Tensor
+    std: Tensor
+    grid: Tensor | None
+
+    def __init__(self, network: nn.Module, spec: InputSpec | None = None) -> None:
+        super().__init__()
+        spec = spec or InputSpec()
+        self.network = network
+        self.bgr = spec.channel_order == "BGR"
+        self.register_buffer("mean", torch.tensor(spec.mean).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(spec.std).view(1, -1, 1, 1))
+        self.register_buffer("grid", _template_grid(spec), persistent=False)
+        self.requires_grad_(False).eval()
+
+    def forward(self, faces: Tensor) -> Tensor:
+        """Embed faces (B, 3, 112, 112) float32 RGB in [0, 1], on the ArcFace template, as (B, D) of unit length."""
+        if self.grid is not None:
+            grid = self.grid.expand(len(faces), -1, -1, -1)
+            faces = F.grid_sample(faces, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+        if self.bgr:
+            faces = faces.flip(1)
+        embeddings: Tensor = self.network((faces * 255 - self.mean) / self.std)
+        return F.normalize(embeddings.flatten(1))
+
+
+def _template_grid(spec: InputSpec) -> Tensor | None:
+    """The sampling grid (1, height, width, 2) from the model's crop into the ArcFace crop, or None where they agree."""
+    own = np.asarray(spec.landmarks_xy, dtype=np.float64)
+    same_size = (spec.height, spec.width) == (CROP, CROP)
+    if same_size and np.abs(own - np.asarray(ARCFACE_TEMPLATE)).max() < SAME_TEMPLATE_PX:
+        return None
+    to_arcface = alignment(own)  # (2, 3), own px -> ArcFace px
+    xs, ys = np.meshgrid(np.arange(spec.width), np.arange(spec.height))
+    points = np.stack([xs, ys, np.ones_like(xs)], axis=-1) @ to_arcface.T  # (height, width, 2)
+    return torch.from_numpy((points + 0.5) * 2 / CROP - 1).float()[None]
+
+
+def load_recogniser(path: Path, spec: InputSpec | None = None, *, sha256: str | None = None) -> Recogniser:
+    """A recogniser from an ONNX file; without a spec it is fed as InsightFace's ArcFace models are.
+
+    Raises:
+        WeightsError: the file is missing, damaged, not convertible, or not the one with this SHA-256.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise WeightsError(f"recogniser {path} cannot be read: {error.strerror}") from error
+    digest = hashlib.sha256(data).hexdigest()
+    if sha256 is not None and digest != sha256:
+        raise WeightsError(f"recogniser {path} has SHA-256 {digest}, not {sha256}: fetch it again")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # onnx2torch speaks of tracing, which we never do
+            network = convert(onnx.load(io.BytesIO(data)))
+    except Exception as error:  # onnx and onnx2torch raise anything on a file they cannot read
+        raise WeightsError(f"recogniser {path} does not convert to torch: {error}") from error
+    return Recogniser(network, spec)
+
+
+class _Entry(BaseModel):
+    """One model of models.json; further fields (licence, accuracy) are for readers."""
+
+    role: Role
+    input: InputSpec
+    sha256: str
+
+
+def load_recognisers(folder: Path, *, role: Role | None = None) -> dict[str, Recogniser]:
+    """The recognisers that `folder/models.json` lists, by name; those of one role if given.
+
+    Raises:
+        WeightsError: the list or a model is missing, or a model differs from its SHA-256.
+    """
+    index = Path(folder) / "models.json"
+    try:
+        entries = {name: _Entry.model_validate(entry) for name, entry in json.loads(index.read_text()).items()}
+    except OSError as error:
+        raise WeightsError(
+            f"no list of recognisers at {index} ({error.strerror}): name the folder of the ONNX files with --models"
+        ) from error
+    except (ValueError, ValidationError) as error:
+        raise WeightsError(f"{index} is not a list of recognisers: {error}") from error
+    return {
+        name: load_recogniser(Path(folder) / f"{name}.onnx", entry.input, sha256=entry.sha256)
+        for name, entry in entries.items()
+        if role in (None, entry.role)
+    }

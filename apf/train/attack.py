@@ -1,0 +1,95 @@
+"""What training wants: that perturbed faces, after what platforms do to them, look like somebody else to the teachers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from apf.models.recogniser import Recogniser
+from apf.train import augment
+from apf.train.data import Faces
+from apf.train.teachers import channels_last
+
+#: Similarity to the clean face at which a teacher counts as fooled and pulls no more; below every threshold in use.
+ENOUGH = -0.1
+#: Teachers asked in a step, and how often the slow one is drawn compared with the others.
+ASKED, SLOW_SHARE = 3, 0.35
+#: Spread of the random affine map that each teacher sees the face through.
+AFFINE_STD = 0.04
+#: Mean square of the perturbation, in units of epsilon squared, from which on it costs: 32 dB at 8/255.
+FREE_POWER, POWER_WEIGHT = 0.6, 3.0
+#: Weight of the mean difference of neighbours: rough noise shows more and survives less.
+ROUGHNESS_WEIGHT = 0.06
+#: Most photos run under the standard recipe; the network serves all three.
+EPSILONS = (8 / 255, 8 / 255, 8 / 255, 5 / 255, 12 / 255)
+
+
+@dataclass
+class Ensemble:
+    """The teachers with their cached embeddings of the clean faces, where there are any."""
+
+    teachers: dict[str, Recogniser]
+    clean: dict[str, Tensor]
+    slow: str
+
+    def similarity(self, index: Tensor, faces: Tensor, delta: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        """Cosine (B,) of each drawn teacher between clean and perturbed faces, each through transforms of its own."""
+        found = {}
+        for name in self._draw(generator):
+            teacher = self.teachers[name]
+            seen = transformed((faces + delta).clamp(0, 1), generator)
+            found[name] = (teacher(channels_last(seen)) * self._clean(name, index, faces)).sum(1)
+        return found
+
+    def _draw(self, generator: torch.Generator) -> list[str]:
+        names = sorted(self.teachers)
+        weights = torch.tensor([SLOW_SHARE if name == self.slow else 1.0 for name in names])
+        drawn = torch.multinomial(weights, min(ASKED, len(names)), generator=generator)
+        return [names[i] for i in drawn]
+
+    def _clean(self, name: str, index: Tensor, faces: Tensor) -> Tensor:
+        if name in self.clean:
+            return self.clean[name][index].to(faces.device)
+        with torch.no_grad():
+            return self.teachers[name](channels_last(faces))
+
+
+def transformed(faces: Tensor, generator: torch.Generator) -> Tensor:
+    """A random alignment, and half of the time JPEG, a smaller size or both."""
+    faces = augment.affine(faces, AFFINE_STD, generator)
+    if augment.uniform(generator) < 0.3:
+        faces = augment.resize(faces, 0.4 + 0.5 * augment.uniform(generator))
+    if augment.uniform(generator) < 0.35:
+        faces = augment.jpeg(faces, int(60 + 35 * augment.uniform(generator)))
+    return faces
+
+
+def loss(similarities: Sequence[Tensor], delta: Tensor, epsilon: float) -> Tensor:
+    """Hinged similarity, averaged over teachers and faces, plus the price of power and of roughness."""
+    fooled = torch.stack([F.relu(similarity - ENOUGH).mean() for similarity in similarities]).mean()
+    units = delta / epsilon
+    power = F.relu(units.square().mean((1, 2, 3)) - FREE_POWER).mean()
+    rough = (units.diff(dim=2).abs().mean() + units.diff(dim=3).abs().mean()) / 2
+    return fooled + POWER_WEIGHT * power + ROUGHNESS_WEIGHT * rough
+
+
+Perturb = Callable[[Tensor, float], Tensor]
+
+
+def attack_step(
+    perturb: Perturb, faces: Faces, ensemble: Ensemble, batch: int, device: str, generator: torch.Generator
+) -> tuple[Tensor, dict[str, float]]:
+    """The loss of `perturb(faces, epsilon) -> delta` on a random batch, with figures for the log."""
+    index = torch.randint(len(faces), (batch,), generator=generator)
+    epsilon = EPSILONS[int(torch.randint(len(EPSILONS), (), generator=generator))]
+    seen = faces.batch(index).to(device)
+    delta = perturb(seen, epsilon)
+    similarities = ensemble.similarity(index, seen, delta, generator)
+    total = loss(list(similarities.values()), delta, epsilon)
+    cosine = torch.stack([s.detach().mean() for s in similarities.values()]).mean().item()
+    power = (delta.detach() / epsilon).square().mean().item()
+    return total, {"loss": total.item(), "cosine": cosine, "power": power}

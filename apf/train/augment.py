@@ -1,0 +1,61 @@
+"""What happens to a photo between us and a recogniser: other alignment, other light, noise, JPEG, resizing."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+Generator = torch.Generator
+
+
+def normal(shape: tuple[int, ...], generator: Generator, like: Tensor) -> Tensor:
+    """Normal numbers drawn on the CPU, so that a seed means the same on every device."""
+    return torch.randn(shape, generator=generator).to(like)
+
+
+def uniform(generator: Generator) -> float:
+    return float(torch.rand((), generator=generator))
+
+
+def affine(faces: Tensor, std: float, generator: Generator) -> Tensor:
+    """Each face under its own random affine map: the identity plus normal noise (shifts in half widths)."""
+    theta = torch.eye(2, 3).to(faces) + std * normal((len(faces), 2, 3), generator, faces)
+    grid = F.affine_grid(theta, list(faces.shape), align_corners=False)
+    return F.grid_sample(faces, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def light(faces: Tensor, std: float, generator: Generator) -> Tensor:
+    """Each face with its own contrast and brightness."""
+    gain = 1 + std * normal((len(faces), 1, 1, 1), generator, faces)
+    return ((faces - 0.5) * gain + 0.5 + std / 2 * normal((len(faces), 3, 1, 1), generator, faces)).clamp(0, 1)
+
+
+def flip(faces: Tensor, generator: Generator) -> Tensor:
+    """Half of the faces, mirrored."""
+    mirrored = (torch.rand(len(faces), generator=generator) < 0.5).to(faces.device)
+    return torch.where(mirrored[:, None, None, None], faces.flip(3), faces)
+
+
+def jpeg(faces: Tensor, quality: int) -> Tensor:
+    """Through JPEG and back. The gradient passes as if nothing had happened (straight-through)."""
+    pixels = (faces.detach().clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    coded = torch.from_numpy(np.stack([_recode(picture, quality) for picture in pixels]))
+    return faces + (coded.permute(0, 3, 1, 2).to(faces) / 255 - faces).detach()
+
+
+def _recode(picture: np.ndarray, quality: int) -> np.ndarray:
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "JPEG", quality=quality)
+    return np.asarray(Image.open(buffer).convert("RGB"))
+
+
+def resize(faces: Tensor, scale: float) -> Tensor:
+    """Down by `scale` and back up, as platforms do."""
+    size = faces.shape[-2:]
+    small = F.interpolate(faces, scale_factor=scale, mode="bilinear", antialias=True, align_corners=False)
+    return F.interpolate(small, size=size, mode="bilinear", align_corners=False)

@@ -1,0 +1,62 @@
+"""Train the transfer network from the probe's gradient through the teachers, together with the universal part."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from apf.gradient import CHANNELS, gradient
+from apf.models.probe import Probe
+from apf.models.unet import TransferNet
+from apf.train.attack import Ensemble, attack_step
+from apf.train.data import Faces
+from apf.train.loop import Budget, train
+from apf.train.teachers import channels_last
+from apf.train.universal import UniversalPerturbation
+from apf.transfer import transfer
+from apf.universal import combine
+
+BATCH = 12
+PEAK_LR = 1e-3
+#: The universal part is found already and only follows the network.
+UNIVERSAL_LR = 4e-3
+
+
+def learn(
+    faces: Faces,
+    ensemble: Ensemble,
+    probe: Probe,
+    uap: UniversalPerturbation,
+    *,
+    budget: Budget,
+    seed: int,
+    run: Path,
+    device: str = "cpu",
+) -> TransferNet:
+    """A transfer network for the probe's gradients; `uap` is trained along."""
+    torch.manual_seed(seed)
+    network = TransferNet(CHANNELS).to(device, memory_format=torch.channels_last)
+    groups = [{"params": network.parameters(), "lr": PEAK_LR}, {"params": uap.parameters(), "lr": UNIVERSAL_LR}]
+    optimiser = torch.optim.Adam(groups, betas=(0.9, 0.99))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, [PEAK_LR, UNIVERSAL_LR], total_steps=budget.steps + 1, pct_start=0.05
+    )
+
+    def perturb(seen: Tensor, epsilon: float) -> Tensor:
+        gradients = channels_last(gradient(probe, seen))
+        return combine([transfer(network, gradients), uap(len(seen))], epsilon)
+
+    def step(_: int, generator: torch.Generator) -> dict[str, float]:
+        total, figures = attack_step(perturb, faces, ensemble, BATCH, device, generator)
+        optimiser.zero_grad()
+        total.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimiser.step()
+        schedule.step()
+        return figures
+
+    state = {"network": network, "uap": uap, "optimiser": optimiser, "schedule": schedule}
+    train(step, state, budget=budget, seed=seed, run=run, name="transfer")
+    return network

@@ -1,0 +1,64 @@
+"""Optimise the universal perturbation alone: signs of the ensemble's gradient, averaged over mini-batches (as SGA)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from apf.faces import CROP
+from apf.train.attack import Ensemble, attack_step
+from apf.train.data import Faces
+from apf.train.loop import Budget, train
+from apf.universal import combine, universal
+
+BATCH = 10
+#: Mini-batches whose gradients are averaged into one outer step.
+INNER = 2
+PEAK_LR = 0.08
+#: A start off zero, of alternating sign so that no colour is preferred.
+START = 0.1
+
+
+class UniversalPerturbation(nn.Module):
+    """One perturbation (3, 112, 112) in units of epsilon, before the bound."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.perturbation = nn.Parameter(START * torch.randn(3, CROP, CROP))
+
+    def forward(self, batch: int) -> Tensor:
+        return universal(self.perturbation, batch)
+
+
+def optimise(
+    faces: Faces, ensemble: Ensemble, *, budget: Budget, seed: int, run: Path, device: str = "cpu"
+) -> UniversalPerturbation:
+    """A universal perturbation for the faces. Steps count mini-batches."""
+    torch.manual_seed(seed)
+    uap = UniversalPerturbation().to(device)
+    optimiser = torch.optim.Adam(uap.parameters(), lr=PEAK_LR, betas=(0.9, 0.99))
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(1, budget.steps // INNER))
+
+    def perturb(seen: Tensor, epsilon: float) -> Tensor:
+        return combine([uap(len(seen))], epsilon)
+
+    def step(number: int, generator: torch.Generator) -> dict[str, float]:
+        total, figures = attack_step(perturb, faces, ensemble, BATCH, device, generator)
+        total.backward()
+        if (number + 1) % INNER == 0:
+            optimiser.step()
+            schedule.step()
+            optimiser.zero_grad()
+        return figures
+
+    train(
+        step,
+        {"uap": uap, "optimiser": optimiser, "schedule": schedule},
+        budget=budget,
+        seed=seed,
+        run=run,
+        name="universal",
+    )
+    return uap
