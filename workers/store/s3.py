@@ -19,11 +19,11 @@ from botocore.exceptions import (
     NoCredentialsError,
     NoRegionError,
     PartialCredentialsError,
-    ReadTimeoutError,
     ResponseStreamingError,
     TokenRetrievalError,
     UnauthorizedSSOTokenError,
 )
+from botocore.exceptions import ConnectionError as BotoConnectionError
 
 from workers.errors import Changed, Forbidden, InvalidKey, NotFound, ObjectTooLarge, StoreError, StoreUnavailable
 from workers.store.base import (
@@ -146,8 +146,7 @@ _NO_CREDENTIALS = (
     TokenRetrievalError,
     UnauthorizedSSOTokenError,
 )
-#: HTTPClientError is the base of all connection errors and time-outs.
-_LOST = (HTTPClientError, IncompleteReadError, ReadTimeoutError, ResponseStreamingError)
+_LOST = (BotoConnectionError, HTTPClientError, IncompleteReadError, ResponseStreamingError)
 
 _CREDENTIALS_CURE = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or give the machine a role"
 
