@@ -70,6 +70,7 @@ _AVIF_BRANDS = {b"avif", b"avis"}
 _HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
 _HEIF_SEQUENCE_BRANDS = {b"hevc", b"hevx", b"hevm", b"hevs", b"msf1"}
 
+_BITS_PER_SAMPLE, _PLANAR_CONFIGURATION = 258, 284
 _DNG_VERSION, _NEW_SUBFILE_TYPE, _IMAGE_WIDTH, _IMAGE_LENGTH = 50706, 254, 256, 257
 
 # How Pillow and libheif word "whole, but of a kind that I cannot decode".
@@ -224,6 +225,7 @@ def _stored_size(image: ImageFile.ImageFile) -> tuple[int, int]:
 def _refuse_what_is_no_photo(image: ImageFile.ImageFile, kind: Format, data: bytes) -> None:
     if kind == "TIFF":
         _refuse_camera_raw(image, data)
+        _refuse_raw_planes(image)
     if kind == "HEIF":
         # Several pictures in one file are no film: the primary one is the photo.
         if data[8:12] in _HEIF_SEQUENCE_BRANDS:
@@ -240,3 +242,11 @@ def _refuse_camera_raw(image: ImageFile.ImageFile, data: bytes) -> None:
     tags = getattr(image, "tag_v2", {})
     if data[8:10] == b"CR" or _DNG_VERSION in tags or int(tags.get(_NEW_SUBFILE_TYPE, 0)) & 1:
         raise UnsupportedPhoto("the TIFF is a camera's raw file: develop it to a JPEG or TIFF first")
+
+
+def _refuse_raw_planes(image: ImageFile.ImageFile) -> None:
+    """Pillow reads 16-bit planes that lie one after the other uncompressed, and gives noise."""
+    tags = getattr(image, "tag_v2", {})
+    planar = tags.get(_PLANAR_CONFIGURATION, 1) == 2
+    if planar and image.info.get("compression") == "raw" and max(tags.get(_BITS_PER_SAMPLE, (1,))) > 8:
+        raise UnsupportedPhoto("the TIFF has uncompressed 16-bit planes: save it with interleaved channels")

@@ -12,6 +12,7 @@ from typing import Any
 import insightface
 import numpy as np
 import pytest
+import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image, ImageOps, PngImagePlugin
@@ -252,6 +253,31 @@ def test_16_bit_grey_is_scaled_not_clipped(kind: str) -> None:
     photo = decode(save(Image.fromarray(values), kind))
     assert photo.single_channel
     assert np.array_equal(photo.pixels[..., 0], np.rint(values / 257).astype(np.uint8))
+
+
+@pytest.mark.parametrize("compression", [None, "zlib"])
+@pytest.mark.parametrize("planar", [False, True])
+def test_16_bit_colour_tiff_keeps_the_upper_byte_or_is_refused(compression: str | None, planar: bool) -> None:
+    """16-bit RGB comes out as its upper bytes; the one layout that Pillow reads wrongly is refused."""
+    values = np.random.default_rng(0).integers(0, 65536, (20, 30, 3)).astype(np.uint16)
+    buffer = io.BytesIO()
+    stored = np.ascontiguousarray(np.moveaxis(values, -1, 0)) if planar else values
+    layout = "separate" if planar else "contig"
+    tifffile.imwrite(buffer, stored, photometric="rgb", planarconfig=layout, compression=compression)
+    if planar and compression is None:
+        with pytest.raises(UnsupportedPhoto, match="planes"):
+            read_header(buffer.getvalue())
+    else:
+        assert np.array_equal(decode(buffer.getvalue()).pixels, values >> 8)
+
+
+@pytest.mark.parametrize("kind", ["HEIF", "AVIF"])
+def test_declared_primaries_are_kept(kind: str) -> None:
+    """A HEIC or AVIF that declares Display P3 without an ICC profile still declares it afterwards."""
+    data = save(portrait(), kind)
+    at = data.index(b"colrnclx") + 8
+    out = encode(decode(data[:at] + b"\0\x0c\0\x0d" + data[at + 4 :]))
+    assert out[out.index(b"colrnclx") + 8 :].startswith(b"\0\x0c\0\x0d")
 
 
 def test_float_pixels_are_refused() -> None:
