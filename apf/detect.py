@@ -1,0 +1,33 @@
+"""Finding faces: `load_detector` gives a `Detector` by name.
+
+With CenterFace, faces are found down to SMALLEST pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from apf.detectors.centerface import CenterFace
+from apf.detectors.insightface_pack import InsightFacePack
+from apf.detectors.pyramid import PyramidDetector
+from apf.faces import Face, UInt8
+
+__all__ = ["Detector", "load_detector"]
+
+
+class Detector(Protocol):
+    """Finds faces in photos."""
+
+    def detect(self, images: Sequence[UInt8]) -> list[list[Face]]:
+        """The faces of each (H, W, 3) uint8 RGB photo, of any size. None depends on the other photos."""
+        ...
+
+
+def load_detector(name: str, device: str) -> Detector:
+    """The detector "centerface", or that of an InsightFace pack by name or folder, on a torch device.
+
+    Raises:
+        DetectorError: there is no such pack, or it cannot be loaded.
+    """
+    return PyramidDetector(CenterFace(device) if name == "centerface" else InsightFacePack(name, device))
