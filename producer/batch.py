@@ -61,11 +61,12 @@ def plan_and_send(ledger: Ledger, batch: Batch, send: Send, settings: Settings) 
     if batch.planned:
         return batch
     sent = batch.shards
-    for batch in plan(ledger, batch, open_store(batch.source, s3=settings.s3)):  # noqa: B020  the batch, grown
-        while sent < batch.shards:
+    grown = batch
+    for grown in plan(ledger, batch, open_store(batch.source, s3=settings.s3)):
+        while sent < grown.shards:
             send(_job(ledger, batch.id, sent))
             sent += 1
-    return batch
+    return grown
 
 
 def resume(ledger: Ledger, batch_id: str, send: Send, settings: Settings) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from functools import wraps
-from typing import Annotated, NoReturn
+from typing import Annotated, NoReturn, ParamSpec
 
 import typer
 
@@ -43,13 +43,15 @@ class NoFace(StrEnum):
     skip = "skip"
 
 
+P = ParamSpec("P")
+
 Destination = Annotated[str, typer.Argument(metavar="DST", help="Folder, file:// or s3://bucket/prefix.")]
 BatchId = Annotated[str, typer.Argument(metavar="BATCH", help="A batch's id, as `apf status` prints it.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Stay until the batch is done, with a progress bar.")]
 
 
-def _errors_end_the_command[**P](command: Callable[P, None]) -> Callable[P, None]:
+def _errors_end_the_command(command: Callable[P, None]) -> Callable[P, None]:
     @wraps(command)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
         try:

@@ -9,7 +9,7 @@ from workers.settings import Settings
 
 TASK = "workers.tasks.protect_shard"
 INTERACTIVE, BULK = "interactive", "bulk"
-EMBEDDED_BROKER = "memory://"
+EMBEDDED_BROKER = "memory://localhost/"
 #: Where messages go whose queue binding Redis has lost; without it they vanish silently.
 DEAD_LETTERS = "apf-unroutable"
 

@@ -22,7 +22,7 @@ MAX_TRIES = 8
 LONGEST_WAIT_S = 300
 
 
-class ShardTask(Task):  # type: ignore[misc]  # Celery is untyped
+class ShardTask(Task):  # type: ignore[type-arg]  # generic in its stubs alone
     """Reports a shard that Celery gives up, so that none stays pending for ever."""
 
     def on_failure(self, exc: BaseException, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
@@ -34,7 +34,7 @@ class ShardTask(Task):  # type: ignore[misc]  # Celery is untyped
 
 
 @shared_task(bind=True, name=TASK, base=ShardTask)
-def protect_shard(self: Task, message: dict[str, object]) -> dict[str, object] | None:
+def protect_shard(self: ShardTask, message: dict[str, object]) -> dict[str, object] | None:
     """Protect the shard that the message names; a store that is down is waited for, with back-off."""
     job = ShardJob.decode(message)
     try:
@@ -46,12 +46,12 @@ def protect_shard(self: Task, message: dict[str, object]) -> dict[str, object] |
     return totals.model_dump() if totals else None
 
 
-def _settings(task: Task) -> Settings:
+def _settings(task: ShardTask) -> Settings:
     return getattr(task.app, "apf_settings", None) or load_settings()
 
 
 def _back_off_s(tries: int) -> float:
-    return random.uniform(0.5, 1) * min(LONGEST_WAIT_S, 5 * 2**tries)  # noqa: S311  jitter, no secret
+    return random.uniform(0.5, 1) * min(LONGEST_WAIT_S, 5.0 * 2.0**tries)  # noqa: S311  jitter, no secret
 
 
 def _reason(error: BaseException) -> str:
