@@ -1,0 +1,50 @@
+# Every target sets up .venv by itself; all that is needed beforehand is Python 3.11 or newer with venv (PYTHON=...).
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint coverage constraints clean
+export PHOTOS
+
+BIN := .venv/bin
+# One resolution, with hashes, serves every platform and Python version.
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
+	--custom-compile-command "make constraints"
+
+# $(call timed,name,commands): set up, run the commands, and say how long each of the two took.
+define timed
+	@start=$$(date +%s); infra/setup.sh || exit 1; ready=$$(date +%s); \
+	( set -e; $(2) ); status=$$?; \
+	echo "make $(1): set-up $$((ready - start)) s, run $$(($$(date +%s) - ready)) s"; exit $$status
+endef
+
+LINT := $(BIN)/ruff check .; $(BIN)/ruff format --check .; $(BIN)/mypy; $(BIN)/lint-imports
+PYTEST := $(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered
+
+help:  ## Show this list
+	@sed -n 's/^\([a-z]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r target what; do \
+		printf 'make %-12s %s\n' "$$target" "$$what"; done
+
+setup:  ## Install everything into .venv
+	$(call timed,setup,:)
+
+demo:  ## Protect real photos, and those of PHOTOS=folder, and show them before and after
+	$(call timed,demo,PATH="$$PWD/$(BIN):$$PATH"; export PATH; sh infra/demo.sh)
+
+test:  ## Run every check: ruff, mypy, import contracts, and all tests with their coverage
+	$(call timed,test,$(LINT); $(PYTEST))
+
+lint:  ## Run the quick checks alone: ruff, mypy, import contracts
+	$(call timed,lint,$(LINT))
+
+coverage:  ## Run the tests and write htmlcov/index.html
+	$(call timed,coverage,$(PYTEST) --cov-report=html)
+
+constraints:  ## Resolve anew: infra/constraints*.txt get today's newest versions that fit
+	$(call timed,constraints,\
+		$(COMPILE) --upgrade pyproject.toml --all-extras --group dev -o infra/constraints.txt; \
+		$(COMPILE) pyproject.toml --extra worker -c infra/constraints.txt -o infra/constraints-worker.txt; \
+		$(COMPILE) pyproject.toml -c infra/constraints.txt -o infra/constraints-producer.txt)
+
+clean:  ## Remove .venv, caches and demo-out
+	rm -rf .venv demo-out htmlcov build dist .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache \
+		.import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
