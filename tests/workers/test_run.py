@@ -1,0 +1,139 @@
+"""From a message to a report: what the task does, without Celery around it."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+
+from apf.errors import DetectorError
+from tests.workers.fakes import FakeEngine
+from tests.workers.test_shard import make_batch
+from workers.errors import StoreUnavailable
+from workers.job import Outcome, PhotoRef, ShardJob
+from workers.ledger import Ledger, open_ledger
+from workers.run import ShardIncomplete, report_lost_shard, run_shard
+from workers.settings import Settings
+from workers.store import open_store
+from workers.store.memory import MemoryStore
+
+
+class Planned:
+    """A batch of one shard in memory."""
+
+    def __init__(self, name: str, *photos: bytes) -> None:
+        self.source, destination = open_store(f"memory://{name}-in"), f"memory://{name}-out"
+        self.destination = open_store(destination)
+        for index, data in enumerate(photos):
+            self.source.put(f"{index:03}.jpg", data)
+        self.ledger: Ledger = open_ledger(destination)
+        self.batch = make_batch(self.source.url, destination, planned=True, shards=1, photos=len(photos))
+        self.ledger.write_batch(self.batch)
+        refs = [PhotoRef(key=i.key, etag=i.etag, size=i.size) for i in self.source.list()]
+        self.ledger.write_plan("b1", 0, refs)
+        self.job = ShardJob(batch_url=self.ledger.batch_url("b1"), shard=0)
+        self.engine = FakeEngine()
+
+    def run(self, settings: Settings | None = None, **options: Any) -> Any:
+        return run_shard(self.job, settings or Settings(), load=lambda *_: self.engine, **options)
+
+
+def test_a_shard_is_reported_with_totals_stages_and_memory() -> None:
+    planned = Planned("run-report", b"one", b"empty", b"corrupt")
+    totals = planned.run()
+    assert (totals.photos, totals.protected, totals.no_face, totals.failed) == (3, 1, 1, 1)
+    report = planned.ledger.read_report("b1", 0)
+    assert report is not None
+    assert {"read", "decode", "gradient", "encode", "write"} <= set(report.stage_seconds)
+    assert report.peak_memory_bytes > 10 * 2**20
+
+
+def test_a_reported_shard_does_not_run_again() -> None:
+    planned = Planned("run-twice", b"one")
+    planned.run()
+    planned.engine.batches.clear()
+    assert planned.run() is None
+    assert planned.engine.batches == []
+
+
+def test_a_cancelled_batch_does_not_run() -> None:
+    planned = Planned("run-cancelled", b"one")
+    planned.ledger.cancel("b1")
+    assert planned.run() is None
+    assert not planned.ledger.has_report("b1", 0)
+
+
+def test_cancelling_stops_a_running_shard_and_a_resumed_one_ends_right() -> None:
+    planned = Planned("run-cancel-midway", *[b"x"] * 150)
+    planned.engine.decode_s = 0.02
+    timer = threading.Timer(0.2, planned.ledger.cancel, ["b1"])
+    timer.start()
+    settings = Settings(progress_interval_s=0.05, read_threads=1)
+    assert planned.run(settings) is None
+    timer.join()
+    assert not planned.ledger.has_report("b1", 0)
+    planned.ledger.uncancel("b1")
+    planned.engine.decode_s = 0
+    totals = planned.run()
+    assert (totals.photos, totals.protected, totals.skipped) == (150, 150, 0)
+
+
+def test_a_running_shard_tells_how_far_it_is() -> None:
+    planned = Planned("run-progress", *[b"x"] * 60)
+    planned.engine.decode_s = 0.02
+    seen: list[int] = []
+    write = planned.ledger.write_progress
+
+    def spy(batch_id: str, progress: Any) -> None:
+        seen.append(progress.done.photos)
+        write(batch_id, progress)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Ledger, "write_progress", lambda self, *args: spy(*args))
+        planned.run(Settings(progress_interval_s=0.1, read_threads=1))
+    assert seen == sorted(seen)
+    assert any(0 < count < 60 for count in seen)
+
+
+def test_passing_failures_make_the_shard_come_again_until_the_last_try(monkeypatch: pytest.MonkeyPatch) -> None:
+    planned = Planned("run-transient", b"one", b"two")
+    put = MemoryStore.put
+
+    def flaky(self: MemoryStore, key: str, data: bytes, **options: Any) -> Any:
+        if key == "001.jpg":
+            raise StoreUnavailable("503")
+        return put(self, key, data, **options)
+
+    monkeypatch.setattr(MemoryStore, "put", flaky)
+    with pytest.raises(ShardIncomplete):
+        planned.run(last_try=False)
+    assert not planned.ledger.has_report("b1", 0)
+    totals = planned.run(last_try=True)
+    assert (totals.protected, totals.failed) == (1, 1)
+
+
+def test_a_filter_that_cannot_load_fails_every_photo_with_its_reason() -> None:
+    planned = Planned("run-no-detector", b"one", b"two")
+
+    def load(*_: object) -> FakeEngine:
+        raise DetectorError("no InsightFace pack 'buffalo_l': put its files there")
+
+    totals = run_shard(planned.job, Settings(), load=load)
+    assert totals is not None
+    assert totals.failed == 2
+    report = planned.ledger.read_report("b1", 0)
+    assert report is not None
+    assert "buffalo_l" in str(report.photos[0].reason)
+
+
+def test_a_lost_shard_reports_what_was_written_as_done_and_the_rest_as_failed() -> None:
+    planned = Planned("run-lost", b"one", b"two")
+    planned.run()
+    planned.destination.delete("001.jpg")
+    planned.destination.delete(".apf/batches/b1/reports/00000.jsonl")
+    report_lost_shard(planned.job, Settings(), "the worker died")
+    report = planned.ledger.read_report("b1", 0)
+    assert report is not None
+    assert [photo.outcome for photo in report.photos] == [Outcome.protected, Outcome.failed]
+    assert report.photos[1].reason == "the worker died"
