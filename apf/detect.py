@@ -1,7 +1,4 @@
-"""Finding faces: `load_detector` gives a `Detector` by name.
-
-With CenterFace, faces are found down to SMALLEST pixels.
-"""
+"""Finding faces: `load_detector` gives a `Detector` by name."""
 
 from __future__ import annotations
 
@@ -24,7 +21,7 @@ class Detector(Protocol):
         ...
 
 
-def load_detector(name: str, device: str) -> Detector:
+def load_detector(name: str, device: str = "cpu") -> Detector:
     """The detector "centerface", or that of an InsightFace pack by name or folder, on a torch device.
 
     Raises:
