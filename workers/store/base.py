@@ -34,7 +34,7 @@ class ObjectInfo:
     key: str
     #: Bytes.
     size: int
-    #: Without quotes; opaque, equal only for the same version of an object.
+    #: Without quotes; opaque, equal only for the same version of an object. Empty where a put was not told.
     etag: str
     #: Empty in listings.
     metadata: Mapping[str, str] = field(default_factory=lambda: NO_METADATA, hash=False)

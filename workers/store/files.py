@@ -155,10 +155,10 @@ class FileStore:
             try:
                 with os.scandir(folder) as scan:
                     entries = [entry for entry in scan if not _refused(entry.name, base)]
-            except FileNotFoundError:
+            except (FileNotFoundError, NotADirectoryError):
                 if not base:
                     raise
-                return []  # removed since its parent was read
+                return []  # removed since its parent was read, or only named by a prefix
         return sorted(entries, key=lambda e: e.name.encode() + (b"/" if e.is_dir(follow_symlinks=False) else b""))
 
     def _listed(self, entry: os.DirEntry[str], key: str) -> ObjectInfo | None:

@@ -42,6 +42,9 @@ from workers.store.urls import bucket_and_prefix
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
+#: Keys in one answer to a listing: the most that S3 gives.
+PAGE_KEYS = 1000
+
 
 class S3Store:
     """Objects of `s3://bucket/prefix`. Keys pass byte for byte, whatever they look like as paths."""
@@ -67,7 +70,10 @@ class S3Store:
 
     def _pages(self, prefix: str, after: str) -> Iterator[ObjectInfo]:
         pages = self._client.get_paginator("list_objects_v2").paginate(
-            Bucket=self._bucket, Prefix=self._root + prefix, StartAfter=self._root + after
+            Bucket=self._bucket,
+            Prefix=self._root + prefix,
+            StartAfter=self._root + after,
+            PaginationConfig={"PageSize": PAGE_KEYS},
         )
         with self._explained(prefix):
             for page in pages:
@@ -114,7 +120,8 @@ class S3Store:
             written = self._client.put_object(
                 Bucket=self._bucket, Key=self._root + key, Body=data, ContentType=content_type, Metadata=kept
             )
-        return ObjectInfo(key=key, size=len(data), etag=_unquoted(written["ETag"]), metadata=kept)
+        # Swift answers 202 without an ETag when someone else wrote the key in the same moment, and theirs stays.
+        return ObjectInfo(key=key, size=len(data), etag=_unquoted(written.get("ETag", "")), metadata=kept)
 
     def delete(self, key: str) -> None:
         check_key(key)

@@ -48,7 +48,7 @@ def bucket_and_prefix(url: str) -> tuple[str, str]:
 
 def child_url(url: str, *parts: str) -> str:
     """The URL of a place under another; the parts are plain names that need no encoding."""
-    return "/".join([url.rstrip("/"), *parts])
+    return "/".join([url.removesuffix("/"), *parts])
 
 
 def parent_url(url: str, levels: int) -> tuple[str, tuple[str, ...]]:

