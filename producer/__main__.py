@@ -1,0 +1,5 @@
+"""`python -m producer` is the `apf` command."""
+
+from producer.cli import main
+
+main()

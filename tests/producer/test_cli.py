@@ -1,0 +1,197 @@
+"""The `apf` command as its users call it, with the worker inside: real photos in folders."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import skimage.data
+from PIL import Image
+
+APF = [sys.executable, "-m", "producer"]
+
+
+def apf(*args: str | Path, code: int = 0, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run the command; its environment has no other APF_ variable."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("APF_")}
+    command = [*APF, *map(str, args)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, env={**clean, **variables}, timeout=240)
+    assert ended.returncode == code, f"{ended.stdout}\n{ended.stderr}"
+    return ended
+
+
+def apf_json(*args: str | Path, code: int = 0, **variables: str) -> Any:
+    return json.loads(apf(*args, "--json", code=code, **variables).stdout)
+
+
+def adds_up(result: dict[str, Any]) -> bool:
+    outcomes = ("protected", "no_face", "skipped", "failed", "pending")
+    return bool(result["photos"] == sum(result[outcome] for outcome in outcomes))
+
+
+@pytest.fixture(scope="module")
+def album(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An astronaut twice (once turned by EXIF, in a sub-folder), a cup of coffee, a broken photo, and no photo."""
+    folder = tmp_path_factory.mktemp("album")
+    astronaut = Image.fromarray(skimage.data.astronaut())
+    astronaut.save(folder / "astronaut.jpg", quality=90)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    (folder / "2024 summer").mkdir()
+    astronaut.rotate(90, expand=True).save(folder / "2024 summer" / "turned é.png", exif=exif)
+    Image.fromarray(skimage.data.coffee()).save(folder / "coffee.webp")
+    whole = io.BytesIO()
+    astronaut.save(whole, "JPEG")
+    (folder / "broken.jpg").write_bytes(whole.getvalue()[:9000])
+    (folder / "notes.txt").write_text("no photo")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def protected(album: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """The album after one run, with what the run printed."""
+    out = tmp_path_factory.mktemp("protected")
+    return out, apf_json("protect", album, out, code=1)
+
+
+def test_a_first_run_brings_every_photo_to_its_outcome(protected: tuple[Path, dict[str, Any]]) -> None:
+    _, result = protected
+    assert adds_up(result)
+    assert (result["photos"], result["protected"], result["no_face"], result["failed"]) == (4, 2, 1, 1)
+    assert (result["pending"], result["ignored"], result["faces"]) == (0, 1, 2)
+    assert [failure["key"] for failure in result["failures"]] == ["broken.jpg"]
+
+
+def test_outputs_open_upright_at_the_sources_size_and_differ_in_the_face(
+    album: Path, protected: tuple[Path, dict[str, Any]]
+) -> None:
+    out, _ = protected
+    source = skimage.data.astronaut().astype(int)
+    for name in ("astronaut.jpg", "2024 summer/turned é.png"):
+        with Image.open(out / name) as photo:
+            assert photo.size == (512, 512)
+            assert not photo.getexif().get(0x0112)
+            moved = np.abs(np.asarray(photo.convert("RGB")).astype(int) - source)
+        # The PNG is lossless: its face moves by 8 levels at most, and nothing else moves.
+        if name.endswith(".png"):
+            assert moved.max() == 8
+            assert moved[300:].max() == 0
+        assert moved[80:180, 180:270].mean() > 1
+    assert not (out / "broken.jpg").exists()
+
+
+def test_a_second_run_protects_nothing_and_loads_no_torch(album: Path, protected: tuple[Path, dict[str, Any]]) -> None:
+    out, _ = protected
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*.*g")}
+    result = apf_json("protect", album, out, code=1)
+    assert (result["skipped"], result["protected"], result["failed"]) == (3, 0, 1)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_only_what_is_new_or_changed_or_under_another_recipe_is_protected(album: Path, tmp_path: Path) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    shutil.copy(album / "astronaut.jpg", source / "a.jpg")
+    assert apf_json("protect", source, out)["protected"] == 1
+    shutil.copy(album / "astronaut.jpg", source / "b.jpg")
+    result = apf_json("protect", source, out)
+    assert (result["protected"], result["skipped"]) == (1, 1)
+    assert apf_json("protect", source, out, "--recipe", "light")["protected"] == 2
+
+
+def test_status_tells_the_latest_batch_and_retry_sends_what_failed(album: Path, tmp_path: Path) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    shutil.copy(album / "broken.jpg", source / "a.jpg")
+    batch = apf_json("protect", source, out, code=1)["batch"]
+    assert apf_json("status", out, code=1)["batch"] == batch
+    shutil.copy(album / "astronaut.jpg", source / "a.jpg")  # the fix
+    result = apf_json("retry", out, batch)
+    assert (result["photos"], result["protected"], result["failed"]) == (1, 1, 0)
+    assert apf_json("status", out, batch)["protected"] == 1
+
+
+def test_a_cancelled_batch_is_resumed(album: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    source = tmp_path / "in"
+    source.mkdir()
+    shutil.copy(album / "coffee.webp", source / "c.webp")
+    batch = apf_json("protect", source, out)["batch"]
+    (report,) = out.glob(f".apf/batches/{batch}/reports/*")
+    report.unlink()  # as if the worker had died before it reported
+    apf("cancel", out, batch)
+    stopped = apf_json("status", out, batch)
+    assert (stopped["cancelled"], stopped["pending"]) == (True, 1)
+    result = apf_json("resume", out, batch)
+    assert (result["cancelled"], result["pending"], result["no_face"]) == (False, 0, 1)
+
+
+def test_no_face_skip_leaves_the_photo_out(album: Path, tmp_path: Path) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    shutil.copy(album / "coffee.webp", source)
+    assert apf_json("protect", source, out, "--no-face", "skip")["no_face"] == 1
+    assert not (out / "coffee.webp").exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "variables", "cure"),
+    [
+        (["protect", "{in}", "{in}/out"], {}, "overlap"),
+        (["protect", "{in}/none", "{out}"], {}, "none"),
+        (["protect", "{in}", "{out}", "--recipe", "stronger"], {}, "light, standard, strong"),
+        (["protect", "{in}", "{out}", "--no-wait"], {}, "APF_BROKER_URL"),
+        (["protect", "{in}", "ftp://host/x"], {}, "ftp"),
+        (["protect", "{in}", "{out}"], {"APF_SHARD_PHOTOS": "none"}, "APF_SHARD_PHOTOS"),
+        (["protect", "{in}", "{out}"], {"APF_BROKER_URL": "amqp://host"}, "redis://"),
+        (["protect", "{in}", "{out}"], {"APF_VISIBILITY_TIMEOUT_S": "60"}, "twice"),
+        (["status", "{out}"], {}, "no batch"),
+        (["status", "{out}", "unknown"], {}, "unknown"),
+        (["worker"], {}, "APF_BROKER_URL"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_cannot_run_says_so_with_the_cure_and_exits_with_2(
+    album: Path, tmp_path: Path, args: list[str], variables: dict[str, str], cure: str
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    filled = [arg.replace("{in}", str(album)).replace("{out}", str(out)) for arg in args]
+    ended = apf(*filled, code=2, **variables)
+    assert cure in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_an_unreachable_queue_is_an_error_and_the_batch_can_be_resumed_without_it(album: Path, tmp_path: Path) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    shutil.copy(album / "coffee.webp", source)
+    ended = apf("protect", source, out, code=2, APF_BROKER_URL="redis://127.0.0.1:1/0")
+    assert "APF_BROKER_URL" in ended.stderr
+    batch = apf_json("status", out)["batch"]
+    assert apf_json("resume", out, batch)["no_face"] == 1
+
+
+def test_a_missing_detector_fails_each_photo_with_the_cure(album: Path, tmp_path: Path) -> None:
+    result = apf_json("protect", album, tmp_path / "out", code=1, APF_DETECTOR="buffalo_nowhere")
+    assert result["failed"] == result["photos"]
+    assert "buffalo_nowhere" in result["failures"][0]["reason"]
+
+
+def test_doctor_finds_all_well_without_a_queue(album: Path) -> None:
+    findings = apf_json("doctor", album)
+    assert all(finding["ok"] for finding in findings)
+    assert {"settings", "queue", "weights", "worker"} <= {finding["check"] for finding in findings}
+
+
+def test_doctor_names_a_queue_that_does_not_answer() -> None:
+    findings = apf_json("doctor", code=1, APF_BROKER_URL="redis://127.0.0.1:1/0")
+    assert [finding["check"] for finding in findings if not finding["ok"]] == ["queue"]
