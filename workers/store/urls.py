@@ -57,12 +57,12 @@ def parent_url(url: str, levels: int) -> tuple[str, tuple[str, ...]]:
     return ("file:///" if parent == "file://" else parent), tuple(names)
 
 
-def overlap(a: str, b: str) -> bool:
+def overlap(a: str | Path, b: str | Path) -> bool:
     """Whether one place is the other or lies inside it. Folders are compared with their symlinks resolved."""
-    a, b = canonical_url(a), canonical_url(b)
-    if a.startswith("file:") and b.startswith("file:"):
-        return _folders_overlap(file_path(a), file_path(b))
-    return _inside(a, b) or _inside(b, a)
+    one, other = canonical_url(a), canonical_url(b)
+    if one.startswith("file:") and other.startswith("file:"):
+        return _folders_overlap(file_path(one), file_path(other))
+    return _inside(one, other) or _inside(other, one)
 
 
 def _inside(inner: str, outer: str) -> bool:
