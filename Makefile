@@ -41,6 +41,7 @@ coverage:  ## Run the tests and write htmlcov/index.html
 constraints:  ## Resolve anew: infra/constraints*.txt get today's newest versions that fit
 	$(call timed,constraints,\
 		$(COMPILE) --upgrade pyproject.toml --all-extras --group dev -o infra/constraints.txt; \
+		$(COMPILE) --group build -c infra/constraints.txt -o infra/constraints-build.txt; \
 		$(COMPILE) pyproject.toml --extra worker -c infra/constraints.txt -o infra/constraints-worker.txt; \
 		$(COMPILE) pyproject.toml -c infra/constraints.txt -o infra/constraints-producer.txt)
 

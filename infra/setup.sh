@@ -41,11 +41,8 @@ if [ "$made_in" != "$PWD/.venv" ] || ! .venv/bin/python -m pip --version >/dev/n
         fail "$python cannot make a virtual environment: install its venv module (Debian: apt-get install python3-venv)"
 fi
 
-# pip fetches uv, by the same pin and hashes; uv fetches the rest.
-if [ "$(.venv/bin/uv --version 2>/dev/null | cut -d' ' -f2)" != "$(sed -n 's/^uv==\([^ ]*\).*/\1/p' "$lock")" ]; then
-    awk '/^uv==/ { inside = 1 } inside { print } inside && !/\\$/ { exit }' "$lock" >.venv/uv.txt
-    retry .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r .venv/uv.txt
-fi
+# pip fetches uv and the build backend, uv the rest.
+retry .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r infra/constraints-build.txt
 UV_HTTP_TIMEOUT=${UV_HTTP_TIMEOUT:-120}
 export UV_HTTP_TIMEOUT
 retry .venv/bin/uv pip install --python .venv/bin/python --quiet --require-hashes -r "$lock"

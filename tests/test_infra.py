@@ -201,15 +201,15 @@ def test_each_pin_has_hashes_and_no_address(lock: Path) -> None:
     """A pin without a hash would be refused at install; an index's address would tie users to one."""
     text = lock.read_text()
     blocks = re.split(r"^(?=[a-z0-9])", text, flags=re.MULTILINE)[1:]
-    assert len(blocks) > 20
+    assert len(blocks) >= 5
     assert all("--hash=sha256:" in block for block in blocks)
     assert "://" not in text
 
 
 def test_images_get_the_tested_versions() -> None:
-    """The two images' lock files pin what the tests' lock file pins, and nothing else."""
+    """The images' lock files pin what the tests' lock file pins, and nothing else."""
     tested = pins(INFRA / "constraints.txt")
-    for name in ("worker", "producer"):
+    for name in ("build", "worker", "producer"):
         assert pins(INFRA / f"constraints-{name}.txt").items() <= tested.items()
 
 
@@ -221,7 +221,8 @@ def test_the_producer_image_has_no_torch() -> None:
 def test_the_lock_file_is_up_to_date() -> None:
     """Every direct dependency of pyproject.toml is pinned: `make constraints` was run after the last change."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    wanted = list(project["project"]["dependencies"]) + project["dependency-groups"]["dev"]
+    wanted = list(project["project"]["dependencies"])
+    wanted += [name for group in project["dependency-groups"].values() for name in group if isinstance(name, str)]
     wanted += [name for extra in project["project"]["optional-dependencies"].values() for name in extra]
     names = {re.split(r"[\[<>=~! ]", requirement)[0].lower() for requirement in wanted}
     assert names - pins(INFRA / "constraints.txt").keys() == set()
