@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import warnings
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import onnx
 import torch
 import torch.nn.functional as F
 from onnx2torch import convert
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from onnx2torch.node_converters import slice as onnx_slice
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from apf.errors import WeightsError
@@ -24,6 +24,16 @@ Role = Literal["train", "validate"]
 
 #: Template coordinates closer than this (pixels) count as equal: no warp is needed.
 SAME_TEMPLATE_PX = 1e-2
+
+
+def _do_slice(x: Tensor, flip_dims: list[int], from_front: list[Any], from_back: list[Any]) -> Tensor:
+    """onnx2torch's own, but for tuples: it indexes with lists, which torch warns of and will read otherwise."""
+    if flip_dims:
+        x = torch.flip(x, dims=flip_dims)
+    return x[tuple(from_front)][tuple(from_back)]
+
+
+onnx_slice._do_slice = _do_slice
 
 
 class InputSpec(BaseModel):
@@ -111,6 +121,9 @@ class _Entry(BaseModel):
     sha256: str
 
 
+_ENTRIES = TypeAdapter(dict[str, _Entry])
+
+
 def load_recognisers(folder: Path, *, role: Role | None = None) -> dict[str, Recogniser]:
     """The recognisers that `folder/models.json` lists, by name; those of one role if given.
 
@@ -119,12 +132,12 @@ def load_recognisers(folder: Path, *, role: Role | None = None) -> dict[str, Rec
     """
     index = Path(folder) / "models.json"
     try:
-        entries = {name: _Entry.model_validate(entry) for name, entry in json.loads(index.read_text()).items()}
+        entries = _ENTRIES.validate_json(index.read_bytes())
     except OSError as error:
         raise WeightsError(
             f"no list of recognisers at {index} ({error.strerror}): name the folder of the ONNX files with --models"
         ) from error
-    except (ValueError, ValidationError) as error:
+    except ValidationError as error:
         raise WeightsError(f"{index} is not a list of recognisers: {error}") from error
     return {
         name: load_recogniser(Path(folder) / f"{name}.onnx", entry.input, sha256=entry.sha256)
