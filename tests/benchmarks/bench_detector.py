@@ -1,0 +1,78 @@
+"""Down to how many pixels the default detector finds faces: `python tests/benchmarks/bench_detector.py`.
+
+Six real faces (InsightFace's t1.jpg) are reduced to known heights and laid onto a photo without faces (scikit-image's
+coffee), enlarged to 1 and 12 megapixels. Prints, for each height, how many are found, and false faces and seconds.
+"""
+
+from __future__ import annotations
+
+import time
+from importlib import resources
+
+import cv2
+import numpy as np
+from PIL import Image
+from skimage.data import coffee
+
+from apf.detect import Detector, load_detector
+from apf.faces import Face, UInt8
+
+HEIGHTS = (8, 10, 12, 16, 20, 24, 28, 32, 40, 48, 64, 96)
+SIZES = ((1224, 816), (4243, 2829))  # 1 and 12 megapixels, as width and height
+
+
+def cutouts(detector: Detector) -> list[UInt8]:
+    """Each face of t1.jpg, with as much around it again as is needed to look real: twice the box."""
+    with Image.open(str(resources.files("insightface") / "data/images/t1.jpg")) as image:
+        photo = np.asarray(image.convert("RGB"))
+    found = []
+    for face in detector.detect([photo])[0]:
+        x1, y1, x2, y2 = face.box
+        half = y2 - y1  # of a square twice as high as the box
+        rows, columns = np.arange(-half, half) + (y1 + y2) / 2, np.arange(-half, half) + (x1 + x2) / 2
+        inside = rows.clip(0, photo.shape[0] - 1).astype(int), columns.clip(0, photo.shape[1] - 1).astype(int)
+        found.append(np.ascontiguousarray(photo[inside[0]][:, inside[1]]))
+    return found
+
+
+def laid_out(faces: list[UInt8], heights: tuple[int, ...], size: tuple[int, int]) -> tuple[UInt8, dict]:
+    """A photo with each face at each height; and the faces' middles by height."""
+    photo = cv2.resize(coffee(), size, interpolation=cv2.INTER_CUBIC)
+    middles: dict[int, list[tuple[float, float]]] = {height: [] for height in heights}
+    for row, height in enumerate(heights):
+        for column, face in enumerate(faces):
+            side = 2 * height
+            x = round((column + 0.5) * size[0] / len(faces) - side / 2)
+            y = round((row + 0.5) * size[1] / len(heights) - side / 2)
+            photo[y : y + side, x : x + side] = cv2.resize(face, (side, side), interpolation=cv2.INTER_AREA)
+            middles[height].append((x + side / 2, y + side / 2))
+    return photo, middles
+
+
+def shows(face: Face, middle: tuple[float, float], height: int) -> bool:
+    """Whether a detection is the face laid there: at its place, and neither half nor twice its height."""
+    x1, y1, x2, y2 = face.box
+    return x1 < middle[0] < x2 and y1 < middle[1] < y2 and height / 2 < y2 - y1 < height * 2
+
+
+def main() -> None:
+    detector = load_detector("centerface")
+    faces = cutouts(detector)
+    for size in SIZES:
+        # In three photos, so that neighbours do not touch.
+        found, seconds, false = {}, [], 0
+        for heights in (HEIGHTS[::3], HEIGHTS[1::3], HEIGHTS[2::3]):
+            photo, middles = laid_out(faces, heights, size)
+            start = time.perf_counter()
+            [detected] = detector.detect([photo])
+            seconds.append(time.perf_counter() - start)
+            hits = [(m, h) for h in heights for m in middles[h]]
+            false += sum(not any(shows(face, *hit) for hit in hits) for face in detected)
+            found |= {h: sum(any(shows(face, m, h) for face in detected) for m in middles[h]) for h in heights}
+        print(f"{size[0]} x {size[1]}: {min(seconds):.2f} s a photo, {false} other detections")
+        for height in HEIGHTS:
+            print(f"  faces {height:3} px high: {found[height]} of {len(faces)}")
+
+
+if __name__ == "__main__":
+    main()
