@@ -1,8 +1,8 @@
 """Finding faces: `load_detector` gives a `Detector` by name.
 
 With CenterFace, all of six real faces are found from 20 pixels of height in a photo of 1 megapixel (4 of 6 at 16), and
-from 48 in one of 12 megapixels (5 of 6 at 40, 3 at 32, 1 at 28): `tests/benchmarks/bench_detector.py`. Photos of up to 3
-megapixels are looked at in full; in larger ones the smallest face grows with the photo's side.
+from 48 in one of 12 megapixels (5 of 6 at 40, 3 at 32, 1 at 28): `tests/benchmarks/bench_detector.py`. Photos of up
+to 3 megapixels are looked at in full; in larger ones the smallest face grows with the photo's side.
 """
 
 from __future__ import annotations

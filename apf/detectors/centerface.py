@@ -34,7 +34,7 @@ class CenterFace:
     def __init__(self, device: str) -> None:
         self._device = torch.device(device)
         # Channels last halves a CPU's time.
-        self._net = _load().to(self._device, memory_format=torch.channels_last)
+        self._net = _load().to(self._device).to(memory_format=torch.channels_last)
         # A CPU gains nothing from batches.
         self._batch = CUDA_BATCH if self._device.type == "cuda" else 1
 
