@@ -12,6 +12,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol
 
@@ -71,7 +72,7 @@ def collect(folder: Path, photos: Path | None = None) -> list[Path]:
     and so is what lies beside `folder`: it is an earlier run's.
 
     Raises:
-        FileNotFoundError: `photos` is no folder, or holds no photo.
+        FileNotFoundError: `photos` is no folder, or holds no photo; or insightface is not installed.
     """
     own = {path.relative_to(photos): path for path in _own_photos(photos, apart=folder.parent)} if photos else {}
     folder.mkdir(parents=True, exist_ok=True)
@@ -88,9 +89,11 @@ def collect(folder: Path, photos: Path | None = None) -> list[Path]:
 
 
 def _sample_of_insightface() -> Path:
-    import insightface  # noqa: PLC0415  slow, and `picture` needs none of it
-
-    return Path(insightface.__file__).parent / "data" / "images" / "t1.jpg"
+    # Found, not imported: that would take seconds.
+    spec = find_spec("insightface")
+    if spec is None or spec.origin is None:
+        raise FileNotFoundError("the demo's group photo comes with insightface: pip install 'apf-protect[worker,demo]'")
+    return Path(spec.origin).parent / "data" / "images" / "t1.jpg"
 
 
 def _own_photos(folder: Path, *, apart: Path) -> list[Path]:

@@ -32,7 +32,7 @@ command -v "$python" >/dev/null || fail "no $python on PATH: install Python 3.11
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
     fail "$("$python" --version) is too old: Python 3.11 or newer is needed; name one with PYTHON=..."
 
-echo "setup: installing into .venv (PyTorch with CUDA among it: about 3 GB to download, 6 GB on disk)"
+echo "setup: installing into .venv (the first time PyTorch with CUDA, too: about 3 GB to download, 6 GB on disk)"
 rm -f "$stamp"
 # A virtual environment that was moved, or whose Python is gone, is made anew.
 made_in=$(sed -n 's/^VIRTUAL_ENV=["'\'']\{0,1\}\([^"'\'']*\)["'\'']\{0,1\}$/\1/p' .venv/bin/activate 2>/dev/null | head -n 1)
