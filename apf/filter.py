@@ -80,7 +80,7 @@ class Filter:
         clock = clock or StageClock()
         size = CHUNK.get(self.device.type, 1)
         faces = faces.to(self.device)
-        chunks = [self._chunk(chunk, size, clock) for chunk in faces.split(size) if len(chunk)]
+        chunks = [self._chunk(chunk, size, clock) for chunk in torch.split(faces, size) if len(chunk)]
         return torch.cat(chunks) if chunks else torch.zeros_like(faces)
 
     def _chunk(self, faces: Tensor, size: int, clock: StageClock) -> Tensor:

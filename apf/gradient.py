@@ -7,6 +7,8 @@ used. Nothing is clipped to the pixel range, which would show where the photo is
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -51,10 +53,11 @@ def _decoys() -> Tensor:
     """(2, blocks, 64): alternating signs of equal size, orthogonal to each other."""
     index = torch.arange(BLOCK_DIM)
     signs = torch.stack([1.0 - 2.0 * (index % 2), 1.0 - 2.0 * (index // 2 % 2)])  # (2, 64)
-    return (signs / BLOCK_DIM**0.5)[:, None].expand(DECOYS, BLOCKS, BLOCK_DIM)
+    return (signs / math.sqrt(BLOCK_DIM))[:, None].expand(DECOYS, BLOCKS, BLOCK_DIM)
 
 
 def _unit(direction: Tensor) -> Tensor:
     """Each face's gradient at unit root mean square; zero stays zero."""
     size = direction.square().mean((1, 2, 3), keepdim=True).sqrt()
-    return direction / size.clamp_min(1e-20)
+    unit: Tensor = direction / size.clamp_min(1e-20)
+    return unit

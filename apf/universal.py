@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def universal(perturbation: Tensor, batch: int) -> Tensor:
-    """The universal perturbation (3, 112, 112), in units of epsilon and not bounded yet, for a batch: (B, 3, 112, 112)."""
+    """The perturbation (3, 112, 112), in units of epsilon and not bounded yet, for a batch: (B, 3, 112, 112)."""
     return perturbation.expand(batch, *perturbation.shape)
 
 

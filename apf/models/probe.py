@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -56,4 +58,4 @@ class Probe(nn.Module):
 
     def forward(self, faces: Tensor) -> Tensor:
         """Unit embeddings (B, 256); their cosine is the mean of the blocks' cosines."""
-        return self.blocks(faces).flatten(1) / BLOCKS**0.5
+        return self.blocks(faces).flatten(1) / math.sqrt(BLOCKS)

@@ -11,8 +11,9 @@ from typing import Annotated, ParamSpec
 
 import torch
 import typer
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from apf.errors import ApfError
 from apf.models.probe import Probe
@@ -111,10 +112,10 @@ def transfer_command(
     """Train the transfer network, and the universal perturbation along with it, from the probe that `out` holds."""
     shop = Workshop.open(faces, models, run, device)
     known = Probe().to(device)
-    known.load_state_dict(_load(out / "probe.safetensors", "probe"))
+    _restore(known, out / "probe.safetensors", "probe")
     known.eval().requires_grad_(False)
     uap = UniversalPerturbation().to(device)
-    uap.load_state_dict(_load(out / "universal.safetensors", "universal"))
+    _restore(uap, out / "universal.safetensors", "universal")
     budget = Budget(steps=steps, minutes=minutes)
     network = learn(shop.faces, shop.ensemble, known, uap, budget=budget, seed=seed, run=run, device=device)
     _save(out / "transfer.safetensors", network.state_dict())
@@ -156,10 +157,13 @@ def _save(path: Path, tensors: dict[str, Tensor]) -> None:
     typer.echo(f"wrote {path}", err=True)
 
 
-def _load(path: Path, command: str) -> dict[str, Tensor]:
+def _restore(module: nn.Module, path: Path, command: str) -> None:
     if not path.exists():
         raise DataError(f"{path} is missing: run `python -m apf.train {command}` first")
-    return load_file(path)
+    try:
+        module.load_state_dict(load_file(path))
+    except (SafetensorError, RuntimeError) as error:
+        raise DataError(f"{path} does not fit ({error}): run `python -m apf.train {command}` again") from error
 
 
 if __name__ == "__main__":

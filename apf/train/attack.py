@@ -1,4 +1,4 @@
-"""What training wants: that perturbed faces, after what platforms do to them, look like somebody else to the teachers."""
+"""What training wants: that perturbed faces, after what platforms do to them, look like others to the teachers."""
 
 from __future__ import annotations
 
@@ -55,7 +55,8 @@ class Ensemble:
         if name in self.clean:
             return self.clean[name][index].to(faces.device)
         with torch.no_grad():
-            return self.teachers[name](channels_last(faces))
+            embeddings: Tensor = self.teachers[name](channels_last(faces))
+        return embeddings
 
 
 def transformed(faces: Tensor, generator: torch.Generator) -> Tensor:

@@ -56,7 +56,7 @@ def load_faces(path: Path) -> Faces:
     """Every 112x112 picture of a tar file or folder, sorted by name; the folder's name is the person.
 
     Raises:
-        DataError: nothing is there, or a picture has another size.
+        DataError: nothing is there, or a picture is damaged or of another size.
     """
     path = Path(path)
     if not path.exists():
@@ -64,7 +64,10 @@ def load_faces(path: Path) -> Faces:
     pictures: list[np.ndarray] = []
     people: list[str] = []
     for name, data in sorted(_files(path)):
-        picture = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+        try:
+            picture = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+        except OSError as error:
+            raise DataError(f"{name} in {path} is no whole picture: take it out or fetch it again") from error
         if picture.shape != (112, 112, 3):
             raise DataError(f"{name} in {path} is {picture.shape[1]}x{picture.shape[0]}: align faces to 112x112 first")
         pictures.append(picture)

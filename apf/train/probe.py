@@ -11,7 +11,7 @@ from torch import Tensor
 from apf.models.probe import BLOCK_DIM, Probe
 from apf.train import augment
 from apf.train.data import Faces
-from apf.train.loop import Budget, draw, train
+from apf.train.loop import Budget, Stateful, draw, train
 from apf.train.teachers import channels_last
 
 BATCH = 64
@@ -33,7 +33,7 @@ def distil(
 ) -> Probe:
     """A probe trained on the faces' cached teacher embeddings, with flips, shifts, light and noise. In eval mode."""
     torch.manual_seed(seed)
-    probe = Probe().to(device, memory_format=torch.channels_last)
+    probe = Probe().to(device).to(memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(probe.parameters(), lr=PEAK_LR, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, PEAK_LR, total_steps=budget.steps + 1, pct_start=0.15)
     wanted = targets(embeddings).to(device)
@@ -43,13 +43,13 @@ def distil(
         seen = _augmented(faces.batch(index).to(device), generator)
         cosine = (probe.blocks(channels_last(seen)) * wanted[index]).sum(-1).mean()
         optimiser.zero_grad()
-        (1 - cosine).backward()
+        torch.autograd.backward(1 - cosine)
         optimiser.step()
         schedule.step()
         return {"cosine": cosine.item()}
 
     probe.train()
-    state = {"probe": probe, "optimiser": optimiser, "schedule": schedule}
+    state: dict[str, Stateful] = {"probe": probe, "optimiser": optimiser, "schedule": schedule}
     train(step, state, budget=budget, seed=seed, run=run, name="probe")
     return probe.eval()
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from apf.filter import Filter
 from apf.models.recogniser import Recogniser, load_recognisers
 from apf.recipe import Recipe, Stage, load_recipe
-from apf.train.data import Faces
+from apf.train.data import DataError, Faces
 
 FALSE_ACCEPT_RATES = (1e-2, 1e-3)
 #: None, and what platforms do most.
@@ -56,8 +56,11 @@ class Target:
 def score(held_out: Faces, models: Path, settings: Settings) -> Result:
     """Protection rates on pairs of photos of people that no training saw.
 
-    The protected photo is compared with another, clean photo of the same person; thresholds come from all clean pairs of
-    different people among the held-out faces.
+    The protected photo is compared with another, clean photo of the same person; thresholds come from all clean pairs
+    of different people among the held-out faces.
+
+    Raises:
+        DataError: nobody has two photos.
     """
     recipe = load_recipe(settings.recipe)
     first, second = _pairs(held_out, settings.people)
@@ -105,7 +108,9 @@ def _stages(recipe: Recipe, stages: tuple[Stage, ...], device: str) -> Perturb:
 
 
 def _target(recogniser: Recogniser, held_out: Faces, gallery: Tensor) -> Target:
-    known = torch.cat([_embed(recogniser, held_out.batch(index)) for index in torch.arange(len(held_out)).split(32)])
+    known = torch.cat(
+        [_embed(recogniser, held_out.batch(index)) for index in torch.split(torch.arange(len(held_out)), 32)]
+    )
     names = {name: number for number, name in enumerate(dict.fromkeys(held_out.people))}
     who = torch.tensor([names[name] for name in held_out.people])
     impostors = (known @ known.T)[(who[:, None] != who[None]).triu(1)]
@@ -122,14 +127,14 @@ def _pairs(faces: Faces, people: int) -> tuple[Tensor, Tensor]:
         photos.setdefault(name, []).append(index)
     pairs = [own[:2] for own in photos.values() if len(own) > 1][:people]
     if not pairs:
-        raise ValueError("nobody among the people kept apart has two photos: give more faces")
+        raise DataError("nobody among the people kept apart has two photos: give more faces")
     first, second = torch.tensor(pairs).T
     return first, second
 
 
 @torch.no_grad()
 def _embed(recogniser: Recogniser, faces: Tensor) -> Tensor:
-    return torch.cat([recogniser(chunk) for chunk in faces.split(32)])
+    return torch.cat([recogniser(chunk) for chunk in torch.split(faces, 32)])
 
 
 def _noise(faces: Tensor, epsilon: float) -> Tensor:

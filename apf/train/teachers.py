@@ -21,13 +21,13 @@ def load_teachers(folder: Path, *, device: str = "cpu") -> dict[str, Recogniser]
     teachers = load_recognisers(folder, role="train")
     if not teachers:
         raise WeightsError(f"no recogniser of role 'train' in {folder}/models.json: name another folder with --models")
-    return {name: teachers[name].to(device, memory_format=torch.channels_last) for name in sorted(teachers)}
+    return {name: teachers[name].to(device).to(memory_format=torch.channels_last) for name in sorted(teachers)}
 
 
 @torch.no_grad()
 def embed(recogniser: nn.Module, faces: Faces, *, name: str = "", device: str = "cpu", batch: int = 32) -> Tensor:
     """Unit embeddings (N, D) of all faces, on the CPU."""
-    steps = tqdm(torch.arange(len(faces)).split(batch), desc=f"embed {name}", mininterval=5)
+    steps = tqdm(torch.split(torch.arange(len(faces)), batch), desc=f"embed {name}", mininterval=5)
     return torch.cat([recogniser(channels_last(faces.batch(index).to(device))).cpu() for index in steps])
 
 

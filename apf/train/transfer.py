@@ -12,7 +12,7 @@ from apf.models.probe import Probe
 from apf.models.unet import TransferNet
 from apf.train.attack import Ensemble, attack_step
 from apf.train.data import Faces
-from apf.train.loop import Budget, train
+from apf.train.loop import Budget, Stateful, train
 from apf.train.teachers import channels_last
 from apf.train.universal import UniversalPerturbation
 from apf.transfer import transfer
@@ -37,7 +37,7 @@ def learn(
 ) -> TransferNet:
     """A transfer network for the probe's gradients; `uap` is trained along."""
     torch.manual_seed(seed)
-    network = TransferNet(CHANNELS).to(device, memory_format=torch.channels_last)
+    network = TransferNet(CHANNELS).to(device).to(memory_format=torch.channels_last)
     groups = [{"params": network.parameters(), "lr": PEAK_LR}, {"params": uap.parameters(), "lr": UNIVERSAL_LR}]
     optimiser = torch.optim.Adam(groups, betas=(0.9, 0.99))
     schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -51,12 +51,12 @@ def learn(
     def step(_: int, generator: torch.Generator) -> dict[str, float]:
         total, figures = attack_step(perturb, faces, ensemble, BATCH, device, generator)
         optimiser.zero_grad()
-        total.backward()
+        torch.autograd.backward(total)
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimiser.step()
         schedule.step()
         return figures
 
-    state = {"network": network, "uap": uap, "optimiser": optimiser, "schedule": schedule}
+    state: dict[str, Stateful] = {"network": network, "uap": uap, "optimiser": optimiser, "schedule": schedule}
     train(step, state, budget=budget, seed=seed, run=run, name="transfer")
     return network

@@ -46,7 +46,7 @@ def optimise(
 
     def step(number: int, generator: torch.Generator) -> dict[str, float]:
         total, figures = attack_step(perturb, faces, ensemble, BATCH, device, generator)
-        total.backward()
+        torch.autograd.backward(total)
         if (number + 1) % INNER == 0:
             optimiser.step()
             schedule.step()
