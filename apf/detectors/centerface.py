@@ -69,7 +69,7 @@ class CenterFace:
         return [output.float().cpu() for output in self._net(images)]
 
 
-def decode(  # noqa: PLR0913 - the network's four outputs
+def decode(
     heatmap: torch.Tensor,
     scale: torch.Tensor,
     offset: torch.Tensor,
