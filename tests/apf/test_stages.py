@@ -89,7 +89,7 @@ def test_gradient_agrees_with_finite_differences() -> None:
 def test_gradient_points_where_it_says(standard: Filter, faces: Tensor, gradients: Tensor) -> None:
     """A small step along "away" makes the probe see its own photo less than before."""
     photos = faces[:3]
-    step = 8 / 255 * as_perturbation(gradients[:3])
+    step = combine([as_perturbation(gradients[:3])], 8 / 255)
     with torch.no_grad():
         similarity = (standard.probe(photos) * standard.probe(photos + step)).sum(1)
     assert similarity.max() < 0.9
