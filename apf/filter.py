@@ -19,6 +19,7 @@ from apf.gradient import CHANNELS, as_perturbation, gradient
 from apf.models.probe import Probe
 from apf.models.unet import TransferNet
 from apf.recipe import WEIGHTS_DIR, Recipe, load_recipe, weights_digest
+from apf.threads import each
 from apf.transfer import transfer
 from apf.universal import combine, universal
 
@@ -80,8 +81,9 @@ class Filter:
         clock = clock or StageClock()
         size = CHUNK.get(self.device.type, 1)
         faces = faces.to(self.device)
-        chunks = [self._chunk(chunk, size, clock) for chunk in torch.split(faces, size) if len(chunk)]
-        return torch.cat(chunks) if chunks else torch.zeros_like(faces)
+        chunks = torch.split(faces, size) if len(faces) else ()
+        deltas = each(lambda chunk: self._chunk(chunk, size, clock), chunks, self.device)
+        return torch.cat(deltas) if deltas else torch.zeros_like(faces)
 
     def _chunk(self, faces: Tensor, size: int, clock: StageClock) -> Tensor:
         padding = faces.new_full((size - len(faces), *faces.shape[1:]), 0.5)

@@ -21,6 +21,9 @@ CHANNELS = 3 * (DECOYS + 1)
 #: Length of the step off the photo; the same for every recipe, so that one transfer network serves them all.
 STEP = 8 / 255
 
+#: In units of epsilon; the bound's tanh brings it to 0.999.
+SATURATED = 4.0
+
 
 def gradient(probe: Probe, faces: Tensor) -> Tensor:
     """The probe's gradients of each face, each scaled to unit root mean square.
@@ -45,8 +48,8 @@ def gradient(probe: Probe, faces: Tensor) -> Tensor:
 
 
 def as_perturbation(gradients: Tensor) -> Tensor:
-    """The gradient stage by itself: a step away from oneself, (B, 3, 112, 112) of -1, 0 and 1, in units of epsilon."""
-    return gradients[:, -3:].sign()
+    """The gradient stage by itself: the signs away from oneself, (B, 3, 112, 112), so large that the bound cuts."""
+    return SATURATED * gradients[:, -3:].sign()
 
 
 def _decoys() -> Tensor:

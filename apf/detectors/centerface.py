@@ -14,6 +14,7 @@ from torchvision.ops import nms
 from apf.detectors.pyramid import SAME_FACE_IOU, Found
 from apf.errors import DetectorError
 from apf.faces import UInt8
+from apf.threads import each
 
 #: Least score of a face. On real photos, the people photographed have 0.75 and more, those out of focus behind them 0.4
 #: to 0.6; textures, animals, machines and landscapes stay below 0.37. A missed face is worse than a false one.
@@ -38,21 +39,29 @@ class CenterFace:
         # A CPU gains nothing from batches.
         self._batch = CUDA_BATCH if self._device.type == "cuda" else 1
 
-    @torch.inference_mode()
     def find(self, tiles: Sequence[UInt8]) -> list[Found]:
         """Faces in each (h, w, 3) uint8 RGB tile, of any size, with boxes inside the tile."""
         by_shape: dict[tuple[int, int], list[int]] = defaultdict(list)
         for i, tile in enumerate(tiles):
             by_shape[_padded(tile.shape[0]), _padded(tile.shape[1])].append(i)
-        found: dict[int, Found] = {}
-        for shape, indices in by_shape.items():
-            for start in range(0, len(indices), self._batch):
-                chunk = indices[start : start + self._batch]
-                outputs = self._run([tiles[i] for i in chunk], shape)
-                for row, i in enumerate(chunk):
-                    found[i] = decode(*(output[row] for output in outputs), size=tiles[i].shape[:2])
+        chunks = [
+            (shape, indices[start : start + self._batch])
+            for shape, indices in by_shape.items()
+            for start in range(0, len(indices), self._batch)
+        ]
+
+        def look(chunk: tuple[tuple[int, int], list[int]]) -> dict[int, Found]:
+            shape, indices = chunk
+            outputs = self._run([tiles[i] for i in indices], shape)
+            return {
+                i: decode(*(output[row] for output in outputs), size=tiles[i].shape[:2])
+                for row, i in enumerate(indices)
+            }
+
+        found = {i: one for part in each(look, chunks, self._device) for i, one in part.items()}
         return [found[i] for i in range(len(tiles))]
 
+    @torch.inference_mode()
     def _run(self, tiles: Sequence[UInt8], shape: tuple[int, int]) -> list[torch.Tensor]:
         """Heatmap (B, 1, h, w), scale and offset (B, 2, h, w), landmarks (B, 10, h, w), at a quarter of the size."""
         batch = np.zeros((self._batch, *shape, 3), np.uint8)

@@ -77,10 +77,12 @@ def table(result: Result) -> str:
     rows = result["rows"]
     if not isinstance(rows, list):
         raise TypeError("not a result of `score`")
-    lines = []
+    lines = [f"protection at FAR 1e-2/1e-3 in percent, recipe {result['recipe']}, {result['people']} people"]
     for row in rows:
-        cells = [f"{name} {rates[0]:.0f}/{rates[1]:.0f}" for name, rates in row["protection"].items()]
-        lines.append(f"{row['method']:<11} JPEG {row['jpeg'] or '-':>2}  {row['psnr_db']:5.1f} dB  " + "  ".join(cells))
+        for seen in ("protection", "protection_jpeg75"):
+            cells = [f"{name} {rates[0]:.0f}/{rates[1]:.0f}" for name, rates in row[seen].items()]
+            what = f"{row['method']:<11} {'JPEG 75' if seen.endswith('75') else 'raw':<8}"
+            lines.append(f"{what} {row['psnr_db']:5.1f} dB {row['ms_per_face']:5.1f} ms  " + "  ".join(cells))
     return "\n".join(lines)
 
 
@@ -95,7 +97,6 @@ def _row(name: str, perturb: Perturb, probes: Tensor, targets: dict[str, Target]
         rows["jpeg75" if quality else "raw"] = {n: target.protection(seen) for n, target in targets.items()}
     return {
         "method": name,
-        "jpeg": None,
         "psnr_db": round(_psnr(probes, pixels), 2),
         "ms_per_face": round(1000 * seconds / len(probes), 1),
         "protection": rows["raw"],

@@ -23,7 +23,9 @@ def apf(*args: str | Path, code: int = 0, **variables: str) -> subprocess.Comple
     """Run the command; its environment has no other APF_ variable."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("APF_")}
     command = [*APF, *map(str, args)]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False, env={**clean, **variables}, timeout=240)
+    ended = subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**clean, **variables}, timeout=240
+    )
     assert ended.returncode == code, f"{ended.stdout}\n{ended.stderr}"
     return ended
 
