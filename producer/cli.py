@@ -79,7 +79,7 @@ def protect(
 ) -> None:
     """Protect every photo of SRC into DST; only what is new or changed since the last time."""
     settings = load_settings()
-    _refuse_embedded_no_wait(settings, wait)
+    _refuse_what_cannot_run(settings, wait)
     ledger, batch = batches.create_batch(source, destination, recipe=recipe, no_face=no_face.value, settings=settings)
 
     def send(sender: Sender) -> None:
@@ -112,7 +112,7 @@ def status(
 def retry(destination: Destination, batch: BatchId, wait: Wait = True, as_json: AsJson = False) -> None:
     """Send the failed photos of a batch again, after a fix."""
     settings = load_settings()
-    _refuse_embedded_no_wait(settings, wait)
+    _refuse_what_cannot_run(settings, wait)
     ledger = batches.find_ledger(destination, settings)
 
     def send(sender: Sender) -> None:
@@ -127,7 +127,7 @@ def retry(destination: Destination, batch: BatchId, wait: Wait = True, as_json: 
 def resume(destination: Destination, batch: BatchId, wait: Wait = True, as_json: AsJson = False) -> None:
     """Go on with a batch: finish its planning, and send again what has no report."""
     settings = load_settings()
-    _refuse_embedded_no_wait(settings, wait)
+    _refuse_what_cannot_run(settings, wait)
     ledger = batches.find_ledger(destination, settings)
 
     def send(sender: Sender) -> None:
@@ -216,9 +216,14 @@ def _resume_hint(ledger: Ledger, batch_id: str) -> Iterator[None]:
         raise typer.Exit(INTERRUPTED) from None
 
 
-def _refuse_embedded_no_wait(settings: Settings, wait: bool) -> None:
-    if not wait and not settings.broker_url:
+def _refuse_what_cannot_run(settings: Settings, wait: bool) -> None:
+    if settings.broker_url:
+        return
+    if not wait:
         _refuse("--no-wait needs a queue that others work on: set APF_BROKER_URL, or leave the flag away")
+    if missing := doctor.missing_worker_parts():
+        _refuse(f"without a queue this command does the work itself, but {', '.join(missing)} is not installed: "
+                "install the worker extra, or set APF_BROKER_URL")  # fmt: skip
 
 
 def _names_queues(args: list[str]) -> bool:

