@@ -34,7 +34,6 @@ class FilterEngine:
 
     def __init__(self, recipe: Recipe, settings: Settings) -> None:
         from apf.filter import Filter  # noqa: PLC0415  torch takes seconds to import
-
         from apf.photo import Limits  # noqa: PLC0415
 
         self._filter = Filter.load(recipe, device=_device(settings.device))

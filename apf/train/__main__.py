@@ -138,13 +138,17 @@ def all_three(
 def score(
     faces: FacesPath = FACES, models: ModelsPath = MODELS, recipe: str = "standard",
     people: Annotated[int, typer.Option(help="People with two photos, from those kept apart.")] = 100,
+    jpeg: Annotated[list[int] | None, typer.Option(help="Measure after JPEG of this quality too; may repeat.")] = None,
+    method: Annotated[list[str] | None, typer.Option(help="Only this row, by name; may repeat.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json")] = None, device: Device = "cpu",
 ) -> None:  # fmt: skip
     """Protection on people that no training saw, for every recogniser in the folder, each stage alone and all."""
     from apf.train import score as scoring  # noqa: PLC0415  needs the finished weights; training does not
 
     _, held_out = load_faces(faces).split()
-    settings = scoring.Settings(recipe=recipe, people=people, device=device)
+    settings = scoring.Settings(
+        recipe=recipe, people=people, device=device, jpeg_qualities=tuple(jpeg or (75,)), methods=tuple(method or ())
+    )
     found = scoring.score(held_out, models, settings)
     typer.echo(scoring.table(found))
     if json_file:

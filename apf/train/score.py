@@ -19,8 +19,6 @@ from apf.recipe import Recipe, Stage, load_recipe
 from apf.train.data import DataError, Faces
 
 FALSE_ACCEPT_RATES = (1e-2, 1e-3)
-#: None, and what platforms do most.
-JPEG_QUALITIES = (None, 75)
 VARIANTS: dict[str, tuple[Stage, ...]] = {
     "gradient": ("gradient",),
     "transfer": ("gradient", "transfer"),
@@ -37,6 +35,10 @@ class Settings:
     recipe: str = "standard"
     people: int = 100
     device: str = "cpu"
+    #: The faces are measured as they are, and after JPEG of each of these qualities.
+    jpeg_qualities: tuple[int, ...] = (75,)
+    #: Names of rows; empty: all.
+    methods: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,8 @@ def score(held_out: Faces, models: Path, settings: Settings) -> Result:
     targets = {name: _target(recogniser, held_out, gallery) for name, recogniser in load_recognisers(models).items()}
     methods: dict[str, Perturb] = {"none": torch.zeros_like, "noise": lambda faces: _noise(faces, recipe.epsilon)}
     methods |= {name: _stages(recipe, stages, settings.device) for name, stages in VARIANTS.items()}
-    rows = [_row(name, perturb, probes, targets) for name, perturb in methods.items()]
+    wanted = {name: methods[name] for name in settings.methods or methods}
+    rows = [_row(name, perturb, probes, targets, settings.jpeg_qualities) for name, perturb in wanted.items()]
     return {"recipe": settings.recipe, "people": len(first), "rows": rows}
 
 
@@ -79,28 +82,27 @@ def table(result: Result) -> str:
         raise TypeError("not a result of `score`")
     lines = [f"protection at FAR 1e-2/1e-3 in percent, recipe {result['recipe']}, {result['people']} people"]
     for row in rows:
-        for seen in ("protection", "protection_jpeg75"):
+        for seen in (name for name in row if name.startswith("protection")):
             cells = [f"{name} {rates[0]:.0f}/{rates[1]:.0f}" for name, rates in row[seen].items()]
-            what = f"{row['method']:<11} {'JPEG 75' if seen.endswith('75') else 'raw':<8}"
+            what = f"{row['method']:<11} {seen.removeprefix('protection').lstrip('_') or 'raw':<7}"
             lines.append(f"{what} {row['psnr_db']:5.1f} dB {row['ms_per_face']:5.1f} ms  " + "  ".join(cells))
     return "\n".join(lines)
 
 
-def _row(name: str, perturb: Perturb, probes: Tensor, targets: dict[str, Target]) -> dict[str, object]:
+def _row(
+    name: str, perturb: Perturb, probes: Tensor, targets: dict[str, Target], qualities: tuple[int, ...]
+) -> dict[str, object]:
     start = time.perf_counter()
     delta = perturb(probes).cpu()
     seconds = time.perf_counter() - start
     pixels = ((probes + delta).clamp(0, 1) * 255).round() / 255
-    rows: dict[str, object] = {}
-    for quality in JPEG_QUALITIES:
-        seen = pixels if quality is None else _through_jpeg(pixels, quality)
-        rows["jpeg75" if quality else "raw"] = {n: target.protection(seen) for n, target in targets.items()}
+    seen = {"protection": pixels}
+    seen |= {f"protection_jpeg{quality}": _through_jpeg(pixels, quality) for quality in qualities}
     return {
         "method": name,
         "psnr_db": round(_psnr(probes, pixels), 2),
         "ms_per_face": round(1000 * seconds / len(probes), 1),
-        "protection": rows["raw"],
-        "protection_jpeg75": rows["jpeg75"],
+        **{how: {n: target.protection(faces) for n, target in targets.items()} for how, faces in seen.items()},
     }
 
 
