@@ -39,13 +39,14 @@ def create_batch(
     source, destination = canonical_url(source), canonical_url(destination)
     if overlap(source, destination):
         raise OverlapError(f"{source} and {destination} overlap: give a destination outside the source")
+    found = load_recipe(recipe, detector=settings.detector)
     open_store(source, s3=settings.s3)
     open_store(destination, s3=settings.s3, create=True)
     batch = Batch(
         id=new_batch_id(),
         source=source,
         destination=destination,
-        recipe=load_recipe(recipe, detector=settings.detector),
+        recipe=found,
         no_face=no_face,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         max_shard_photos=settings.shard_photos,
@@ -93,6 +94,7 @@ def retry(ledger: Ledger, batch_id: str, send: Send, settings: Settings) -> int:
     batch = ledger.read_batch(batch_id)
     if summary.pending or not batch.planned:
         raise LedgerError(f"batch {batch_id} still has {summary.pending} photos pending: `apf resume` it first")
+    ledger.uncancel(batch_id)
     source = open_store(batch.source, s3=settings.s3)
     photos = [_as_it_is_now(failure, source) for failure in summary.failures]
     for start in range(0, len(photos), batch.max_shard_photos):

@@ -13,6 +13,7 @@ from functools import wraps
 from typing import Annotated, NoReturn, ParamSpec
 
 import typer
+from rich.markup import escape
 
 from apf.errors import ApfError
 from producer import batch as batches
@@ -63,7 +64,7 @@ def _errors_end_the_command(command: Callable[P, None]) -> Callable[P, None]:
 
 
 def _refuse(message: str) -> NoReturn:
-    console.print(f"[red]apf:[/red] {message}", highlight=False, soft_wrap=True, markup=True)
+    console.print(f"[red]apf:[/red] {escape(message)}", highlight=False, soft_wrap=True)
     raise typer.Exit(COULD_NOT_RUN)
 
 
@@ -144,7 +145,12 @@ def cancel(destination: Destination, batch: BatchId) -> None:
     ledger = batches.find_ledger(destination, load_settings())
     ledger.read_batch(batch)  # an unknown batch is an error, not a marker
     ledger.cancel(batch)
-    console.print(f"batch {batch} is cancelled; go on with: apf resume {destination} {batch}", highlight=False)
+    console.print(
+        f"batch {batch} is cancelled; go on with: apf resume {destination} {batch}",
+        highlight=False,
+        soft_wrap=True,
+        markup=False,
+    )
 
 
 @app.command(
@@ -177,7 +183,7 @@ def examine(
     else:
         for finding in findings:
             mark = "[green]ok[/green]  " if finding.ok else "[red]bad[/red] "
-            console.print(f"{mark} {finding.check}: {finding.detail}", highlight=False, soft_wrap=True)
+            console.print(f"{mark} {escape(finding.check)}: {escape(finding.detail)}", highlight=False, soft_wrap=True)
     raise typer.Exit(DONE if all(finding.ok for finding in findings) else SOME_FAILED)
 
 
@@ -195,15 +201,16 @@ def _run(
             with embedded_worker(celery) as check:
                 send(Sender(celery))
                 summary = follow(watch, every_s=EMBEDDED_POLL_S, show=not as_json, on_poll=check)
-    _finish(summary, as_json=as_json)
+    _finish(summary, as_json=as_json, waited=wait)
 
 
-def _finish(summary: BatchSummary, *, as_json: bool) -> NoReturn:
+def _finish(summary: BatchSummary, *, as_json: bool, waited: bool = False) -> NoReturn:
     if as_json:
         print(json.dumps(json_object(summary)))
     else:
         print_summary(summary)
-    raise typer.Exit(SOME_FAILED if summary.failed else DONE)
+    left = waited and (summary.pending or summary.cancelled)
+    raise typer.Exit(SOME_FAILED if summary.failed or left else DONE)
 
 
 @contextmanager
@@ -212,7 +219,12 @@ def _resume_hint(ledger: Ledger, batch_id: str) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         destination = ledger.read_batch(batch_id).destination
-        console.print(f"\ninterrupted; go on with: apf resume {destination} {batch_id}", highlight=False)
+        console.print(
+            f"\ninterrupted; go on with: apf resume {destination} {batch_id}",
+            highlight=False,
+            soft_wrap=True,
+            markup=False,
+        )
         raise typer.Exit(INTERRUPTED) from None
 
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from workers.ledger import BatchSummary, BatchWatch
@@ -81,7 +82,9 @@ def print_summary(summary: BatchSummary) -> None:
     """What became of the batch, in a few lines."""
     batch = summary.batch
     console.print(
-        f"batch [bold]{batch.id}[/bold] into {batch.destination}, recipe {batch.recipe.name}", highlight=False
+        f"batch [bold]{batch.id}[/bold] into {escape(batch.destination)}, recipe {escape(batch.recipe.name)}",
+        highlight=False,
+        soft_wrap=True,
     )
     console.print(
         f"{summary.photos} photos: {summary.protected} protected ({summary.faces} faces), {summary.no_face} without a "
@@ -89,10 +92,13 @@ def print_summary(summary: BatchSummary) -> None:
         + (f"; {batch.ignored} other files ignored" if batch.ignored else "")
         + ("; [yellow]cancelled[/yellow]" if summary.cancelled else ""),
         highlight=False,
+        soft_wrap=True,
     )
     for failure in summary.failures[:SHOWN_FAILURES]:
-        console.print(f"  [red]failed[/red] {failure.key}: {failure.reason}", highlight=False, soft_wrap=True)
+        console.print(
+            f"  [red]failed[/red] {escape(failure.key)}: {escape(failure.reason)}", highlight=False, soft_wrap=True
+        )
     if len(summary.failures) > SHOWN_FAILURES:
         console.print(f"  and {len(summary.failures) - SHOWN_FAILURES} more: --json lists all")
     if summary.failures:
-        console.print(f"after a fix: apf retry {batch.destination} {batch.id}", highlight=False, soft_wrap=True)
+        console.print(f"after a fix: apf retry {escape(batch.destination)} {batch.id}", highlight=False, soft_wrap=True)

@@ -59,7 +59,8 @@ def _delivery(settings: Settings) -> dict[str, object]:
         "task_acks_on_timeout": True,
         # Three runs and then a failure; task_reject_on_worker_lost loops without bound.
         "task_retry_on_worker_lost": True,
-        "task_annotations": {TASK: {"max_retries": 2}},
+        # The second run comes at once: Celery's own delay is three minutes.
+        "task_annotations": {TASK: {"max_retries": 2, "default_retry_delay": 5}},
         # True loses the running task when Redis restarts.
         "worker_cancel_long_running_tasks_on_connection_loss": False,
         # Loading models takes longer than the default of 4 s, after which every replacement child is killed.

@@ -46,6 +46,8 @@ def embedded_worker(app: Celery) -> Iterator[Callable[[], None]]:
     def check() -> None:
         if not thread.is_alive():
             raise WorkerError("the worker inside this command died: `apf resume` goes on with the batch")
+        if unreported := getattr(app, "apf_unreported", None):
+            raise WorkerError(f"a shard could not be reported: {unreported}; mend it, then `apf resume` the batch")
 
     try:
         yield check

@@ -27,6 +27,10 @@ from workers.store import Store, open_store
 logger = logging.getLogger(__name__)
 
 
+#: How often a shard looks whether its batch was cancelled, where it writes no progress.
+CANCEL_CHECK_S = 5.0
+
+
 class ShardCancelled(Exception):
     """Raised inside a shard whose batch was cancelled; its remaining photos stay pending."""
 
@@ -71,7 +75,7 @@ def run_shard(
     except ShardCancelled:
         return None
     except ApfError as error:
-        photos = _all_failed(refs, str(error))
+        photos = _rest_failed(refs, runner.reports, str(error))
     if not last_try and any(photo.transient for photo in photos):
         raise ShardIncomplete(_first_transient(photos))
     report = _shard_report(job, photos, runner.clock, time.monotonic() - started)
@@ -96,23 +100,22 @@ def _heartbeat(runner: ShardRunner, ledger: Ledger, batch_id: str, shard: int, i
     ended = threading.Event()
 
     def beat() -> None:
-        while not ended.wait(interval_s):
+        while not ended.wait(interval_s or CANCEL_CHECK_S):
             try:
-                ledger.write_progress(batch_id, _progress(shard, runner))
+                if interval_s:
+                    ledger.write_progress(batch_id, _progress(shard, runner))
                 if ledger.is_cancelled(batch_id):
                     runner.stop(ShardCancelled(f"batch {batch_id} was cancelled"))
             except StoreError as error:
                 logger.warning("progress of shard %s was not written: %s", shard, error)
 
     thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
-    if interval_s:
-        thread.start()
+    thread.start()
     try:
         yield
     finally:
         ended.set()
-        if interval_s:
-            thread.join()
+        thread.join()
 
 
 def _progress(shard: int, runner: ShardRunner) -> Progress:
@@ -123,8 +126,10 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _all_failed(refs: Sequence[PhotoRef], reason: str) -> list[PhotoReport]:
-    return [_failed(ref, reason) for ref in refs]
+def _rest_failed(refs: Sequence[PhotoRef], reports: Sequence[PhotoReport], reason: str) -> list[PhotoReport]:
+    """What has an outcome already keeps it, in the plan's order."""
+    known = {report.key: report for report in reports if report.outcome is not Outcome.failed}
+    return [known.get(ref.key) or _failed(ref, reason) for ref in refs]
 
 
 def _written_or_failed(ref: PhotoRef, batch: Batch, destination: Store, reason: str) -> PhotoReport:

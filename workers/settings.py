@@ -29,7 +29,7 @@ class Settings(BaseSettings):
     #: Overrides the recipe's detector: "centerface", or the name or folder of an InsightFace pack.
     detector: Text | None = None
     #: "auto" takes CUDA where there is one.
-    device: Text = "auto"
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
 
     #: Endpoint of an S3-compatible store; None: AWS. Credentials come from boto3's usual chain.
     s3_endpoint_url: Text | None = None

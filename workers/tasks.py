@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import random
+from collections.abc import Sequence
 from typing import Any
 
-from celery import Task, shared_task
+from celery import shared_task
 from celery.exceptions import SoftTimeLimitExceeded
+from celery.signals import task_failure
 
 from workers.app import TASK
-from workers.errors import JobError, StoreError
+from workers.errors import JobError, StoreError, WorkerError
 from workers.job import ShardJob
 from workers.run import ShardIncomplete, report_lost_shard, run_shard
 from workers.settings import Settings, load_settings
@@ -22,19 +24,27 @@ MAX_TRIES = 8
 LONGEST_WAIT_S = 300
 
 
-class ShardTask(Task):  # type: ignore[type-arg]  # generic in its stubs alone
-    """Reports a shard that Celery gives up, so that none stays pending for ever."""
+@task_failure.connect
+def report_given_up(
+    sender: Any = None, exception: BaseException | None = None, args: Sequence[Any] = (), **_: object
+) -> None:
+    """Report a shard that Celery gives up, so that none stays pending for ever.
 
-    def on_failure(self, exc: BaseException, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
-        """Called in the worker's parent where its child died, else in the child."""
-        if isinstance(exc, JobError):
-            return  # a message that names no shard has none to report
-        logger.error("shard %s is given up: %s", args, exc)
-        report_lost_shard(ShardJob.decode(args[0]), _settings(self), _reason(exc))
+    The signal comes in the worker's parent where the child died or was killed for its time, else in the child.
+    """
+    if sender is None or sender.name != TASK or exception is None or isinstance(exception, JobError):
+        return  # a message that names no shard has none to report
+    logger.error("shard %s is given up: %s", args, exception)
+    try:
+        report_lost_shard(ShardJob.decode(args[0]), _settings(sender), _reason(exception))
+    except WorkerError as error:
+        # Nobody can learn of it from the ledger: a command that runs this worker inside must not wait for ever.
+        sender.app.apf_unreported = str(error)
+        raise
 
 
-@shared_task(bind=True, name=TASK, base=ShardTask)
-def protect_shard(self: ShardTask, message: dict[str, object]) -> dict[str, object] | None:
+@shared_task(bind=True, name=TASK)
+def protect_shard(self: Any, message: dict[str, object]) -> dict[str, object] | None:
     """Protect the shard that the message names; a store that is down is waited for, with back-off."""
     job = ShardJob.decode(message)
     try:
@@ -46,7 +56,7 @@ def protect_shard(self: ShardTask, message: dict[str, object]) -> dict[str, obje
     return totals.model_dump() if totals else None
 
 
-def _settings(task: ShardTask) -> Settings:
+def _settings(task: Any) -> Settings:
     return getattr(task.app, "apf_settings", None) or load_settings()
 
 
