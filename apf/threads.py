@@ -25,13 +25,13 @@ def each(function: Callable[[Item], Result], items: Iterable[Item], device: torc
     return list(_pool().map(function, items))
 
 
-# A forked child has the pool but none of its threads.
-os.register_at_fork(after_in_child=lambda: _pool.cache_clear())
-
-
 @cache
 def _pool() -> ThreadPoolExecutor:
     # Threads that used torch before keep their number; ones that start later get 1, unless they set their own.
     return ThreadPoolExecutor(
         os.cpu_count(), thread_name_prefix="torch", initializer=torch.set_num_threads, initargs=(1,)
     )
+
+
+# A forked child has the pool but none of its threads.
+os.register_at_fork(after_in_child=_pool.cache_clear)

@@ -213,6 +213,11 @@ def _finish(summary: BatchSummary, *, as_json: bool, waited: bool = False) -> No
     raise typer.Exit(SOME_FAILED if summary.failed or left else DONE)
 
 
+def _say(text: str) -> None:
+    """A line to copy from: not wrapped, and nothing in it is taken for markup."""
+    console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+
 @contextmanager
 def _resume_hint(ledger: Ledger, batch_id: str) -> Iterator[None]:
     try:

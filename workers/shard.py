@@ -101,7 +101,7 @@ class ShardRunner:
         return sorted(self._reports, key=lambda report: order[report.key])
 
     def stop(self, reason: BaseException) -> None:
-        """Give the shard up, from any thread: photos that the filter has done are written, then `run` raises `reason`."""
+        """Give the shard up, from any thread: what the filter has done is written, then `run` raises `reason`."""
         self._failure = self._failure or reason
         self._reading.close()
         self._photos.close()
