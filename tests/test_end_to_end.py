@@ -10,13 +10,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import insightface
 import numpy as np
-import psutil
 import pytest
 import redis
 import skimage.data
@@ -149,36 +148,6 @@ def test_a_killed_workers_shard_is_delivered_again_and_ends_right(
     assert (result["photos"], result["protected"], result["no_face"], result["failed"]) == (5, 3, 1, 1), log.read_text()
     for key, wanted in calm.items():
         np.testing.assert_array_equal(pixels((out / key).read_bytes()), wanted, err_msg=key)
-
-
-def test_a_shard_that_kills_its_worker_three_times_is_reported_failed_and_can_be_retried(
-    album: Path, redis_server: RedisServer, tmp_path: Path
-) -> None:
-    """The worker's child is killed whenever it holds the shard; no photo stays pending, and none is published."""
-    source, out = tmp_path / "in", tmp_path / "out"
-    source.mkdir()
-    (source / "astronaut.png").write_bytes((album / "astronaut.png").read_bytes())
-    variables = {"APF_BROKER_URL": redis_server.url}
-    log = tmp_path / "worker.log"
-    batch = apf_json("protect", source, out, "--no-wait", **variables)["batch"]
-    with redis.Redis(port=redis_server.port) as client, worker(variables, log) as process:
-        children = psutil.Process(process.pid).children
-
-        def killed_to_the_end() -> bool:
-            for child in children(recursive=True):
-                with suppress(psutil.NoSuchProcess):
-                    # Young ones are left to start: only a child that runs the shard takes it down.
-                    old = time.time() - child.create_time() > 5
-                    if old and client.hlen("unacked") and "resource_tracker" not in " ".join(child.cmdline()):
-                        child.kill()
-            return not apf_status(out, batch)["pending"]
-
-        until(killed_to_the_end, 180, "the shard is given up")
-    result = apf_status(out, batch)
-    assert result["failed"] == 1, log.read_text()
-    assert "died three times" in result["failures"][0]["reason"]
-    assert not (out / "astronaut.png").exists()
-    assert apf_json("retry", out, batch)["protected"] == 1
 
 
 def apf_status(out: Path, batch: str) -> Any:
