@@ -15,7 +15,7 @@ from workers.app import TASK
 from workers.errors import JobError, StoreError, WorkerError
 from workers.job import ShardJob
 from workers.run import ShardIncomplete, report_lost_shard, run_shard
-from workers.settings import Settings, load_settings
+from workers.settings import load_settings
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ def report_given_up(
         return  # a message that names no shard has none to report
     logger.error("shard %s is given up: %s", args, exception)
     try:
-        report_lost_shard(ShardJob.decode(args[0]), _settings(sender), _reason(exception))
+        report_lost_shard(ShardJob.decode(args[0]), load_settings(), _reason(exception))
     except WorkerError as error:
         # Nobody can learn of it from the ledger: a command that runs this worker inside must not wait for ever.
         sender.app.apf_unreported = str(error)
@@ -48,16 +48,12 @@ def protect_shard(self: Any, message: dict[str, object]) -> dict[str, object] | 
     """Protect the shard that the message names; a store that is down is waited for, with back-off."""
     job = ShardJob.decode(message)
     try:
-        totals = run_shard(job, _settings(self), last_try=self.request.retries >= MAX_TRIES)
+        totals = run_shard(job, load_settings(), last_try=self.request.retries >= MAX_TRIES)
     except (ShardIncomplete, StoreError) as error:
         if isinstance(error, StoreError) and not error.transient:
             raise
         raise self.retry(exc=error, countdown=_back_off_s(self.request.retries), max_retries=MAX_TRIES) from error
     return totals.model_dump() if totals else None
-
-
-def _settings(task: Any) -> Settings:
-    return getattr(task.app, "apf_settings", None) or load_settings()
 
 
 def _back_off_s(tries: int) -> float:
