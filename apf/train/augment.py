@@ -57,6 +57,14 @@ def recoded(picture: np.ndarray, quality: int) -> np.ndarray:
 
 def resize(faces: Tensor, scale: float) -> Tensor:
     """Down by `scale` and back up, as platforms do."""
-    size = faces.shape[-2:]
-    small = F.interpolate(faces, scale_factor=scale, mode="bilinear", antialias=True, align_corners=False)
-    return F.interpolate(small, size=size, mode="bilinear", align_corners=False)
+    return enlarged(smaller(faces, scale), faces.shape[-1])
+
+
+def smaller(faces: Tensor, scale: float) -> Tensor:
+    """Down to `scale` times the size."""
+    return F.interpolate(faces, scale_factor=scale, mode="bilinear", antialias=True, align_corners=False)
+
+
+def enlarged(faces: Tensor, side: int) -> Tensor:
+    """Up to `side` pixels in both directions."""
+    return F.interpolate(faces, size=(side, side), mode="bilinear", align_corners=False)

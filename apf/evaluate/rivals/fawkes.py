@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from apf.evaluate.rivals.loop import BATCH, embed, in_batches, ready
-from apf.evaluate.rivals.ssim import dssim
 from apf.evaluate.rivals.types import Perturb
 from apf.evaluate.targets import device_of
+from apf.train.ssim import dssim
 from apf.train.teachers import channels_last
 
 #: DSSIM that a cloak may cost: the paper's; the tool's modes go from 0.004 to 0.012.

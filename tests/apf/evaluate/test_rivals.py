@@ -30,9 +30,9 @@ from apf.evaluate.rivals.loop import generators
 from apf.evaluate.rivals.lowkey import smoothed
 from apf.evaluate.rivals.registry import one_each
 from apf.evaluate.rivals.released import NoiseUNet, probe_noise, turned
-from apf.evaluate.rivals.ssim import dssim, ssim
 from apf.models.recogniser import Recogniser
 from apf.train.data import DataError, Faces
+from apf.train.ssim import dssim, ssim
 
 EPSILON = 8 / 255
 #: Makes the made-up recognisers sensitive.
