@@ -50,9 +50,19 @@ def gradient(probe: Probe, faces: Tensor, epsilon: float, start: Tensor | None =
 
 
 def climb(
-    probe: Probe, faces: Tensor, units: Tensor, epsilon: float, *, steps: int, reach: float = REACH
+    probe: Probe,
+    faces: Tensor,
+    units: Tensor,
+    epsilon: float,
+    *,
+    steps: int,
+    reach: float = REACH,
+    taken: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Momentum steps away from the faces' own embeddings, from a perturbation in units of epsilon.
+
+    Args:
+        taken: stop after so many of the steps; None: take all.
 
     Returns:
         The perturbation reached (B, 3, 112, 112), in units of epsilon and within [-1, 1], and the momentum.
@@ -60,7 +70,7 @@ def climb(
     with torch.no_grad():
         own = probe(faces)
     momentum = torch.zeros_like(faces)
-    for view in _views(steps).to(faces):
+    for view in _views(steps)[:taken].to(faces):
         momentum = momentum + _away(probe, faces + epsilon * units, own, view)
         units = (units + reach / steps * _soft_sign(momentum)).clamp(-1, 1)
     return units, momentum

@@ -1,4 +1,4 @@
-"""`python -m apf.train probe | universal | transfer | all`."""
+"""`python -m apf.train probe | universal | road | transfer | all`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, ParamSpec
+from typing import Annotated, ParamSpec, TypeVar
 
 import torch
 import typer
@@ -16,15 +16,18 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from apf.errors import ApfError
-from apf.models.probe import Probe
+from apf.gradient import CHANNELS
+from apf.models.probe import Probe, fused
+from apf.models.unet import TransferNet
 from apf.train.attack import Ensemble
 from apf.train.data import DataError, Faces, load_faces
 from apf.train.loop import Budget
-from apf.train.probe import Targets, distil, harden
+from apf.train.probe import Targets, distil, follow, harden
 from apf.train.teachers import embed, embeddings, load_teachers
 from apf.train.transfer import learn
 from apf.train.universal import UniversalPerturbation, optimise
 from apf.train.verification import verification
+from apf.universal import bounded
 
 app = typer.Typer(help="Train the three modules.", no_args_is_help=True, add_completion=False)
 
@@ -36,6 +39,7 @@ Seed = Annotated[int, typer.Option(help="The same seed gives the same run.")]
 Steps = Annotated[int, typer.Option(help="Steps of the training.")]
 Minutes = Annotated[float, typer.Option(help="Stop after so many minutes all the same.")]
 Device = Annotated[str, typer.Option(help="cpu or cuda.")]
+GoOn = Annotated[bool, typer.Option("--go-on", help="Go on from what `out` holds, at lower learning rates.")]
 
 FACES, MODELS, OUT, RUN = (
     Path("../shared/faces/lfw112.tar"),
@@ -45,6 +49,7 @@ FACES, MODELS, OUT, RUN = (
 )
 
 P = ParamSpec("P")
+Module = TypeVar("Module", bound=nn.Module)
 
 
 def _errors_end_the_command(command: Callable[P, None]) -> Callable[P, None]:
@@ -91,20 +96,38 @@ def probe(
     budget = Budget(steps=hard_steps, minutes=minutes)
     found = harden(found, shop.faces, targets, budget=budget, seed=seed, run=run, device=device)
     _save(out / "probe.safetensors", found.state_dict())
-    rates = verification(embed(found, shop.held_out, name="held out", device=device), shop.held_out.people)
-    typer.echo(json.dumps({"probe": {name: round(rate, 4) for name, rate in rates.items()}}))
+    _tell_verification(found, shop, device)
+
+
+@app.command("road")
+@_errors_end_the_command
+def road_command(
+    faces: FacesPath = FACES, models: ModelsPath = MODELS, out: Out = OUT, run: Run = RUN, seed: Seed = 0,
+    steps: Steps = 800, minutes: Minutes = float("inf"), device: Device = "cpu",
+) -> None:  # fmt: skip
+    """Third course of the probe that `out` holds: along the filter's steps from the universal perturbation there."""
+    shop = Workshop.open(faces, models, run, device)
+    targets = Targets.of(shop.ensemble.teachers, shop.ensemble.clean)
+    known = _restored(Probe(), out, "probe").to(device)
+    with torch.no_grad():
+        start = bounded([_restored(UniversalPerturbation(), out, "universal")(1)])[0]
+    budget = Budget(steps=steps, minutes=minutes)
+    found = follow(known, start, shop.faces, targets, budget=budget, seed=seed, run=run, device=device)
+    _save(out / "probe.safetensors", found.state_dict())
+    _tell_verification(found, shop, device)
 
 
 @app.command("universal")
 @_errors_end_the_command
 def universal_command(
     faces: FacesPath = FACES, models: ModelsPath = MODELS, out: Out = OUT, run: Run = RUN, seed: Seed = 0,
-    steps: Steps = 360, minutes: Minutes = float("inf"), device: Device = "cpu",
+    steps: Steps = 360, minutes: Minutes = float("inf"), device: Device = "cpu", go_on: GoOn = False,
 ) -> None:  # fmt: skip
     """Optimise the universal perturbation."""
     shop = Workshop.open(faces, models, run, device)
     budget = Budget(steps=steps, minutes=minutes)
-    found = optimise(shop.faces, shop.ensemble, budget=budget, seed=seed, run=run, device=device)
+    begun = _restored(UniversalPerturbation(), out, "universal") if go_on else None
+    found = optimise(shop.faces, shop.ensemble, budget=budget, seed=seed, run=run, device=device, begun=begun)
     _save(out / "universal.safetensors", found.state_dict())
 
 
@@ -112,17 +135,17 @@ def universal_command(
 @_errors_end_the_command
 def transfer_command(
     faces: FacesPath = FACES, models: ModelsPath = MODELS, out: Out = OUT, run: Run = RUN, seed: Seed = 0,
-    steps: Steps = 1650, minutes: Minutes = float("inf"), device: Device = "cpu",
+    steps: Steps = 1650, minutes: Minutes = float("inf"), device: Device = "cpu", go_on: GoOn = False,
 ) -> None:  # fmt: skip
     """Train the transfer network, and the universal perturbation along with it, from the probe that `out` holds."""
     shop = Workshop.open(faces, models, run, device)
-    known = Probe().to(device)
-    _restore(known, out / "probe.safetensors", "probe")
-    known.eval().requires_grad_(False)
-    uap = UniversalPerturbation().to(device)
-    _restore(uap, out / "universal.safetensors", "universal")
+    known = fused(_restored(Probe(), out, "probe").to(device).eval()).requires_grad_(False)
+    uap = _restored(UniversalPerturbation(), out, "universal").to(device)
+    begun = _restored(TransferNet(CHANNELS), out, "transfer") if go_on else None
     budget = Budget(steps=steps, minutes=minutes)
-    network = learn(shop.faces, shop.ensemble, known, uap, budget=budget, seed=seed, run=run, device=device)
+    network = learn(
+        shop.faces, shop.ensemble, known, uap, budget=budget, seed=seed, run=run, device=device, begun=begun
+    )
     _save(out / "transfer.safetensors", network.state_dict())
     _save(out / "universal.safetensors", uap.state_dict())
 
@@ -133,8 +156,8 @@ def all_three(
     faces: FacesPath = FACES, models: ModelsPath = MODELS, out: Out = OUT, run: Run = RUN, seed: Seed = 0,
     device: Device = "cpu",
 ) -> None:  # fmt: skip
-    """Probe, universal and transfer, one after the other, as the weights that ship were made."""
-    for command in (probe, universal_command, transfer_command):
+    """Probe, universal, road and transfer, one after the other."""
+    for command in (probe, universal_command, road_command, transfer_command):
         command(faces=faces, models=models, out=out, run=run, seed=seed, device=device)
 
 
@@ -144,13 +167,21 @@ def _save(path: Path, tensors: dict[str, Tensor]) -> None:
     typer.echo(f"wrote {path}", err=True)
 
 
-def _restore(module: nn.Module, path: Path, command: str) -> None:
+def _tell_verification(probe: Probe, shop: Workshop, device: str) -> None:
+    rates = verification(embed(probe, shop.held_out, name="held out", device=device), shop.held_out.people)
+    typer.echo(json.dumps({"probe": {name: round(rate, 4) for name, rate in rates.items()}}))
+
+
+def _restored(module: Module, folder: Path, stem: str) -> Module:
+    """The module with the weights of `folder/stem.safetensors`, which the command of that name makes."""
+    path, cure = folder / f"{stem}.safetensors", f"run `python -m apf.train {stem}`"
     if not path.exists():
-        raise DataError(f"{path} is missing: run `python -m apf.train {command}` first")
+        raise DataError(f"{path} is missing: {cure} first")
     try:
         module.load_state_dict(load_file(path))
     except (SafetensorError, RuntimeError) as error:
-        raise DataError(f"{path} does not fit ({error}): run `python -m apf.train {command}` again") from error
+        raise DataError(f"{path} does not fit ({error}): {cure} again") from error
+    return module
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
-"""Train the probe in two courses: imitate the teachers on clean faces, then on faces perturbed against the probe.
+"""Train the probe in three courses: imitate the teachers on clean faces, on faces perturbed against the probe, and
+along the filter's own road from the universal perturbation.
 
 The first course makes a recogniser. The second makes its gradient worth following: wherever an attack on the probe
-leads, the teachers say where they stand, so that directions which fool the probe alone die out.
+leads, the teachers say where they stand, so that directions which fool the probe alone die out. The third does so where
+the probe will really be asked.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from apf.gradient import at_unit_size
+from apf.gradient import STEPS, at_unit_size, climb
 from apf.models.probe import BLOCK_DIM, BLOCKS, Probe
 from apf.models.recogniser import Recogniser
 from apf.train import augment
@@ -23,13 +25,17 @@ from apf.train.loop import Budget, Stateful, draw, train
 from apf.train.teachers import channels_last, half_precision
 
 BATCH, HARD_BATCH = 64, 32
-PEAK_LR, HARD_LR = 3e-3, 2e-3
+PEAK_LR, HARD_LR, ROAD_LR = 3e-3, 2e-3, 1e-3
 #: Perturbed faces: how far, and in how many steps of the probe's own gradient.
 EPSILONS = (4 / 255, 8 / 255, 8 / 255, 12 / 255)
 ATTACK_STEPS = (1, 2, 3)
 #: Share of a batch of the second course that stays clean.
 CLEAN_SHARE = 0.25
+#: Share of the third course's batches that do not start from the universal perturbation, but from random signs.
+OWN_START = 0.2
 
+#: Perturbs faces (B, 3, 112, 112) against a probe in eval mode.
+Perturbation = Callable[[Probe, Tensor, torch.Generator], Tensor]
 #: Draws faces (B, 3, 112, 112) and what the teachers say of them, (B, teachers, 64).
 Batch = Callable[[torch.Generator], tuple[Tensor, Tensor]]
 
@@ -98,17 +104,48 @@ def harden(
     probe: Probe, faces: Faces, targets: Targets, *, budget: Budget, seed: int, run: Path, device: str = "cpu"
 ) -> Probe:
     """Second course: the teachers' embeddings of faces that were perturbed against the probe. Changes the probe."""
+    batch = _hard_batches(probe, faces, targets, _against, device)
+    return _course(probe, batch, HARD_LR, budget=budget, seed=seed, run=run, name="probe-hard")
+
+
+def follow(
+    probe: Probe,
+    universal: Tensor,
+    faces: Faces,
+    targets: Targets,
+    *,
+    budget: Budget,
+    seed: int,
+    run: Path,
+    device: str = "cpu",
+) -> Probe:
+    """Third course: the teachers' embeddings along the gradient stage's own steps. Changes the probe.
+
+    Args:
+        universal: (3, 112, 112), where the steps start, in units of epsilon and within [-1, 1].
+    """
+    start = universal.to(device)
+
+    def along(probe: Probe, clean: Tensor, generator: torch.Generator) -> Tensor:
+        return _along(probe, start, clean, generator)
+
+    batch = _hard_batches(probe, faces, targets, along, device)
+    return _course(probe, batch, ROAD_LR, budget=budget, seed=seed, run=run, name="probe-road")
+
+
+def _hard_batches(probe: Probe, faces: Faces, targets: Targets, perturbation: Perturbation, device: str) -> Batch:
+    """Faces perturbed by the probe as it is now, a few left clean, and what the teachers say of those very faces."""
 
     def batch(generator: torch.Generator) -> tuple[Tensor, Tensor]:
         index = draw(len(faces), HARD_BATCH, generator)
         clean = _augmented(faces.batch(index).to(device), generator).clamp(0, 1)
-        delta = _against(probe.eval(), clean, generator)
+        delta = perturbation(probe.eval(), clean, generator)
         delta[: int(CLEAN_SHARE * HARD_BATCH)] = 0
         seen = (clean + delta).clamp(0, 1)
         probe.train()
         return seen, targets(seen)
 
-    return _course(probe, batch, HARD_LR, budget=budget, seed=seed, run=run, name="probe-hard")
+    return batch
 
 
 def _course(probe: Probe, batch: Batch, peak_lr: float, *, budget: Budget, seed: int, run: Path, name: str) -> Probe:
@@ -148,6 +185,18 @@ def _against(probe: Probe, faces: Tensor, generator: torch.Generator) -> Tensor:
             momentum = momentum + at_unit_size(gradient)
             delta = (delta + 1.5 * epsilon / steps * momentum.sign()).clamp(-epsilon, epsilon)
     return delta.detach()
+
+
+def _along(probe: Probe, universal: Tensor, faces: Tensor, generator: torch.Generator) -> Tensor:
+    """Where the gradient stage is (B, 3, 112, 112) after some of its steps, none at the least and all at the most."""
+    epsilon = EPSILONS[int(torch.randint(len(EPSILONS), (), generator=generator))]
+    taken = int(torch.randint(STEPS + 1, (), generator=generator))
+    start = universal.expand_as(faces)
+    if augment.uniform(generator) < OWN_START:
+        start = augment.normal(tuple(faces.shape), generator, faces).sign() / 2
+    with half_precision(faces.device):
+        units, _ = climb(probe, channels_last(faces), start, epsilon, steps=STEPS, taken=taken)
+    return epsilon * units.detach()
 
 
 def _augmented(faces: Tensor, generator: torch.Generator) -> Tensor:

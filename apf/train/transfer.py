@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from apf.gradient import CHANNELS, gradient
-from apf.models.probe import Probe
 from apf.models.unet import TransferNet
 from apf.train import augment
 from apf.train.attack import Ensemble, attack_step
@@ -21,6 +20,8 @@ from apf.universal import bounded, combine
 
 BATCH = 12
 PEAK_LR = 1e-3
+#: Share of both peaks where a network is not trained from the start.
+GO_ON = 0.3
 #: The universal part is found already and only follows the network.
 UNIVERSAL_LR = 4e-3
 #: Share of the steps without the universal part, and share with nothing else: recipes may leave either out.
@@ -30,22 +31,27 @@ ALONE = 0.1
 def learn(
     faces: Faces,
     ensemble: Ensemble,
-    probe: Probe,
+    probe: nn.Module,
     uap: UniversalPerturbation,
     *,
     budget: Budget,
     seed: int,
     run: Path,
     device: str = "cpu",
+    begun: TransferNet | None = None,
 ) -> TransferNet:
-    """A transfer network for the probe's gradients; `uap` is trained along."""
+    """A transfer network for the probe's gradients; `uap` is trained along.
+
+    Args:
+        probe: frozen, in eval mode.
+        begun: a network to go on from, at lower learning rates; it is changed.
+    """
     torch.manual_seed(seed)
-    network = TransferNet(CHANNELS).to(device).to(memory_format=torch.channels_last)
-    groups = [{"params": network.parameters(), "lr": PEAK_LR}, {"params": uap.parameters(), "lr": UNIVERSAL_LR}]
+    network = (begun or TransferNet(CHANNELS)).to(device).to(memory_format=torch.channels_last)
+    peaks = [rate * (GO_ON if begun else 1) for rate in (PEAK_LR, UNIVERSAL_LR)]
+    groups = [{"params": module.parameters(), "lr": peak} for module, peak in zip((network, uap), peaks, strict=True)]
     optimiser = torch.optim.Adam(groups, betas=(0.9, 0.99))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, [PEAK_LR, UNIVERSAL_LR], total_steps=budget.steps + 1, pct_start=0.05
-    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, peaks, total_steps=budget.steps + 1, pct_start=0.05)
 
     def perturb(seen: Tensor, epsilon: float, generator: torch.Generator) -> Tensor:
         chance, parts = augment.uniform(generator), [uap(len(seen))]

@@ -18,6 +18,8 @@ BATCH = 10
 #: Mini-batches whose gradients are averaged into one outer step.
 INNER = 2
 PEAK_LR = 0.08
+#: Share of the peak where a perturbation is not optimised from the start.
+GO_ON = 0.3
 #: A start off zero, of alternating sign so that no colour is preferred.
 START = 0.1
 
@@ -34,12 +36,24 @@ class UniversalPerturbation(nn.Module):
 
 
 def optimise(
-    faces: Faces, ensemble: Ensemble, *, budget: Budget, seed: int, run: Path, device: str = "cpu"
+    faces: Faces,
+    ensemble: Ensemble,
+    *,
+    budget: Budget,
+    seed: int,
+    run: Path,
+    device: str = "cpu",
+    begun: UniversalPerturbation | None = None,
 ) -> UniversalPerturbation:
-    """A universal perturbation for the faces. Steps count mini-batches."""
+    """A universal perturbation for the faces. Steps count mini-batches.
+
+    Args:
+        begun: one to go on from, at a lower learning rate; it is changed.
+    """
     torch.manual_seed(seed)
-    uap = UniversalPerturbation().to(device)
-    optimiser = torch.optim.Adam(uap.parameters(), lr=PEAK_LR, betas=(0.9, 0.99))
+    uap = (begun or UniversalPerturbation()).to(device)
+    peak = PEAK_LR * (GO_ON if begun else 1)
+    optimiser = torch.optim.Adam(uap.parameters(), lr=peak, betas=(0.9, 0.99))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(1, budget.steps // INNER))
 
     def perturb(seen: Tensor, epsilon: float, _: torch.Generator) -> Tensor:

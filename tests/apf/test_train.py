@@ -33,6 +33,7 @@ from apf.train.attack import Ensemble, Perturb
 from apf.train.data import DataError, Faces, is_held_out, load_faces
 from apf.train.loop import Budget
 from apf.train.probe import Projection, Targets
+from apf.train.ssim import ssim
 from apf.train.verification import verification
 from apf.universal import bounded, combine
 
@@ -138,6 +139,12 @@ def hardened(shop: Workshop, budget: Budget, run: Path, seed: int) -> dict[str, 
     return probe.harden(fresh_probe(), shop.faces, targets, budget=budget, seed=seed, run=run).state_dict()
 
 
+def followed(shop: Workshop, budget: Budget, run: Path, seed: int) -> dict[str, Tensor]:
+    targets = Targets.of(shop.ensemble.teachers, shop.ensemble.clean)
+    start = bounded([fresh_universal().perturbation.detach()])
+    return probe.follow(fresh_probe(), start, shop.faces, targets, budget=budget, seed=seed, run=run).state_dict()
+
+
 def optimised(shop: Workshop, budget: Budget, run: Path, seed: int) -> dict[str, Tensor]:
     return universal.optimise(shop.faces, shop.ensemble, budget=budget, seed=seed, run=run).state_dict()
 
@@ -160,7 +167,7 @@ def fresh_universal() -> universal.UniversalPerturbation:
 
 
 Training = Callable[[Workshop, Budget, Path, int], dict[str, Tensor]]
-TRAININGS = pytest.mark.parametrize("training", [distilled, hardened, optimised, learned])
+TRAININGS = pytest.mark.parametrize("training", [distilled, hardened, followed, optimised, learned])
 
 
 def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
@@ -292,6 +299,55 @@ def test_second_course_shows_clean_faces_too(
         assert [bool(one.any()) for one in delta] == [False, True, True, True]
 
 
+@pytest.mark.usefixtures("small_batches")
+def test_third_course_learns_the_road(
+    monkeypatch: pytest.MonkeyPatch, shop: Workshop, targets: Targets, tmp_path: Path
+) -> None:
+    """The third course brings the probe nearer to what the teachers say of faces along the filter's own steps."""
+    monkeypatch.setattr(probe, "ROAD_LR", probe.PEAK_LR)  # this probe is fresh, not one of two courses
+    faces, start = shop.faces.batch(torch.arange(8)), bounded([fresh_universal().perturbation.detach()])
+    budget = Budget(steps=30)
+    found = probe.follow(fresh_probe(), start, shop.faces, targets, budget=budget, seed=0, run=tmp_path)
+    assert not found.training
+    scores = []
+    for it in (fresh_probe(), found):
+        delta = probe._along(it, start, faces, torch.Generator().manual_seed(0))
+        perturbed = (faces + delta).clamp(0, 1)
+        scores.append(seen_as_wanted(it, perturbed, targets(perturbed)))
+    assert scores[1] > scores[0] + 0.03
+
+
+def road(shop: Workshop, start: Tensor) -> list[Tensor]:
+    """Forty points of two faces' roads, in units of epsilon."""
+    known: Any = Recogniser(Fragile(0))
+    faces = shop.faces.batch(torch.arange(2))
+    return [probe._along(known, start, faces, torch.Generator().manual_seed(n)) * 255 / 8 for n in range(40)]
+
+
+def test_road_is_the_gradient_stage_s_own(monkeypatch: pytest.MonkeyPatch, shop: Workshop) -> None:
+    """Points of the road are what the stage reaches after some steps: none gives the start, all the end."""
+    monkeypatch.setattr(probe, "EPSILONS", (8 / 255,))
+    monkeypatch.setattr(probe, "OWN_START", 0.0)
+    start = bounded([fresh_universal().perturbation.detach()])
+    found = road(shop, start)
+    known: Any = Recogniser(Fragile(0))
+    end = gradient(known, shop.faces.batch(torch.arange(2)), 8 / 255, start)[:, :3]
+    assert not any(units.requires_grad for units in found)
+    assert max(units.abs().max().item() for units in found) <= 1 + 1e-6
+    assert any(torch.allclose(units, start.expand_as(units), atol=1e-6) for units in found)
+    nearest = min((units - end).abs().mean().item() for units in found)
+    assert nearest < 0.05 < (start - end).abs().mean().item()
+
+
+def test_road_has_other_starts_too(monkeypatch: pytest.MonkeyPatch, shop: Workshop) -> None:
+    """Some batches start from random signs, so that the probe stays good where a recipe has no universal part."""
+    monkeypatch.setattr(probe, "EPSILONS", (8 / 255,))
+    monkeypatch.setattr(probe, "OWN_START", 1.0)
+    found = road(shop, torch.zeros(3, 112, 112))
+    begun = [units for units in found if torch.allclose(units.abs(), torch.full_like(units, 0.5), atol=1e-6)]
+    assert len(begun) > 1 and not torch.equal(begun[0], begun[1])
+
+
 def test_projection_is_a_pca() -> None:
     """A teacher's target is its centred embedding on the leading eigenvectors of the covariance, as numpy finds them.
 
@@ -395,6 +451,21 @@ def test_transfer_learns(shop: Workshop, fragile: Ensemble, tmp_path: Path) -> N
 
 
 @pytest.mark.usefixtures("small_batches")
+def test_going_on_starts_from_what_is_there(faces_folder: Path, models_folder: Path, tmp_path: Path) -> None:
+    """`--go-on` with no step to do gives the files' own weights back; without it a training starts from scratch."""
+    for name, more in (("probe", ["--hard-steps", "0"]), ("universal", []), ("transfer", [])):
+        command(name, faces_folder, models_folder, tmp_path, "--steps", "1", *more)
+    out = tmp_path / "out"
+    for name in ("universal", "transfer"):
+        before = load_file(out / f"{name}.safetensors")
+        for number, more in enumerate((["--go-on"], [])):
+            run = ["--run", str(tmp_path / f"{name} {number}"), "--steps", "0"]
+            result = command(name, faces_folder, models_folder, tmp_path, *run, *more)
+            assert result.exit_code == 0, result.output
+            assert equal(before, load_file(out / f"{name}.safetensors")) == bool(more)
+
+
+@pytest.mark.usefixtures("small_batches")
 def test_stages_are_trained_apart_too(monkeypatch: pytest.MonkeyPatch, shop: Workshop, tmp_path: Path) -> None:
     """Some steps see the universal part alone and some the network alone, from no start: recipes may ask for either."""
     starts: list[bool] = []
@@ -412,30 +483,49 @@ def test_stages_are_trained_apart_too(monkeypatch: pytest.MonkeyPatch, shop: Wor
 
 
 @pytest.mark.parametrize(
-    ("cosines", "delta", "expected"),
-    [
-        ([1.0], 0.0, 1.1),
-        ([1.0, 0.0], 0.0, 0.6),
-        ([-0.5, -1.0], 0.0, 0.0),
-        ([1.0, -1.0], 0.0, 0.55),
-        ([-1.0], 0.5, 0.0),
-        ([-1.0], 1.0, attack.POWER_WEIGHT * (1 - attack.FREE_POWER)),
-    ],
-    ids=["known", "one of two knows", "fooled is enough", "no credit for more", "little power", "much power"],
+    ("cosines", "expected"),
+    [([1.0], 1.1), ([1.0, 0.0], 0.6), ([-0.5, -1.0], 0.0), ([1.0, -1.0], 0.55)],
+    ids=["known", "one of two knows", "fooled is enough", "no credit for more"],
 )
-def test_loss(cosines: list[float], delta: float, expected: float) -> None:
-    """What is left to be fooled, averaged over the teachers, and the price of power beyond what is free."""
-    found = attack.loss([torch.full((3,), value) for value in cosines], torch.full((3, 3, 4, 4), delta * 0.1), 0.1)
-    assert found.item() == pytest.approx(expected, abs=1e-6)
+def test_fooled(cosines: list[float], expected: float) -> None:
+    """What is left to be fooled, averaged over the teachers."""
+    assert attack.fooled([torch.full((3,), value) for value in cosines]).item() == pytest.approx(expected, abs=1e-6)
+
+
+def waves(height: float, width: int) -> Tensor:
+    """(1, 3, 112, 112): columns of alternating sign."""
+    return height * torch.tensor([1.0, -1.0]).repeat_interleave(width).repeat(56 // width).expand(1, 3, 112, 112)
+
+
+def busy_faces() -> Tensor:
+    """Faces (1, 3, 112, 112) so rich in detail that a small perturbation costs no structure."""
+    return torch.rand((1, 3, 112, 112), generator=torch.Generator().manual_seed(0))
+
+
+def test_power_costs() -> None:
+    """Beyond what is free, power has a price; below, a smooth perturbation pays for the edges of its waves alone."""
+    edges = attack.ROUGHNESS_WEIGHT / 2 * 2 / 111
+    costs = [attack.visible(busy_faces(), 0.01 * waves(height, 56), 0.01).item() for height in (0.5, 1.0)]
+    assert costs[0] == pytest.approx(0.5 * edges, rel=1e-3)
+    assert costs[1] == pytest.approx(edges + attack.POWER_WEIGHT * (1 - attack.FREE_POWER), rel=1e-3)
 
 
 def test_roughness_costs() -> None:
     """Alternating columns pay for each difference to a neighbour; the same values side by side do not."""
-    stripes = torch.tensor([0.5, -0.5]).repeat(2).expand(1, 3, 4, 4) * 0.1
-    smooth = torch.tensor([0.5, 0.5, -0.5, -0.5]).expand(1, 3, 4, 4) * 0.1
-    fooled = [torch.full((1,), -1.0)]
-    assert attack.loss(fooled, stripes, 0.1).item() == pytest.approx(attack.ROUGHNESS_WEIGHT / 2)
-    assert attack.loss(fooled, smooth, 0.1).item() == pytest.approx(attack.ROUGHNESS_WEIGHT / 6)
+    stripes, smooth = (attack.visible(busy_faces(), 0.005 * waves(1, width), 0.01).item() for width in (1, 2))
+    assert stripes == pytest.approx(attack.ROUGHNESS_WEIGHT / 2, rel=1e-3)
+    assert smooth == pytest.approx(attack.ROUGHNESS_WEIGHT / 2 * 55 / 111, rel=1e-3)
+
+
+def test_lost_structure_costs() -> None:
+    """Noise that is lost in a busy face shows on a flat one, and pays for it as much as SSIM says."""
+    epsilon, flat = 8 / 255, torch.full((1, 3, 112, 112), 0.5)
+    delta = 0.7 * epsilon * waves(1, 2)
+    costs = [attack.visible(faces, delta, epsilon).item() for faces in (busy_faces(), flat)]
+    lost = 1 - ssim(flat, flat + delta).item()
+    assert lost > attack.FREE_DISSIMILARITY
+    expected = costs[0] + attack.SSIM_WEIGHT * (lost - attack.FREE_DISSIMILARITY)
+    assert costs[1] == pytest.approx(expected, rel=1e-3)
 
 
 def test_a_step_asks_some_teachers(shop: Workshop) -> None:
@@ -545,8 +635,8 @@ def command(name: str, faces: Path, models: Path, folder: Path, *more: str) -> R
 def test_commands_make_loadable_weights(
     monkeypatch: pytest.MonkeyPatch, faces_folder: Path, models_folder: Path, tmp_path: Path
 ) -> None:
-    """probe, universal and transfer, one after the other, write the three files that a filter loads."""
-    for name, more in (("probe", ["--hard-steps", "1"]), ("universal", []), ("transfer", [])):
+    """probe, universal, road and transfer, one after the other, write the three files that a filter loads."""
+    for name, more in (("probe", ["--hard-steps", "1"]), ("universal", []), ("road", []), ("transfer", [])):
         result = command(name, faces_folder, models_folder, tmp_path, "--steps", "2", *more)
         assert result.exit_code == 0, result.output
     out = tmp_path / "out"
@@ -585,7 +675,7 @@ def test_probe_command_runs_both_courses(
 def test_all_runs_the_three_in_order(
     monkeypatch: pytest.MonkeyPatch, faces_folder: Path, models_folder: Path, tmp_path: Path
 ) -> None:
-    """`all` is probe, both its courses, then universal, then transfer, each as long as by itself, with one seed."""
+    """`all` is probe, both its courses, universal, road, then transfer, each as long as by itself, with one seed."""
     ran: list[tuple[str, int, int]] = []
 
     def standing_in(name: str, found: Callable[[], Any]) -> None:
@@ -598,10 +688,11 @@ def test_all_runs_the_three_in_order(
     standing_in("distil", fresh_probe)
     standing_in("harden", fresh_probe)
     standing_in("optimise", fresh_universal)
+    standing_in("follow", fresh_probe)
     standing_in("learn", lambda: TransferNet(CHANNELS))
     result = command("all", faces_folder, models_folder, tmp_path, "--seed", "4")
     assert result.exit_code == 0, result.output
-    assert [name for name, _, _ in ran] == ["distil", "harden", "optimise", "learn"]
+    assert [name for name, _, _ in ran] == ["distil", "harden", "optimise", "follow", "learn"]
     assert all(steps > 100 and seed == 4 for _, steps, seed in ran)
     assert len(list((tmp_path / "out").glob("*.safetensors"))) == 3
 
