@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from apf.gradient import CHANNELS, gradient
+from apf.models.probe import Probe
 from apf.models.unet import TransferNet
 from apf.train import augment
 from apf.train.attack import Ensemble, attack_step
@@ -31,7 +32,7 @@ ALONE = 0.1
 def learn(
     faces: Faces,
     ensemble: Ensemble,
-    probe: nn.Module,
+    probe: Probe,
     uap: UniversalPerturbation,
     *,
     budget: Budget,
