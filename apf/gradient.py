@@ -15,13 +15,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from apf.models.probe import Probe
+from apf.warp import warp
 
 #: Steps on the probe; each costs a forward and a backward pass of it.
-STEPS = 6
+STEPS = 8
 #: Values of the mean size take tanh(2) = 0.96 of a whole step.
 SOFTNESS = 2.0
 #: All steps together could reach this many times the bound.
-REACH = 3.5
+REACH = 4.0
 #: Spread of each step's affine map: a perturbation must not hang on one exact alignment.
 AFFINE_STD = 0.04
 #: The perturbation reached, and the momentum that it would go on with: three colour channels each.
@@ -31,7 +32,9 @@ CHANNELS = 6
 START = 0.5
 
 
-def gradient(probe: Probe, faces: Tensor, epsilon: float, start: Tensor | None = None) -> Tensor:
+def gradient(
+    probe: Probe, faces: Tensor, epsilon: float, start: Tensor | None = None, *, differentiable: bool = False
+) -> Tensor:
     """Where a few steps against the probe lead from each face, and where they would lead next.
 
     Args:
@@ -39,13 +42,14 @@ def gradient(probe: Probe, faces: Tensor, epsilon: float, start: Tensor | None =
         faces: (B, 3, 112, 112) float32 RGB in [0, 1].
         epsilon: the bound on the perturbation, in units of [0, 1] pixels.
         start: (B, 3, 112, 112) or broadcastable, in units of epsilon, within [-1, 1]; None: a fixed chequered pattern.
+        differentiable: keep the graph, so that the probe and the start can be trained by where the steps lead.
 
     Returns:
         (B, 6, 112, 112) float32: the perturbation reached, in units of epsilon and within [-1, 1], and the momentum at
         unit root mean square.
     """
     begin = (_chequers(faces) if start is None else start).expand_as(faces)
-    units, momentum = climb(probe, faces, begin, epsilon, steps=STEPS)
+    units, momentum = climb(probe, faces, begin, epsilon, steps=STEPS, differentiable=differentiable)
     return torch.cat([units, _unit(momentum)], 1)
 
 
@@ -58,20 +62,23 @@ def climb(
     steps: int,
     reach: float = REACH,
     taken: int | None = None,
+    differentiable: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Momentum steps away from the faces' own embeddings, from a perturbation in units of epsilon.
 
     Args:
         taken: stop after so many of the steps; None: take all.
+        differentiable: keep the graph of all that is given.
 
     Returns:
         The perturbation reached (B, 3, 112, 112), in units of epsilon and within [-1, 1], and the momentum.
     """
-    with torch.no_grad():
+    with torch.set_grad_enabled(differentiable):
         own = probe(faces)
     momentum = torch.zeros_like(faces)
-    for view in _views(steps)[:taken].to(faces):
-        momentum = momentum + _away(probe, faces + epsilon * units, own, view)
+    for grid in _grids(steps, faces.shape[-1])[:taken].to(faces):
+        seen = faces + epsilon * units
+        momentum = momentum + _away(probe, seen if differentiable else seen.detach(), own, grid, differentiable)
         units = (units + reach / steps * _soft_sign(momentum)).clamp(-1, 1)
     return units, momentum
 
@@ -81,13 +88,12 @@ def as_perturbation(gradients: Tensor) -> Tensor:
     return torch.atanh(gradients[:, :3].clamp(-0.999, 0.999))
 
 
-def _away(probe: Probe, seen: Tensor, own: Tensor, view: Tensor) -> Tensor:
-    """The gradient against the similarity to `own`, at unit mean size a face, through one affine map (2, 3)."""
+def _away(probe: Probe, seen: Tensor, own: Tensor, grid: Tensor, differentiable: bool) -> Tensor:
+    """The gradient against the similarity to `own`, at unit mean size a face, through one grid (112, 112, 2)."""
     with torch.enable_grad():
-        x = seen.detach().requires_grad_(True)
-        grid = F.affine_grid(view[None], [1, *x.shape[1:]], align_corners=False).expand(len(x), -1, -1, -1)
-        turned = F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
-        (direction,) = torch.autograd.grad(-(probe(turned) * own).sum(), x)
+        x = seen if seen.requires_grad else seen.requires_grad_(True)
+        similarity = (probe(warp(x, grid.expand(len(x), -1, -1, -1))) * own).sum()
+        (direction,) = torch.autograd.grad(-similarity, x, create_graph=differentiable)
     return at_unit_size(direction)
 
 
@@ -104,10 +110,11 @@ def _soft_sign(momentum: Tensor) -> Tensor:
 
 
 @cache
-def _views(steps: int) -> Tensor:
-    """The affine maps of the steps, (steps, 2, 3): always the same ones."""
+def _grids(steps: int, size: int) -> Tensor:
+    """The affine maps of the steps, as grids (steps, size, size, 2): always the same ones."""
     spread = torch.randn(steps, 2, 3, generator=torch.Generator().manual_seed(steps))
-    return torch.eye(2, 3) + AFFINE_STD * spread
+    with torch.autocast("cpu", enabled=False):  # places need all of float32
+        return F.affine_grid(torch.eye(2, 3) + AFFINE_STD * spread, [steps, 3, size, size], align_corners=False)
 
 
 def _chequers(faces: Tensor) -> Tensor:

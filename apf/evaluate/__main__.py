@@ -16,6 +16,7 @@ from apf.evaluate import report as reports
 from apf.evaluate.bench import Bench, Settings
 from apf.evaluate.plot import plots as draw
 from apf.train.data import DataError
+from apf.train.teachers import check_device
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -79,18 +80,13 @@ def evaluate(
         server=server, released_steps=released_steps,
     )  # fmt: skip
     try:
-        _check_device(device)
+        check_device(device)
+        if level in (Level.PHOTOS, Level.ALL) and not photos.is_dir():
+            raise DataError(f"no photos at {photos}: name a folder of PERSON/PHOTO.jpg with --photos")
         _measure(Bench(settings), level, json_file, markdown, plots)
     except (ApfError, DataError) as error:
         typer.echo(f"apf.evaluate: {error}", err=True)
         raise typer.Exit(2) from error
-
-
-def _check_device(device: str) -> None:
-    try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
-        raise DataError(f"no device {device!r} here ({str(error).splitlines()[0]}): use --device cpu") from error
 
 
 def _measure(bench: Bench, level: Level, json_file: Path | None, markdown: Path | None, plots: Path | None) -> None:

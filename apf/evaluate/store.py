@@ -83,6 +83,6 @@ def _faces_key(method: Method, faces: Tensor) -> str:
 
 
 def _measured(pairs: Pairs, targets: Sequence[Target], conditions: Mapping[str, Condition]) -> str:
-    recognisers = [(t.name, t.sha256, t.trained_on, t.thresholds) for t in targets]
+    recognisers = [(t.name, t.recogniser.key, t.trained_on, t.thresholds) for t in targets]
     people = [(t.people, fingerprint(t.clean)) for t in targets]
     return fingerprint(VERSION, json.dumps([recognisers, people, pairs.people, list(conditions)]), pairs.gallery)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,11 +14,16 @@ from torch import Tensor, nn
 
 from apf.models.recogniser import Recogniser, load_recogniser, load_recognisers
 from apf.train.data import DataError, Faces
-from apf.train.teachers import channels_last
+from apf.train.teachers import channels_last, kept_embeddings
 from apf.train.verification import similarities, threshold
 
 #: Shares of clean pairs of different people that a recogniser may wrongly accept.
 FALSE_ACCEPT_RATES = (1e-2, 1e-3)
+
+#: Why there may be fewer faces than a folder holds.
+EVERYBODY = "without --all-people only the tenth of the people counts that training keeps apart"
+
+logger = logging.getLogger(__name__)
 
 #: Faces that a recogniser embeds at once.
 BATCH = 32
@@ -68,7 +74,7 @@ def pairs(faces: Faces, people: int) -> Pairs:
     two = {name: own[:2] for name, own in faces.by_person().items() if len(own) > 1}
     chosen = list(two)[:people]
     if not chosen:
-        raise DataError("nobody has two photos: give a folder with at least two photos of some people")
+        raise DataError(f"nobody in {len(faces)} photos has two: give at least two photos of some people; {EVERYBODY}")
     first, second = torch.tensor([two[name] for name in chosen]).T
     return Pairs(faces.batch(first), faces.batch(second), tuple(chosen))
 
@@ -95,7 +101,7 @@ def targets(
     made = []
     for name, (model, file) in found.items():
         sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
-        kept = cache / f"{name}-{sha256[:12]}.pt" if cache else None
+        kept = cache / f"{name}-{model.key[:12]}.pt" if cache else None
         laid_out = model.to(device).to(memory_format=torch.channels_last)
         one = target(name, laid_out, faces, trained_on=name in trained, cache=kept)
         made.append(replace(one, sha256=sha256))
@@ -108,10 +114,12 @@ def target(name: str, recogniser: Recogniser, faces: Faces, *, trained_on: bool,
     Args:
         cache: file that keeps the embeddings between runs; it is used if it holds these very faces.
     """
-    known = _cached_embeddings(recogniser, faces, cache)
+    known = kept_embeddings(recogniser, faces, cache, name=name, device=str(device_of(recogniser)))
     _, impostors = similarities(known, faces.people)
     if not len(impostors):
-        raise DataError("all faces are of one person: thresholds need pairs of different people")
+        raise DataError(f"all {len(faces)} photos are of one person: thresholds need different people; {EVERYBODY}")
+    if len(impostors) * min(FALSE_ACCEPT_RATES) < 1:
+        logger.warning("%s: %d pairs of different people are too few for a firm threshold", name, len(impostors))
     thresholds = tuple(threshold(impostors, rate) for rate in FALSE_ACCEPT_RATES)
     return Target(name, recogniser, thresholds, trained_on, known, faces.people)
 
@@ -127,21 +135,3 @@ def device_of(model: nn.Module) -> torch.device:
     """Where a model's weights are."""
     first = next(itertools.chain(model.parameters(), model.buffers()), None)
     return first.device if first is not None else torch.device("cpu")
-
-
-def _cached_embeddings(recogniser: Recogniser, faces: Faces, cache: Path | None) -> Tensor:
-    kept = torch.load(cache) if cache and cache.exists() else None
-    if kept is not None and kept["people"] == faces.people and torch.equal(kept["pixels"], _fingerprint(faces)):
-        embeddings: Tensor = kept["embeddings"]
-        return embeddings
-    chunks = torch.split(torch.arange(len(faces)), BATCH)
-    embeddings = torch.cat([embed(recogniser, faces.batch(index)) for index in chunks])
-    if cache:
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        torch.save({"people": faces.people, "pixels": _fingerprint(faces), "embeddings": embeddings}, cache)
-    return embeddings
-
-
-def _fingerprint(faces: Faces) -> Tensor:
-    """(N,) int64: the sum of each picture's pixels."""
-    return faces.pixels.sum((1, 2, 3), dtype=torch.int64)

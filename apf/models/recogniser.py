@@ -57,6 +57,8 @@ class Recogniser(nn.Module):
     mean: Tensor
     std: Tensor
     grid: Tensor | None
+    #: Digest of the file that it came from and of how it is fed; empty where it came from no file.
+    key: str = ""
 
     def __init__(self, network: nn.Module, spec: InputSpec | None = None) -> None:
         super().__init__()
@@ -110,7 +112,24 @@ def load_recogniser(path: Path, spec: InputSpec | None = None, *, sha256: str | 
             network = convert(onnx.load(io.BytesIO(data)))
     except Exception as error:  # onnx and onnx2torch raise anything on a file they cannot read
         raise WeightsError(f"recogniser {path} does not convert to torch: {error}") from error
-    return Recogniser(network, spec)
+    found = Recogniser(network, spec)
+    _try(found, path)
+    found.key = hashlib.sha256(f"{digest} {(spec or InputSpec()).model_dump_json()}".encode()).hexdigest()
+    return found
+
+
+@torch.no_grad()
+def _try(recogniser: Recogniser, path: Path) -> None:
+    """Embed one grey face: a network of another input or output than its spec's says so here, not in a long run."""
+    try:
+        found = recogniser(torch.full((1, 3, CROP, CROP), 0.5))
+    except Exception as error:  # whatever the network's layers raise
+        raise WeightsError(
+            f"recogniser {path} does not take faces as its spec says ({str(error).splitlines()[0]}): mend its size and "
+            "layout in models.json, or export it with input (N, 3, height, width) and one output"
+        ) from error
+    if not found.isfinite().all():
+        raise WeightsError(f"recogniser {path} embeds a grey face as {found.flatten()[0]:g}: its spec or file is wrong")
 
 
 class _Entry(BaseModel):

@@ -1,4 +1,4 @@
-"""`python -m apf.train probe | universal | road | transfer | all`."""
+"""`python -m apf.train probe | universal | road | transfer | joint | all`."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from torch import Tensor, nn
 
 from apf.errors import ApfError
 from apf.gradient import CHANNELS
-from apf.models.probe import Probe, fused
+from apf.models.probe import Probe, fused, unfused
 from apf.models.unet import TransferNet
 from apf.train.attack import Ensemble
 from apf.train.data import DataError, Faces, load_faces
+from apf.train.joint import Modules, tune
 from apf.train.loop import Budget
 from apf.train.probe import Targets, distil, follow, harden
-from apf.train.teachers import embed, embeddings, load_teachers
+from apf.train.teachers import check_device, embed, embeddings, load_teachers
 from apf.train.transfer import learn
 from apf.train.universal import UniversalPerturbation, optimise
 from apf.train.verification import verification
@@ -74,7 +75,10 @@ class Workshop:
 
     @classmethod
     def open(cls, faces: Path, models: Path, run: Path, device: str) -> Workshop:
+        check_device(device)
         train, held_out = load_faces(faces).split()
+        if len(set(held_out.people)) < 2 or not len(train):
+            raise DataError(f"{faces} holds too few people to keep a tenth of them apart: give more of them")
         teachers = load_teachers(models, device=device)
         clean = embeddings(teachers, train, run / "embeddings", device=device)
         return cls(train, held_out, Ensemble(teachers, clean))
@@ -150,14 +154,36 @@ def transfer_command(
     _save(out / "universal.safetensors", uap.state_dict())
 
 
+@app.command("joint")
+@_errors_end_the_command
+def joint_command(
+    faces: FacesPath = FACES, models: ModelsPath = MODELS, out: Out = OUT, run: Run = RUN, seed: Seed = 0,
+    steps: Steps = 900, minutes: Minutes = float("inf"), device: Device = "cpu",
+) -> None:  # fmt: skip
+    """Train the three modules that `out` holds on together, through the steps on the probe."""
+    shop = Workshop.open(faces, models, run, device)
+    wanted = Targets.of(shop.ensemble.teachers, shop.ensemble.clean).clean
+    modules = Modules(
+        fused(_restored(Probe(), out, "probe").eval()),
+        _restored(TransferNet(CHANNELS), out, "transfer"),
+        _restored(UniversalPerturbation(), out, "universal"),
+    )
+    budget = Budget(steps=steps, minutes=minutes)
+    tune(shop.faces, shop.ensemble, wanted, modules, budget=budget, seed=seed, run=run, device=device)
+    known = unfused(modules.probe)
+    for name, module in (("probe", known), ("transfer", modules.network), ("universal", modules.uap)):
+        _save(out / f"{name}.safetensors", module.state_dict())
+    _tell_verification(known, shop, device)
+
+
 @app.command("all")
 @_errors_end_the_command
 def all_three(
     faces: FacesPath = FACES, models: ModelsPath = MODELS, out: Out = OUT, run: Run = RUN, seed: Seed = 0,
     device: Device = "cpu",
 ) -> None:  # fmt: skip
-    """Probe, universal, road and transfer, one after the other."""
-    for command in (probe, universal_command, road_command, transfer_command):
+    """Probe, universal, road, transfer and joint, one after the other."""
+    for command in (probe, universal_command, road_command, transfer_command, joint_command):
         command(faces=faces, models=models, out=out, run=run, seed=seed, device=device)
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from apf.train.data import DataError
@@ -42,52 +43,72 @@ def train(
     seed: int,
     run: Path,
     name: str,
+    given: Iterable[Tensor] = (),
 ) -> int:
     """Call `step(number, generator)` until the budget is spent, and return the number of steps done in all.
 
     Each step draws from a generator seeded by (seed, number) alone, so a run that was resumed from `run/name.pt` is the
     run that was never broken off. What a step returns is averaged into `run/name.csv`.
+
+    Args:
+        given: what the training depends on besides the seed and the modules as they are now.
+
+    Raises:
+        DataError: the checkpoint is of a run that was begun with something else.
     """
     run.mkdir(parents=True, exist_ok=True)
     checkpoint, log = run / f"{name}.pt", run / f"{name}.csv"
-    done = _resume(checkpoint, state, budget.steps)
+    begun = _begun_with(seed, state, given)
+    done = _resume(checkpoint, state, budget.steps, begun)
     started = saved = time.monotonic()
     sums: dict[str, float] = {}
+    counted = 0
     bar = tqdm(total=budget.steps, initial=done, desc=name, mininterval=2, smoothing=0.05)
     while done < budget.steps and time.monotonic() - started < budget.minutes * 60:
         figures = step(done, torch.Generator().manual_seed(seed * 1_000_003 + done))
         done += 1
         bar.update()
-        sums = {key: sums.get(key, 0.0) + value for key, value in figures.items()}
+        sums, counted = {key: sums.get(key, 0.0) + value for key, value in figures.items()}, counted + 1
         if done % LOG_EVERY_STEPS == 0:
-            means = {key: round(value / LOG_EVERY_STEPS, 5) for key, value in sums.items()}
-            sums = {}
+            means = {key: round(value / counted, 5) for key, value in sums.items()}
+            sums, counted = {}, 0
             bar.set_postfix(means)
             _append(log, {"step": done, "seconds": round(time.monotonic() - started, 1), **means})
         if time.monotonic() - saved > CHECKPOINT_EVERY_S:
-            _save(checkpoint, state, done, budget.steps)
+            _save(checkpoint, state, done, budget.steps, begun)
             saved = time.monotonic()
     bar.close()
-    _save(checkpoint, state, done, budget.steps)
+    _save(checkpoint, state, done, budget.steps, begun)
     return done
 
 
-def _resume(checkpoint: Path, state: dict[str, Stateful], steps: int) -> int:
+def _begun_with(seed: int, state: dict[str, Stateful], given: Iterable[Tensor]) -> str:
+    """A digest of all that a run starts from."""
+    weights = [own for part in state.values() if isinstance(part, nn.Module) for own in part.state_dict().values()]
+    digest = hashlib.sha256(str(seed).encode())
+    for tensor in (*weights, *given):
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _resume(checkpoint: Path, state: dict[str, Stateful], steps: int, begun: str) -> int:
     if not checkpoint.exists():
         return 0
     kept = torch.load(checkpoint)
-    begun = kept.get("steps", steps)
-    if begun != steps and "schedule" in state:  # the learning rate follows the number of steps
-        raise DataError(f"{checkpoint} was begun with --steps {begun}, not {steps}: use that, or another --run")
+    if kept["begun"] != begun:
+        raise DataError(f"{checkpoint} was begun with another seed, other faces, models or weights: use another --run")
+    if kept["steps"] != steps and "schedule" in state:  # the learning rate follows the number of steps
+        raise DataError(f"{checkpoint} was begun with --steps {kept['steps']}, not {steps}: use that, or another --run")
     for key, part in state.items():
         part.load_state_dict(kept[key])
     return int(kept["done"])
 
 
-def _save(checkpoint: Path, state: dict[str, Stateful], done: int, steps: int) -> None:
+def _save(checkpoint: Path, state: dict[str, Stateful], done: int, steps: int, begun: str) -> None:
     """Write beside, then move: a checkpoint is always whole."""
     partial = checkpoint.with_suffix(".partial")
-    torch.save({**{key: part.state_dict() for key, part in state.items()}, "done": done, "steps": steps}, partial)
+    told = {"done": done, "steps": steps, "begun": begun}
+    torch.save({**{key: part.state_dict() for key, part in state.items()}, **told}, partial)
     partial.replace(checkpoint)
 
 

@@ -8,7 +8,7 @@ the probe will really be asked.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,7 +97,8 @@ def distil(faces: Faces, targets: Targets, *, budget: Budget, seed: int, run: Pa
         index = draw(len(faces), BATCH, generator)
         return _augmented(faces.batch(index).to(device), generator), wanted[index]
 
-    return _course(probe, batch, PEAK_LR, budget=budget, seed=seed, run=run, name="probe")
+    given = (faces.pixels, targets.clean)
+    return _course(probe, batch, PEAK_LR, given, budget=budget, seed=seed, run=run, name="probe")
 
 
 def harden(
@@ -105,7 +106,8 @@ def harden(
 ) -> Probe:
     """Second course: the teachers' embeddings of faces that were perturbed against the probe. Changes the probe."""
     batch = _hard_batches(probe, faces, targets, _against, device)
-    return _course(probe, batch, HARD_LR, budget=budget, seed=seed, run=run, name="probe-hard")
+    given = (faces.pixels, targets.clean)
+    return _course(probe, batch, HARD_LR, given, budget=budget, seed=seed, run=run, name="probe-hard")
 
 
 def follow(
@@ -130,7 +132,8 @@ def follow(
         return _along(probe, start, clean, generator)
 
     batch = _hard_batches(probe, faces, targets, along, device)
-    return _course(probe, batch, ROAD_LR, budget=budget, seed=seed, run=run, name="probe-road")
+    given = (faces.pixels, targets.clean, universal)
+    return _course(probe, batch, ROAD_LR, given, budget=budget, seed=seed, run=run, name="probe-road")
 
 
 def _hard_batches(probe: Probe, faces: Faces, targets: Targets, perturbation: Perturbation, device: str) -> Batch:
@@ -148,7 +151,17 @@ def _hard_batches(probe: Probe, faces: Faces, targets: Targets, perturbation: Pe
     return batch
 
 
-def _course(probe: Probe, batch: Batch, peak_lr: float, *, budget: Budget, seed: int, run: Path, name: str) -> Probe:
+def _course(
+    probe: Probe,
+    batch: Batch,
+    peak_lr: float,
+    given: Sequence[Tensor],
+    *,
+    budget: Budget,
+    seed: int,
+    run: Path,
+    name: str,
+) -> Probe:
     optimiser = torch.optim.AdamW(probe.parameters(), lr=peak_lr, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, peak_lr, total_steps=budget.steps + 1, pct_start=0.1)
 
@@ -165,7 +178,7 @@ def _course(probe: Probe, batch: Batch, peak_lr: float, *, budget: Budget, seed:
 
     probe.train()
     state: dict[str, Stateful] = {"probe": probe, "optimiser": optimiser, "schedule": schedule}
-    train(step, state, budget=budget, seed=seed, run=run, name=name)
+    train(step, state, budget=budget, seed=seed, run=run, name=name, given=given)
     return probe.eval()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 
@@ -11,7 +12,15 @@ C1, C2 = 0.01**2, 0.03**2
 
 
 def ssim(a: Tensor, b: Tensor) -> Tensor:
-    """Mean SSIM (B,) over channels and pixels of (B, 3, H, W) and (B, 3, H, W) in [0, 1], where the window fits."""
+    """Mean SSIM (B,) over channels and pixels of (B, 3, H, W) and (B, 3, H, W) in [0, 1], where the window fits.
+
+    In float32 whatever autocast says: variances are small differences of large numbers.
+    """
+    with torch.autocast(a.device.type, enabled=False):
+        return _ssim(a.float(), b.float())
+
+
+def _ssim(a: Tensor, b: Tensor) -> Tensor:
     mean_a, mean_b = _local_mean(a), _local_mean(b)
     variance_a = _local_mean(a * a) - mean_a.square()
     variance_b = _local_mean(b * b) - mean_b.square()

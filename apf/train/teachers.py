@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from apf.errors import WeightsError
 from apf.models.recogniser import Recogniser, load_recognisers
-from apf.train.data import Faces
+from apf.train.data import DataError, Faces
 
 
 def load_teachers(folder: Path, *, device: str = "cpu") -> dict[str, Recogniser]:
@@ -35,16 +35,36 @@ def half_precision(device: str | torch.device) -> torch.autocast:
 
 def embeddings(teachers: dict[str, Recogniser], faces: Faces, cache: Path, *, device: str = "cpu") -> dict[str, Tensor]:
     """Every teacher's embeddings of the faces, kept in the folder `cache` between runs."""
-    cache.mkdir(parents=True, exist_ok=True)
-    found: dict[str, Tensor] = {}
-    for name, teacher in teachers.items():
-        file = cache / f"{name}.pt"
-        known = torch.load(file) if file.exists() else None
-        if known is None or known["people"] != faces.people:
-            known = {"people": faces.people, "embeddings": embed(teacher, faces, name=name, device=device)}
-            torch.save(known, file)
-        found[name] = known["embeddings"]
-    return found
+    return {
+        name: kept_embeddings(teacher, faces, cache / f"{name}-{teacher.key[:12]}.pt", name=name, device=device)
+        for name, teacher in teachers.items()
+    }
+
+
+def kept_embeddings(
+    recogniser: Recogniser, faces: Faces, file: Path | None, *, name: str = "", device: str = "cpu"
+) -> Tensor:
+    """Unit embeddings (N, D) of all faces: the file's if it holds those of these very faces."""
+    pixels = faces.pixels.sum((1, 2, 3), dtype=torch.int64)  # (N,): tells one set of faces from another
+    kept = torch.load(file) if file and file.exists() else None
+    if kept is not None and kept["people"] == faces.people and torch.equal(kept["pixels"], pixels):
+        embeddings: Tensor = kept["embeddings"]
+        return embeddings
+    embeddings = embed(recogniser, faces, name=name, device=device)
+    if file:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        partial = file.with_suffix(".partial")
+        torch.save({"people": faces.people, "pixels": pixels, "embeddings": embeddings}, partial)
+        partial.replace(file)
+    return embeddings
+
+
+def check_device(device: str) -> None:
+    """Raises DataError where torch has no such device."""
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
+        raise DataError(f"no device {device!r} here ({str(error).splitlines()[0]}): use --device cpu") from error
 
 
 def channels_last(x: Tensor) -> Tensor:

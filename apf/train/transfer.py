@@ -75,5 +75,6 @@ def learn(
         return figures
 
     state: dict[str, Stateful] = {"network": network, "uap": uap, "optimiser": optimiser, "schedule": schedule}
-    train(step, state, budget=budget, seed=seed, run=run, name="transfer")
+    given = (faces.pixels, *ensemble.clean.values(), *probe.state_dict().values())
+    train(step, state, budget=budget, seed=seed, run=run, name="transfer", given=given)
     return network

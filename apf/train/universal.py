@@ -76,5 +76,6 @@ def optimise(
         seed=seed,
         run=run,
         name="universal",
+        given=(faces.pixels, *ensemble.clean.values()),
     )
     return uap

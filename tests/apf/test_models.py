@@ -19,7 +19,7 @@ from torch import Tensor
 from apf.errors import WeightsError
 from apf.faces import ARCFACE_TEMPLATE, CROP, alignment
 from apf.gradient import CHANNELS
-from apf.models.probe import BLOCK_DIM, BLOCKS, Probe, fused
+from apf.models.probe import BLOCK_DIM, BLOCKS, Probe, fused, unfused
 from apf.models.recogniser import InputSpec, Recogniser, load_recogniser, load_recognisers
 from apf.models.unet import TransferNet
 
@@ -348,16 +348,32 @@ def test_zeroed_last_layer_can_learn() -> None:
     assert first.grad is not None and first.grad.any()
 
 
-def test_fused_probe_is_the_same_function() -> None:
-    """Folding BatchNorm into the convolutions moves embeddings and gradients by rounding alone."""
+def trained_probe() -> Probe:
+    """A probe whose BatchNorms do something."""
     torch.manual_seed(3)
-    plain = Probe()
-    for part in plain.modules():
+    probe = Probe()
+    for part in probe.modules():
         if isinstance(part, torch.nn.BatchNorm2d):
             torch.nn.init.uniform_(part.running_mean, -0.5, 0.5)
             torch.nn.init.uniform_(part.running_var, 0.5, 2.0)
             torch.nn.init.uniform_(part.weight, 0.5, 1.5)
-    plain.eval().requires_grad_(False)
+    return probe.eval().requires_grad_(False)
+
+
+def test_unfused_probe_is_the_same_function() -> None:
+    """A fused probe can be written as one with BatchNorm, which fuses to the same again."""
+    quick = fused(trained_probe())
+    again = unfused(quick)
+    assert again.state_dict().keys() == Probe().state_dict().keys() and not again.training
+    faces = torch.rand(2, 3, 112, 112)
+    with torch.no_grad():
+        assert torch.allclose(again(faces), quick(faces), atol=1e-5)
+        assert torch.allclose(fused(again)(faces), quick(faces), atol=1e-6)
+
+
+def test_fused_probe_is_the_same_function() -> None:
+    """Folding BatchNorm into the convolutions moves embeddings and gradients by rounding alone."""
+    plain = trained_probe()
     quick = fused(copy.deepcopy(plain))
     assert not any(isinstance(part, torch.nn.BatchNorm2d) for part in quick.modules())
     faces = torch.rand(2, 3, 112, 112, requires_grad=True)

@@ -181,14 +181,14 @@ def test_gradient_in_several_torch_threads(standard: Filter, photos: Tensor, gra
 
 def test_gradient_needs_no_second_photo() -> None:
     """The gradient is a function of the probe, this photo, the bound and the start: no gallery, identity or seed."""
-    assert list(inspect.signature(gradient).parameters) == ["probe", "faces", "epsilon", "start"]
+    assert list(inspect.signature(gradient).parameters) == ["probe", "faces", "epsilon", "start", "differentiable"]
 
 
 def test_gradient_draws_no_random_number(standard: Filter, faces: Tensor, gradients: Tensor) -> None:
     """Another state of the random generator gives the same bits, and the state is left as it was."""
     torch.manual_seed(123)
     before = torch.get_rng_state()
-    gradient_module._views.cache_clear()
+    gradient_module._grids.cache_clear()
     again = gradient(standard.probe, faces, EPSILON)
     assert torch.equal(again, gradients)
     assert torch.equal(torch.get_rng_state(), before)
@@ -207,7 +207,7 @@ def test_gradient_leaves_its_input_alone(photos: Tensor) -> None:
 def straight_views(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every step sees the face as it is."""
     monkeypatch.setattr(gradient_module, "AFFINE_STD", 0.0)
-    monkeypatch.setattr(gradient_module, "_views", gradient_module._views.__wrapped__)
+    monkeypatch.setattr(gradient_module, "_grids", gradient_module._grids.__wrapped__)
 
 
 @pytest.mark.usefixtures("straight_views")
@@ -245,6 +245,43 @@ def test_momentum_agrees_with_finite_differences(photos: Tensor) -> None:
     size = slope(momentum) / momentum.square().sum().item()
     assert size > 0
     assert [size * value for value in along] == pytest.approx([slope(d) for d in directions], rel=1e-5)
+
+
+def test_some_of_the_steps(photos: Tensor) -> None:
+    """Stopping on the way gives what the first steps of all give, not a shorter way of longer steps."""
+    begin = torch.full_like(photos, 0.1)
+    whole, _ = climb(Linear(), photos, begin, EPSILON, steps=4, reach=0.8)
+    half, _ = climb(Linear(), photos, begin, EPSILON, steps=4, reach=0.8, taken=2)
+    none, momentum = climb(Linear(), photos, begin, EPSILON, steps=4, taken=0)
+    assert (half - begin).abs().max() <= 0.4 + 1e-6 < (whole - begin).abs().max()
+    assert torch.equal(none, begin) and not momentum.any()
+
+
+def test_differentiable_steps_are_the_same(standard: Filter, photos: Tensor, start: Tensor) -> None:
+    """Training sees to rounding what the filter does; only then is there a graph."""
+    plain = gradient(standard.probe, photos, EPSILON, start)
+    learnt = gradient(standard.probe, photos, EPSILON, start.clone().requires_grad_(True), differentiable=True)
+    assert_near(learnt.detach(), plain)
+    assert learnt.requires_grad and not plain.requires_grad
+
+
+def test_steps_can_be_learnt_through() -> None:
+    """What two steps reach has a derivative by their start, that of central differences in float64."""
+    generator = torch.Generator().manual_seed(0)
+    probe, faces = Linear().double(), torch.rand((1, 3, 112, 112), dtype=torch.float64, generator=generator)
+    begin, wanted, direction = torch.randn((3, *faces.shape), dtype=torch.float64, generator=generator)
+    begin = (0.2 * begin).requires_grad_(True)
+
+    def reached(start: Tensor) -> Tensor:
+        units, _ = climb(probe, faces, start, EPSILON, steps=2, reach=0.2, differentiable=True)
+        return (units * wanted).sum()
+
+    (slope,) = torch.autograd.grad(reached(begin), begin)
+    ends = [reached(begin.detach() + sign * 1e-6 * direction).item() for sign in (1, -1)]
+    by_start = (wanted * direction).sum().item()  # the start itself, as if the steps did not depend on it
+    by_steps = (slope * direction).sum().item() - by_start
+    assert abs(by_steps) > 0.1
+    assert by_steps == pytest.approx((ends[0] - ends[1]) / 2e-6 - by_start, rel=1e-2)
 
 
 def test_zero_gradient_stays_zero(photos: Tensor) -> None:

@@ -24,10 +24,10 @@ from typer.testing import CliRunner, Result
 from apf.errors import WeightsError
 from apf.filter import Filter
 from apf.gradient import CHANNELS, gradient
-from apf.models.probe import BLOCK_DIM, BLOCKS, Probe
+from apf.models.probe import BLOCK_DIM, BLOCKS, Probe, fused
 from apf.models.recogniser import Recogniser
 from apf.models.unet import TransferNet
-from apf.train import attack, loop, probe, teachers, transfer, universal
+from apf.train import attack, joint, loop, probe, teachers, transfer, universal
 from apf.train.__main__ import Workshop, app
 from apf.train.attack import Ensemble, Perturb
 from apf.train.data import DataError, Faces, is_held_out, load_faces
@@ -124,6 +124,8 @@ def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
         (probe, "HARD_BATCH", 4),
         (universal, "BATCH", 2),
         (transfer, "BATCH", 2),
+        (joint, "BATCH", 2),
+        (joint, "CLEAN_BATCH", 2),
     ):
         monkeypatch.setattr(module, name, size)
     monkeypatch.setattr("apf.gradient.STEPS", 1)
@@ -156,6 +158,18 @@ def learned(shop: Workshop, budget: Budget, run: Path, seed: int) -> dict[str, T
     return {**network.state_dict(), "uap": uap.perturbation.detach()}
 
 
+def tuned(shop: Workshop, budget: Budget, run: Path, seed: int) -> dict[str, Tensor]:
+    wanted = Targets.of(shop.ensemble.teachers, shop.ensemble.clean).clean
+    torch.manual_seed(7)
+    modules = joint.Modules(fused(fresh_probe()), TransferNet(CHANNELS), fresh_universal())
+    joint.tune(shop.faces, shop.ensemble, wanted, modules, budget=budget, seed=seed, run=run)
+    return {
+        f"{name} {key}": value.detach()
+        for name in ("probe", "network", "uap")
+        for key, value in getattr(modules, name).state_dict().items()
+    }
+
+
 def fresh_probe() -> Probe:
     torch.manual_seed(5)
     return Probe().eval()
@@ -167,7 +181,7 @@ def fresh_universal() -> universal.UniversalPerturbation:
 
 
 Training = Callable[[Workshop, Budget, Path, int], dict[str, Tensor]]
-TRAININGS = pytest.mark.parametrize("training", [distilled, hardened, followed, optimised, learned])
+TRAININGS = pytest.mark.parametrize("training", [distilled, hardened, followed, optimised, learned, tuned])
 
 
 def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
@@ -465,6 +479,71 @@ def test_going_on_starts_from_what_is_there(faces_folder: Path, models_folder: P
             assert equal(before, load_file(out / f"{name}.safetensors")) == bool(more)
 
 
+@pytest.mark.usefixtures("small_batches", "large_epsilon")
+def test_joint_training_learns(shop: Workshop, fragile: Ensemble, tmp_path: Path) -> None:
+    """Sixty steps make all stages fool the teachers more at a lower price, and the probe and its start take part."""
+    wanted = Targets.of(shop.ensemble.teachers, shop.ensemble.clean).clean
+    modules = joint.Modules(fused(fresh_probe()), TransferNet(CHANNELS), fresh_universal())
+
+    def whole(seen: Tensor, epsilon: float, _: torch.Generator) -> Tensor:
+        return modules.stages(seen, epsilon)
+
+    before = measured(whole, shop.faces, fragile)
+    start = {name: value.clone() for name, value in modules.probe.state_dict().items()}
+    joint.tune(shop.faces, fragile, wanted, modules, budget=Budget(steps=60), seed=0, run=tmp_path)
+    assert (measured(whole, shop.faces, fragile) < before - 0.05).all()
+    assert not torch.equal(modules.probe.state_dict()["trunk.0.0.weight"], start["trunk.0.0.weight"])
+
+
+@pytest.mark.usefixtures("small_batches")
+def test_joint_training_leaves_stages_out(monkeypatch: pytest.MonkeyPatch, shop: Workshop) -> None:
+    """Some steps go without the network, some without the universal part, and some with that alone."""
+    modules = joint.Modules(fused(fresh_probe()), TransferNet(CHANNELS), fresh_universal())
+    seen: list[tuple[bool, bool, bool]] = []
+
+    def recorded(
+        faces: Tensor, _: float, *, gradient: bool = True, transfer: bool = True, universal: bool = True
+    ) -> Tensor:
+        seen.append((gradient, transfer, universal))
+        return torch.zeros_like(faces)
+
+    monkeypatch.setattr(joint.Modules, "stages", lambda self, *args, **kwargs: recorded(*args, **kwargs))
+    for number in range(60):
+        modules.perturb(torch.rand(1, 3, 112, 112), 0.1, torch.Generator().manual_seed(number))
+    assert set(seen) == {(True, True, True), (True, False, True), (True, True, False), (False, False, True)}
+    assert seen.count((True, True, True)) > 30
+
+
+def test_ssim_is_exact_under_half_precision() -> None:
+    """Variances are small differences of large numbers: bfloat16 would leave neither value nor gradient of them."""
+    generator = torch.Generator().manual_seed(0)
+    faces = torch.rand((2, 3, 32, 32), generator=generator)
+    delta = (0.02 * torch.randn(faces.shape, generator=generator)).requires_grad_(True)
+    (wanted,) = torch.autograd.grad(ssim(faces, faces + delta).sum(), delta)
+    with teachers.half_precision("cpu"):
+        value = ssim(faces, faces + delta)
+        (found,) = torch.autograd.grad(value.sum(), delta)
+    assert torch.equal(value, ssim(faces, faces + delta))
+    assert torch.equal(found, wanted)
+
+
+@pytest.mark.parametrize("other", ["seed", "weights", "data"])
+def test_a_run_of_something_else_is_refused(tmp_path: Path, other: str) -> None:
+    """A checkpoint is gone on with only by the seed, weights and data that it was begun with."""
+
+    def run(seed: int = 0, weight: float = 0.0, data: float = 0.0) -> int:
+        module = torch.nn.Linear(1, 1)
+        torch.nn.init.constant_(module.weight, weight)
+        torch.nn.init.zeros_(module.bias)
+        given = [torch.full((2,), data)]
+        budget = Budget(steps=1)
+        return loop.train(lambda *_: {}, {"it": module}, budget=budget, seed=seed, run=tmp_path, name="it", given=given)
+
+    assert run() == run() == 1
+    with pytest.raises(DataError, match="was begun with another seed, other faces, models or weights"):
+        run(**{{"seed": "seed", "weights": "weight", "data": "data"}[other]: 1})  # type: ignore[arg-type]
+
+
 @pytest.mark.usefixtures("small_batches")
 def test_stages_are_trained_apart_too(monkeypatch: pytest.MonkeyPatch, shop: Workshop, tmp_path: Path) -> None:
     """Some steps see the universal part alone and some the network alone, from no start: recipes may ask for either."""
@@ -635,8 +714,9 @@ def command(name: str, faces: Path, models: Path, folder: Path, *more: str) -> R
 def test_commands_make_loadable_weights(
     monkeypatch: pytest.MonkeyPatch, faces_folder: Path, models_folder: Path, tmp_path: Path
 ) -> None:
-    """probe, universal, road and transfer, one after the other, write the three files that a filter loads."""
-    for name, more in (("probe", ["--hard-steps", "1"]), ("universal", []), ("road", []), ("transfer", [])):
+    """probe, universal, road, transfer and joint, one after the other, write the three files that a filter loads."""
+    chain = (("probe", ["--hard-steps", "1"]), ("universal", []), ("road", []), ("transfer", []), ("joint", []))
+    for name, more in chain:
         result = command(name, faces_folder, models_folder, tmp_path, "--steps", "2", *more)
         assert result.exit_code == 0, result.output
     out = tmp_path / "out"
@@ -675,7 +755,7 @@ def test_probe_command_runs_both_courses(
 def test_all_runs_the_three_in_order(
     monkeypatch: pytest.MonkeyPatch, faces_folder: Path, models_folder: Path, tmp_path: Path
 ) -> None:
-    """`all` is probe, both its courses, universal, road, then transfer, each as long as by itself, with one seed."""
+    """`all` is probe, universal, road, transfer and joint, each as long as by itself, with one seed."""
     ran: list[tuple[str, int, int]] = []
 
     def standing_in(name: str, found: Callable[[], Any]) -> None:
@@ -690,9 +770,10 @@ def test_all_runs_the_three_in_order(
     standing_in("optimise", fresh_universal)
     standing_in("follow", fresh_probe)
     standing_in("learn", lambda: TransferNet(CHANNELS))
+    standing_in("tune", lambda: None)
     result = command("all", faces_folder, models_folder, tmp_path, "--seed", "4")
     assert result.exit_code == 0, result.output
-    assert [name for name, _, _ in ran] == ["distil", "harden", "optimise", "follow", "learn"]
+    assert [name for name, _, _ in ran] == ["distil", "harden", "optimise", "follow", "learn", "tune"]
     assert all(steps > 100 and seed == 4 for _, steps, seed in ran)
     assert len(list((tmp_path / "out").glob("*.safetensors"))) == 3
 
