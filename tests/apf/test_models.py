@@ -191,6 +191,20 @@ def test_sha256_is_checked(tmp_path: Path) -> None:
         load_recogniser(file, sha256="0" * 64)
 
 
+def test_another_input_than_the_spec_s(tmp_path: Path) -> None:
+    """A network of another input size is refused when it is loaded, with what to change, not in the midst of a run."""
+    file = written(tmp_path, linear_network(CROP - 16))
+    with pytest.raises(WeightsError, match=r"does not take faces as its spec says.*models\.json"):
+        load_recogniser(file)
+    load_recogniser(file, InputSpec(height=CROP - 16, width=CROP - 16))
+
+
+def test_embeddings_that_are_no_numbers(tmp_path: Path) -> None:
+    """A network, or a spec, that makes no finite embedding of a grey face is refused by value."""
+    with pytest.raises(WeightsError, match="embeds a grey face as nan"):
+        load_recogniser(written(tmp_path, flat_network(CROP, CROP)), InputSpec(std=(0.0,)))
+
+
 def listed(folder: Path, **roles: str) -> None:
     """A folder of recognisers by name and role, with its models.json."""
     index = {}

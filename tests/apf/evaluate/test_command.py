@@ -10,8 +10,9 @@ import torch
 from typer.testing import CliRunner, Result
 
 from apf.evaluate.__main__ import app
+from apf.evaluate.bench import Bench, timed_faces
 from apf.evaluate.report import Report
-from apf.filter import Filter
+from apf.filter import CHUNK, Filter
 from apf.gradient import CHANNELS
 from apf.models.probe import Probe
 from apf.models.unet import TransferNet
@@ -120,6 +121,15 @@ def test_nobody_kept_apart(given: Path, tmp_path: Path) -> None:
     assert run(given, tmp_path, "--faces", folder, "--method", "none", "--all-people").exit_code == 0
 
 
+def test_nobody_to_learn_from(given: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Where everybody is measured, the rivals that learn from others are left out, each with a warning."""
+    options = ("--all-people", "--method", "none", "--no-timing", "--json", tmp_path / "out.json")
+    assert run(given, tmp_path, *options, "--people", 1).exit_code == 0
+    assert not caplog.messages
+    assert run(given, tmp_path, *options, "--people", 1000).exit_code == 0
+    assert {text.split("'")[1] for text in caplog.messages} == {"released APF", "Fawkes-like"}
+
+
 def test_unknown_level(given: Path, tmp_path: Path) -> None:
     """A level that there is not is refused with those that there are."""
     result = run(given, tmp_path, level="everything")
@@ -127,8 +137,16 @@ def test_unknown_level(given: Path, tmp_path: Path) -> None:
     assert "crops" in result.output
 
 
-def test_missing_photos(given: Path, tmp_path: Path) -> None:
-    """Whole photos need a folder of photos."""
-    result = run(given, tmp_path, "--photos", tmp_path / "nowhere", level="photos")
+@pytest.mark.parametrize("level", ["photos", "all"])
+def test_missing_photos(monkeypatch: pytest.MonkeyPatch, given: Path, tmp_path: Path, level: str) -> None:
+    """Whole photos need a folder of photos, and that is said before anything is measured."""
+    monkeypatch.setattr(Bench, "crops", lambda _: pytest.fail("measured for hours before it was said"))
+    result = run(given, tmp_path, "--photos", tmp_path / "nowhere", level=level)
     assert result.exit_code == 2
     assert "--photos" in result.output
+
+
+def test_gpu_times_are_of_whole_chunks() -> None:
+    """On a GPU the filter works on so many faces at once that fewer would pay for the padding."""
+    assert timed_faces(8, "cpu") == 8
+    assert timed_faces(8, "cuda:0") == CHUNK["cuda"] <= timed_faces(100, "cuda")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -12,8 +14,9 @@ from apf.evaluate.conditions import eight_bits
 from apf.evaluate.identification import gallery, misidentified
 from apf.evaluate.metrics import Rate, psnr, ssim, wilson
 from apf.evaluate.targets import FALSE_ACCEPT_RATES, embed, pairs, target, targets
-from apf.models.recogniser import Recogniser
+from apf.models.recogniser import InputSpec, Recogniser, load_recogniser
 from apf.train.data import DataError
+from apf.train.teachers import embeddings
 from tests.apf.evaluate import world
 
 
@@ -82,6 +85,27 @@ def test_embeddings_are_kept_for_these_faces_alone(tmp_path: object) -> None:
     assert torch.equal(first.clean, again.clean)
     target("corner", recogniser, other, trained_on=False, cache=file)
     assert sum(calls) == len(known) + len(other)
+
+
+def test_another_way_of_feeding_is_another_recogniser(tmp_path: Path) -> None:
+    """What a recogniser said of clean faces is not used again once its mean, size or colours were mended."""
+    folder = world.models(tmp_path)
+    file = folder / "stranger.onnx"
+    known = load_recogniser(file)
+    assert known.key == load_recogniser(file, InputSpec()).key
+    assert known.key != load_recogniser(file, InputSpec(channel_order="BGR")).key
+    cache = folder / "kept"
+    for spec in (InputSpec(), InputSpec(channel_order="BGR"), InputSpec()):
+        model = load_recogniser(file, spec)
+        found = embeddings({"stranger": model}, world.faces(), cache)["stranger"]
+        assert torch.equal(found, embed(model, world.faces().batch(torch.arange(24))))
+    assert len(list(cache.iterdir())) == 2
+
+
+def test_few_impostors_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    """A threshold at 1 in 1,000 from fewer pairs than that is no firm one, and a warning says so."""
+    world.corner(world.faces(count=4))
+    assert any("too few for a firm threshold" in text for text in caplog.messages)
 
 
 def test_thresholds_need_two_people() -> None:
