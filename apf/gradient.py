@@ -112,6 +112,8 @@ def _soft_sign(momentum: Tensor) -> Tensor:
 @cache
 def _grids(steps: int, size: int) -> Tensor:
     """The affine maps of the steps, as grids (steps, size, size, 2): always the same ones."""
+    if not steps:
+        return torch.zeros(0, size, size, 2)
     spread = torch.randn(steps, 2, 3, generator=torch.Generator().manual_seed(steps))
     with torch.autocast("cpu", enabled=False):  # places need all of float32
         return F.affine_grid(torch.eye(2, 3) + AFFINE_STD * spread, [steps, 3, size, size], align_corners=False)

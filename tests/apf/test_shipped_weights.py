@@ -20,8 +20,8 @@ from apf.train.data import Faces, is_held_out, load_faces
 PAIRS, OTHERS = 40, 80
 #: Percent protected at FAR 1e-2 that may not be undercut: nine tenths of what these weights were measured at.
 LEAST = {
-    "mfn_y1_insightface": {"raw": 49.5, "jpeg75": 47.2},
-    "mfn_xiaoccer": {"raw": 58.5, "jpeg75": 58.5},
+    "mfn_y1_insightface": {"raw": 51.8, "jpeg75": 49.5},
+    "mfn_xiaoccer": {"raw": 72.0, "jpeg75": 69.8},
 }
 
 
@@ -78,5 +78,6 @@ def test_noise_of_the_same_size_does_little(rows: dict[str, Row], name: str) -> 
 
 
 def test_perturbation_stays_small(rows: dict[str, Row]) -> None:
-    """Protected crops keep at least 31 dB: the bound alone would allow 30."""
-    assert (rows["ours: standard"].psnr_db or 0) > 31
+    """Protected crops keep at least 32 dB, where the bound alone would allow 30, and an SSIM of 0.9."""
+    assert (rows["ours: standard"].psnr_db or 0) > 32
+    assert rows["ours: standard"].ssim > 0.9
