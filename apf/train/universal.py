@@ -1,4 +1,4 @@
-"""Optimise the universal perturbation alone: signs of the ensemble's gradient, averaged over mini-batches (as SGA)."""
+"""Optimise the universal perturbation alone: Adam on the ensemble's gradient, averaged over mini-batches as in SGA."""
 
 from __future__ import annotations
 
