@@ -687,11 +687,18 @@ def test_cached_embeddings_belong_to_their_faces(shop: Workshop, tmp_path: Path)
     """Cached embeddings are used again for the same faces, and made anew for others."""
     some = {"a": shop.ensemble.teachers["a"]}
     first = teachers.embeddings(some, shop.faces, tmp_path)["a"]
-    assert torch.equal(teachers.embeddings({"a": NotAsked()}, shop.faces, tmp_path)["a"], first)  # type: ignore[dict-item]
+    same = NotAsked(some["a"].key)
+    assert torch.equal(teachers.embeddings({"a": same}, shop.faces, tmp_path)["a"], first)  # type: ignore[dict-item]
+    with pytest.raises(AssertionError, match="embedded again"):
+        teachers.embeddings({"a": NotAsked("of another file")}, shop.faces, tmp_path)  # type: ignore[dict-item]
     assert len(teachers.embeddings(some, shop.held_out, tmp_path)["a"]) == len(shop.held_out)
 
 
 class NotAsked(torch.nn.Module):
+    def __init__(self, key: str) -> None:
+        super().__init__()
+        self.key = key
+
     def forward(self, faces: Tensor) -> Tensor:
         raise AssertionError("embedded again in spite of the cache")
 
