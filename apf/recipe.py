@@ -39,7 +39,7 @@ class Recipe(BaseModel):
     #: SHA-256 over the weight files; filled in by `load_recipe`.
     weights: str = ""
     #: Raised when the code changes what a recipe does to pixels.
-    version: int = 2
+    version: int = 3
 
     @field_validator("stages")
     @classmethod

@@ -140,6 +140,27 @@ def test_the_pasted_photo_aligns_to_the_perturbed_face(size: float, angle: float
     assert np.corrcoef(change[middle].ravel(), delta[middle].ravel())[0, 1] > 0.9
 
 
+@pytest.mark.parametrize("size", [130.0, 300.0, 2000.0])
+def test_the_cut_out_face_keeps_its_perturbation(monkeypatch: pytest.MonkeyPatch, size: float) -> None:
+    """Pasting and cutting out average neighbours; correction gives back much of it, within the bound."""
+    random = np.random.default_rng(0)
+    small = random.uniform(-0.7, 0.7, (CROP // 2, CROP // 2, 3)).astype(np.float32)
+    delta = cv2.resize(small, (CROP, CROP)).transpose(2, 0, 1) * np.float32(EPSILON / 255)
+    side = round(size * 1.5)
+    photo, matrix = smooth_photo(side, side), face_at(side / 2 + 0.3, side / 2, size, 0.1)
+    inside = np.s_[:, 8:-8, 8:-8]
+
+    def kept(corrections: int) -> float:
+        monkeypatch.setattr("apf.faces.CORRECTIONS", corrections)
+        out = paste(photo, [delta], [matrix], epsilon_levels=EPSILON, grey=False)
+        assert moved(photo, out).max() <= EPSILON
+        found = (align(out, matrix) - align(photo, matrix))[inside]
+        return float((found * delta[inside]).sum() / np.square(delta[inside]).sum())
+
+    assert kept(0) < 0.92
+    assert kept(2) > kept(0) + 0.5 * (1 - kept(0))
+
+
 def test_full_strength_inside_the_feather() -> None:
     """Only the crop's outer few per cent are weakened; a constant perturbation arrives whole everywhere else."""
     photo = np.full((300, 300, 3), 128, np.uint8)

@@ -25,7 +25,7 @@ OTHERS: dict[str, Any] = {
     "jpeg_floor_quality": 80,
     "keep_metadata": ("Copyright",),
     "weights": "f" * 64,
-    "version": 3,
+    "version": 4,
 }
 
 recipes = st.builds(
