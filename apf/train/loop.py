@@ -95,7 +95,7 @@ def _resume(checkpoint: Path, state: dict[str, Stateful], steps: int, begun: str
     if not checkpoint.exists():
         return 0
     kept = torch.load(checkpoint)
-    if kept["begun"] != begun:
+    if kept.get("begun") != begun:
         raise DataError(f"{checkpoint} was begun with another seed, other faces, models or weights: use another --run")
     if kept["steps"] != steps and "schedule" in state:  # the learning rate follows the number of steps
         raise DataError(f"{checkpoint} was begun with --steps {kept['steps']}, not {steps}: use that, or another --run")
