@@ -6,7 +6,7 @@ surrogate is the one of DPA (Diverse Parameters Augmentation, 2025).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,6 @@ from torch import Generator, Tensor, nn
 
 from apf.evaluate.rivals.loop import (
     BATCH,
-    Gradient,
     Loss,
     ascend,
     embed,
@@ -41,7 +40,6 @@ def momentum_attack(
     momentum: float = 1.0,
     diversity: float = 0.04,
     step: float | None = None,
-    smooth: Callable[[Tensor], Tensor] | None = None,
     seed: int,
     batch: int = BATCH,
 ) -> Perturb:
@@ -56,7 +54,6 @@ def momentum_attack(
         diversity: standard deviation of the random affine map through which a surrogate sees a face, drawn anew in
             each step for each surrogate and face.
         step: length of a step; `REACH` epsilon / steps if not given.
-        smooth: applied to the gradients (B, 3, 112, 112) of a step, as in TI-FGSM.
         batch: faces attacked side by side.
 
     Raises:
@@ -72,7 +69,7 @@ def momentum_attack(
         return ascend(
             faces,
             uniform_noise(faces, draws, epsilon),
-            _then(direction, smooth),
+            direction,
             epsilon=epsilon,
             steps=steps,
             step=length,
@@ -92,7 +89,3 @@ def _diverse(faces: Tensor, std: float, draws: Sequence[Generator]) -> Tensor:
     if not std:
         return faces
     return torch.cat([affine(face[None], std, draw) for face, draw in zip(faces, draws, strict=True)])
-
-
-def _then(gradient: Gradient, smooth: Callable[[Tensor], Tensor] | None) -> Gradient:
-    return gradient if smooth is None else lambda seen: smooth(gradient(seen))
