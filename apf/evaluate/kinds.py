@@ -17,14 +17,13 @@ from apf.evaluate.conditions import CONDITIONS, Condition, eight_bits
 from apf.evaluate.targets import FALSE_ACCEPT_RATES, Pairs, Target, embed
 from apf.faces import ARCFACE_TEMPLATE, CROP, TYPICAL_BOX
 from apf.filter import Filter
+from apf.train.augment import luma
 
 #: Faces (N, 3, 112, 112) float32 in [0, 1] to the same of another kind.
 Kind = Callable[[Tensor], Tensor]
 #: Percent not matched by each recogniser, by name, for each of `FALSE_ACCEPT_RATES`.
 Rates = dict[str, tuple[float, ...]]
 
-#: Rec. 601 luma, as JPEG and Pillow have it.
-LUMA = (0.299, 0.587, 0.114)
 DARK_GAIN = 0.35
 #: Pixels above 141 of 255 become white.
 BRIGHT_GAIN = 1.8
@@ -65,9 +64,8 @@ def as_it_is(faces: Tensor) -> Tensor:
 
 
 def grey(faces: Tensor) -> Tensor:
-    """Luma in all three channels."""
-    weights = faces.new_tensor(LUMA).view(1, 3, 1, 1)
-    return (faces * weights).sum(1, keepdim=True).expand(-1, 3, -1, -1)
+    """Without colour."""
+    return luma(faces)
 
 
 def dark(faces: Tensor) -> Tensor:

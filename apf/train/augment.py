@@ -11,6 +11,8 @@ from PIL import Image
 from torch import Tensor
 
 Generator = torch.Generator
+#: ITU-R BT.601, as Pillow converts to grey.
+LUMA = (0.299, 0.587, 0.114)
 
 
 def normal(shape: tuple[int, ...], generator: Generator, like: Tensor) -> Tensor:
@@ -33,6 +35,11 @@ def light(faces: Tensor, std: float, generator: Generator) -> Tensor:
     """Each face with its own contrast and brightness."""
     gain = 1 + std * normal((len(faces), 1, 1, 1), generator, faces)
     return ((faces - 0.5) * gain + 0.5 + std / 2 * normal((len(faces), 3, 1, 1), generator, faces)).clamp(0, 1)
+
+
+def luma(faces: Tensor) -> Tensor:
+    """The faces without colour: luma (ITU-R BT.601) in all three channels."""
+    return (faces * faces.new_tensor(LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True).expand(-1, 3, -1, -1)
 
 
 def flip(faces: Tensor, generator: Generator) -> Tensor:

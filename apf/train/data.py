@@ -63,7 +63,7 @@ def load_faces(path: Path) -> Faces:
     """Every 112x112 picture of a tar file or folder, sorted by name; the folder's name is the person.
 
     Raises:
-        DataError: nothing is there, or a picture is damaged or of another size.
+        DataError: nothing is there, or a picture is damaged, of another size, or of nobody.
     """
     path = Path(path)
     if not path.exists():
@@ -71,6 +71,9 @@ def load_faces(path: Path) -> Faces:
     pictures: list[np.ndarray] = []
     people: list[str] = []
     for name, data in sorted(_files(path)):
+        person = PurePosixPath(name).parent.name
+        if not person:
+            raise DataError(f"{name} in {path} lies in no person's folder: sort the pictures into PERSON/PICTURE.jpg")
         try:
             picture = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
         except OSError as error:
@@ -78,7 +81,7 @@ def load_faces(path: Path) -> Faces:
         if picture.shape != (112, 112, 3):
             raise DataError(f"{name} in {path} is {picture.shape[1]}x{picture.shape[0]}: align faces to 112x112 first")
         pictures.append(picture)
-        people.append(PurePosixPath(name).parent.name)
+        people.append(person)
     if not pictures:
         raise DataError(f"no pictures in {path}: expected PERSON/PICTURE.jpg, 112x112, aligned to the ArcFace template")
     stacked = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
