@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
@@ -15,14 +16,13 @@ from apf.clock import StageClock
 from apf.detect import Detector, load_detector
 from apf.errors import WeightsError
 from apf.faces import CROP
-from apf.gradient import CHANNELS, as_perturbation, gradient
+from apf.gradient import CHANNELS
 from apf.models.probe import Probe, fused
 from apf.models.unet import TransferNet
 from apf.recipe import WEIGHTS_DIR, Recipe, load_recipe, weights_digest
 from apf.refine import refine
+from apf.stages import join_stages
 from apf.threads import each
-from apf.transfer import transfer
-from apf.universal import bounded, combine, universal
 
 #: Faces a forward pass, always exactly so many: with one batch shape a face's result is the same to the bit whatever
 #: faces come with it; on a GPU but for rounding, as not all of its kernels are deterministic. On a
@@ -93,27 +93,16 @@ class Filter:
         return self._stages(padded, clock)[: len(faces)].contiguous()
 
     def _stages(self, faces: Tensor, clock: StageClock) -> Tensor:
-        parts: list[Tensor] = []
-        stages, epsilon = self.recipe.stages, self.recipe.epsilon
-        start = None
+        recipe = self.recipe
+
+        def run(stage: str, work: Callable[[], Tensor]) -> Tensor:
+            with clock.stage(stage):
+                return self._done(work())
+
         with torch.no_grad():
-            if "universal" in stages:
-                with clock.stage("universal"):
-                    parts.append(universal(self.uap, len(faces)))
-                    start = bounded(parts)
-            if "gradient" in stages:
-                with clock.stage("gradient"):
-                    gradients = self._done(gradient(self.probe, faces, epsilon, start))
-                if "transfer" not in stages:
-                    parts = [as_perturbation(gradients)]  # it went on from the universal part
-            if "transfer" in stages:
-                with clock.stage("transfer"):
-                    parts.append(self._done(transfer(self.network, gradients)))
-            with clock.stage("universal"):
-                delta = self._done(combine(parts, epsilon))
-            if self.recipe.refine_steps:
-                with clock.stage("refine"):
-                    delta = self._done(refine(self.probe, faces, delta, epsilon, self.recipe.refine_steps))
+            delta = join_stages(self.probe, self.network, self.uap, faces, recipe.epsilon, recipe.stages, run=run)
+            if recipe.refine_steps:
+                delta = run("refine", lambda: refine(self.probe, faces, delta, recipe.epsilon, recipe.refine_steps))
             return delta
 
     def _done(self, result: Tensor) -> Tensor:

@@ -13,24 +13,27 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-import apf.gradient as stage
 from apf.models.probe import Probe
 from apf.models.unet import TransferNet
+from apf.stages import STAGES, join_stages
 from apf.train import augment
 from apf.train.attack import Ensemble, attack_step
 from apf.train.data import Faces
 from apf.train.loop import Budget, Stateful, draw, train
 from apf.train.teachers import channels_last, half_precision
 from apf.train.universal import UniversalPerturbation
-from apf.universal import bounded, combine
 
 BATCH = 8
 #: Clean faces a step on which the probe imitates the teachers, and the weight of that.
 CLEAN_BATCH, CLEAN_WEIGHT = 16, 0.1
 PROBE_LR, NETWORK_LR, UNIVERSAL_LR = 3e-4, 1e-3, 3e-3
 LARGEST_GRADIENT = 1.0
-#: Shares of the steps: without the transfer network, without the universal part, and the universal part alone.
-NO_TRANSFER, NO_UNIVERSAL, UNIVERSAL_ALONE = 0.12, 0.12, 0.08
+#: Shares of the steps that run without some of the stages.
+SHARES: tuple[tuple[float, tuple[str, ...]], ...] = (
+    (0.12, ("universal",)),
+    (0.06, ("gradient", "transfer")),
+    (0.1, ("gradient", "universal")),
+)
 
 
 @dataclass(frozen=True)
@@ -46,27 +49,26 @@ class Modules:
             module.to(device).to(memory_format=torch.channels_last).requires_grad_(True)
         return self
 
-    def stages(
-        self, seen: Tensor, epsilon: float, *, gradient: bool = True, transfer: bool = True, universal: bool = True
-    ) -> Tensor:
-        """The perturbation (B, 3, 112, 112) by these stages, as `apf.filter.Filter` joins them, with its graph."""
-        parts = [self.uap(len(seen))] if universal else []
-        if not gradient:
-            return combine(parts, epsilon)
-        start = bounded(parts) if parts else None
-        gradients = stage.gradient(self.probe, channels_last(seen), epsilon, start, differentiable=True)
-        if not transfer:
-            return combine([stage.as_perturbation(gradients)], epsilon)
-        return combine([self.network(channels_last(gradients)), *parts], epsilon)
-
     def perturb(self, seen: Tensor, epsilon: float, generator: torch.Generator) -> Tensor:
-        """All three stages, or those that a recipe may leave, drawn at random."""
-        chance = augment.uniform(generator)
-        if chance < UNIVERSAL_ALONE:
-            return self.stages(seen, epsilon, gradient=False, transfer=False)
-        if chance < UNIVERSAL_ALONE + NO_UNIVERSAL:
-            return self.stages(seen, epsilon, universal=False)
-        return self.stages(seen, epsilon, transfer=chance >= UNIVERSAL_ALONE + NO_UNIVERSAL + NO_TRANSFER)
+        """The perturbation (B, 3, 112, 112) by all three stages, or by those that a recipe may leave, at random."""
+        return join_stages(
+            self.probe,
+            self.network,
+            self.uap.perturbation,
+            channels_last(seen),
+            epsilon,
+            _drawn(augment.uniform(generator)),
+            differentiable=True,
+        )
+
+
+def _drawn(chance: float) -> tuple[str, ...]:
+    """The stages of a step, for a number in [0, 1)."""
+    for share, stages in SHARES:
+        if chance < share:
+            return stages
+        chance -= share
+    return STAGES
 
 
 def tune(

@@ -7,17 +7,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from apf.gradient import CHANNELS, gradient
+from apf.gradient import CHANNELS
 from apf.models.probe import Probe
 from apf.models.unet import TransferNet
+from apf.stages import STAGES, join_stages
 from apf.train import augment
 from apf.train.attack import Ensemble, attack_step
 from apf.train.data import Faces
 from apf.train.loop import Budget, Stateful, train
 from apf.train.teachers import channels_last, half_precision
 from apf.train.universal import UniversalPerturbation
-from apf.transfer import transfer
-from apf.universal import bounded, combine
 
 BATCH = 12
 PEAK_LR = 1e-3
@@ -55,14 +54,12 @@ def learn(
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, peaks, total_steps=budget.steps + 1, pct_start=0.05)
 
     def perturb(seen: Tensor, epsilon: float, generator: torch.Generator) -> Tensor:
-        chance, parts = augment.uniform(generator), [uap(len(seen))]
+        chance, stages = augment.uniform(generator), STAGES
         if chance < ALONE:
-            return combine(parts, epsilon)
-        if chance > 1 - ALONE:
-            parts = []
-        start = bounded(parts).detach() if parts else None
-        gradients = gradient(probe, channels_last(seen), epsilon, start)
-        return combine([transfer(network, channels_last(gradients)), *parts], epsilon)
+            stages = ("universal",)
+        elif chance > 1 - ALONE:
+            stages = ("gradient", "transfer")
+        return join_stages(probe, network, uap.perturbation, channels_last(seen), epsilon, stages)
 
     def step(_: int, generator: torch.Generator) -> dict[str, float]:
         with half_precision(device):
