@@ -27,6 +27,7 @@ from apf.gradient import CHANNELS, gradient
 from apf.models.probe import BLOCK_DIM, BLOCKS, Probe, fused
 from apf.models.recogniser import Recogniser
 from apf.models.unet import TransferNet
+from apf.stages import STAGES, join_stages
 from apf.train import attack, joint, loop, probe, teachers, transfer, universal
 from apf.train.__main__ import Workshop, app
 from apf.train.attack import Ensemble, Perturb
@@ -35,6 +36,7 @@ from apf.train.loop import Budget
 from apf.train.probe import Projection, Targets
 from apf.train.ssim import ssim
 from apf.train.verification import verification
+from apf.transfer import transfer as transfer_of
 from apf.universal import bounded, combine
 
 #: People enough that some are kept apart, with two photos each.
@@ -413,13 +415,13 @@ def fragile(shop: Workshop) -> Ensemble:
 
 
 def measured(perturb: Perturb, faces: Faces, ensemble: Ensemble) -> np.ndarray:
-    """Mean loss and mean cosine over batches that are always the same."""
+    """Mean loss and mean likeness over batches that are always the same."""
     rows = []
     for number in range(8):
         with torch.no_grad():
             generator = torch.Generator().manual_seed(10_000 + number)
             _, figures = attack.attack_step(perturb, faces, ensemble, 6, "cpu", generator)
-        rows.append((figures["loss"], figures["cosine"]))
+        rows.append((figures["loss"], figures["likeness"]))
     return np.mean(rows, axis=0)
 
 
@@ -451,7 +453,7 @@ def test_transfer_learns(shop: Workshop, fragile: Ensemble, tmp_path: Path) -> N
         def perturb(seen: Tensor, epsilon: float, _: torch.Generator) -> Tensor:
             parts = [uap(len(seen))] if together else []
             found = gradient(known, seen, epsilon, bounded(parts) if parts else None)
-            return combine([transfer.transfer(network, found), *parts], epsilon)
+            return combine([transfer_of(network, found), *parts], epsilon)
 
         return perturb
 
@@ -486,7 +488,7 @@ def test_joint_training_learns(shop: Workshop, fragile: Ensemble, tmp_path: Path
     modules = joint.Modules(fused(fresh_probe()), TransferNet(CHANNELS), fresh_universal())
 
     def whole(seen: Tensor, epsilon: float, _: torch.Generator) -> Tensor:
-        return modules.stages(seen, epsilon)
+        return join_stages(modules.probe, modules.network, modules.uap.perturbation, seen, epsilon, STAGES)
 
     before = measured(whole, shop.faces, fragile)
     start = {name: value.clone() for name, value in modules.probe.state_dict().items()}
@@ -499,19 +501,19 @@ def test_joint_training_learns(shop: Workshop, fragile: Ensemble, tmp_path: Path
 def test_joint_training_leaves_stages_out(monkeypatch: pytest.MonkeyPatch, shop: Workshop) -> None:
     """Some steps go without the network, some without the universal part, and some with that alone."""
     modules = joint.Modules(fused(fresh_probe()), TransferNet(CHANNELS), fresh_universal())
-    seen: list[tuple[bool, bool, bool]] = []
+    seen: list[tuple[str, ...]] = []
 
-    def recorded(
-        faces: Tensor, _: float, *, gradient: bool = True, transfer: bool = True, universal: bool = True
-    ) -> Tensor:
-        seen.append((gradient, transfer, universal))
+    def recorded(*given: Any, differentiable: bool) -> Tensor:
+        *_, faces, _, stages = given
+        seen.append(stages)
+        assert differentiable
         return torch.zeros_like(faces)
 
-    monkeypatch.setattr(joint.Modules, "stages", lambda self, *args, **kwargs: recorded(*args, **kwargs))
-    for number in range(60):
+    monkeypatch.setattr(joint, "join_stages", recorded)
+    for number in range(90):
         modules.perturb(torch.rand(1, 3, 112, 112), 0.1, torch.Generator().manual_seed(number))
-    assert set(seen) == {(True, True, True), (True, False, True), (True, True, False), (False, False, True)}
-    assert seen.count((True, True, True)) > 30
+    assert set(seen) == {STAGES, ("gradient", "transfer"), ("gradient", "universal"), ("universal",)}
+    assert seen.count(STAGES) > 45
 
 
 def test_ssim_is_exact_under_half_precision() -> None:
@@ -547,28 +549,27 @@ def test_a_run_of_something_else_is_refused(tmp_path: Path, other: str) -> None:
 @pytest.mark.usefixtures("small_batches")
 def test_stages_are_trained_apart_too(monkeypatch: pytest.MonkeyPatch, shop: Workshop, tmp_path: Path) -> None:
     """Some steps see the universal part alone and some the network alone, from no start: recipes may ask for either."""
-    starts: list[bool] = []
-    found = transfer.gradient
+    seen: list[tuple[str, ...]] = []
 
-    def recorded(known: Probe, faces: Tensor, epsilon: float, start: Tensor | None) -> Tensor:
-        starts.append(start is not None)
-        return found(known, faces, epsilon, start)
+    def recorded(*given: Any) -> Tensor:
+        seen.append(given[-1])
+        return join_stages(*given)
 
-    monkeypatch.setattr(transfer, "gradient", recorded)
+    monkeypatch.setattr(transfer, "join_stages", recorded)
     monkeypatch.setattr(transfer, "ALONE", 1 / 3)
     learned(shop, Budget(steps=12), tmp_path, 0)
-    assert len(starts) < 12, "no step was the universal part's alone"
-    assert set(starts) == {True, False}
+    assert set(seen) == {STAGES, ("gradient", "transfer"), ("universal",)}
 
 
 @pytest.mark.parametrize(
-    ("cosines", "expected"),
-    [([1.0], 1.1), ([1.0, 0.0], 0.6), ([-0.5, -1.0], 0.0), ([1.0, -1.0], 0.55)],
-    ids=["known", "one of two knows", "fooled is enough", "no credit for more"],
+    ("likenesses", "expected"),
+    [([1.0], 1.1025), ([1.0, -0.05], 0.55125), ([-0.5, -1.0], 0.0), ([0.45], 0.25)],
+    ids=["known", "one of two knows", "no credit for more than enough", "half known is a quarter"],
 )
-def test_fooled(cosines: list[float], expected: float) -> None:
-    """What is left to be fooled, averaged over the teachers."""
-    assert attack.fooled([torch.full((3,), value) for value in cosines]).item() == pytest.approx(expected, abs=1e-6)
+def test_fooled(likenesses: list[float], expected: float) -> None:
+    """What is left to be fooled, averaged over the teachers; those that still know the face weigh most."""
+    found = attack.fooled([torch.full((3,), value) for value in likenesses])
+    assert found.item() == pytest.approx(attack.FOOLED_WEIGHT * expected, abs=1e-6)
 
 
 def waves(height: float, width: int) -> Tensor:
@@ -621,15 +622,53 @@ def test_few_teachers_are_all_asked(shop: Workshop) -> None:
     assert sorted(two._draw(torch.Generator().manual_seed(0))) == ["a", "b"]
 
 
-def test_similarity_under_half_precision(shop: Workshop) -> None:
+def test_likeness_under_half_precision(shop: Workshop) -> None:
     """Clean faces are alike to what is cached of them, in float32 even where teachers run in bfloat16."""
     index = torch.arange(4)
     faces = shop.faces.batch(index)
     with teachers.half_precision("cpu"):
-        found = shop.ensemble.similarity(index, faces, torch.zeros_like(faces), torch.Generator().manual_seed(0))
+        found = shop.ensemble.likeness(index, faces, torch.zeros_like(faces), 0.1, torch.Generator().manual_seed(0))
     assert len(found) == attack.ASKED
-    for cosine in found.values():
-        assert cosine.dtype == torch.float32 and cosine.shape == (4,) and cosine.min() > 0.7
+    for likeness in found.values():
+        assert likeness.dtype == torch.float32 and likeness.shape == (4,) and 0.6 < likeness.min() <= 1
+
+
+def test_strangers_are_no_likeness() -> None:
+    """A teacher to whom all faces are alike has its own zero: there strangers are, on average."""
+    common = torch.nn.functional.normalize(torch.randn(1, 16) + 5)
+    embeddings = torch.nn.functional.normalize(common + 0.05 * torch.randn(400, 16))
+    ensemble = Ensemble({}, {"soft": embeddings})
+    cosines = embeddings @ embeddings.T
+    strangers = cosines[~torch.eye(400, dtype=torch.bool)].mean().item()
+    assert strangers > 0.9
+    assert ensemble.strangers["soft"] == pytest.approx(strangers, abs=2e-3)
+
+
+def test_some_faces_are_grey_or_over_exposed() -> None:
+    """Grey ones are told, and no face leaves [0, 1]; most stay as they are."""
+    faces = torch.rand((400, 3, 8, 8), generator=torch.Generator().manual_seed(1))
+    seen, grey = attack.varied(faces, torch.Generator().manual_seed(0))
+    is_grey = (seen == seen[:, :1]).flatten(1).all(1)
+    assert torch.equal(is_grey, grey.flatten())
+    assert 0.02 < is_grey.float().mean() < 0.2
+    brighter = (seen.mean((1, 2, 3)) > faces.mean((1, 2, 3)) + 0.02) & ~is_grey
+    assert 0.03 < brighter.float().mean() < 0.25
+    assert seen.min() >= 0 and seen.max() <= 1
+    same = (seen == faces).flatten(1).all(1)
+    assert same.float().mean() > 0.7
+
+
+def test_grey_faces_get_grey_perturbations(monkeypatch: pytest.MonkeyPatch, shop: Workshop) -> None:
+    """As pasting does it, so that training sees what will be left of it."""
+    monkeypatch.setattr(attack, "GREY", 1.0)
+    kept: list[Tensor] = []
+    monkeypatch.setattr(attack, "visible", lambda faces, delta, epsilon: kept.append(delta) or delta.sum())
+
+    def coloured(seen: Tensor, epsilon: float, _: torch.Generator) -> Tensor:
+        return epsilon * torch.tensor([1.0, -1.0, 0.3]).view(1, 3, 1, 1).expand_as(seen)
+
+    attack.attack_step(coloured, shop.faces, shop.ensemble, 2, "cpu", torch.Generator().manual_seed(0))
+    assert torch.equal(kept[0], kept[0][:, :1].expand_as(kept[0]))
 
 
 def test_transforms_let_gradients_through(shop: Workshop) -> None:
@@ -818,9 +857,9 @@ def test_damaged_weights_end_the_command(faces_folder: Path, models_folder: Path
     assert command("transfer", faces_folder, models_folder, tmp_path).exit_code == 2
 
 
-@pytest.mark.parametrize("kind", ["empty", "size", "no tar", "no picture"])
+@pytest.mark.parametrize("kind", ["empty", "size", "no tar", "no picture", "nobody"])
 def test_unfit_faces(tmp_path: Path, kind: str) -> None:
-    """No pictures, another size, no tar file, no picture: a DataError that names the cure or the file."""
+    """No pictures, another size, no tar, no picture, nobody's picture: a DataError that names the cure or the file."""
     path = tmp_path / "faces"
     buffer = io.BytesIO()
     Image.new("RGB", (100, 112)).save(buffer, "PNG")
@@ -830,7 +869,9 @@ def test_unfit_faces(tmp_path: Path, kind: str) -> None:
         (path / "somebody").mkdir(parents=True)
     if kind in ("size", "no picture"):
         (path / "somebody" / "0.png").write_bytes(buffer.getvalue() if kind == "size" else b"no picture")
-    with pytest.raises(DataError, match=r"expected PERSON|100x112|no tar file|0\.png"):
+    if kind == "nobody":
+        (path / "0.png").write_bytes(buffer.getvalue())
+    with pytest.raises(DataError, match=r"expected PERSON|100x112|no tar file|0\.png|in no person's folder"):
         load_faces(path)
 
 
