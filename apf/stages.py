@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from typing import get_args
 
 import torch
 from torch import Tensor
 
-import apf.gradient as first
+from apf.gradient import as_perturbation, gradient
 from apf.models.probe import Probe
 from apf.models.unet import TransferNet
+from apf.recipe import Stage
 from apf.transfer import transfer
 from apf.universal import bounded, combine, universal
 
-#: The stages' names, in their order.
-STAGES: tuple[str, ...] = ("gradient", "transfer", "universal")
+#: All stages, by name.
+STAGES: tuple[str, ...] = get_args(Stage)
 
 #: Runs one stage's work, by name; who measures or waits for a device does it there.
 Run = Callable[[str, Callable[[], Tensor]], Tensor]
@@ -50,10 +52,10 @@ def join_stages(
         parts.append(run("universal", lambda: universal(uap, len(faces))))
         start = bounded(parts) if differentiable else bounded(parts).detach()
     if "gradient" in stages:
-        found = run("gradient", lambda: first.gradient(probe, faces, epsilon, start, differentiable=differentiable))
+        found = run("gradient", lambda: gradient(probe, faces, epsilon, start, differentiable=differentiable))
         if "transfer" in stages:
             given = found.contiguous(memory_format=torch.channels_last)
             parts.append(run("transfer", lambda: transfer(network, given)))
         else:
-            parts = [first.as_perturbation(found)]  # it went on from the universal part
+            parts = [as_perturbation(found)]  # it went on from the universal part
     return run("universal", lambda: combine(parts, epsilon))

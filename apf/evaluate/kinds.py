@@ -63,11 +63,6 @@ def as_it_is(faces: Tensor) -> Tensor:
     return faces
 
 
-def grey(faces: Tensor) -> Tensor:
-    """Without colour."""
-    return luma(faces)
-
-
 def dark(faces: Tensor) -> Tensor:
     """Under-exposed."""
     return faces * DARK_GAIN
@@ -107,7 +102,7 @@ def low_resolution(faces: Tensor) -> Tensor:
 #: By the name of the row.
 KINDS: dict[str, Kind] = {
     "as it is": as_it_is,
-    "greyscale": grey,
+    "greyscale": luma,
     "dark": dark,
     "overexposed": bright,
     "blurred": blurred,

@@ -38,7 +38,7 @@ Out = Annotated[Path, typer.Option(help="Where the safetensors go.")]
 Run = Annotated[Path, typer.Option(help="Checkpoints, logs and cached embeddings; a broken-off run goes on from here.")]
 Seed = Annotated[int, typer.Option(help="The same seed gives the same run.")]
 Steps = Annotated[int, typer.Option(help="Steps of the training.")]
-Minutes = Annotated[float, typer.Option(help="Stop after so many minutes all the same.")]
+Minutes = Annotated[float, typer.Option(help="Break off after so many minutes; the same command goes on.")]
 Device = Annotated[str, typer.Option(help="cpu or cuda.")]
 GoOn = Annotated[bool, typer.Option("--go-on", help="Go on from what `out` holds, at lower learning rates.")]
 
@@ -158,7 +158,7 @@ def transfer_command(
 @_errors_end_the_command
 def joint_command(
     faces: FacesPath = FACES, models: ModelsPath = MODELS, out: Out = OUT, run: Run = RUN, seed: Seed = 0,
-    steps: Steps = 900, minutes: Minutes = float("inf"), device: Device = "cpu",
+    steps: Steps = 3000, minutes: Minutes = float("inf"), device: Device = "cpu",
 ) -> None:  # fmt: skip
     """Train the three modules that `out` holds on together, through the steps on the probe."""
     shop = Workshop.open(faces, models, run, device)
@@ -182,7 +182,7 @@ def all_three(
     faces: FacesPath = FACES, models: ModelsPath = MODELS, out: Out = OUT, run: Run = RUN, seed: Seed = 0,
     device: Device = "cpu",
 ) -> None:  # fmt: skip
-    """Probe, universal, road, transfer and joint, one after the other."""
+    """Probe, universal, road, transfer and joint, one after the other. Give it a --run and an --out of its own."""
     for command in (probe, universal_command, road_command, transfer_command, joint_command):
         command(faces=faces, models=models, out=out, run=run, seed=seed, device=device)
 

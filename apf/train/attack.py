@@ -17,14 +17,14 @@ from apf.train.pasting import pasted
 from apf.train.ssim import ssim
 from apf.train.teachers import channels_last
 
-#: Likeness to the clean face (1 the same, 0 as alike as strangers are) from which on a teacher counts as fooled and
+#: Likeness to the clean face (1 the same, 0 as alike as strangers are) at which a teacher counts as fooled and
 #: pulls no more, and the weight of its square above that: faces that are still known pull hardest.
 ENOUGH, FOOLED_WEIGHT = -0.05, 1.4
 #: Teachers asked in a step, and how often each is drawn compared with one that is not named here: those that hold out
 #: longest more often, the slow one and the softest less.
 ASKED = 4
 SHARES = {"openvino_reid0095": 1.8, "mfn_faceplugin": 1.6, "hse_faceres": 0.3, "dlib_resnet": 0.5}
-#: Spread of the random affine map that each teacher sees the face through.
+#: Spread of the random affine map through which a teacher sees a face that was not pasted.
 AFFINE_STD = 0.04
 #: Mean square of the perturbation, in units of epsilon squared, from which on it costs: 31.8 dB at 8/255.
 FREE_POWER, POWER_WEIGHT = 0.67, 3.0
@@ -51,7 +51,9 @@ class Ensemble:
     def likeness(
         self, index: Tensor, faces: Tensor, delta: Tensor, epsilon: float, generator: torch.Generator
     ) -> dict[str, Tensor]:
-        """How alike (B,) each drawn teacher finds clean and perturbed faces, each through transforms of its own.
+        """How alike (B,) each drawn teacher finds cached clean faces and perturbed ones, through transforms of its own.
+
+        `faces` may have lost their colour or be over-exposed; the cached ones have not.
 
         The cosine on a scale on which the same face has 1 and strangers have 0 on average: raw, it is 0.85 for one
         teacher's strangers and 0 for another's.
@@ -69,8 +71,12 @@ class Ensemble:
 
     @cached_property
     def strangers(self) -> dict[str, float]:
-        """The mean cosine of two clean faces, by teacher."""
-        return {name: float(clean.mean(0).square().sum()) for name, clean in self.clean.items()}
+        """The mean cosine of two different clean faces, by teacher."""
+        found = {}
+        for name, clean in self.clean.items():
+            count = len(clean)
+            found[name] = (float(clean.sum(0).square().sum()) - count) / (count * (count - 1))
+        return found
 
     def _draw(self, generator: torch.Generator) -> list[str]:
         names = sorted(self.teachers)

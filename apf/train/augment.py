@@ -27,7 +27,8 @@ def uniform(generator: Generator) -> float:
 def affine(faces: Tensor, std: float, generator: Generator) -> Tensor:
     """Each face under its own random affine map: the identity plus normal noise (shifts in half widths)."""
     theta = torch.eye(2, 3).to(faces) + std * normal((len(faces), 2, 3), generator, faces)
-    grid = F.affine_grid(theta, list(faces.shape), align_corners=False)
+    with torch.autocast(faces.device.type, enabled=False):  # places need all of float32
+        grid = F.affine_grid(theta, list(faces.shape), align_corners=False)
     return F.grid_sample(faces, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 

@@ -16,8 +16,14 @@ from tqdm import tqdm
 
 from apf.train.data import DataError
 
+#: Raised when the same steps would now train for something else: older checkpoints are not gone on with.
+OBJECTIVE = 2
 CHECKPOINT_EVERY_S = 120.0
 LOG_EVERY_STEPS = 20
+
+
+class OutOfTime(DataError):
+    """Raised when the minutes are up before the steps are done; the checkpoint is whole."""
 
 
 class Stateful(Protocol):
@@ -44,8 +50,8 @@ def train(
     run: Path,
     name: str,
     given: Iterable[Tensor] = (),
-) -> int:
-    """Call `step(number, generator)` until the budget is spent, and return the number of steps done in all.
+) -> None:
+    """Call `step(number, generator)` until the budget's steps are done, here or in earlier runs.
 
     Each step draws from a generator seeded by (seed, number) alone, so a run that was resumed from `run/name.pt` is the
     run that was never broken off. What a step returns is averaged into `run/name.csv`.
@@ -55,6 +61,7 @@ def train(
 
     Raises:
         DataError: the checkpoint is of a run that was begun with something else.
+        OutOfTime: the minutes are up.
     """
     run.mkdir(parents=True, exist_ok=True)
     checkpoint, log = run / f"{name}.pt", run / f"{name}.csv"
@@ -79,13 +86,14 @@ def train(
             saved = time.monotonic()
     bar.close()
     _save(checkpoint, state, done, budget.steps, begun)
-    return done
+    if done < budget.steps:
+        raise OutOfTime(f"{name}: {done} of {budget.steps} steps are done; the same command goes on from there")
 
 
 def _begun_with(seed: int, state: dict[str, Stateful], given: Iterable[Tensor]) -> str:
     """A digest of all that a run starts from."""
     weights = [own for part in state.values() if isinstance(part, nn.Module) for own in part.state_dict().values()]
-    digest = hashlib.sha256(str(seed).encode())
+    digest = hashlib.sha256(f"{OBJECTIVE} {seed}".encode())
     for tensor in (*weights, *given):
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
@@ -96,7 +104,9 @@ def _resume(checkpoint: Path, state: dict[str, Stateful], steps: int, begun: str
         return 0
     kept = torch.load(checkpoint)
     if kept.get("begun") != begun:
-        raise DataError(f"{checkpoint} was begun with another seed, other faces, models or weights: use another --run")
+        raise DataError(
+            f"{checkpoint} was begun with another seed, version, faces, models or weights: use another --run"
+        )
     if kept["steps"] != steps and "schedule" in state:  # the learning rate follows the number of steps
         raise DataError(f"{checkpoint} was begun with --steps {kept['steps']}, not {steps}: use that, or another --run")
     for key, part in state.items():

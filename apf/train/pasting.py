@@ -1,6 +1,7 @@
 """The road of a face through a whole photo: pasted at some size, published, found again and aligned anew.
 
-What `apf.faces.paste` and `apf.faces.align` do, for a batch of faces and with gradients.
+What `apf.faces.paste` and `apf.faces.align` do, for a batch of faces and with gradients. The photo is no larger than
+the crop: where a turned crop's corners leave it, its border goes on.
 """
 
 from __future__ import annotations
@@ -49,6 +50,11 @@ class Place:
         small = averaged(pictures, self.side) if self.side < CROP else pictures
         return _sampled(small, self.to_template, self.side)
 
+    def edge(self) -> Tensor:
+        """(B, 1, side, side): 1 well inside the template, fading to 0 at its edge, as pasting does."""
+        depth = CROP / 2 * (1 - _grid(self.to_template, self.side).abs().amax(-1))
+        return (depth / FEATHER).clamp(0, 1)[:, None]
+
     def cut(self, photos: Tensor, to_template: Tensor | None = None) -> Tensor:
         """Photos (B, C, side, side) to aligned pictures (B, C, 112, 112), by these maps or by others'."""
         small = averaged(photos, CROP) if self.side > CROP else photos
@@ -66,13 +72,11 @@ def pasted(faces: Tensor, delta: Tensor, epsilon: float, generator: torch.Genera
         The protected faces, aligned anew, (B, 3, 112, 112); gradients flow to `delta`.
     """
     place = Place.draw(faces, generator)
-    edge = place.drawn(_feathered(faces))
     wanted = delta
     for _ in range(CORRECTIONS):
-        lost = wanted.detach() - place.cut(place.drawn(delta).clamp(-epsilon, epsilon)).detach()
-        delta = delta + lost
-    photos = place.drawn(faces) + (place.drawn(delta) * edge).clamp(-epsilon, epsilon)
-    quality = LOWEST_QUALITY + int((HIGHEST_QUALITY - LOWEST_QUALITY) * augment.uniform(generator))
+        delta = delta + wanted - place.cut(place.drawn(delta).clamp(-epsilon, epsilon))
+    photos = place.drawn(faces) + (place.drawn(delta) * place.edge()).clamp(-epsilon, epsilon)
+    quality = LOWEST_QUALITY + int((HIGHEST_QUALITY - LOWEST_QUALITY + 1) * augment.uniform(generator))
     if augment.uniform(generator) < JPEG_SHARE:
         photos = augment.jpeg(photos, quality)
     noise = ALIGNMENT_STD * augment.normal((len(faces), 2, 3), generator, faces)
@@ -93,22 +97,20 @@ def _areas(large: int, small: int) -> Tensor:
     return ((pixel + 1).clamp(max=start + ratio) - start.clamp(min=pixel)).clamp(min=0) / ratio
 
 
-def _feathered(like: Tensor) -> Tensor:
-    """(B, 1, 112, 112): 1 within, fading to 0 at the crop's edge, as pasting does."""
-    place = torch.arange(CROP).to(like)
-    depth = torch.minimum(place, CROP - 1 - place) + 0.5
-    mask = (torch.minimum(depth[:, None], depth[None]) / FEATHER).clamp(max=1)
-    return mask.expand(len(like), 1, -1, -1)
-
-
 def _inverse(maps: Tensor) -> Tensor:
     """(B, 2, 3) maps the other way round."""
-    turned = torch.linalg.inv(maps[:, :, :2])
-    return torch.cat([turned, -turned @ maps[:, :, 2:]], 2)
+    with torch.autocast(maps.device.type, enabled=False):
+        turned = torch.linalg.inv(maps[:, :, :2])
+        return torch.cat([turned, -turned @ maps[:, :, 2:]], 2)
 
 
 def _sampled(pictures: Tensor, maps: Tensor, side: int) -> Tensor:
     """Bilinear, at the places that the maps (B, 2, 3) take each of side x side pixels to; borders go on."""
     with torch.autocast(pictures.device.type, enabled=False):
-        grid = F.affine_grid(maps, [len(pictures), pictures.shape[1], side, side], align_corners=False)
-        return F.grid_sample(pictures, grid, mode="bilinear", padding_mode="border", align_corners=False)
+        return F.grid_sample(pictures, _grid(maps, side), mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def _grid(maps: Tensor, side: int) -> Tensor:
+    """(B, side, side, 2): where the maps take each pixel of a square, its edges at -1 and 1."""
+    with torch.autocast(maps.device.type, enabled=False):  # places need all of float32
+        return F.affine_grid(maps, [len(maps), 1, side, side], align_corners=False)

@@ -64,10 +64,10 @@ def test_as_the_real_road(monkeypatch: pytest.MonkeyPatch, scale: float) -> None
     out = real.paste(photo, [delta[0].numpy()], [matrix], epsilon_levels=8, grey=False)
     wanted = real.align(out, matrix) - real.align(photo, matrix)
 
-    inside = (slice(None), slice(8, 104), slice(8, 104))
-    ours, theirs = left[0].numpy()[inside], wanted[inside]
-    assert np.corrcoef(ours.ravel(), theirs.ravel())[0, 1] > 0.98
-    assert np.abs(ours).mean() == pytest.approx(np.abs(theirs).mean(), rel=0.05)
+    ours, theirs = left[0].numpy(), wanted
+    for rows in (slice(8, 104), slice(0, 5), slice(107, 112)):  # within, and where it fades out
+        assert np.corrcoef(ours[:, rows].ravel(), theirs[:, rows].ravel())[0, 1] > 0.97
+        assert np.abs(ours[:, rows]).mean() == pytest.approx(np.abs(theirs[:, rows]).mean(), rel=0.07)
 
 
 def test_small_faces_keep_less() -> None:
@@ -91,16 +91,51 @@ def test_bound_holds() -> None:
         assert (clean - ours).abs().max() <= EPSILON + 1e-6
 
 
-def test_gradients_come_back() -> None:
-    """From every road, JPEG too, and under bfloat16 autocast; sizes differ from draw to draw."""
-    faces = smooth(1, 2)
+@pytest.mark.usefixtures("published_as_it_is")
+@pytest.mark.parametrize("seed", range(4))
+def test_gradients_are_those_of_what_is_seen(seed: int) -> None:
+    """Against finite differences, corrections included, where the bound cuts nothing off."""
+    faces, delta = smooth(1, 2), 0.2 * perturbations(2, 2)
+    weights, direction = (torch.randn(delta.shape, generator=generator(number)) for number in (3, 4))
+    direction = pasting.averaged(direction, 56).repeat_interleave(2, 2).repeat_interleave(2, 3)
+
+    def told(moved: Tensor) -> Tensor:
+        return (pasted(faces, moved, EPSILON, generator(seed)) * weights).double().sum()
+
+    x = delta.clone().requires_grad_(True)
+    (found,) = torch.autograd.grad(told(x), x)
+    step = 1e-3
+    expected = (told(delta + step * direction) - told(delta - step * direction)) / (2 * step)
+    assert (found * direction).sum().item() == pytest.approx(expected.item(), rel=0.02, abs=0.05)
+
+
+def test_jpeg_happens_and_lets_gradients_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pasting, "ALIGNMENT_STD", 0.0)
+    faces, seen, gradients = smooth(1, 2), [], []
+    for share in (0.0, 1.0):
+        monkeypatch.setattr(pasting, "JPEG_SHARE", share)
+        delta = perturbations(2, 2).requires_grad_(True)
+        seen.append(pasted(faces, delta, EPSILON, generator()))
+        gradients.append(torch.autograd.grad(seen[-1].sum(), delta)[0])
+    assert 1e-3 < (seen[0] - seen[1]).abs().mean() < 0.05
+    assert torch.allclose(gradients[0], gradients[1], atol=1e-4)
+
+
+def test_a_recogniser_aligns_a_little_beside_us(monkeypatch: pytest.MonkeyPatch) -> None:
+    faces, delta = smooth(1, 2), perturbations(2, 2)
+    moved = pasted(faces, delta, EPSILON, generator(1))
+    assert torch.equal(moved, pasted(faces, delta, EPSILON, generator(1))), "a seed is a road"
+    monkeypatch.setattr(pasting, "ALIGNMENT_STD", 0.0)
+    assert not torch.allclose(moved, pasted(faces, delta, EPSILON, generator(1)), atol=0.01)
+
+
+def test_sizes_differ_and_autocast_changes_nothing() -> None:
+    """Places need all of float32."""
+    faces, delta = smooth(1, 2), perturbations(2, 2)
     sides = {Place.draw(faces, generator(seed)).side for seed in range(20)}
     assert len(sides) > 15 and min(sides) >= 47 and max(sides) <= 336
     for seed in range(6):
-        delta = perturbations(2, 2).requires_grad_(True)
         with torch.autocast("cpu", torch.bfloat16):
             seen = pasted(faces, delta, EPSILON, generator(seed))
-        (found,) = torch.autograd.grad(seen.square().sum(), delta)
-        assert seen.dtype == torch.float32 and seen.shape == faces.shape
-        assert seen.min() >= 0 and seen.max() <= 1
-        assert (found != 0).float().mean() > 0.5
+        assert torch.equal(seen, pasted(faces, delta, EPSILON, generator(seed)))
+        assert seen.min() >= 0 and seen.max() <= 1 and seen.shape == faces.shape

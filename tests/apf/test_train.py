@@ -225,12 +225,21 @@ def test_a_broken_off_run_goes_on(
 
 
 def test_minutes_end_a_run(tmp_path: Path) -> None:
-    """A run whose time is up stops before its steps are done, and leaves a checkpoint."""
-    parameter = torch.nn.Linear(1, 1)
-    done = loop.train(
-        lambda _, generator: {}, {"it": parameter}, budget=Budget(steps=9, minutes=0), seed=0, run=tmp_path, name="it"
-    )
-    assert done == 0 and (tmp_path / "it.pt").exists()
+    """A run whose time is up leaves a checkpoint and no weights, and the same run goes on from there."""
+    ran: list[int] = []
+
+    def run(minutes: float) -> None:
+        state: dict[str, loop.Stateful] = {"it": torch.nn.Linear(1, 1)}
+        torch.nn.init.zeros_(state["it"].weight)  # type: ignore[attr-defined]
+        torch.nn.init.zeros_(state["it"].bias)  # type: ignore[attr-defined]
+        budget = Budget(steps=9, minutes=minutes)
+        loop.train(lambda n, _: ran.append(n) or {}, state, budget=budget, seed=0, run=tmp_path, name="it")  # type: ignore[func-returns-value]
+
+    with pytest.raises(loop.OutOfTime, match="0 of 9 steps are done; the same command goes on"):
+        run(minutes=0)
+    assert (tmp_path / "it.pt").exists()
+    run(minutes=1)
+    assert ran == list(range(9))
 
 
 def test_log_holds_means(tmp_path: Path) -> None:
@@ -533,16 +542,17 @@ def test_ssim_is_exact_under_half_precision() -> None:
 def test_a_run_of_something_else_is_refused(tmp_path: Path, other: str) -> None:
     """A checkpoint is gone on with only by the seed, weights and data that it was begun with."""
 
-    def run(seed: int = 0, weight: float = 0.0, data: float = 0.0) -> int:
+    def run(seed: int = 0, weight: float = 0.0, data: float = 0.0) -> None:
         module = torch.nn.Linear(1, 1)
         torch.nn.init.constant_(module.weight, weight)
         torch.nn.init.zeros_(module.bias)
         given = [torch.full((2,), data)]
         budget = Budget(steps=1)
-        return loop.train(lambda *_: {}, {"it": module}, budget=budget, seed=seed, run=tmp_path, name="it", given=given)
+        loop.train(lambda *_: {}, {"it": module}, budget=budget, seed=seed, run=tmp_path, name="it", given=given)
 
-    assert run() == run() == 1
-    with pytest.raises(DataError, match="was begun with another seed, other faces, models or weights"):
+    run()
+    run()
+    with pytest.raises(DataError, match="was begun with another seed, version, faces, models or weights"):
         run(**{{"seed": "seed", "weights": "weight", "data": "data"}[other]: 1})  # type: ignore[arg-type]
 
 
@@ -631,6 +641,29 @@ def test_likeness_under_half_precision(shop: Workshop) -> None:
     assert len(found) == attack.ASKED
     for likeness in found.values():
         assert likeness.dtype == torch.float32 and likeness.shape == (4,) and 0.6 < likeness.min() <= 1
+
+
+@pytest.mark.parametrize(("share", "road"), [(1.0, "pasted"), (0.0, "transformed")])
+def test_teachers_see_faces_from_both_roads(
+    monkeypatch: pytest.MonkeyPatch, shop: Workshop, share: float, road: str
+) -> None:
+    """Through a whole photo, within the step's own bound, or as an aligned crop."""
+    seen: list[tuple[str, object]] = []
+
+    def pasted(faces: Tensor, delta: Tensor, epsilon: float, generator: torch.Generator) -> Tensor:
+        seen.append(("pasted", epsilon))
+        return faces + delta
+
+    def transformed(faces: Tensor, generator: torch.Generator) -> Tensor:
+        seen.append(("transformed", None))
+        return faces
+
+    monkeypatch.setattr(attack, "PASTED", share)
+    monkeypatch.setattr(attack, "pasted", pasted)
+    monkeypatch.setattr(attack, "transformed", transformed)
+    faces = shop.faces.batch(torch.arange(2))
+    shop.ensemble.likeness(torch.arange(2), faces, 0 * faces, 0.07, torch.Generator().manual_seed(0))
+    assert seen == [(road, 0.07 if share else None)] * attack.ASKED
 
 
 def test_strangers_are_no_likeness() -> None:
