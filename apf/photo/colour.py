@@ -10,6 +10,7 @@ from PIL import Image, ImageCms
 
 from apf.errors import UnsupportedPhoto
 
+_ICC_HEADER_BYTES = 128
 _CREATION_DATE = slice(24, 36)  # in the ICC header
 
 _BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262
@@ -41,6 +42,21 @@ def to_8_bit(image: Image.Image, icc: bytes | None) -> tuple[Image.Image, bytes 
         f"pixels of the kind {image.mode!r} (32-bit, floating point or Lab) have no faithful 8-bit form: "
         "convert it to RGB"
     )
+
+
+def real_profile(icc: bytes | None) -> bytes | None:
+    """A profile that colours can follow, without what may hang behind its end; None for any other bytes.
+
+    What is no profile changes no colour, and would be a place where anything is carried through.
+    """
+    if not icc or len(icc) < _ICC_HEADER_BYTES:
+        return None
+    whole = icc[: int.from_bytes(icc[:4], "big")]
+    try:
+        ImageCms.ImageCmsProfile(io.BytesIO(whole))
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
+        return None
+    return whole
 
 
 @cache

@@ -10,7 +10,7 @@ from PIL import Image
 
 from apf.errors import CorruptPhoto
 from apf.photo.coding import Coding, read_coding
-from apf.photo.colour import to_8_bit
+from apf.photo.colour import real_profile, to_8_bit
 from apf.photo.header import Header, Limits, decoder_errors, open_photo
 from apf.photo.metadata import check_metadata_names, kept_exif
 
@@ -65,7 +65,8 @@ def decode(data: bytes, limits: Limits | None = None, keep_metadata: tuple[str, 
         coding = read_coding(opened.image, data)
         exif = kept_exif(opened.image, data, keep_metadata)
         opened.image.load()
-        image, icc = to_8_bit(_upright(opened.image, opened.turn), opened.image.info.get("icc_profile") or None)
+        profile = real_profile(opened.image.info.get("icc_profile"))
+        image, icc = to_8_bit(_upright(opened.image, opened.turn), profile)
     if image.size != (opened.header.width, opened.header.height):
         raise CorruptPhoto(
             f"{kind} photo, its header says {opened.header.width} x {opened.header.height}, "
