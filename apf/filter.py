@@ -19,7 +19,7 @@ from apf.faces import CROP
 from apf.gradient import CHANNELS
 from apf.models.probe import Probe, fused
 from apf.models.unet import TransferNet
-from apf.recipe import WEIGHTS_DIR, Recipe, load_recipe, weights_digest
+from apf.recipe import WEIGHTS_DIR, Recipe, check_weights, load_recipe, weights_digest
 from apf.refine import refine
 from apf.stages import join_stages
 from apf.threads import each
@@ -56,6 +56,7 @@ class Filter:
                 f"recipe {found.name!r} is for weights {found.weights[:16] or 'of no digest'}, this installation has "
                 f"{weights_digest()[:16]}: install the same version everywhere"
             )
+        check_weights()
         probe, network = Probe(), TransferNet(CHANNELS)
         _restore(probe, "probe")
         _restore(network, "transfer")

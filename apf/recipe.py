@@ -11,9 +11,10 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from apf.errors import RecipeError
+from apf.errors import RecipeError, WeightsError
 
 WEIGHTS_DIR = Path(__file__).parent / "weights"
+SUMS = "SHA256SUMS"
 
 Stage = Literal["gradient", "transfer", "universal"]
 
@@ -76,6 +77,31 @@ def weights_digest(folder: Path = WEIGHTS_DIR) -> str:
     for path in sorted(folder.glob("*.safetensors")):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
+
+
+def check_weights(folder: Path = WEIGHTS_DIR) -> None:
+    """Compare the weights with the digests that they were shipped with (`SHA256SUMS`, as sha256sum writes it).
+
+    Raises:
+        WeightsError: a file is missing, damaged, or not one of those.
+    """
+    try:
+        lines = (folder / SUMS).read_text().splitlines()
+    except OSError as error:
+        raise WeightsError(f"{folder / SUMS} cannot be read ({error}): install the package again") from error
+    wanted = {name: digest for digest, name in (line.split() for line in lines)}
+    if {path.name for path in folder.glob("*.safetensors")} != set(wanted):
+        raise WeightsError(f"weights in {folder} are not those of {SUMS}: install the package again")
+    for name, digest in wanted.items():
+        if hashlib.sha256((folder / name).read_bytes()).hexdigest() != digest:
+            raise WeightsError(f"weights {folder / name} are damaged: install the package again")
+
+
+def write_sums(folder: Path) -> None:
+    """Note the digests of the folder's weights, for `check_weights`."""
+    files = sorted(folder.glob("*.safetensors"))
+    lines = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in files]
+    (folder / SUMS).write_text("".join(lines))
 
 
 def load_recipe(name_or_file: str | Path, *, detector: str | None = None) -> Recipe:

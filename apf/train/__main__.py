@@ -19,6 +19,7 @@ from apf.errors import ApfError
 from apf.gradient import CHANNELS
 from apf.models.probe import Probe, fused, unfused
 from apf.models.unet import TransferNet
+from apf.recipe import write_sums
 from apf.train.attack import Ensemble
 from apf.train.data import DataError, Faces, load_faces
 from apf.train.joint import Modules, tune
@@ -190,6 +191,7 @@ def all_three(
 def _save(path: Path, tensors: dict[str, Tensor]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
+    write_sums(path.parent)
     typer.echo(f"wrote {path}", err=True)
 
 
