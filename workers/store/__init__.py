@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from workers.store.base import AFTER_ALL, RESERVED, Blob, ObjectInfo, S3Options, Store
-from workers.store.urls import canonical_url, child_url, overlap, parent_url
+from workers.store.urls import canonical_url, child_url, inside, overlap, parent_url
 
 __all__ = [
     "AFTER_ALL",
@@ -16,6 +16,7 @@ __all__ = [
     "Store",
     "canonical_url",
     "child_url",
+    "inside",
     "open_store",
     "overlap",
     "parent_url",

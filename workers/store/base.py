@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from types import MappingProxyType
 from typing import Literal, Protocol
 
@@ -83,8 +84,18 @@ class Store(Protocol):
     ) -> ObjectInfo:
         """Writes the whole object or nothing; replaces one of the same key. Metadata is printable ASCII."""
 
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        """Writes the object where there is none; False where there is one. Not every store keeps this promise.
+
+        Raises:
+            StoreError: the store does not know conditional writes.
+        """
+
     def delete(self, key: str) -> None:
         """Removes the object; silent where there is none."""
+
+    def clock(self) -> datetime:
+        """What time the store thinks it is, with its zone."""
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ import stat
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 
 from workers.errors import Changed, Forbidden, InvalidKey, NotFound, ObjectTooLarge, StoreError, StoreUnavailable
@@ -105,6 +106,31 @@ class FileStore:
             if replaced not in (None, etag):
                 self._sidecar(key, str(replaced)).unlink(missing_ok=True)
         return ObjectInfo(key=key, size=len(data), etag=etag, metadata=kept)
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        path = self._writable(key)
+        with _explained(key):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary, etag = self._write_temporary(data)
+            try:
+                self._write_sidecar(key, etag, NO_METADATA)
+                path.hardlink_to(temporary)
+            except FileExistsError:
+                return False
+            finally:
+                temporary.unlink(missing_ok=True)
+        return True
+
+    def clock(self) -> datetime:
+        folder = Path(self._absolute(TMP))
+        with _explained(self.url):
+            folder.mkdir(parents=True, exist_ok=True)
+            path = folder / secrets.token_hex(8)
+            path.touch()
+            try:
+                return datetime.fromtimestamp(path.stat().st_mtime, UTC)
+            finally:
+                path.unlink()
 
     def delete(self, key: str) -> None:
         path = self._writable(key)

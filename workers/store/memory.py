@@ -6,6 +6,7 @@ import hashlib
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from workers.errors import Changed, NotFound, ObjectTooLarge
 from workers.store.base import NO_METADATA, Blob, ObjectInfo, check_key, check_metadata, hidden
@@ -21,7 +22,7 @@ class _Object:
 
 #: Objects by name of the store and full key; lives as long as the process.
 _OBJECTS: dict[str, dict[str, _Object]] = {}
-_LOCK = threading.Lock()
+_LOCK = threading.RLock()
 
 
 class MemoryStore:
@@ -75,6 +76,16 @@ class MemoryStore:
         with _LOCK:
             self._objects[self._root + key] = new
         return ObjectInfo(key=key, size=len(data), etag=etag, metadata=new.metadata)
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        with _LOCK:
+            if self._root + key in self._objects:
+                return False
+            self.put(key, data)
+            return True
+
+    def clock(self) -> datetime:
+        return datetime.now(UTC)
 
     def delete(self, key: str) -> None:
         check_key(key)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -123,6 +125,20 @@ class S3Store:
         # Swift answers 202 without an ETag when someone else wrote the key in the same moment, and theirs stays.
         return ObjectInfo(key=key, size=len(data), etag=_unquoted(written.get("ETag", "")), metadata=kept)
 
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        check_key(key)
+        try:
+            with self._explained(key):
+                self._client.put_object(Bucket=self._bucket, Key=self._root + key, Body=data, IfNoneMatch="*")
+        except Changed:
+            return False
+        return True
+
+    def clock(self) -> datetime:
+        with self._explained(""):
+            answer = self._client.list_objects_v2(Bucket=self._bucket, MaxKeys=1)
+        return parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
+
     def delete(self, key: str) -> None:
         check_key(key)
         with self._explained(key):
@@ -173,6 +189,7 @@ _ANSWERS: dict[str, tuple[type[StoreError], str]] = {
         ["ExpiredToken", "ExpiredTokenException", "InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch"],
         _BAD_CREDENTIALS,
     ),
+    "ConditionalRequestConflict": _CHANGED,
     **dict.fromkeys(
         ["OperationAborted", "RequestLimitExceeded", "RequestTimeout", "SlowDown", "Throttling", "ThrottlingException"],
         _OVERLOADED,

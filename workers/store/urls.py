@@ -62,10 +62,11 @@ def overlap(a: str | Path, b: str | Path) -> bool:
     one, other = canonical_url(a), canonical_url(b)
     if one.startswith("file:") and other.startswith("file:"):
         return _folders_overlap(file_path(one), file_path(other))
-    return _inside(one, other) or _inside(other, one)
+    return inside(one, other) or inside(other, one)
 
 
-def _inside(inner: str, outer: str) -> bool:
+def inside(inner: str, outer: str) -> bool:
+    """Whether a canonical URL is another or lies under it, by its text alone."""
     return (inner + "/").startswith(outer + "/")
 
 
