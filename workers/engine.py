@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Protocol
@@ -13,6 +14,10 @@ from workers.settings import Settings
 if TYPE_CHECKING:
     from apf.photo import Header, Photo
     from apf.pipeline import ProtectedPixels
+    from workers.decoder import Decoder
+
+#: Address space of a decoder: libraries and their threads, and the largest photo with its work space.
+DECODER_BASE_BYTES, DECODER_BYTES_PER_PIXEL = 2**30, 24
 
 
 class Engine(Protocol):
@@ -39,16 +44,13 @@ class FilterEngine:
         self._filter = Filter.load(recipe, device=_device(settings.device))
         _ = self._filter.detector  # a missing detector fails here, not at the first photo
         self._limits = Limits(max_bytes=settings.max_photo_bytes, max_pixels=settings.max_photo_pixels)
+        self._decoder = shared_decoder(settings)
 
     def header(self, data: bytes) -> Header:
-        from apf.photo import read_header  # noqa: PLC0415
-
-        return read_header(data, self._limits)
+        return self._decoder.header(data, self._limits)
 
     def decode(self, data: bytes) -> Photo:
-        from apf.photo import decode  # noqa: PLC0415
-
-        return decode(data, self._limits, keep_metadata=self._filter.recipe.keep_metadata)
+        return self._decoder.decode(data, self._limits, self._filter.recipe.keep_metadata)
 
     def protect(self, photos: Sequence[Photo], clock: StageClock) -> list[ProtectedPixels]:
         from apf.pipeline import protect_batch  # noqa: PLC0415
@@ -59,6 +61,18 @@ class FilterEngine:
         from apf.pipeline import encode_protected  # noqa: PLC0415
 
         return encode_protected(protected, self._filter)
+
+
+@lru_cache(maxsize=1)
+def shared_decoder(settings: Settings) -> Decoder:
+    """The process's decoder, whatever the recipe."""
+    from workers.decoder import Decoder  # noqa: PLC0415
+
+    return Decoder(
+        processes=min(settings.read_threads, os.cpu_count() or 1),
+        limit_s=settings.decode_limit_s,
+        memory_bytes=DECODER_BASE_BYTES + DECODER_BYTES_PER_PIXEL * settings.max_photo_pixels,
+    )
 
 
 @lru_cache(maxsize=2)

@@ -1,0 +1,121 @@
+"""Decoding at a distance: what crashes or never ends costs one photo."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import psutil
+import pytest
+import skimage.data
+from PIL import Image
+
+from apf.errors import CorruptPhoto, PhotoTooLarge, UnsupportedPhoto
+from apf.photo import Limits, decode
+from workers import decoder as module
+from workers.decoder import Decoder
+
+GIBIBYTE = 2**30
+
+
+def jpeg() -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(skimage.data.astronaut()).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def decoder() -> Iterator[Decoder]:
+    found = Decoder(processes=2, limit_s=20, memory_bytes=2 * GIBIBYTE)
+    yield found
+    found.close()
+
+
+def test_gives_what_decoding_here_gives(decoder: Decoder) -> None:
+    data = jpeg()
+    assert decoder.header(data, Limits()) == decode(data).header
+    here, there = decode(data), decoder.decode(data, Limits(), ())
+    np.testing.assert_array_equal(there.pixels, here.pixels)
+    assert (there.icc, there.exif, there.alpha, there.coding) == (here.icc, here.exif, here.alpha, here.coding)
+
+
+def test_errors_come_back_as_they_are(decoder: Decoder) -> None:
+    with pytest.raises(CorruptPhoto):
+        decoder.decode(jpeg()[:5000], Limits(), ())
+    with pytest.raises(UnsupportedPhoto):
+        decoder.header(b"GIF89a" + bytes(100), Limits())
+    with pytest.raises(PhotoTooLarge):
+        decoder.decode(jpeg(), Limits(max_pixels=1000), ())
+
+
+def _crash(data: bytes, *_: object) -> None:
+    """As a decoder with a bug: SIGSEGV."""
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def _hang(data: bytes, *_: object) -> None:
+    time.sleep(600)
+
+
+def _eat(data: bytes, *_: object) -> None:
+    np.ones(64 * GIBIBYTE, np.uint8)
+
+
+def test_a_crash_costs_the_photo_alone(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Photos beside it and after it are decoded; the process that called lives."""
+    data = jpeg()
+    real = module._decode
+    with ThreadPoolExecutor(4) as pool:
+        monkeypatch.setattr(module, "_decode", _crash)
+        bad = pool.submit(decoder.decode, data, Limits(), ())
+        monkeypatch.setattr(module, "_decode", real)
+        good = [pool.submit(decoder.decode, data, Limits(), ()) for _ in range(6)]
+        for future in good:
+            assert future.result(60).pixels.shape == (512, 512, 3)
+        if not isinstance(bad.exception(60), CorruptPhoto):
+            pytest.fail(f"the crash gave {bad.exception()!r}")
+    assert "died 3 times" in str(bad.exception())
+
+
+def test_what_never_ends_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_decode", _hang)
+    slow = Decoder(processes=1, limit_s=1.5, memory_bytes=2 * GIBIBYTE)
+    started = time.monotonic()
+    try:
+        with pytest.raises(CorruptPhoto, match=r"longer than 1\.5 s"):
+            slow.decode(jpeg(), Limits(), ())
+    finally:
+        slow.close()
+    assert time.monotonic() - started < 30
+
+
+def test_memory_is_limited(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_decode", _eat)
+    with pytest.raises(MemoryError):
+        decoder.decode(jpeg(), Limits(), ())
+
+
+def test_its_processes_end_with_their_parent() -> None:
+    """A worker's child that is killed leaves nothing behind."""
+    code = (
+        "import sys; from tests.workers.test_decoder import jpeg; from apf.photo import Limits\n"
+        "from workers.decoder import Decoder\n"
+        "if __name__ == '__main__':\n"
+        "    d = Decoder(processes=2, limit_s=20, memory_bytes=2**31)\n"
+        "    d.header(jpeg(), Limits()); print('ready', flush=True); sys.stdin.read()\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stdin=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == b"ready\n"
+        children = psutil.Process(parent.pid).children(recursive=True)
+        assert len(children) >= 2
+        parent.kill()
+    _, alive = psutil.wait_procs(children, timeout=20)
+    assert alive == []

@@ -1,0 +1,102 @@
+"""Decoding in processes of its own: a photo that crashes its decoder, or never ends, costs itself and nothing else.
+
+The processes hold neither torch nor credentials nor a connection. Each is limited in time and in memory.
+"""
+
+from __future__ import annotations
+
+import logging
+import resource
+import threading
+from collections.abc import Callable
+from concurrent.futures import TimeoutError as TookTooLong
+from multiprocessing import get_context
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
+
+from pebble import ProcessExpired, ProcessPool
+
+from apf.errors import CorruptPhoto
+
+if TYPE_CHECKING:
+    from apf.photo import Header, Limits, Photo
+
+log = logging.getLogger(__name__)
+
+#: A decoder that died could have been killed by the system for its neighbours' memory: try again, then give up.
+TRIES = 3
+
+P = ParamSpec("P")
+Result = TypeVar("Result")
+
+
+class Decoder:
+    """`apf.photo`'s reading half, at a distance. Safe to share between threads; starts with the first photo."""
+
+    def __init__(self, *, processes: int, limit_s: float, memory_bytes: int) -> None:
+        self._processes = processes
+        self._limit_s = limit_s
+        self._memory_bytes = memory_bytes
+        self._pool: ProcessPool | None = None
+        self._lock = threading.Lock()
+
+    def header(self, data: bytes, limits: Limits) -> Header:
+        """As `apf.photo.read_header`."""
+        return self._ask(_header, data, limits)
+
+    def decode(self, data: bytes, limits: Limits, keep_metadata: tuple[str, ...]) -> Photo:
+        """As `apf.photo.decode`.
+
+        Raises:
+            CorruptPhoto: besides, that decoding took too long or killed its process each time.
+            MemoryError: it needs more than a decoder may have.
+        """
+        return self._ask(_decode, data, limits, keep_metadata)
+
+    def close(self) -> None:
+        """End the processes."""
+        with self._lock:
+            if self._pool:
+                self._pool.stop()  # type: ignore[no-untyped-call]
+                self._pool.join()
+                self._pool = None
+
+    def _ask(self, function: Callable[P, Result], *args: P.args, **_: P.kwargs) -> Result:
+        for _attempt in range(TRIES):
+            future = self._running().schedule(function, args=list(args), timeout=self._limit_s)
+            try:
+                result: Result = future.result()
+            except TookTooLong as error:
+                raise CorruptPhoto(
+                    f"decoding took longer than {self._limit_s:g} s: save it again, or raise APF_DECODE_LIMIT_S"
+                ) from error
+            except ProcessExpired as error:
+                log.warning("a decoder died with status %s", error.exitcode)
+                continue
+            return result
+        raise CorruptPhoto(f"its decoder died {TRIES} times over it: the file is damaged or malicious, save it again")
+
+    def _running(self) -> ProcessPool:
+        with self._lock:
+            if self._pool is None or not self._pool.active:
+                self._pool = ProcessPool(
+                    self._processes, initializer=_limit, initargs=[self._memory_bytes], context=get_context("spawn")
+                )
+            return self._pool
+
+
+def _limit(memory_bytes: int) -> None:
+    """In the new process: no more memory than this, and no core dump of somebody's photo."""
+    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _header(data: bytes, limits: Limits) -> Header:
+    from apf.photo import read_header  # noqa: PLC0415
+
+    return read_header(data, limits)
+
+
+def _decode(data: bytes, limits: Limits, keep_metadata: tuple[str, ...]) -> Photo:
+    from apf.photo import decode  # noqa: PLC0415
+
+    return decode(data, limits, keep_metadata=keep_metadata)
