@@ -2,7 +2,8 @@
 
 WorkerError
 ├── SettingsError         an APF_ variable is missing or malformed
-├── JobError              a message is malformed
+├── JobError              a message is malformed, or names what it may not
+│   └── NotAllowed            a place outside APF_ALLOWED_URLS
 ├── LedgerError           a record of a batch is missing, torn or of another version
 └── StoreError            the store refused; a retry does not help
     ├── NotFound              no object, bucket or folder of that name
@@ -29,6 +30,10 @@ class SettingsError(WorkerError):
 
 class JobError(WorkerError):
     """Raised when a message does not validate. Permanent: it was sent by another version, or by someone else."""
+
+
+class NotAllowed(JobError):
+    """Raised when a message or a batch names a place where this worker may not read or write. Permanent."""
 
 
 class LedgerError(WorkerError):

@@ -1,0 +1,100 @@
+"""A worker reads and writes where its operator says, whatever a message or a batch says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.workers.test_run import Planned
+from workers.allowed import check_allowed
+from workers.errors import JobError, NotAllowed, SettingsError
+from workers.run import report_lost_shard
+from workers.settings import Settings, check_worker
+
+
+@pytest.mark.parametrize(
+    ("url", "allowed"),
+    [
+        ("s3://photos/2024", ["s3://photos"]),
+        ("s3://photos", ["s3://photos"]),
+        ("s3://photos/a/b", ["s3://other", "s3://photos/a"]),
+        ("file:///srv/photos/x", ["file:///srv/photos"]),
+        ("memory://x", ["*"]),
+    ],
+)
+def test_what_lies_under_an_allowed_url_is_allowed(url: str, allowed: list[str]) -> None:
+    check_allowed(url, allowed, what="source")
+
+
+@pytest.mark.parametrize(
+    ("url", "allowed"),
+    [
+        ("s3://photos-private", ["s3://photos"]),
+        ("s3://photos/ab", ["s3://photos/a"]),
+        ("s3://photos", ["s3://photos/a"]),
+        ("file:///srv/photos/../secret", ["file:///srv/photos"]),
+        ("file:///srv/photos/%2e%2e/secret", ["file:///srv/photos"]),
+        ("file:///etc", ["s3://photos"]),
+        ("s3://photos", ["file:///"]),
+        ("memory://x", []),
+    ],
+)
+def test_all_else_is_not(url: str, allowed: list[str]) -> None:
+    with pytest.raises(NotAllowed, match="APF_ALLOWED_URLS"):
+        check_allowed(url, allowed, what="source")
+
+
+def test_a_link_does_not_lead_out(tmp_path: Path) -> None:
+    (tmp_path / "allowed").mkdir()
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "allowed" / "link").symlink_to(tmp_path / "secret")
+    allowed = [(tmp_path / "allowed").as_uri()]
+    check_allowed(f"{allowed[0]}/folder", allowed, what="source")
+    with pytest.raises(NotAllowed):
+        check_allowed(f"{allowed[0]}/link/deeper", allowed, what="source")
+
+
+@pytest.mark.parametrize("outside", ["ledger", "source", "destination"])
+def test_a_forged_message_or_batch_reads_and_writes_nothing(outside: str) -> None:
+    """The message chooses the batch, the batch the source and the destination: each is checked."""
+    planned = Planned(f"forged-{outside}", b"x")
+    allowed = {
+        "ledger": "memory://forged-ledger-in memory://elsewhere",
+        "source": "memory://forged-source-out memory://elsewhere",
+        "destination": "memory://forged-destination-in memory://forged-ledgers",
+    }[outside]
+    if outside == "destination":  # its ledger lies elsewhere, where it may
+        from workers.ledger import open_ledger  # noqa: PLC0415
+
+        other = open_ledger(planned.destination.url, ledger_url="memory://forged-ledgers")
+        other.write_batch(planned.batch)
+        other.write_plan("b1", 0, planned.ledger.read_plan("b1", 0))
+        planned.job = planned.job.model_copy(update={"batch_url": other.batch_url("b1")})
+    settings = Settings(broker_url="redis://x", allowed_urls=allowed)
+    for act in (lambda: planned.run(settings), lambda: report_lost_shard(planned.job, settings, "x")):
+        with pytest.raises(NotAllowed, match=f"{'batch' if outside == 'ledger' else outside} memory://"):
+            act()
+    assert planned.engine.batches == []
+    assert not planned.ledger.has_report("b1", 0)
+    assert planned.destination.head("000.jpg") is None
+
+
+def test_not_allowed_is_an_error_of_the_job() -> None:
+    """So that it is never retried, and never reported into the forged place."""
+    assert issubclass(NotAllowed, JobError)
+
+
+def test_a_worker_wants_to_be_told() -> None:
+    with pytest.raises(SettingsError, match="APF_BROKER_URL"):
+        check_worker(Settings())
+    with pytest.raises(SettingsError, match="APF_ALLOWED_URLS"):
+        check_worker(Settings(broker_url="redis://x"))
+    check_worker(Settings(broker_url="redis://x", allowed_urls="s3://photos"))
+    assert Settings().allowed == ("*",)
+
+
+@pytest.mark.parametrize("text", ["photos", "s3://", "https://x/y", "s3://ok /srv/photos"])
+def test_malformed_urls_are_named(text: str) -> None:
+    with pytest.raises(ValueError, match="allowed_urls"):
+        Settings(allowed_urls=text)
