@@ -7,12 +7,13 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from apf.recipe import load_recipe
-from producer.plan import plan
 from workers.errors import LedgerError, WorkerError
 from workers.job import Batch, PhotoRef, ShardJob
-from workers.ledger import Failure, Ledger, new_batch_id, open_ledger
+from workers.ledger import Ledger, new_batch_id, open_ledger
+from workers.registry import register
 from workers.settings import Settings
 from workers.store import Store, canonical_url, open_store, overlap
+from workers.watch import BatchWatch, Failure
 
 Send = Callable[[ShardJob], None]
 
@@ -53,35 +54,10 @@ def create_batch(
         max_shard_megapixels=settings.shard_megapixels,
     )
     ledger = find_ledger(destination, settings)
+    # First: a batch that is registered and not there yet is passed over, one that is not registered is forgotten.
+    register(ledger, batch, settings)
     ledger.write_batch(batch)
     return ledger, batch
-
-
-def plan_and_send(ledger: Ledger, batch: Batch, send: Send, settings: Settings) -> Batch:
-    """Plan what is not planned yet, sending each shard as soon as its plan is written."""
-    if batch.planned:
-        return batch
-    sent = batch.shards
-    grown = batch
-    for grown in plan(ledger, batch, open_store(batch.source, s3=settings.s3)):
-        while sent < grown.shards:
-            send(_job(ledger, batch.id, sent))
-            sent += 1
-    return grown
-
-
-def resume(ledger: Ledger, batch_id: str, send: Send, settings: Settings) -> int:
-    """Send every planned shard without a report again, then plan the rest; returns how many were sent again.
-
-    A shard that is in fact still running is harmless: whoever comes second finds the report or writes the same bytes.
-    """
-    batch = ledger.read_batch(batch_id)
-    ledger.uncancel(batch_id)
-    open_shards = [shard for shard in range(batch.shards) if not ledger.has_report(batch_id, shard)]
-    for shard in open_shards:
-        send(_job(ledger, batch_id, shard))
-    plan_and_send(ledger, batch, send, settings)
-    return len(open_shards)
 
 
 def retry(ledger: Ledger, batch_id: str, send: Send, settings: Settings) -> int:
@@ -90,16 +66,18 @@ def retry(ledger: Ledger, batch_id: str, send: Send, settings: Settings) -> int:
     Raises:
         LedgerError: the batch has shards that nobody has finished.
     """
-    summary = ledger.summary(batch_id)
+    summary = BatchWatch(ledger, batch_id).poll()
     batch = ledger.read_batch(batch_id)
     if summary.pending or not batch.planned:
         raise LedgerError(f"batch {batch_id} still has {summary.pending} photos pending: `apf resume` it first")
-    ledger.uncancel(batch_id)
+    ledger.go_on(batch_id)
+    register(ledger, batch, settings)
     source = open_store(batch.source, s3=settings.s3)
     photos = [_as_it_is_now(failure, source) for failure in summary.failures]
     for start in range(0, len(photos), batch.max_shard_photos):
         ledger.write_plan(batch_id, batch.shards, photos[start : start + batch.max_shard_photos], retries=True)
-        batch = batch.model_copy(update={"shards": batch.shards + 1})
+        first = batch.shards if batch.first_retry is None else batch.first_retry
+        batch = batch.model_copy(update={"shards": batch.shards + 1, "first_retry": first})
         ledger.write_batch(batch)
         send(_job(ledger, batch_id, batch.shards - 1))
     return len(photos)

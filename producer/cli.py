@@ -18,13 +18,16 @@ from rich.markup import escape
 from apf.errors import ApfError
 from producer import batch as batches
 from producer import doctor
-from producer.report import console, follow, json_object, print_summary
-from producer.submit import Sender
+from producer.report import console, follow, json_object, print_failures, print_summary
 from workers.app import BULK, INTERACTIVE, make_app
 from workers.embedded import embedded_worker
 from workers.errors import WorkerError
-from workers.ledger import BatchSummary, BatchWatch, Ledger
-from workers.settings import Settings, load_settings
+from workers.ledger import Ledger, Stop
+from workers.reconcile import plan_and_send, reconcile, resume
+from workers.registry import roots
+from workers.sending import Sender, waiting
+from workers.settings import Settings, check_worker, load_settings
+from workers.watch import BatchSummary, BatchWatch
 
 DONE, SOME_FAILED, COULD_NOT_RUN, INTERRUPTED = 0, 1, 2, 130
 
@@ -84,7 +87,7 @@ def protect(
     ledger, batch = batches.create_batch(source, destination, recipe=recipe, no_face=no_face.value, settings=settings)
 
     def send(sender: Sender) -> None:
-        batches.plan_and_send(ledger, batch, sender, settings)
+        plan_and_send(ledger, batch, sender, settings)
 
     _run(ledger, batch.id, send, settings, wait=wait, as_json=as_json)
 
@@ -95,9 +98,10 @@ def status(
     destination: Destination,
     batch: Annotated[str | None, typer.Argument(metavar="[BATCH]", help="Default: the latest.")] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Follow until the batch is done.")] = False,
+    failed: Annotated[bool, typer.Option("--failed", help="List every failed photo.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Tell how far a batch is."""
+    """Tell how far a batch is; with --failed, which photos failed, why, and how often they were begun."""
     settings = load_settings()
     ledger = batches.find_ledger(destination, settings)
     batch_id = batch or batches.latest_batch(ledger, destination)
@@ -105,6 +109,9 @@ def status(
         summary = follow(BatchWatch(ledger, batch_id), every_s=QUEUE_POLL_S, show=not as_json)
     else:
         summary = BatchWatch(ledger, batch_id).poll(running=True)
+    if failed and not as_json:
+        print_failures(summary)
+        raise typer.Exit(SOME_FAILED if summary.failed else DONE)
     _finish(summary, as_json=as_json)
 
 
@@ -123,16 +130,16 @@ def retry(destination: Destination, batch: BatchId, wait: Wait = True, as_json: 
     _run(ledger, batch, send, settings, wait=wait, as_json=as_json)
 
 
-@app.command()
+@app.command("resume")
 @_errors_end_the_command
-def resume(destination: Destination, batch: BatchId, wait: Wait = True, as_json: AsJson = False) -> None:
+def resume_command(destination: Destination, batch: BatchId, wait: Wait = True, as_json: AsJson = False) -> None:
     """Go on with a batch: finish its planning, and send again what has no report."""
     settings = load_settings()
     _refuse_what_cannot_run(settings, wait)
     ledger = batches.find_ledger(destination, settings)
 
     def send(sender: Sender) -> None:
-        count = batches.resume(ledger, batch, sender, settings)
+        count = resume(ledger, batch, sender, settings)
         console.print(f"{count} shards sent again", highlight=False)
 
     _run(ledger, batch, send, settings, wait=wait, as_json=as_json)
@@ -142,15 +149,52 @@ def resume(destination: Destination, batch: BatchId, wait: Wait = True, as_json:
 @_errors_end_the_command
 def cancel(destination: Destination, batch: BatchId) -> None:
     """Stop a batch: shards that wait are dropped, running ones end early; `apf resume` takes it up again."""
+    _stop(destination, batch, "cancelled")
+
+
+@app.command()
+@_errors_end_the_command
+def pause(destination: Destination, batch: BatchId) -> None:
+    """Hold a batch, across restarts of anything, until `apf resume`."""
+    _stop(destination, batch, "paused")
+
+
+def _stop(destination: str, batch: str, how: Stop) -> None:
     ledger = batches.find_ledger(destination, load_settings())
     ledger.read_batch(batch)  # an unknown batch is an error, not a marker
-    ledger.cancel(batch)
-    console.print(
-        f"batch {batch} is cancelled; go on with: apf resume {destination} {batch}",
-        highlight=False,
-        soft_wrap=True,
-        markup=False,
-    )
+    ledger.stop(batch, how)
+    _say(f"batch {batch} is {how}; go on with: apf resume {destination} {batch}")
+
+
+@app.command("reconcile")
+@_errors_end_the_command
+def reconcile_command(
+    urls: Annotated[list[str] | None, typer.Argument(metavar="[URL]...", help="Default: the allowed ones.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Send again what nobody is at, in every open batch; `apf beat` has a worker do so by and by."""
+    settings = load_settings()
+    if not settings.broker_url:
+        _refuse("without a queue there is nothing to reconcile: set APF_BROKER_URL, or use apf resume")
+    celery = make_app(settings)
+    where = urls or roots(settings)
+    if not where:
+        _refuse("no place to look for open batches: name destinations, or set APF_ALLOWED_URLS or APF_LEDGER_URL")
+    sent = reconcile(where, Sender(celery), settings, lambda: waiting(celery))
+    if as_json:
+        print(json.dumps(sent))
+    for batch_id, count in sent.items():
+        _say(f"batch {batch_id}: {count} shards sent")
+
+
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": ["--apf-help"]}
+)
+@_errors_end_the_command
+def beat(context: typer.Context) -> None:
+    """Start the clock that has workers reconcile open batches; one is enough. Takes every flag of `celery beat`."""
+    check_worker(load_settings())
+    _become(["beat", *context.args])
 
 
 @app.command(
@@ -160,13 +204,17 @@ def cancel(destination: Destination, batch: BatchId) -> None:
 def worker(context: typer.Context) -> None:
     """Start a worker on APF_BROKER_URL; every flag of `celery worker` can follow (`apf worker --help` lists them)."""
     settings = load_settings()
-    if not settings.broker_url and "--help" not in context.args:
-        _refuse("a worker needs a queue: set APF_BROKER_URL, for example to redis://localhost:6379/0")
+    if "--help" not in context.args:
+        check_worker(settings)
     queues = [] if _names_queues(context.args) else ["-Q", f"{INTERACTIVE},{BULK}"]
     level = [] if any(arg.startswith(("-l", "--loglevel")) for arg in context.args) else ["--loglevel", "INFO"]
+    _become(["worker", *queues, *level, *context.args])
+
+
+def _become(arguments: list[str]) -> NoReturn:
     # SIGTERM gives the shard back within APF_SHUTDOWN_GRACE_S instead of waiting for its end.
     environment = {"REMAP_SIGTERM": "SIGQUIT", **os.environ}
-    command = [sys.executable, "-m", "celery", "-A", "workers.celeryapp", "worker", *queues, *level, *context.args]
+    command = [sys.executable, "-m", "celery", "-A", "workers.celeryapp", *arguments]
     os.execve(sys.executable, command, environment)  # noqa: S606  the user's own arguments, no shell
 
 
@@ -209,7 +257,7 @@ def _finish(summary: BatchSummary, *, as_json: bool, waited: bool = False) -> No
         print(json.dumps(json_object(summary)))
     else:
         print_summary(summary)
-    left = waited and (summary.pending or summary.cancelled)
+    left = waited and (summary.pending or summary.stopped)
     raise typer.Exit(SOME_FAILED if summary.failed or left else DONE)
 
 

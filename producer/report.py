@@ -9,10 +9,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from workers.ledger import BatchSummary, BatchWatch
+from workers.errors import StoreUnavailable
+from workers.watch import BatchSummary, BatchWatch
 
 #: For people, on stderr; stdout belongs to the result.
 console = Console(stderr=True)
+
+#: Between two looks at a store that is down.
+STORE_PAUSE_S = 5.0
 
 #: Failures listed on the terminal; --json lists all.
 SHOWN_FAILURES = 20
@@ -21,19 +25,24 @@ SHOWN_FAILURES = 20
 def follow(
     watch: BatchWatch, *, every_s: float, show: bool, on_poll: Callable[[], None] = lambda: None
 ) -> BatchSummary:
-    """Look until no photo is pending, or the batch is cancelled; with a bar where `show` is set."""
+    """Look until no photo is pending, or the batch is stopped; with a bar where `show` is set."""
     with _bar(show) as progress:
         task = progress.add_task("protecting", total=None, faces=0, rate=0.0)
         started, already = time.monotonic(), None
         while True:
             on_poll()
-            summary = watch.poll(running=show)
+            try:
+                summary = watch.poll(running=show)
+            except StoreUnavailable as error:  # workers wait for it, and so do we
+                progress.console.print(f"waiting: {error}", highlight=False, markup=False)
+                time.sleep(max(every_s, STORE_PAUSE_S))
+                continue
             done = summary.totals.photos + summary.running.photos
             faces = summary.faces + summary.running.faces
             already = done if already is None else already
             rate = (done - already) / max(time.monotonic() - started, 1e-3)
             progress.update(task, completed=done, total=summary.photos or None, faces=faces, rate=rate)
-            if summary.done or summary.cancelled:
+            if summary.done or summary.stopped:
                 return summary
             time.sleep(every_s)
 
@@ -71,10 +80,14 @@ def json_object(summary: BatchSummary) -> dict[str, object]:
         "faces": summary.faces,
         "planned": batch.planned,
         "cancelled": summary.cancelled,
+        "paused": summary.stopped == "paused",
         "wall_seconds": round(summary.wall_seconds, 3),
         "stage_seconds": {name: round(seconds, 3) for name, seconds in summary.stage_seconds.items()},
         "peak_memory_bytes": summary.peak_memory_bytes,
-        "failures": [{"key": f.key, "reason": f.reason} for f in summary.failures],
+        "failures": [
+            {"key": f.key, "reason": f.reason, "attempts": f.attempts, "transient": f.transient}
+            for f in summary.failures
+        ],
     }
 
 
@@ -90,7 +103,7 @@ def print_summary(summary: BatchSummary) -> None:
         f"{summary.photos} photos: {summary.protected} protected ({summary.faces} faces), {summary.no_face} without a "
         f"face, {summary.skipped} skipped, {summary.failed} failed, {summary.pending} pending"
         + (f"; {batch.ignored} other files ignored" if batch.ignored else "")
-        + ("; [yellow]cancelled[/yellow]" if summary.cancelled else ""),
+        + (f"; [yellow]{summary.stopped}[/yellow]" if summary.stopped else ""),
         highlight=False,
         soft_wrap=True,
     )
@@ -102,3 +115,10 @@ def print_summary(summary: BatchSummary) -> None:
         console.print(f"  and {len(summary.failures) - SHOWN_FAILURES} more: --json lists all")
     if summary.failures:
         console.print(f"after a fix: apf retry {escape(batch.destination)} {batch.id}", highlight=False, soft_wrap=True)
+
+
+def print_failures(summary: BatchSummary) -> None:
+    """Every failed photo, on stdout, a line each: key, attempts, whether trying again may help, reason."""
+    for failure in summary.failures:
+        again = "may pass" if failure.transient else "permanent"
+        print(f"{failure.key!r}\t{failure.attempts} tries\t{again}\t{failure.reason}")

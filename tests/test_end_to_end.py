@@ -103,7 +103,12 @@ def test_bucket_queue_and_worker_give_the_same_pixels_as_a_folder_alone(
     album: Path, calm: dict[str, np.ndarray], redis_server: RedisServer, swift: S3Server, tmp_path: Path
 ) -> None:
     bucket = uploaded(album, swift)
-    variables = {"APF_BROKER_URL": redis_server.url, "APF_S3_ENDPOINT_URL": swift.endpoint_url, "APF_SHARD_PHOTOS": "2"}
+    variables = {
+        "APF_BROKER_URL": redis_server.url,
+        "APF_S3_ENDPOINT_URL": swift.endpoint_url,
+        "APF_SHARD_PHOTOS": "2",
+        "APF_ALLOWED_URLS": f"s3://{bucket}",
+    }
     source, destination = f"s3://{bucket}/in", f"s3://{bucket}/out"
     log = tmp_path / "worker.log"
     with worker(variables, log):
@@ -135,6 +140,7 @@ def test_a_killed_workers_shard_is_delivered_again_and_ends_right(
         "APF_SHARD_HARD_LIMIT_S": "25",
         "APF_VISIBILITY_TIMEOUT_S": "51",
         "APF_SHARD_PHOTOS": "1",
+        "APF_ALLOWED_URLS": f"{album.as_uri()} {tmp_path.as_uri()}",
     }
     log = tmp_path / "worker.log"
     batch = apf_json("protect", album, out, "--no-wait", **variables)["batch"]
@@ -160,7 +166,7 @@ def test_a_batch_survives_a_flushed_queue(album: Path, redis_server: RedisServer
     source, out = tmp_path / "in", tmp_path / "out"
     source.mkdir()
     (source / "coffee.jpg").write_bytes((album / "coffee.jpg").read_bytes())
-    variables = {"APF_BROKER_URL": redis_server.url}
+    variables = {"APF_BROKER_URL": redis_server.url, "APF_ALLOWED_URLS": tmp_path.as_uri()}
     batch = apf_json("protect", source, out, "--no-wait", **variables)["batch"]
     with redis.Redis(port=redis_server.port) as client:
         assert client.llen("bulk") == 1

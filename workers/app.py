@@ -8,6 +8,7 @@ from kombu import Queue
 from workers.settings import Settings
 
 TASK = "workers.tasks.protect_shard"
+RECONCILE = "workers.tasks.reconcile_all"
 INTERACTIVE, BULK = "interactive", "bulk"
 EMBEDDED_BROKER = "memory://localhost/"
 #: Where messages go whose queue binding Redis has lost; without it they vanish silently.
@@ -27,11 +28,25 @@ def make_app(settings: Settings) -> Celery:
         broker_pool_acquire_timeout=30,
         worker_hijack_root_logger=False,
         worker_send_task_events=True,
+        **({"broker_use_ssl": redis_tls(settings)} if redis_tls(settings) else {}),
+        **_schedule(settings),
         **_messages(),
         **_delivery(settings),
         **_transport(settings),
     )
     return app
+
+
+def _schedule(settings: Settings) -> dict[str, object]:
+    """What `apf beat` sends; a pass that nobody took up before the next one is dropped."""
+    every = settings.reconcile_every_s
+    return {
+        # Nothing to remember between starts: no file.
+        "beat_scheduler": "celery.beat:Scheduler",
+        "beat_schedule": {
+            "reconcile": {"task": RECONCILE, "schedule": every, "options": {"queue": INTERACTIVE, "expires": every}}
+        },
+    }
 
 
 def _messages() -> dict[str, object]:
@@ -57,10 +72,10 @@ def _delivery(settings: Settings) -> dict[str, object]:
         # False would drop a failed shard, or requeue it for ever.
         "task_acks_on_failure": True,
         "task_acks_on_timeout": True,
-        # Three runs and then a failure; task_reject_on_worker_lost loops without bound.
-        "task_retry_on_worker_lost": True,
-        # The second run comes at once: Celery's own delay is three minutes.
-        "task_annotations": {TASK: {"max_retries": 2, "default_retry_delay": 5}},
+        # A lost worker is a failure, after which `workers.tasks` sends the shard again: deaths are counted in the
+        # ledger. Celery's own retry counts by message, and task_reject_on_worker_lost loops without bound.
+        "task_retry_on_worker_lost": False,
+        "task_reject_on_worker_lost": False,
         # True loses the running task when Redis restarts.
         "worker_cancel_long_running_tasks_on_connection_loss": False,
         # Loading models takes longer than the default of 4 s, after which every replacement child is killed.
@@ -75,6 +90,14 @@ def _delivery(settings: Settings) -> dict[str, object]:
         "worker_soft_shutdown_timeout": settings.shutdown_grace_s,
         "worker_enable_soft_shutdown_on_idle": True,
     }
+
+
+def redis_tls(settings: Settings) -> dict[str, object]:
+    """How a rediss:// server's certificate is verified; empty where there is none."""
+    if not (settings.broker_url or "").startswith("rediss://"):
+        return {}
+    own = {"ssl_ca_certs": settings.broker_ca_file} if settings.broker_ca_file else {}
+    return {"ssl_cert_reqs": "required", "ssl_check_hostname": True, **own}
 
 
 def _transport(settings: Settings) -> dict[str, object]:

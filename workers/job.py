@@ -25,12 +25,18 @@ class ShardJob(_Record):
     """The one message on the queue: which shard of which batch. Everything else lies in the ledger."""
 
     #: Of the batch in the ledger, as `Ledger.batch_url` gives it.
-    batch_url: str = Field(min_length=1)
-    shard: int = Field(ge=0)
+    batch_url: str = Field(min_length=1, max_length=4096)
+    shard: int = Field(ge=0, le=10**9)
+    #: How often a store that was down has been waited for; deaths are counted in the ledger.
+    waits: int = Field(default=0, ge=0)
 
     def encode(self) -> dict[str, str | int]:
         """Plain JSON values, for Celery."""
-        return {"batch_url": self.batch_url, "shard": self.shard}
+        return self.model_dump(exclude_defaults=True)
+
+    def waited(self) -> Self:
+        """The same after one more wait."""
+        return self.model_copy(update={"waits": self.waits + 1})
 
     @classmethod
     def decode(cls, message: Mapping[str, Any]) -> Self:
@@ -42,7 +48,7 @@ class ShardJob(_Record):
         try:
             return cls.model_validate(dict(message))
         except (ValidationError, TypeError, ValueError) as error:
-            raise JobError(f"message {message!r} is no shard's: {explain(error)}") from error
+            raise JobError(f"a message is no shard's: {explain(error)}") from error
 
 
 class PhotoRef(_Record):
@@ -81,6 +87,8 @@ class PhotoReport(_Record):
     megapixels: float = Field(default=0.0, ge=0)
     bytes_in: int = Field(default=0, ge=0)
     bytes_out: int = Field(default=0, ge=0)
+    #: How often a worker began it, this time included; waiting for a store that is down is no beginning.
+    attempts: int = Field(default=1, ge=1)
 
 
 class Totals(_Record):
@@ -159,13 +167,26 @@ class ShardReport(_Record):
         return Totals.of(self.photos)
 
 
-class Progress(_Record):
-    """How far a running shard is. Best effort: it may be missing or old, and counts for nothing but a bar."""
+class Attempt(_Record):
+    """One worker's try of a shard. It is gone once the try has ended; what stays was cut short."""
 
+    #: Sorts by the time of the start.
+    id: str = Field(min_length=1)
     shard: int = Field(ge=0)
-    done: Totals
-    #: ISO 8601 with its offset.
-    updated_at: str
+    #: Where it runs; the process can be asked after from its own host alone.
+    host: str
+    pid: int = Field(ge=0)
+    #: ISO 8601 with their offset. `seen_at` is renewed while the try runs.
+    started_at: str
+    seen_at: str
+    #: Seconds after `seen_at` from which on the try counts as dead.
+    lease_s: float = Field(gt=0)
+    #: The photo in hand, by key, where photos are taken one by one.
+    photo: str | None = None
+    #: It ran out of time, and was stopped: dead, though its process lives.
+    timed_out: bool = False
+    #: How far it is.
+    done: Totals = Totals()
 
 
 class Batch(_Record):
@@ -190,10 +211,15 @@ class Batch(_Record):
     cursor: str = ""
     #: Shards planned so far, those of retries included.
     shards: int = Field(default=0, ge=0)
+    #: The first shard that repeats failed photos; None while there is none.
+    first_retry: int | None = Field(default=None, ge=0)
     #: Photos planned so far, each once.
     photos: int = Field(default=0, ge=0)
     #: Objects that are no photos by their name or size.
     ignored: int = Field(default=0, ge=0)
+    #: Who plans it, and when they last wrote: another takes over only after `PLANNER_LEASE_S` of silence.
+    planner: str = ""
+    updated_at: str = ""
 
 
 def explain(error: Exception) -> str:

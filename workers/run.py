@@ -2,37 +2,33 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import resource
 import socket
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from datetime import UTC, datetime
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+from celery.exceptions import SoftTimeLimitExceeded
 
 from apf.clock import StageClock
 from apf.errors import ApfError
 from apf.recipe import Recipe
+from workers.allowed import check_allowed
+from workers.attempts import Lease, attempts_at, deaths_at, now, renewed
 from workers.engine import Engine, load_engine
-from workers.errors import StoreError
-from workers.job import Batch, Outcome, PhotoRef, PhotoReport, Progress, ShardJob, ShardReport, Totals
+from workers.job import Batch, Outcome, PhotoRef, PhotoReport, ShardJob, ShardReport, Totals
 from workers.ledger import Ledger, open_batch
+from workers.logs import keys_hidden
+from workers.poison import SPLIT_AFTER, OneByOne
 from workers.settings import Settings
 from workers.shard import ShardRunner, already_done
 from workers.store import Store, open_store
 
-logger = logging.getLogger(__name__)
 
-
-#: How often a shard looks whether its batch was cancelled, where it writes no progress.
-CANCEL_CHECK_S = 5.0
-
-
-class ShardCancelled(Exception):
-    """Raised inside a shard whose batch was cancelled; its remaining photos stay pending."""
+class ShardStopped(Exception):
+    """Raised inside a shard whose batch was cancelled or paused; its remaining photos stay pending."""
 
 
 class ShardIncomplete(Exception):
@@ -46,7 +42,9 @@ def run_shard(
     load: Callable[[Recipe, Settings], Engine] = load_engine,
     last_try: bool = True,
 ) -> Totals | None:
-    """Protect a shard and write its report; None where there was nothing to do (reported already, or cancelled).
+    """Protect a shard and write its report; None where there was nothing to do (reported already, or stopped).
+
+    A shard whose workers died twice is run photo by photo.
 
     Args:
         load: gives the engine for a recipe.
@@ -54,30 +52,44 @@ def run_shard(
 
     Raises:
         ShardIncomplete: some photos failed for reasons that pass, and this was not the last try.
+        NotAllowed: the message or the batch names a place outside `settings.allowed`.
+        LedgerError: the batch or the plan cannot be read.
         StoreError: the ledger cannot be read or written.
     """
-    ledger, batch_id = open_batch(job.batch_url, s3=settings.s3)
-    if ledger.has_report(batch_id, job.shard) or ledger.is_cancelled(batch_id):
+    ledger, batch_id = _opened(job, settings)
+    if ledger.has_report(batch_id, job.shard) or ledger.stopped(batch_id):
         return None
-    batch = ledger.read_batch(batch_id)
+    batch = _allowed(ledger.read_batch(batch_id), settings)
     refs = ledger.read_plan(batch_id, job.shard)
+    deaths = deaths_at(attempts_at(ledger, batch_id, job.shard))
     started = time.monotonic()
-    runner = ShardRunner(
-        batch=batch,
-        source=open_store(batch.source, s3=settings.s3),
-        destination=open_store(batch.destination, s3=settings.s3, create=True),
-        settings=settings,
-        engine=lambda: load(batch.recipe, settings),
-    )
+
+    def renew(lease: Lease) -> None:
+        lease.beat(Totals.of(runner.reports))
+        if how := ledger.stopped(batch_id):
+            runner.stop(ShardStopped(f"batch {batch_id} was {how}"))
+
+    def make_runner() -> ShardRunner:
+        return ShardRunner(
+            batch=batch,
+            source=open_store(batch.source, s3=settings.s3),
+            destination=open_store(batch.destination, s3=settings.s3, create=True),
+            settings=settings,
+            engine=lambda: load(batch.recipe, settings),
+        )
+
+    lease = Lease(ledger, batch_id, job.shard, settings.lease_s)
+    runner = make_runner() if deaths.together < SPLIT_AFTER else OneByOne(make_runner, lease, deaths)
     try:
-        with _heartbeat(runner, ledger, batch_id, job.shard, settings.progress_interval_s):
-            photos = runner.run(refs)
-    except ShardCancelled:
+        with _quiet(refs, settings), renewed(lease, interval_s=settings.progress_interval_s, on_beat=renew):
+            photos = _in_time(runner, refs, lease)
+    except ShardStopped:
         return None
     except ApfError as error:
         photos = _rest_failed(refs, runner.reports, str(error))
     if not last_try and any(photo.transient for photo in photos):
-        raise ShardIncomplete(_first_transient(photos))
+        raise ShardIncomplete(_transient(photos))
+    photos = [photo.model_copy(update={"attempts": 1 + deaths.of(photo.key)}) for photo in photos]
     report = _shard_report(job, photos, runner.clock, time.monotonic() - started)
     ledger.write_report(batch_id, report)
     return report.totals
@@ -85,45 +97,37 @@ def run_shard(
 
 def report_lost_shard(job: ShardJob, settings: Settings, reason: str) -> None:
     """Report a shard that no further try will run: what it has not written yet has failed, with this reason."""
-    ledger, batch_id = open_batch(job.batch_url, s3=settings.s3)
-    if ledger.has_report(batch_id, job.shard) or ledger.is_cancelled(batch_id):
+    ledger, batch_id = _opened(job, settings)
+    if ledger.has_report(batch_id, job.shard) or ledger.stopped(batch_id):
         return
-    batch = ledger.read_batch(batch_id)
+    batch = _allowed(ledger.read_batch(batch_id), settings)
     destination = open_store(batch.destination, s3=settings.s3, create=True)
     photos = [_written_or_failed(ref, batch, destination, reason) for ref in ledger.read_plan(batch_id, job.shard)]
     ledger.write_report(batch_id, _shard_report(job, photos, StageClock(), 0.0))
 
 
-@contextmanager
-def _heartbeat(runner: ShardRunner, ledger: Ledger, batch_id: str, shard: int, interval_s: float) -> Iterator[None]:
-    """While the shard runs, write how far it is and stop it where its batch was cancelled."""
-    ended = threading.Event()
+def _quiet(refs: Sequence[PhotoRef], settings: Settings) -> AbstractContextManager[None]:
+    return nullcontext() if settings.log_keys else keys_hidden(ref.key for ref in refs)
 
-    def beat() -> None:
-        while not ended.wait(interval_s or CANCEL_CHECK_S):
-            try:
-                if interval_s:
-                    ledger.write_progress(batch_id, _progress(shard, runner))
-                if ledger.is_cancelled(batch_id):
-                    runner.stop(ShardCancelled(f"batch {batch_id} was cancelled"))
-            except StoreError as error:
-                logger.warning("progress of shard %s was not written: %s", shard, error)
 
-    thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
-    thread.start()
+def _in_time(runner: ShardRunner | OneByOne, refs: Sequence[PhotoRef], lease: Lease) -> list[PhotoReport]:
     try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
+        return runner.run(refs)
+    except SoftTimeLimitExceeded:
+        lease.time_out()
+        raise
 
 
-def _progress(shard: int, runner: ShardRunner) -> Progress:
-    return Progress(shard=shard, done=Totals.of(runner.reports), updated_at=_now())
+def _opened(job: ShardJob, settings: Settings) -> tuple[Ledger, str]:
+    check_allowed(job.batch_url, settings.allowed, what="batch")
+    return open_batch(job.batch_url, s3=settings.s3)
 
 
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+def _allowed(batch: Batch, settings: Settings) -> Batch:
+    """The batch, once it may be worked on: its record could have been forged, too."""
+    check_allowed(batch.source, settings.allowed, what="source")
+    check_allowed(batch.destination, settings.allowed, what="destination")
+    return batch
 
 
 def _rest_failed(refs: Sequence[PhotoRef], reports: Sequence[PhotoReport], reason: str) -> list[PhotoReport]:
@@ -140,9 +144,9 @@ def _failed(ref: PhotoRef, reason: str) -> PhotoReport:
     return PhotoReport(key=ref.key, etag=ref.etag, outcome=Outcome.failed, reason=reason)
 
 
-def _first_transient(photos: Sequence[PhotoReport]) -> str:
-    failed = [photo for photo in photos if photo.transient]
-    return f"{len(failed)} photos failed for a reason that may pass: {failed[0].reason}"
+def _transient(photos: Sequence[PhotoReport]) -> str:
+    """For the log, so without the reasons, which name keys."""
+    return f"{sum(photo.transient for photo in photos)} of {len(photos)} photos failed for reasons that may pass"
 
 
 def _shard_report(job: ShardJob, photos: list[PhotoReport], clock: StageClock, wall_seconds: float) -> ShardReport:
@@ -152,7 +156,7 @@ def _shard_report(job: ShardJob, photos: list[PhotoReport], clock: StageClock, w
         stage_seconds=clock.seconds,
         wall_seconds=wall_seconds,
         worker=f"{socket.gethostname()}:{os.getpid()}",
-        finished_at=_now(),
+        finished_at=now().isoformat(timespec="seconds"),
         peak_memory_bytes=_peak_memory_bytes(),
     )
 

@@ -7,8 +7,9 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from workers.errors import SettingsError
-from workers.store import S3Options
+from workers.allowed import EVERYTHING
+from workers.errors import SettingsError, StoreError
+from workers.store import S3Options, canonical_url
 
 MEBIBYTE = 2**20
 
@@ -22,10 +23,15 @@ class Settings(BaseSettings):
 
     #: Redis, as redis://[user:password@]host:port/db or rediss://. None: a worker inside the command itself.
     broker_url: Text | None = None
+    #: File of the certificate authority that signed a rediss:// server's certificate; None: the system's own.
+    broker_ca_file: Text | None = None
     #: Prefix of every key in Redis, for a server that is shared or guarded by ACLs.
     broker_key_prefix: str = ""
     #: Where batches' ledgers lie; None: in `.apf` beside the output.
     ledger_url: Text | None = None
+    #: Buckets and folders under which a queue's worker may read and write, as URLs with spaces between; * for all.
+    #: Without a queue everything is allowed that the user may do.
+    allowed_urls: Text | None = None
     #: Overrides the recipe's detector: "centerface", or the name or folder of an InsightFace pack.
     detector: Text | None = None
     #: "auto" takes CUDA where there is one.
@@ -41,6 +47,11 @@ class Settings(BaseSettings):
     #: Largest photo that is read, in bytes and in pixels; larger ones fail with that reason.
     max_photo_bytes: int = Field(default=100 * MEBIBYTE, gt=0)
     max_photo_pixels: int = Field(default=100_000_000, gt=0)
+
+    #: Largest batch, in photos; planning a larger source stops there, and says so.
+    max_batch_photos: int = Field(default=10_000_000, gt=0)
+    #: Decoding one photo may take so long, in a process of its own.
+    decode_limit_s: float = Field(default=60, gt=0)
 
     #: A shard is closed at this many estimated megapixels or photos: 20 to 60 s of work, and what a restart repeats.
     shard_megapixels: float = Field(default=128, gt=0)
@@ -59,10 +70,17 @@ class Settings(BaseSettings):
     shard_soft_limit_s: int = Field(default=900, gt=0)
     shard_hard_limit_s: int = Field(default=1200, gt=0)
     visibility_timeout_s: int = Field(default=3600, gt=0)
+    #: A worker that has not been heard of for so long counts as dead.
+    lease_s: float = Field(default=60, ge=1)
+    #: How often shards that nobody is at are looked for and sent again, where `apf beat` runs.
+    reconcile_every_s: float = Field(default=60, ge=1)
     #: On SIGTERM a worker has so long to finish its shard before it gives it back.
     shutdown_grace_s: float = Field(default=20, ge=0)
     #: How often a running shard writes how far it is, for `apf status`; 0: never.
     progress_interval_s: float = Field(default=5, ge=0)
+
+    #: Whether a worker's log may name photos by their keys.
+    log_keys: bool = False
 
     @field_validator("broker_url")
     @classmethod
@@ -72,6 +90,20 @@ class Settings(BaseSettings):
                 f"must start with redis:// or rediss://, got {url.split('://')[0]!r}; unset it to run without"
             )
         return url
+
+    @field_validator("allowed_urls")
+    @classmethod
+    def _allowed_are_urls(cls, text: str | None) -> str | None:
+        for url in (text or "").split():
+            if url == EVERYTHING:
+                continue
+            if "://" not in url:
+                raise ValueError(f"{url!r} is no URL: write s3://bucket/prefix or file:///folder, or * for all")
+            try:
+                canonical_url(url)
+            except StoreError as error:
+                raise ValueError(str(error)) from error
+        return text
 
     @model_validator(mode="after")
     def _limits_fit(self) -> Settings:
@@ -86,6 +118,13 @@ class Settings(BaseSettings):
                 f"({self.shard_hard_limit_s}), or Redis delivers a shard that still runs a second time"
             )
         return self
+
+    @property
+    def allowed(self) -> tuple[str, ...]:
+        """`allowed_urls` as canonical URLs; without a queue, all."""
+        if self.broker_url is None:
+            return (EVERYTHING,)
+        return tuple(text if text == EVERYTHING else canonical_url(text) for text in (self.allowed_urls or "").split())
 
     @property
     def s3(self) -> S3Options:
@@ -110,6 +149,21 @@ def load_settings() -> Settings:
         return Settings()
     except ValidationError as error:
         raise SettingsError(_explain(error)) from error
+
+
+def check_worker(settings: Settings) -> None:
+    """What a worker on a queue needs besides.
+
+    Raises:
+        SettingsError: no queue is set, or nothing says where the worker may read and write.
+    """
+    if not settings.broker_url:
+        raise SettingsError("a worker needs a queue: set APF_BROKER_URL, for example to redis://localhost:6379/0")
+    if not settings.allowed:
+        raise SettingsError(
+            "a worker does what messages say, in buckets and folders that you name: set APF_ALLOWED_URLS, for example "
+            'to "s3://photos s3://public", or to * where everybody who can write to the queue is trusted'
+        )
 
 
 def _explain(error: ValidationError) -> str:

@@ -158,6 +158,12 @@ def test_no_face_skip_leaves_the_photo_out(album: Path, tmp_path: Path) -> None:
         (["status", "{out}"], {}, "no batch"),
         (["status", "{out}", "unknown"], {}, "unknown"),
         (["worker"], {}, "APF_BROKER_URL"),
+        (["worker"], {"APF_BROKER_URL": "redis://127.0.0.1:1/0"}, "APF_ALLOWED_URLS"),
+        (["beat"], {}, "APF_BROKER_URL"),
+        (["reconcile"], {}, "APF_BROKER_URL"),
+        (["reconcile"], {"APF_BROKER_URL": "redis://127.0.0.1:1/0"}, "APF_ALLOWED_URLS"),
+        (["pause", "{out}", "unknown"], {}, "unknown"),
+        (["protect", "{in}", "{out}"], {"APF_ALLOWED_URLS": "photos"}, "s3://bucket/prefix"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -195,5 +201,29 @@ def test_doctor_finds_all_well_without_a_queue(album: Path) -> None:
 
 
 def test_doctor_names_a_queue_that_does_not_answer() -> None:
-    findings = apf_json("doctor", code=1, APF_BROKER_URL="redis://127.0.0.1:1/0")
+    findings = apf_json("doctor", code=1, APF_BROKER_URL="redis://127.0.0.1:1/0", APF_ALLOWED_URLS="*")
     assert [finding["check"] for finding in findings if not finding["ok"]] == ["queue"]
+
+
+def test_failed_lists_every_failed_photo_with_its_tries(protected: tuple[Path, dict[str, Any]]) -> None:
+    out, result = protected
+    lines = apf("status", out, result["batch"], "--failed", code=1).stdout.splitlines()
+    assert len(lines) == 1
+    key, tries, again, reason = lines[0].split("\t")
+    assert (key, tries, again) == ("'broken.jpg'", "1 tries", "permanent")
+    assert reason
+    apf("retry", out, result["batch"], code=1)
+    assert "2 tries" in apf("status", out, result["batch"], "--failed", code=1).stdout
+
+
+def test_a_paused_batch_waits_and_goes_on(album: Path, tmp_path: Path) -> None:
+    """The mark lies in the ledger: no restart of anything forgets it."""
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    shutil.copy(album / "coffee.webp", source)
+    apf("protect", source, out, code=2, APF_BROKER_URL="redis://127.0.0.1:1/0")
+    batch = apf_json("status", out)["batch"]
+    assert f"apf resume {out} {batch}" in apf("pause", out, batch).stderr
+    assert apf_json("status", out)["paused"] is True
+    result = apf_json("resume", out, batch)
+    assert (result["no_face"], result["pending"], result["paused"]) == (1, 0, False)

@@ -13,11 +13,13 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from apf.recipe import Recipe
 from tests.conftest import S3Server
-from workers.errors import Forbidden, LedgerError, NotFound, StoreUnavailable
-from workers.job import Batch, Outcome, PhotoRef, PhotoReport, Progress, ShardReport, Totals
-from workers.ledger import ASKED_BY_NAME, BatchWatch, Ledger, new_batch_id, open_batch, open_ledger
+from workers.attempts import Lease
+from workers.errors import LedgerError, NotFound, StoreUnavailable
+from workers.job import Batch, Outcome, PhotoRef, PhotoReport, ShardReport, Totals
+from workers.ledger import ASKED_BY_NAME, STOPS, Ledger, Stop, new_batch_id, open_batch, open_ledger
 from workers.store import S3Options, open_store
 from workers.store.memory import MemoryStore
+from workers.watch import BatchSummary, BatchWatch
 
 RECIPE = Recipe(name="light", epsilon_levels=5, weights="w")
 
@@ -43,6 +45,10 @@ def batch(ledger: Ledger, photos: int = 0, shards: int = 0, *, planned: bool = T
     )
     ledger.write_batch(new)
     return new
+
+
+def summary(ledger: Ledger, batch_id: str) -> BatchSummary:
+    return BatchWatch(ledger, batch_id).poll()
 
 
 def refs(*keys: str) -> list[PhotoRef]:
@@ -74,7 +80,7 @@ def report(shard: int, outcomes: dict[str, Outcome], *, faces: int = 1) -> Shard
 
 class TestRecords:
     def test_come_back_as_they_were(self, ledger: Ledger) -> None:
-        """Batch, plan, report and progress survive, odd keys and line breaks included."""
+        """Batch, plan and report survive, odd keys and line breaks included."""
         keys = ["a", "ü\n\u2028\u0085 x", '"q"\\', "😀"]
         b = batch(ledger, 4, 1)
         ledger.write_plan(b.id, 0, refs(*keys))
@@ -83,19 +89,13 @@ class TestRecords:
         assert ledger.read_batch(b.id) == b
         assert ledger.read_plan(b.id, 0) == refs(*keys)
         assert ledger.read_report(b.id, 0) == done
-        progress = Progress(shard=0, done=Totals(photos=2), updated_at="now")
-        ledger.write_progress(b.id, progress)
-        assert ledger.read_progress(b.id, 0) == progress
 
     def test_lie_where_the_design_says(self, ledger: Ledger) -> None:
         """Operators look at these objects, and other versions read them: the layout is a promise."""
         b = batch(ledger, batch_id="b1")
         ledger.write_plan(b.id, 42, refs("a"))
-        ledger.write_progress(b.id, Progress(shard=42, done=Totals(), updated_at="now"))
         ledger.write_plan(b.id, 123456, refs("a"))
-        ledger.cancel(b.id)
-        names = [info.key.removeprefix(".apf/batches/b1/") for info in ledger.store.list(".apf/")]
-        assert names == ["batch.json", "cancelled", "plan/00042.jsonl", "plan/123456.jsonl", "progress/00042.json"]
+        ledger.stop(b.id, "cancelled")
         ledger.write_report(b.id, report(42, {"a": Outcome.protected}))
         names = [info.key.removeprefix(".apf/batches/b1/") for info in ledger.store.list(".apf/")]
         assert names == ["batch.json", "cancelled", "plan/00042.jsonl", "plan/123456.jsonl", "reports/00042.jsonl"]
@@ -107,15 +107,14 @@ class TestRecords:
         assert ledger.has_report(b.id, 0)
 
     def test_missing_ones_are_said_so(self, ledger: Ledger) -> None:
-        """A missing batch or plan is an error with its name; a missing report or progress is just not there yet."""
+        """A missing batch or plan is an error with its name; a missing report is just not there yet."""
         with pytest.raises(LedgerError, match="there is no batch 'b1'"):
             ledger.read_batch("b1")
         with pytest.raises(LedgerError, match=r"00007\.jsonl is missing"):
             ledger.read_plan("b1", 7)
         assert ledger.read_report("b1", 7) is None
-        assert ledger.read_progress("b1", 7) is None
         assert not ledger.has_report("b1", 7)
-        assert not ledger.is_cancelled("b1")
+        assert ledger.stopped("b1") is None
 
     @pytest.mark.parametrize("batch_id", ["", "..", "a/b", "../x", "-x", "a" * 101, "a b"])
     def test_an_id_cannot_be_a_path(self, ledger: Ledger, batch_id: str) -> None:
@@ -138,7 +137,7 @@ class TestRecords:
         assert "report taken as missing" in caplog.text
         assert ledger.reported_shards(b.id) == {0}
         assert not ledger.has_report(b.id, 0)
-        assert ledger.summary(b.id).pending == 3
+        assert summary(ledger, b.id).pending == 3
 
     def test_one_with_a_line_missing_in_the_middle_is_torn(self, ledger: Ledger) -> None:
         """The header counts: whole lines that are lost are noticed too."""
@@ -163,25 +162,11 @@ class TestRecords:
             with pytest.raises(LedgerError, match=why):
                 ledger.read_plan("b1", 0)
 
-    def test_a_damaged_progress_counts_for_nothing(self, ledger: Ledger) -> None:
-        """It is best effort: a bar must not fail for it."""
-        b = batch(ledger, 1, 1, planned=False)
-        ledger.store.put(f".apf/batches/{b.id}/progress/00000.json", b"{")
-        assert ledger.read_progress(b.id, 0) is None
-        assert BatchWatch(ledger, b.id).poll(running=True).running == Totals()
-
-    def test_a_report_stands_though_its_progress_cannot_be_removed(self, ledger: Ledger) -> None:
-        """Rights may allow writing and not deleting."""
-        b = batch(ledger, 1, 1)
-        with mock.patch.object(MemoryStore, "delete", side_effect=Forbidden("no")):
-            ledger.write_report(b.id, report(0, {"a": Outcome.protected}))
-        assert ledger.has_report(b.id, 0)
-
     def test_a_store_that_is_down_is_not_a_missing_record(self, ledger: Ledger) -> None:
         """Unavailable must never be read as "no report": the caller sees the transient error."""
         b = batch(ledger, 1, 1)
         with mock.patch.object(MemoryStore, "get", side_effect=StoreUnavailable("down")):
-            for read in (ledger.has_report, ledger.read_report, ledger.read_plan, ledger.read_progress):
+            for read in (ledger.has_report, ledger.read_report, ledger.read_plan):
                 with pytest.raises(StoreUnavailable):
                     read(b.id, 0)
 
@@ -202,13 +187,16 @@ class TestBatches:
         ledger.store.put(".apf/batches/0-no-record/plan/00000.jsonl", b"")
         assert ledger.batches() == ids
 
-    def test_cancel_can_be_taken_back(self, ledger: Ledger) -> None:
+    @pytest.mark.parametrize("how", STOPS)
+    def test_a_stop_can_be_taken_back(self, ledger: Ledger, how: Stop) -> None:
         """The mark is set, seen in the summary, and removed; each twice without harm."""
         b = batch(ledger)
-        for change, expected in [(ledger.cancel, True), (ledger.uncancel, False)]:
-            change(b.id)
-            change(b.id)
-            assert ledger.is_cancelled(b.id) is ledger.summary(b.id).cancelled is expected
+        for _ in range(2):
+            ledger.stop(b.id, how)
+            assert ledger.stopped(b.id) == summary(ledger, b.id).stopped == how
+        for _ in range(2):
+            ledger.go_on(b.id)
+            assert ledger.stopped(b.id) is summary(ledger, b.id).stopped is None
 
     @pytest.mark.parametrize("kind", ["memory", "file", "moto", "swift"])
     @pytest.mark.parametrize("elsewhere", [False, True])
@@ -235,7 +223,7 @@ class TestBatches:
         worker.write_report(batch_id, report(0, {"a": Outcome.protected, "b": Outcome.no_face}))
         assert ledger.has_report(b.id, 0)
         assert ledger.batches() == [b.id]
-        assert ledger.summary(b.id).done
+        assert summary(ledger, b.id).done
         assert list(destination.list()) == []
 
     def test_destinations_share_a_ledger_url_without_mixing(self, tmp_path: Path) -> None:
@@ -266,7 +254,7 @@ class TestSummary:
         ledger.write_plan(b.id, 2, refs("d", "a", "e"))
         ledger.write_report(b.id, report(0, {"c": Outcome.protected, "b": Outcome.failed}, faces=3))
         ledger.write_report(b.id, report(2, {"d": Outcome.no_face, "a": Outcome.failed, "e": Outcome.skipped}))
-        s = ledger.summary(b.id)
+        s = summary(ledger, b.id)
         assert (s.photos, s.protected, s.no_face, s.skipped, s.failed, s.pending) == (6, 1, 1, 1, 2, 1)
         assert (s.faces, s.reported_shards, s.done, s.id) == (3, 2, False, b.id)
         assert [(f.key, f.etag, f.reason) for f in s.failures] == [("a", "etag-a", "why a"), ("b", "etag-b", "why b")]
@@ -282,10 +270,10 @@ class TestSummary:
         assert (watch.poll().failed, watch.poll().done) == (2, True)
         ledger.write_plan(b.id, 1, refs("a", "b"), retries=True)
         ledger.write_batch(b.model_copy(update={"shards": 2}))
-        for s in (watch.poll(), ledger.summary(b.id)):
+        for s in (watch.poll(), summary(ledger, b.id)):
             assert (s.photos, s.protected, s.failed, s.pending, s.failures) == (3, 1, 0, 2, ())
         ledger.write_report(b.id, report(1, {"a": Outcome.protected, "b": Outcome.failed}))
-        for s in (watch.poll(), ledger.summary(b.id)):
+        for s in (watch.poll(), summary(ledger, b.id)):
             assert (s.photos, s.protected, s.failed, s.pending) == (3, 2, 1, 0)
             assert [f.key for f in s.failures] == ["b"]
 
@@ -308,7 +296,7 @@ class TestSummary:
         b = batch(ledger, 1000, 1000, planned=False)
         ledger.write_report(b.id, report(7, {"a": Outcome.protected}))
         with mock.patch.object(Ledger, "read_report", autospec=True, side_effect=Ledger.read_report) as read:
-            assert ledger.summary(b.id).protected == 1
+            assert summary(ledger, b.id).protected == 1
         assert read.call_count == 1
 
     def test_a_listing_that_lags_does_not_hide_the_last_reports(self, ledger: Ledger) -> None:
@@ -317,30 +305,33 @@ class TestSummary:
         ledger.write_plan(b.id, 0, refs("a"))
         ledger.write_report(b.id, report(0, {"a": Outcome.protected}))
         with mock.patch.object(MemoryStore, "list", side_effect=lambda *_, **__: iter(())):
-            assert ledger.summary(b.id).done
+            assert summary(ledger, b.id).done
 
     def test_running_shards_say_how_far_they_are(self, ledger: Ledger) -> None:
-        """For the bar only: part of what is pending, and nothing once the report is there."""
+        """For the bar only: part of what is pending, and nothing once the report is there, or the try is over."""
         b = batch(ledger, 10, 2, planned=False)
-        for shard in (0, 1):
-            ledger.write_progress(b.id, Progress(shard=shard, done=Totals(photos=3, protected=3), updated_at="now"))
+        leases = [Lease(ledger, b.id, shard, lease_s=60) for shard in (0, 1)]
+        for lease in leases:
+            lease.beat(Totals(photos=3, protected=3))
         s = BatchWatch(ledger, b.id).poll(running=True)
         assert (s.running.photos, s.pending, s.protected) == (6, 10, 0)
         ledger.write_report(b.id, report(0, dict.fromkeys("abcde", Outcome.protected)))
         s = BatchWatch(ledger, b.id).poll(running=True)
         assert (s.running.photos, s.pending, s.protected) == (3, 5, 5)
+        leases[1].end()
+        assert BatchWatch(ledger, b.id).poll(running=True).running == Totals()
 
     def test_a_last_plan_that_is_missing_is_an_error(self, ledger: Ledger) -> None:
         """Without it nobody knows which outcomes a retry replaces: no number is better than a wrong one."""
         b = batch(ledger, 1, 1)
         with pytest.raises(LedgerError, match=r"00000\.jsonl is missing"):
-            ledger.summary(b.id)
+            summary(ledger, b.id)
 
     def test_a_batch_still_being_planned_is_not_done(self, ledger: Ledger) -> None:
         """All reported so far is not all."""
         b = batch(ledger, 1, 1, planned=False)
         ledger.write_report(b.id, report(0, {"a": Outcome.protected}))
-        assert not ledger.summary(b.id).done
+        assert not summary(ledger, b.id).done
 
     def test_a_hundred_thousand_photos_take_seconds(self, ledger: Ledger) -> None:
         """A summary from nothing, and then each look at the watch, stay usable for a large library."""
@@ -396,7 +387,7 @@ class BatchLife(RuleBasedStateMachine):
     @invariant()
     def numbers_add_up(self) -> None:
         expected = self._expected()
-        for s in (self.watch.poll(), self.ledger.summary(self.batch.id)):
+        for s in (self.watch.poll(), summary(self.ledger, self.batch.id)):
             assert s.photos == s.protected + s.no_face + s.skipped + s.failed + s.pending
             counts = {o: sum(1 for e in expected.values() if e is o) for o in Outcome}
             assert (s.protected, s.no_face, s.skipped, s.failed) == tuple(counts.values())

@@ -10,13 +10,15 @@ import pytest
 from apf.errors import DetectorError
 from tests.workers.fakes import FakeEngine
 from tests.workers.test_shard import make_batch
+from workers.attempts import Lease, attempts_at
 from workers.errors import StoreUnavailable
-from workers.job import Outcome, PhotoRef, ShardJob
-from workers.ledger import Ledger, open_ledger
+from workers.job import Outcome, PhotoRef, ShardJob, Totals
+from workers.ledger import STOPS, Ledger, Stop, open_ledger
 from workers.run import ShardIncomplete, report_lost_shard, run_shard
 from workers.settings import Settings
 from workers.store import open_store
 from workers.store.memory import MemoryStore
+from workers.watch import BatchWatch
 
 
 class Planned:
@@ -57,23 +59,25 @@ def test_a_reported_shard_does_not_run_again() -> None:
     assert planned.engine.batches == []
 
 
-def test_a_cancelled_batch_does_not_run() -> None:
-    planned = Planned("run-cancelled", b"one")
-    planned.ledger.cancel("b1")
+@pytest.mark.parametrize("how", STOPS)
+def test_a_stopped_batch_does_not_run(how: Stop) -> None:
+    planned = Planned(f"run-{how}", b"one")
+    planned.ledger.stop("b1", how)
     assert planned.run() is None
     assert not planned.ledger.has_report("b1", 0)
 
 
-def test_cancelling_stops_a_running_shard_and_a_resumed_one_ends_right() -> None:
-    planned = Planned("run-cancel-midway", *[b"x"] * 150)
+@pytest.mark.parametrize("how", STOPS)
+def test_a_stop_reaches_a_running_shard_and_a_resumed_one_ends_right(how: Stop) -> None:
+    planned = Planned(f"run-{how}-midway", *[b"x"] * 150)
     planned.engine.decode_s = 0.02
-    timer = threading.Timer(0.2, planned.ledger.cancel, ["b1"])
+    timer = threading.Timer(0.2, planned.ledger.stop, ["b1", how])
     timer.start()
     settings = Settings(progress_interval_s=0.05, read_threads=1)
     assert planned.run(settings) is None
     timer.join()
     assert not planned.ledger.has_report("b1", 0)
-    planned.ledger.uncancel("b1")
+    planned.ledger.go_on("b1")
     planned.engine.decode_s = 0
     totals = planned.run()
     assert (totals.photos, totals.protected, totals.skipped) == (150, 150, 0)
@@ -83,17 +87,18 @@ def test_a_running_shard_tells_how_far_it_is() -> None:
     planned = Planned("run-progress", *[b"x"] * 60)
     planned.engine.decode_s = 0.02
     seen: list[int] = []
-    write = planned.ledger.write_progress
+    beat = Lease.beat
 
-    def spy(batch_id: str, progress: Any) -> None:
-        seen.append(progress.done.photos)
-        write(batch_id, progress)
+    def spy(lease: Lease, done: Totals | None = None) -> None:
+        beat(lease, done)
+        seen.append(BatchWatch(planned.ledger, "b1").poll(running=True).running.photos)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Ledger, "write_progress", lambda self, *args: spy(*args))
+        patch.setattr(Lease, "beat", spy)
         planned.run(Settings(progress_interval_s=0.1, read_threads=1))
     assert seen == sorted(seen)
     assert any(0 < count < 60 for count in seen)
+    assert attempts_at(planned.ledger, "b1") == [], "a try that ended leaves nothing"
 
 
 def test_passing_failures_make_the_shard_come_again_until_the_last_try(monkeypatch: pytest.MonkeyPatch) -> None:

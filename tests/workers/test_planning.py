@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producer.plan import estimated_megapixels, may_be_photo, plan
 from tests.workers.test_shard import make_batch
 from workers.job import Batch, PhotoRef
 from workers.ledger import Ledger, open_ledger
+from workers.planning import BatchTooLarge, Taken, estimated_megapixels, may_be_photo, plan, planned_anew
 from workers.store import ObjectInfo, Store, open_store
 
 counter = iter(range(1_000_000))
@@ -36,11 +37,11 @@ def planned_keys(ledger: Ledger, batch: Batch) -> list[str]:
 )
 def test_each_photo_is_planned_once_whenever_planning_breaks_off(keys: set[str], photos: int, stop_after: int) -> None:
     source, ledger, batch = scene(dict.fromkeys(keys, 10), max_shard_photos=photos)
-    first = plan(ledger, batch, source)
+    first = plan(ledger, batch, source, planner="a")
     for _, _ in zip(range(stop_after), first, strict=False):
         pass
     first.close()
-    for _ in plan(ledger, ledger.read_batch(batch.id), source):
+    for _ in plan(ledger, ledger.read_batch(batch.id), source, planner="b"):
         pass
     after = ledger.read_batch(batch.id)
     wanted = sorted(key for key in keys if not key.endswith(".txt"))
@@ -51,7 +52,7 @@ def test_each_photo_is_planned_once_whenever_planning_breaks_off(keys: set[str],
 def test_a_plan_written_before_its_batch_is_written_again() -> None:
     source, ledger, batch = scene({"a.jpg": 1, "b.jpg": 1}, max_shard_photos=1)
     ledger.write_plan(batch.id, 0, [PhotoRef(key="left over", etag="", size=1)])
-    for _ in plan(ledger, batch, source):
+    for _ in plan(ledger, batch, source, planner="a"):
         pass
     assert planned_keys(ledger, ledger.read_batch(batch.id)) == ["a.jpg", "b.jpg"]
 
@@ -59,13 +60,13 @@ def test_a_plan_written_before_its_batch_is_written_again() -> None:
 def test_shards_close_at_their_megapixels() -> None:
     one_megapixel = 350_000
     source, ledger, batch = scene({f"{i}.jpg": one_megapixel for i in range(6)}, max_shard_megapixels=2.5)
-    *_, grown = plan(ledger, batch, source)
+    *_, grown = plan(ledger, batch, source, planner="a")
     assert [len(ledger.read_plan(batch.id, shard)) for shard in range(grown.shards)] == [2, 2, 2]
 
 
 def test_an_empty_source_is_planned_with_no_shard() -> None:
     source, ledger, batch = scene({"notes.txt": 1})
-    assert [(b.planned, b.shards, b.ignored) for b in plan(ledger, batch, source)] == [(True, 0, 1)]
+    assert [(b.planned, b.shards, b.ignored) for b in plan(ledger, batch, source, planner="a")] == [(True, 0, 1)]
 
 
 def test_photos_are_told_by_suffix_or_for_want_of_one() -> None:
@@ -85,3 +86,48 @@ def test_megapixels_are_guessed_by_format() -> None:
     guess = {s: estimated_megapixels(PhotoRef(key=f"a.{s}", etag="", size=350_000)) for s in ("jpg", "png", "heic")}
     assert 0.9 < guess["jpg"] < 1.1
     assert guess["png"] < guess["jpg"] < guess["heic"]
+
+
+def test_a_planner_that_lost_the_batch_writes_nothing_more() -> None:
+    """It was silent too long, and another took over: the first one's plans must not replace the second one's."""
+    source, ledger, batch = scene(dict.fromkeys("abcdef", 10), max_shard_photos=1)
+    slow = plan(ledger, batch, source, planner="slow")
+    next(slow)
+    source.delete("b")
+    quick = plan(ledger, ledger.read_batch(batch.id), source, planner="quick")
+    next(quick)
+    with pytest.raises(Taken, match="planned by quick now"):
+        next(slow)
+    for _ in quick:
+        pass
+    assert planned_keys(ledger, ledger.read_batch(batch.id)) == list("acdef")
+
+
+@pytest.mark.parametrize("shard", [0, 1, 2])
+def test_a_torn_plan_is_made_anew_from_its_neighbours(shard: int) -> None:
+    keys = ["a.jpg", "b.txt", "c.jpg", "d.jpg", "e.jpg", "f.txt", "g.jpg"]
+    source, ledger, batch = scene(dict.fromkeys(keys, 10), max_shard_photos=2)
+    *_, batch = plan(ledger, batch, source, planner="a")
+    whole = ledger.read_plan(batch.id, shard)
+    ledger.store.put(ledger.key(batch.id, "plan", f"{shard:05}.jsonl"), b'{"kind": "pl')
+    assert planned_anew(ledger, batch, shard, source) == whole
+
+
+def test_a_torn_last_plan_ends_where_planning_had_come() -> None:
+    """Objects behind the cursor belong to shards to come."""
+    source, ledger, batch = scene(dict.fromkeys(["a.jpg", "b.jpg", "c.jpg", "d.jpg", "e.jpg"], 10), max_shard_photos=2)
+    batch = next(plan(ledger, batch, source, planner="a"))
+    ledger.store.put(ledger.key(batch.id, "plan", "00000.jsonl"), b"")
+    assert [ref.key for ref in planned_anew(ledger, batch, 0, source)] == ["a.jpg", "b.jpg"]
+
+
+def test_a_source_over_the_limit_is_refused_and_what_is_planned_stays() -> None:
+    source, ledger, batch = scene(dict.fromkeys("abcde", 10), max_shard_photos=2)
+    planning = plan(ledger, batch, source, planner="a", max_photos=4)
+    assert next(planning).photos == 2
+    with pytest.raises(BatchTooLarge, match="more than 4 photos"):
+        list(planning)
+    assert planned_keys(ledger, ledger.read_batch(batch.id)) == ["a", "b"]
+    exact, ledger, batch = scene(dict.fromkeys("abcd", 10))
+    *_, done = plan(ledger, batch, exact, planner="a", max_photos=4)
+    assert (done.planned, done.photos) == (True, 4)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import takewhile
 
+from workers.attempts import now
+from workers.errors import LedgerError
 from workers.job import Batch, PhotoRef
 from workers.ledger import Ledger
 from workers.store import ObjectInfo, Store
@@ -60,11 +63,29 @@ class _Shard:
         return len(self.photos) >= batch.max_shard_photos or self.megapixels + coming > batch.max_shard_megapixels
 
 
-def plan(ledger: Ledger, batch: Batch, source: Store) -> Iterator[Batch]:
+class BatchTooLarge(LedgerError):
+    """Raised when a source holds more photos than a batch may. What is planned already is done all the same."""
+
+
+class Taken(LedgerError):
+    """Raised when somebody else plans the batch: they took over after a silence, or were never gone."""
+
+
+def plan(
+    ledger: Ledger, batch: Batch, source: Store, *, planner: str, max_photos: int | None = None
+) -> Iterator[Batch]:
     """List the source from the batch's cursor on; yields the batch anew after each shard that was written.
 
-    The plan object is written before the batch that counts it: a producer that dies in between writes it again.
+    The plan object is written before the batch that counts it: a planner that dies in between writes it again.
+
+    Args:
+        planner: names the caller. It takes the batch over, and gives up as soon as somebody else has done so.
+
+    Raises:
+        Taken: another planner has written to the batch since.
+        BatchTooLarge: the source has more than `max_photos` photos.
     """
+    batch = _written(ledger, batch.model_copy(update={"planner": planner}), taking=True)
     filling = _Shard()
     cursor = batch.cursor
     for info in source.list(start_after=cursor):
@@ -74,6 +95,10 @@ def plan(ledger: Ledger, batch: Batch, source: Store) -> Iterator[Batch]:
             continue
         ref = PhotoRef(key=info.key, etag=info.etag, size=info.size)
         megapixels = estimated_megapixels(ref)
+        if max_photos is not None and batch.photos + len(filling.photos) >= max_photos:
+            raise BatchTooLarge(
+                f"{batch.source} has more than {max_photos} photos: name a longer prefix, or raise APF_MAX_BATCH_PHOTOS"
+            )
         if filling.full(batch, megapixels):
             batch = _close(ledger, batch, filling, cursor)
             yield batch
@@ -85,7 +110,23 @@ def plan(ledger: Ledger, batch: Batch, source: Store) -> Iterator[Batch]:
     yield batch
 
 
+def planned_anew(ledger: Ledger, batch: Batch, shard: int, source: Store) -> list[PhotoRef]:
+    """The photos of a shard whose plan was torn, listed again between its neighbours.
+
+    Raises:
+        LedgerError: a neighbour's plan is torn too.
+    """
+    end = batch.shards if batch.first_retry is None else batch.first_retry
+    before = ledger.read_plan(batch.id, shard - 1)[-1].key if shard else ""
+    # Up to the next plan's first photo, or to where planning has come.
+    last = ledger.read_plan(batch.id, shard + 1)[0].key if shard + 1 < end else batch.cursor + "\0"
+    listed = takewhile(lambda info: info.key.encode() < last.encode(), source.list(start_after=before))
+    return [PhotoRef(key=info.key, etag=info.etag, size=info.size) for info in listed if may_be_photo(info)]
+
+
 def _close(ledger: Ledger, batch: Batch, filling: _Shard, cursor: str, *, planned: bool = False) -> Batch:
+    # Before the plan, too: whoever lost the batch must not write over the plans of who has it.
+    _check_planner(ledger, batch)
     if filling.photos:
         ledger.write_plan(batch.id, batch.shards, filling.photos)
     after = batch.model_copy(
@@ -97,5 +138,18 @@ def _close(ledger: Ledger, batch: Batch, filling: _Shard, cursor: str, *, planne
             "ignored": batch.ignored + filling.ignored,
         }
     )
-    ledger.write_batch(after)
-    return after
+    return _written(ledger, after)
+
+
+def _written(ledger: Ledger, batch: Batch, *, taking: bool = False) -> Batch:
+    if not taking:
+        _check_planner(ledger, batch)
+    stamped = batch.model_copy(update={"updated_at": now().isoformat(timespec="milliseconds")})
+    ledger.write_batch(stamped)
+    return stamped
+
+
+def _check_planner(ledger: Ledger, batch: Batch) -> None:
+    planner = ledger.read_batch(batch.id).planner
+    if planner != batch.planner:
+        raise Taken(f"batch {batch.id} is planned by {planner} now: `apf status --watch` follows it")

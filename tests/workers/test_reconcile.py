@@ -1,0 +1,225 @@
+"""Going on with batches: from the ledger alone, whatever was lost."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from tests.workers.fakes import FakeEngine
+from tests.workers.test_attempts import died
+from workers import attempts
+from workers.attempts import Lease
+from workers.job import Batch, Outcome, PhotoReport, ShardJob, ShardReport
+from workers.ledger import Ledger, open_ledger
+from workers.reconcile import PLANNER_LEASE_S, Waiting, plan_and_send, reconcile, resume
+from workers.registry import OPEN, register, roots
+from workers.run import run_shard
+from workers.settings import Settings
+from workers.store import Store, open_store
+from workers.store.memory import MemoryStore
+from workers.watch import BatchWatch
+
+IDLE, BUSY = Waiting(queued=0, taken=0), Waiting(queued=3, taken=0)
+SETTINGS = Settings(broker_url="redis://x", allowed_urls="memory://source memory://public")
+
+
+class Lost(Exception):
+    """The producer was killed."""
+
+
+class World:
+    """A source of five photos, a destination below an allowed root, and a queue that remembers what was sent."""
+
+    def __init__(self) -> None:
+        for name in ("source", "public"):
+            MemoryStore(f"memory://{name}").clear()
+        self.source: Store = open_store("memory://source/in")
+        for name in "abcde":
+            self.source.put(f"{name}.jpg", name.encode())
+        self.ledger: Ledger = open_ledger("memory://public/out")
+        self.batch = self._batch()
+        self.sent: list[int] = []
+        register(self.ledger, self.batch, SETTINGS)
+        self.ledger.write_batch(self.batch)
+
+    def _batch(self) -> Batch:
+        from tests.workers.test_shard import make_batch  # noqa: PLC0415
+
+        batch = make_batch(self.source.url, "memory://public/out", max_shard_photos=2)
+        return batch.model_copy(update={"created_at": attempts.now().isoformat()})
+
+    def send(self, job: ShardJob) -> None:
+        assert job.batch_url == self.ledger.batch_url("b1")
+        self.sent.append(job.shard)
+
+    def plan(self) -> None:
+        plan_and_send(self.ledger, self.ledger.read_batch("b1"), self.send, SETTINGS)
+
+    def reconcile(self, waiting: Waiting = IDLE) -> list[int]:
+        """One pass; the shards that it sent."""
+        self.sent.clear()
+        sent = reconcile(roots(SETTINGS), self.send, SETTINGS, lambda: waiting)
+        assert sum(sent.values()) == len(self.sent)
+        return self.sent
+
+    def work(self, *shards: int) -> None:
+        for shard in shards:
+            job = ShardJob(batch_url=self.ledger.batch_url("b1"), shard=shard)
+            run_shard(job, SETTINGS, load=lambda *_: FakeEngine())
+
+    def is_registered(self) -> bool:
+        return open_store("memory://public").head(f"{OPEN}b1") is not None
+
+    def age(self, seconds: float) -> None:
+        """The batch was last written so long ago."""
+        then = (attempts.now() - timedelta(seconds=seconds)).isoformat()
+        self.ledger.write_batch(self.ledger.read_batch("b1").model_copy(update={"updated_at": then}))
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+@pytest.fixture
+def planned(world: World) -> World:
+    world.plan()
+    assert world.sent == [0, 1, 2]
+    return world
+
+
+def test_a_flushed_queue_is_filled_again(planned: World) -> None:
+    planned.work(1)
+    assert planned.reconcile() == [0, 2]
+    planned.work(0, 2)
+    assert planned.reconcile() == []
+    assert BatchWatch(planned.ledger, "b1").poll().protected == 5
+
+
+def test_a_batch_that_is_done_is_looked_at_no_more(planned: World) -> None:
+    planned.work(0, 1, 2)
+    assert planned.is_registered()
+    planned.reconcile()
+    assert not planned.is_registered()
+
+
+def test_shards_that_somebody_is_at_are_left_to_them(planned: World) -> None:
+    Lease(planned.ledger, "b1", 1, lease_s=60).beat()
+    died(planned.ledger, shard=2)
+    assert planned.reconcile(Waiting(queued=0, taken=1)) == [0, 2]
+
+
+def test_shards_that_wait_in_the_queue_are_not_sent_twice(planned: World) -> None:
+    """Every minute another copy of a long queue would bury it."""
+    assert planned.reconcile(BUSY) == []
+    assert planned.reconcile(Waiting(queued=0, taken=2)) == [], "taken by workers that have not written yet"
+
+
+def test_a_dead_workers_shard_is_sent_at_once_and_once(planned: World) -> None:
+    """Redis itself gives its message to another after an hour; others' shards in the queue are left there."""
+    batch = planned.ledger.read_batch("b1")
+    long_ago = (attempts.now() - timedelta(seconds=600)).isoformat()
+    planned.ledger.write_batch(batch.model_copy(update={"created_at": long_ago}))
+    died(planned.ledger, shard=1)
+    assert planned.reconcile(BUSY) == [1]
+    assert planned.reconcile(BUSY) == []
+
+
+def test_after_long_silence_they_are_sent_all_the_same(planned: World) -> None:
+    """Others' work may keep the queue from ever being empty; a message is not alive after that time."""
+    batch = planned.ledger.read_batch("b1")
+    long_ago = attempts.now() - timedelta(seconds=2 * SETTINGS.visibility_timeout_s + 1)
+    planned.ledger.write_batch(batch.model_copy(update={"created_at": long_ago.isoformat()}))
+    assert planned.reconcile(BUSY) == [0, 1, 2]
+    assert planned.reconcile(BUSY) == [], "sent just now"
+
+
+@pytest.mark.parametrize("how", ["paused", "cancelled"])
+def test_a_stopped_batch_stays_stopped_until_it_is_resumed(planned: World, how: str) -> None:
+    planned.ledger.stop("b1", how)  # type: ignore[arg-type]
+    planned.age(10 * PLANNER_LEASE_S)
+    assert planned.reconcile() == []
+    planned.sent.clear()
+    assert resume(planned.ledger, "b1", planned.send, SETTINGS) == 3
+    assert planned.sent == [0, 1, 2]
+    assert planned.ledger.stopped("b1") is None
+
+
+@pytest.mark.parametrize("sends", [0, 1, 2])
+def test_planning_goes_on_where_the_producer_died(world: World, sends: int) -> None:
+    def dies(job: ShardJob) -> None:
+        if len(world.sent) == sends:
+            raise Lost
+        world.send(job)
+
+    with pytest.raises(Lost):
+        plan_and_send(world.ledger, world.batch, dies, SETTINGS)
+    assert sends not in world.reconcile(BUSY), "the producer may be slow, and is given time"
+    world.age(PLANNER_LEASE_S + 1)
+    world.reconcile()
+    assert sorted(set(world.sent)) == list(range(3)), "the shard whose message was lost, too"
+    world.work(0, 1, 2)
+    summary = BatchWatch(world.ledger, "b1").poll()
+    assert (summary.photos, summary.protected, summary.done) == (5, 5, True)
+
+
+def test_a_producer_that_died_before_it_wrote_anything_leaves_no_trouble(world: World) -> None:
+    world.ledger.store.delete(world.ledger.key("b1", "batch.json"))
+    assert world.reconcile() == []
+
+
+@pytest.mark.parametrize("shard", [0, 1, 2])
+def test_a_torn_plan_is_made_anew(planned: World, shard: int) -> None:
+    planned.ledger.store.put(planned.ledger.key("b1", "plan", f"{shard:05}.jsonl"), b'{"kind": "plan", "ver')
+    planned.reconcile()
+    planned.work(0, 1, 2)
+    summary = BatchWatch(planned.ledger, "b1").poll()
+    assert (summary.protected, summary.pending) == (5, 0)
+
+
+def test_a_torn_report_makes_its_shard_run_again(planned: World) -> None:
+    planned.work(0, 1, 2)
+    key = planned.ledger.key("b1", "reports", "00001.jsonl")
+    planned.ledger.store.put(key, planned.ledger.store.get(key).data[:-40])
+    assert planned.reconcile() == [1]
+    planned.work(1)
+    assert BatchWatch(planned.ledger, "b1").poll().protected == 5
+
+
+def test_a_torn_plan_of_a_retry_leaves_its_photos_failed(planned: World) -> None:
+    """Nobody knows any more which photos it repeated; they can be retried."""
+    planned.work(0, 1)
+    failed = tuple(
+        PhotoReport(key=ref.key, etag=ref.etag, outcome=Outcome.failed) for ref in planned.ledger.read_plan("b1", 2)
+    )
+    planned.ledger.write_report("b1", _report(2, failed))
+    batch = planned.ledger.read_batch("b1")
+    planned.ledger.write_batch(batch.model_copy(update={"shards": 4, "first_retry": 3}))
+    planned.ledger.store.put(planned.ledger.key("b1", "plan", "00003.jsonl"), b"")
+    assert planned.reconcile() == [3]
+    planned.work(3)
+    summary = BatchWatch(planned.ledger, "b1").poll()
+    assert (summary.failed, summary.protected, summary.pending) == (1, 4, 0)
+
+
+def _report(shard: int, photos: tuple[PhotoReport, ...]) -> ShardReport:
+    return ShardReport(
+        shard=shard, photos=photos, stage_seconds={}, wall_seconds=0, worker="w", finished_at="", peak_memory_bytes=0
+    )
+
+
+def test_one_batch_that_cannot_be_read_does_not_keep_the_others_waiting(planned: World) -> None:
+    store = open_store("memory://public")
+    store.put(f"{OPEN}0", planned.ledger.batch_url("0").encode())
+    planned.ledger.store.put(planned.ledger.key("0", "batch.json"), b"{")
+    store.put(f"{OPEN}1", b"memory://elsewhere/.apf/batches/1")
+    store.put(f"{OPEN}2", b"\xff")
+    assert planned.reconcile() == [0, 1, 2]
+
+
+def test_every_root_is_looked_through(planned: World) -> None:
+    """One that cannot be listed is passed over."""
+    settings = SETTINGS.model_copy(update={"allowed_urls": "file:///nobody memory://public"})
+    sent = reconcile(roots(settings), planned.send, settings, lambda: IDLE)
+    assert sent == {"b1": 3}

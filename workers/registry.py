@@ -1,0 +1,69 @@
+"""Which batches are open, so that a periodic task finds them without searching every prefix of a bucket.
+
+`<root>/.apf/open/<id>` holds a batch's URL. The root is `APF_LEDGER_URL`, or the allowed URL that the destination lies
+under, or the destination itself.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+
+from workers.allowed import EVERYTHING, check_allowed
+from workers.errors import NotFound, WorkerError
+from workers.job import Batch
+from workers.ledger import Ledger, open_batch
+from workers.settings import Settings
+from workers.store import Store, inside, open_store
+
+log = logging.getLogger(__name__)
+
+OPEN = ".apf/open/"
+
+
+def roots(settings: Settings) -> list[str]:
+    """Where open batches are registered, as far as the settings say; others have to be named."""
+    if settings.ledger_url:
+        return [settings.ledger_url]
+    return [url for url in settings.allowed if url != EVERYTHING]
+
+
+def register(ledger: Ledger, batch: Batch, settings: Settings) -> None:
+    """Note that the batch is open; raises StoreError."""
+    url = ledger.batch_url(batch.id).encode()
+    _root(batch, settings).put(OPEN + batch.id, url, content_type="text/plain")
+
+
+def unregister(batch: Batch, settings: Settings) -> None:
+    """The batch is done; silent where it was not registered."""
+    _root(batch, settings).delete(OPEN + batch.id)
+
+
+def open_batches(urls: Iterable[str], settings: Settings) -> Iterator[tuple[Ledger, str]]:
+    """The batches that are registered under these URLs. What cannot be read is logged and left out."""
+    for url in urls:
+        try:
+            store = open_store(url, s3=settings.s3)
+            keys = [info.key for info in store.list(OPEN)]
+        except WorkerError as error:
+            log.warning("open batches of %s cannot be listed: %s", url, error)
+            continue
+        for key in keys:
+            try:
+                yield _opened(store, key, settings)
+            except NotFound:
+                continue  # done meanwhile
+            except (WorkerError, UnicodeDecodeError) as error:
+                log.warning("open batch %s of %s is left out: %s", key, url, error)
+
+
+def _opened(store: Store, key: str, settings: Settings) -> tuple[Ledger, str]:
+    url = store.get(key, max_bytes=4096).data.decode()
+    check_allowed(url, settings.allowed, what="batch")
+    return open_batch(url, s3=settings.s3)
+
+
+def _root(batch: Batch, settings: Settings) -> Store:
+    within = [url for url in roots(settings) if inside(batch.destination, url)]
+    url = settings.ledger_url or max(within, key=len, default=batch.destination)
+    return open_store(url, s3=settings.s3, create=True)

@@ -1,0 +1,176 @@
+"""Where a batch stands, put together from its reports."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from workers.attempts import attempts_at, is_live
+from workers.job import Batch, Outcome, PhotoReport, ShardReport, Totals
+from workers.ledger import ASKED_BY_NAME, Ledger, Stop, read_all
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A photo that has no output, and why."""
+
+    key: str
+    etag: str
+    reason: str
+    #: Whether trying again can help.
+    transient: bool
+    #: How often a worker began it, in all shards that it stood in.
+    attempts: int
+
+
+@dataclass(frozen=True)
+class BatchSummary:
+    """Where a batch stands: photos = protected + no_face + skipped + failed + pending."""
+
+    batch: Batch
+    #: Sums over the photos whose shards are reported; a retry's outcome stands in for the earlier one.
+    totals: Totals
+    pending: int
+    #: By key, ascending.
+    failures: tuple[Failure, ...]
+    #: How it was stopped, if it was.
+    stopped: Stop | None
+    #: Shards with a report, of `batch.shards`.
+    reported_shards: int
+    #: Seconds in each stage and in all, added up over reported shards; shards may have run side by side.
+    stage_seconds: dict[str, float]
+    wall_seconds: float
+    peak_memory_bytes: int
+    #: Sums over what running shards say that they have done; part of `pending`, and best effort.
+    running: Totals = field(default_factory=Totals)
+
+    @property
+    def id(self) -> str:
+        return self.batch.id
+
+    @property
+    def photos(self) -> int:
+        """Photos planned so far."""
+        return self.batch.photos
+
+    @property
+    def protected(self) -> int:
+        return self.totals.protected
+
+    @property
+    def no_face(self) -> int:
+        return self.totals.no_face
+
+    @property
+    def skipped(self) -> int:
+        return self.totals.skipped
+
+    @property
+    def failed(self) -> int:
+        return self.totals.failed
+
+    @property
+    def faces(self) -> int:
+        return self.totals.faces
+
+    @property
+    def cancelled(self) -> bool:
+        return self.stopped == "cancelled"
+
+    @property
+    def done(self) -> bool:
+        """Whether every object of the source is planned and every photo has its outcome."""
+        return self.batch.planned and self.pending == 0
+
+
+class BatchWatch:
+    """Follows one batch; each report is read once. Not to be shared between threads."""
+
+    def __init__(self, ledger: Ledger, batch_id: str) -> None:
+        self.ledger = ledger
+        self.batch_id = batch_id
+        self._reported: set[int] = set()
+        #: What counts for each photo, and the shard that said it.
+        self._latest: dict[str, tuple[int, PhotoReport]] = {}
+        #: For photos that are retried: the last shard that does so; what earlier ones say counts no more.
+        self._retried_by: dict[str, int] = {}
+        self._looked_for_retries = 0
+        #: How often each photo that failed was begun, in all of its shards.
+        self._attempts: dict[str, int] = {}
+        self._stage_seconds: dict[str, float] = {}
+        self._wall_seconds = 0.0
+        self._peak_memory_bytes = 0
+
+    def poll(self, *, running: bool = False) -> BatchSummary:
+        """Reads what is new and says where the batch stands; with `running`, asks running shards how far they are.
+
+        Raises:
+            LedgerError: there is no such batch, or its last plan cannot be read (`apf resume` mends it).
+            StoreError: the store refuses.
+        """
+        batch = self.ledger.read_batch(self.batch_id)
+        self._find_retries(batch)
+        for report in self._new_reports(batch):
+            self._take(report)
+        totals = Totals.of(report for _, report in self._latest.values())
+        return BatchSummary(
+            batch=batch,
+            totals=totals,
+            pending=max(0, batch.photos - totals.photos),
+            failures=self._failures(),
+            stopped=self.ledger.stopped(self.batch_id),
+            reported_shards=len(self._reported),
+            stage_seconds=dict(self._stage_seconds),
+            wall_seconds=self._wall_seconds,
+            peak_memory_bytes=self._peak_memory_bytes,
+            running=self._running() if running else Totals(),
+        )
+
+    def _find_retries(self, batch: Batch) -> None:
+        """Reads the plans of new retry shards. They are the last of a planned batch, so the first other one ends it."""
+        if not batch.planned:
+            return
+        for shard in range(batch.shards - 1, self._looked_for_retries - 1, -1):
+            plan = self.ledger.read_shard_plan(self.batch_id, shard)
+            if not plan.retries:
+                break
+            for photo in plan.photos:
+                self._retried_by[photo.key] = max(shard, self._retried_by.get(photo.key, 0))
+                if self._latest.get(photo.key, (shard,))[0] < shard:
+                    del self._latest[photo.key]  # pending again
+        self._looked_for_retries = batch.shards
+
+    def _new_reports(self, batch: Batch) -> list[ShardReport]:
+        missing = set(range(batch.shards)) - self._reported
+        if len(missing) > ASKED_BY_NAME:
+            missing &= self.ledger.reported_shards(self.batch_id)
+        found = read_all(lambda shard: self.ledger.read_report(self.batch_id, shard), sorted(missing))
+        return [report for report in found if report is not None]
+
+    def _take(self, report: ShardReport) -> None:
+        self._reported.add(report.shard)
+        for photo in report.photos:
+            if photo.outcome is Outcome.failed:
+                self._attempts[photo.key] = self._attempts.get(photo.key, 0) + photo.attempts
+            if report.shard >= self._retried_by.get(photo.key, 0):
+                self._latest[photo.key] = (report.shard, photo)
+        for stage, seconds in report.stage_seconds.items():
+            self._stage_seconds[stage] = self._stage_seconds.get(stage, 0.0) + seconds
+        self._wall_seconds += report.wall_seconds
+        self._peak_memory_bytes = max(self._peak_memory_bytes, report.peak_memory_bytes)
+
+    def _failures(self) -> tuple[Failure, ...]:
+        failed = [photo for _, photo in self._latest.values() if photo.outcome is Outcome.failed]
+        return tuple(
+            Failure(
+                key=photo.key,
+                etag=photo.etag,
+                reason=photo.reason or "",
+                transient=photo.transient,
+                attempts=self._attempts[photo.key],
+            )
+            for photo in sorted(failed, key=lambda photo: photo.key)
+        )
+
+    def _running(self) -> Totals:
+        live = {a.shard: a.done for a in attempts_at(self.ledger, self.batch_id) if is_live(a)}
+        return Totals.sum(done for shard, done in live.items() if shard not in self._reported)
