@@ -1,7 +1,7 @@
 # Every target sets up .venv by itself; all that is needed beforehand is Python 3.11 or newer with venv (PYTHON=...).
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint coverage constraints clean
+.PHONY: help setup demo test soak lint coverage constraints clean
 export PHOTOS
 
 BIN := .venv/bin
@@ -31,6 +31,9 @@ demo:  ## Protect real photos, and those of PHOTOS=folder, and show them before 
 
 test:  ## Run every check: ruff, mypy, import contracts, and all tests with their coverage
 	$(call timed,test,$(LINT); $(PYTEST))
+
+soak:  ## Run the fault tests at every moment, 200 random histories and ten minutes of fuzzing; takes hours
+	$(call timed,soak,APF_SOAK=1 $(BIN)/python -m pytest tests/faults --no-cov -s)
 
 lint:  ## Run the quick checks alone: ruff, mypy, import contracts
 	$(call timed,lint,$(LINT))

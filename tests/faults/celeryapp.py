@@ -1,0 +1,9 @@
+"""`celery -A tests.faults.celeryapp worker`: the real worker on the real queue, with the cheap filter."""
+
+from workers.app import make_app
+from workers.settings import check_worker, load_settings
+
+settings = load_settings()
+check_worker(settings)
+app = make_app(settings)
+app.conf.imports = ("workers.tasks", "tests.faults.cheap")

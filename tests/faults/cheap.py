@@ -1,0 +1,76 @@
+"""A filter for workers under test that is cheap and deterministic, loaded by `tests.faults.celeryapp`.
+
+A photo is text. It begins with what is to become of it: `face`, `empty` (no face), `corrupt`, or `deadly`, which kills
+the process that protects it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import workers.run
+import workers.tasks
+from apf.clock import StageClock
+from apf.errors import CorruptPhoto
+from apf.photo.header import Header
+from tests.faults import cheap_output
+from workers.job import ShardReport
+from workers.ledger import Ledger
+
+#: Seconds for each photo and before each report; the file to make when a report is about to be written.
+SECONDS, REPORT_SECONDS, REPORTING = "CHEAP_SECONDS", "CHEAP_REPORT_SECONDS", "CHEAP_REPORTING"
+
+
+@dataclass(frozen=True)
+class Protected:
+    data: bytes
+    outcome: str
+    faces: tuple[int, ...]
+
+
+class CheapEngine:
+    def header(self, data: bytes) -> Header:
+        if data.startswith(b"corrupt"):
+            raise CorruptPhoto("the picture ends too early: save it again")
+        return Header(format="JPEG", width=1000, height=1)
+
+    def decode(self, data: bytes) -> Any:
+        return data
+
+    def protect(self, photos: Sequence[Any], clock: StageClock) -> list[Any]:
+        found = []
+        for data in photos:
+            time.sleep(float(os.environ.get(SECONDS, "0")))
+            if data.startswith(b"deadly"):
+                os.kill(os.getpid(), signal.SIGKILL)
+            empty = data.startswith(b"empty")
+            found.append(Protected(data, "no_face" if empty else "protected", () if empty else (1,)))
+        return found
+
+    def encode(self, protected: Any) -> bytes:
+        return cheap_output(protected.data)
+
+
+def install() -> None:
+    """From now on this process's task protects with the cheap filter."""
+    engine = CheapEngine()
+    workers.tasks.run_shard = partial(workers.run.run_shard, load=lambda *_: engine)
+    write = Ledger.write_report
+
+    def slow(ledger: Ledger, batch_id: str, report: ShardReport) -> None:
+        if REPORTING in os.environ:
+            Path(os.environ[REPORTING]).touch()
+        time.sleep(float(os.environ.get(REPORT_SECONDS, "0")))
+        write(ledger, batch_id, report)
+
+    Ledger.write_report = slow  # type: ignore[method-assign]
+
+
+install()

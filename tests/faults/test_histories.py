@@ -1,0 +1,145 @@
+"""Random histories with real kills: whatever happens in whatever order, each photo ends with one correct outcome.
+
+`APF_HISTORIES` says how many are played; each is a worker or two, a Redis and a folder. A failing one prints its steps.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
+
+from tests.conftest import RedisServer
+from tests.faults.test_matrix import flush_redis, kill_child, restart_redis
+from tests.faults.world import World, photos
+from workers.job import ShardJob
+from workers.ledger import STOPS, Stop
+from workers.sending import BrokerError, Sender
+
+HISTORIES = int(os.environ.get("APF_HISTORIES", "200" if os.environ.get("APF_SOAK") == "1" else "3"))
+
+pytestmark = pytest.mark.timeout(60 + 120 * HISTORIES)
+
+
+class History(RuleBasedStateMachine):
+    """What platforms live through. The model is `world.expected`: outcomes follow from the photos alone."""
+
+    redis: RedisServer
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = tempfile.TemporaryDirectory(prefix="apf-history-")
+        self.world: World | None = None
+
+    @initialize(count=st.integers(1, 14), deadly=st.booleans())
+    def begin(self, count: int, deadly: bool) -> None:
+        folder = Path(self.folder.name)
+        special = {0: "deadly" if deadly else "face", 2: "empty", 4: "corrupt"}
+        variables = {"CHEAP_SECONDS": "0.05", "CHEAP_REPORT_SECONDS": "0.1"}
+        source, out = (folder / "in").as_uri(), (folder / "out").as_uri()
+        flush_redis_of(self.redis)
+        self.world = World(folder, self.redis, source, out, photos(count, special=special), variables)
+        self.world.start_worker()
+        self.world.submit()
+
+    @property
+    def w(self) -> World:
+        assert self.world is not None
+        return self.world
+
+    @precondition(lambda self: self.world and len(self.world.workers) < 4)
+    @rule()
+    def another_worker(self) -> None:
+        self.w.start_worker()
+
+    @rule()
+    def worker_child_dies(self) -> None:
+        kill_child(self.w)
+
+    @precondition(lambda self: self.world and len(self.world.workers) < 6)
+    @rule(how=st.sampled_from([signal.SIGKILL, signal.SIGTERM, signal.SIGQUIT]))
+    def worker_ends_and_another_starts(self, how: signal.Signals) -> None:
+        self.w.workers[-1].send_signal(how)
+        self.w.workers[-1].wait(60)
+        self.w.start_worker()
+
+    @rule()
+    def redis_restarts(self) -> None:
+        restart_redis(self.w)
+
+    @rule()
+    def redis_forgets(self) -> None:
+        flush_redis(self.w)
+
+    @rule(data=st.data())
+    def messages_come_twice(self, data: st.DataObject) -> None:
+        shards = self.w.ledger.read_batch(self.w.batch_id).shards
+        for shard in data.draw(st.lists(st.integers(0, shards - 1), max_size=4)):
+            with suppress(BrokerError):
+                Sender(self.w.app)(ShardJob(batch_url=self.w.ledger.batch_url(self.w.batch_id), shard=shard))
+
+    @rule(how=st.sampled_from(STOPS))
+    def stopped_and_resumed(self, how: Stop) -> None:
+        self.w.ledger.stop(self.w.batch_id, how)
+        self.w.reconcile()
+        self.w.resume()
+
+    @rule(kind=st.sampled_from(["plan", "reports"]), data=st.data())
+    def a_record_is_torn(self, kind: str, data: st.DataObject) -> None:
+        """As by a store that lost the end of an object."""
+        batch = self.w.ledger.read_batch(self.w.batch_id)
+        last = batch.shards if batch.first_retry is None else batch.first_retry
+        key = self.w.ledger.key(batch.id, kind, f"{data.draw(st.integers(0, last - 1)):05}.jsonl")
+        if record := self.w.ledger.read(key):
+            self.w.ledger.store.put(key, record[: data.draw(st.integers(0, len(record) - 2))])
+
+    @rule()
+    def a_while_passes(self) -> None:
+        with suppress(pytest.fail.Exception):
+            self.w.wait(2)
+
+    @rule()
+    def all_ends_and_what_failed_is_retried(self) -> None:
+        self.w.wait(120)
+        self.w.check()
+        self.w.retry()
+
+    def teardown(self) -> None:
+        try:
+            if self.world:
+                self.world.wait(120)
+                self.world.check()
+        finally:
+            if self.world:
+                self.world.close()
+            self.folder.cleanup()
+
+
+def flush_redis_of(server: RedisServer) -> None:
+    if server.process is None or server.process.poll() is not None:
+        server.start()
+    import redis  # noqa: PLC0415
+
+    with redis.Redis(port=server.port) as client:
+        client.flushall()
+
+
+def test_histories(redis_server: RedisServer) -> None:
+    History.redis = redis_server
+    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+        History,
+        settings=settings(
+            max_examples=HISTORIES,
+            stateful_step_count=6,
+            deadline=None,
+            phases=[Phase.explicit, Phase.generate],
+            suppress_health_check=list(HealthCheck),
+        ),
+    )

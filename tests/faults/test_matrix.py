@@ -1,0 +1,189 @@
+"""Faults at moments, with real processes: no photo is lost, doubled or wrong.
+
+`make test` runs each fault in the middle of a shard, `make soak` (APF_SOAK=1) at every moment, longer and more often.
+Rows for the README's table are appended to APF_FAULTS_CSV where it is set.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import RedisServer, S3Server
+from tests.faults.proxy import FaultProxy, Mode
+from tests.faults.world import World, closing_world, photos, until
+
+SOAK = os.environ.get("APF_SOAK") == "1"
+MOMENTS = ("idle", "mid-shard", "reporting") if SOAK else ("mid-shard",)
+RUNS = range(3 if SOAK else 1)
+#: Seconds that a service is away.
+REDIS_STOP_S, STORE_DOWN_S = (30, 20) if SOAK else (5, 4)
+
+pytestmark = pytest.mark.timeout(300)
+
+Fault = Callable[[World], None]
+
+
+@pytest.fixture
+def on_disk(tmp_path: Path, redis_server: RedisServer) -> Iterator[World]:
+    source, out = (tmp_path / "in").as_uri(), (tmp_path / "out").as_uri()
+    variables = {"CHEAP_SECONDS": "0.15", "CHEAP_REPORT_SECONDS": "0.6"}
+    with closing_world(World(tmp_path, redis_server, source, out, photos(16), variables)) as world:
+        yield world
+
+
+def kill_child(world: World) -> None:
+    os.kill(world.child(), signal.SIGKILL)
+
+
+def kill_parent(world: World) -> None:
+    """Its child, an orphan, may even finish its shard; a supervisor starts another worker."""
+    world.workers[-1].kill()
+    world.workers[-1].wait()
+    world.start_worker()
+
+
+def ask_to_stop(number: signal.Signals) -> Fault:
+    def stop(world: World) -> None:
+        world.workers[-1].send_signal(number)
+        world.workers[-1].wait(60)
+        world.start_worker()
+
+    return stop
+
+
+def restart_redis(world: World) -> None:
+    world.redis.kill()
+    world.redis.start()
+
+
+def flush_redis(world: World) -> None:
+    import redis  # noqa: PLC0415
+
+    with redis.Redis(port=world.redis.port) as client:
+        client.flushall()
+
+
+def stop_redis(world: World) -> None:
+    assert world.redis.process is not None
+    world.redis.process.send_signal(signal.SIGSTOP)
+    time.sleep(REDIS_STOP_S)
+    world.redis.process.send_signal(signal.SIGCONT)
+
+
+ON_DISK: dict[str, Fault] = {
+    "worker child SIGKILL": kill_child,
+    "worker parent SIGKILL": kill_parent,
+    "worker SIGTERM": ask_to_stop(signal.SIGTERM),
+    "worker SIGQUIT": ask_to_stop(signal.SIGQUIT),
+    "Redis restart": restart_redis,
+    "Redis FLUSHALL": flush_redis,
+    "Redis SIGSTOP": stop_redis,
+}
+
+
+def at(moment: str, world: World, fault: Fault) -> float:
+    """Bring the world to the moment, strike, and say how long it took until all was done."""
+    world.start_worker()
+    if moment == "idle":
+        fault(world)
+        struck = time.monotonic()
+        world.submit()
+    else:
+        world.submit()
+        happened = world.is_mid_shard if moment == "mid-shard" else world.reporting.exists
+        until(happened, 60, moment, world.log)
+        struck = time.monotonic()
+        fault(world)
+    world.wait()
+    return time.monotonic() - struck
+
+
+@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("name", ON_DISK)
+def test_processes_and_queue(on_disk: World, name: str, moment: str, run: int) -> None:
+    seconds = at(moment, on_disk, ON_DISK[name])
+    on_disk.check()
+    note(name, moment, seconds)
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_producer_is_killed_while_planning(tmp_path: Path, redis_server: RedisServer, run: int) -> None:
+    """Some shards are planned, perhaps one without its message, and the rest of the source is not listed yet."""
+    source, out = (tmp_path / "in").as_uri(), (tmp_path / "out").as_uri()
+    variables = {"APF_SHARD_PHOTOS": "1"}
+    with closing_world(World(tmp_path, redis_server, source, out, photos(120), variables)) as world:
+        producer = world.start_producer()
+        until(lambda: any((tmp_path / "out").glob(".apf/batches/*/plan/00010.jsonl")), 60, "planning", world.log)
+        producer.kill()
+        producer.wait()
+        (world.batch_id,) = world.ledger.batches()
+        assert not world.ledger.read_batch(world.batch_id).planned
+        world.start_worker()
+        struck = time.monotonic()
+        world.resume()
+        world.wait()
+        world.check()
+    note("producer SIGKILL", "planning", time.monotonic() - struck)
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_a_photo_that_kills_its_worker_costs_itself_alone(tmp_path: Path, redis_server: RedisServer, run: int) -> None:
+    source, out = (tmp_path / "in").as_uri(), (tmp_path / "out").as_uri()
+    album = photos(8, special={1: "deadly", 3: "empty"})
+    with closing_world(World(tmp_path, redis_server, source, out, album)) as world:
+        world.start_worker()
+        world.submit()
+        seconds = world.wait()
+        world.check()
+        (failure,) = world.summary().failures
+    assert failure.attempts == 6, "twice with its shard, three times alone, and once to say so"
+    assert "5 times" in failure.reason
+    note("a deadly photo", "mid-shard", seconds)
+
+
+STORE_MODES: tuple[Mode, ...] = ("down", "500", "503", "slow", "cut_get", "cut_put")
+
+
+@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("mode", STORE_MODES)
+def test_store(tmp_path: Path, redis_server: RedisServer, swift: S3Server, mode: Mode, moment: str, run: int) -> None:
+    bucket = swift.new_bucket()
+    proxy = FaultProxy(int(swift.endpoint_url.rpartition(":")[2]))
+    variables = {
+        "APF_S3_ENDPOINT_URL": f"http://127.0.0.1:{proxy.port}",
+        "CHEAP_SECONDS": "0.15",
+        "CHEAP_REPORT_SECONDS": "0.6",
+    }
+    world = World(tmp_path, redis_server, f"s3://{bucket}/in", f"s3://{bucket}/out", photos(12), variables)
+
+    def strike(world: World) -> None:
+        """The fault passes by itself, while whoever is struck has to cope."""
+        proxy.set(mode, cuts=3)
+        threading.Timer(STORE_DOWN_S, proxy.set, ["pass"]).start()
+        if moment == "idle":
+            time.sleep(STORE_DOWN_S + 0.5)
+
+    with closing_world(world):
+        try:
+            seconds = at(moment, world, strike)
+            world.check()
+        finally:
+            proxy.close()
+    note(f"store {mode}", moment, seconds)
+
+
+def note(fault: str, moment: str, seconds: float) -> None:
+    """A row for the table: every run that comes here lost and doubled nothing."""
+    if path := os.environ.get("APF_FAULTS_CSV"):
+        with Path(path).open("a", newline="") as file:
+            csv.writer(file).writerow([fault, moment, round(seconds, 1)])
