@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from workers.app import make_app
-from workers.settings import Settings
+from workers.settings import Settings, check_worker
 
 ROOT = Path(__file__).parents[1]
 INFRA = ROOT / "infra"
@@ -68,13 +68,14 @@ def test_compose_settings_exist() -> None:
     assert names_in_environment() - known == set()
 
 
-@pytest.mark.parametrize("service", ["worker", "worker-cpu", "producer"])
+@pytest.mark.parametrize("service", ["worker", "worker-cpu", "producer", "beat"])
 def test_compose_environment_validates(service: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The settings of each service are accepted as they stand, and worker and producer share queue and store."""
     environment = SERVICES[service]["environment"]
     for name, value in environment.items():
-        monkeypatch.setenv(name, str(value))
+        monkeypatch.setenv(name, re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", str(value)))
     settings = Settings()
+    check_worker(settings)
     assert settings.broker_url == "redis://redis:6379/0"
     assert settings.s3_endpoint_url == "http://store:8333"
     assert make_app(settings).conf.broker_url == settings.broker_url
@@ -117,7 +118,7 @@ def test_a_real_redis_takes_the_configuration(tmp_path: Path) -> None:
 def test_services_say_when_they_are_ready(service: str) -> None:
     """Queue and store have a health check, and workers wait for both."""
     assert SERVICES[service]["healthcheck"]["test"][0] == "CMD"
-    for user in ("worker", "worker-cpu", "producer"):
+    for user in ("worker", "worker-cpu", "producer", "beat"):
         assert SERVICES[user]["depends_on"][service] == {"condition": "service_healthy"}
 
 
