@@ -56,7 +56,7 @@ class Filter:
                 f"recipe {found.name!r} is for weights {found.weights[:16] or 'of no digest'}, this installation has "
                 f"{weights_digest()[:16]}: install the same version everywhere"
             )
-        check_weights()
+        check_weights(WEIGHTS_DIR)
         probe, network = Probe(), TransferNet(CHANNELS)
         _restore(probe, "probe")
         _restore(network, "transfer")

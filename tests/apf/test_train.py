@@ -800,6 +800,7 @@ def test_commands_make_loadable_weights(
         assert result.exit_code == 0, result.output
     out = tmp_path / "out"
     assert sorted(file.name for file in out.iterdir()) == [
+        "SHA256SUMS",
         "probe.safetensors",
         "transfer.safetensors",
         "universal.safetensors",
