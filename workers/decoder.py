@@ -6,11 +6,13 @@ The processes hold neither torch nor credentials nor a connection. Each is limit
 from __future__ import annotations
 
 import logging
+import os
 import resource
 import threading
 from collections.abc import Callable
 from concurrent.futures import TimeoutError as TookTooLong
-from multiprocessing import get_context
+from multiprocessing import current_process, get_context
+from multiprocessing.process import AuthenticationString
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from pebble import ProcessExpired, ProcessPool
@@ -77,11 +79,23 @@ class Decoder:
 
     def _running(self) -> ProcessPool:
         with self._lock:
+            _may_have_children()
             if self._pool is None or not self._pool.active:
                 self._pool = ProcessPool(
                     self._processes, initializer=_limit, initargs=[self._memory_bytes], context=get_context("spawn")
                 )
             return self._pool
+
+
+def _may_have_children() -> None:
+    """A worker's child is one of billiard's, Celery's own multiprocessing: a daemon, with a key that cannot be sent.
+
+    Daemons may have no children lest these outlive them; ours end with the process that asks (there is a test).
+    """
+    config = current_process()._config  # type: ignore[attr-defined]
+    config["daemon"] = False
+    if type(config.get("authkey")) is not AuthenticationString:
+        config["authkey"] = AuthenticationString(os.urandom(32))
 
 
 def _limit(memory_bytes: int) -> None:

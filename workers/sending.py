@@ -45,7 +45,8 @@ def waiting(app: Celery) -> Waiting:
             queued = sum(channel._size(name) for name in (INTERACTIVE, BULK))
             with channel.conn_or_acquire() as client:
                 # Shards alone: who asks may be a task itself, and not be acknowledged yet.
-                taken = sum(TASK.encode() in message for _, message in client.hscan_iter(channel.unacked_key))
+                key = channel.global_keyprefix + channel.unacked_key  # kombu puts it before simple commands alone
+                taken = sum(TASK.encode() in message for _, message in client.hscan_iter(key))
             return Waiting(queued=queued, taken=taken)
     except (OperationalError, OSError) as error:
         raise _broker_error(error) from error
