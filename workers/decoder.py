@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import TimeoutError as TookTooLong
 from multiprocessing import current_process, get_context
-from multiprocessing.process import AuthenticationString
+from multiprocessing.process import AuthenticationString  # type: ignore[attr-defined]
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from pebble import ProcessExpired, ProcessPool
