@@ -56,7 +56,7 @@ def run_shard(
         LedgerError: the batch or the plan cannot be read.
         StoreError: the ledger cannot be read or written.
     """
-    ledger, batch_id = _opened(job, settings)
+    ledger, batch_id = opened(job, settings)
     if ledger.has_report(batch_id, job.shard) or ledger.stopped(batch_id):
         return None
     batch = _allowed(ledger.read_batch(batch_id), settings)
@@ -97,7 +97,7 @@ def run_shard(
 
 def report_lost_shard(job: ShardJob, settings: Settings, reason: str) -> None:
     """Report a shard that no further try will run: what it has not written yet has failed, with this reason."""
-    ledger, batch_id = _opened(job, settings)
+    ledger, batch_id = opened(job, settings)
     if ledger.has_report(batch_id, job.shard) or ledger.stopped(batch_id):
         return
     batch = _allowed(ledger.read_batch(batch_id), settings)
@@ -118,7 +118,8 @@ def _in_time(runner: ShardRunner | OneByOne, refs: Sequence[PhotoRef], lease: Le
         raise
 
 
-def _opened(job: ShardJob, settings: Settings) -> tuple[Ledger, str]:
+def opened(job: ShardJob, settings: Settings) -> tuple[Ledger, str]:
+    """The ledger and id of a message's batch; raises NotAllowed where it lies outside `settings.allowed`."""
     check_allowed(job.batch_url, settings.allowed, what="batch")
     return open_batch(job.batch_url, s3=settings.s3)
 

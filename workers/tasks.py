@@ -16,11 +16,10 @@ from workers.app import RECONCILE, TASK
 from workers.attempts import give_back
 from workers.errors import JobError, StoreError, WorkerError
 from workers.job import ShardJob
-from workers.ledger import open_batch
 from workers.logs import install as install_masks
 from workers.reconcile import reconcile
 from workers.registry import roots
-from workers.run import ShardIncomplete, report_lost_shard, run_shard
+from workers.run import ShardIncomplete, opened, report_lost_shard, run_shard
 from workers.sending import Sender, waiting
 from workers.settings import load_settings
 
@@ -62,7 +61,7 @@ def give_all_back(**_: object) -> None:
     for request in list(state.active_requests):
         try:
             job = ShardJob.decode(request.args[0])
-            ledger, batch_id = open_batch(job.batch_url, s3=load_settings().s3)
+            ledger, batch_id = opened(job, load_settings())
             give_back(ledger, batch_id, job.shard)
         except (WorkerError, LookupError, TypeError) as error:
             logger.warning("a shard could not be given back, and counts as a death: %s", error)
