@@ -272,12 +272,7 @@ def _resume_hint(ledger: Ledger, batch_id: str) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         destination = ledger.read_batch(batch_id).destination
-        console.print(
-            f"\ninterrupted; go on with: apf resume {destination} {batch_id}",
-            highlight=False,
-            soft_wrap=True,
-            markup=False,
-        )
+        _say(f"\ninterrupted; go on with: apf resume {destination} {batch_id}")
         raise typer.Exit(INTERRUPTED) from None
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from apf.clock import StageClock
 from workers.attempts import Deaths, Lease
 from workers.job import Outcome, PhotoRef, PhotoReport
-from workers.shard import ShardRunner
+from workers.shard import ShardRunner, in_order
 
 log = logging.getLogger(__name__)
 
@@ -42,8 +42,7 @@ class OneByOne:
                 raise self._stopped
             self._reports.append(self._one(ref))
         self._lease.hold(None)
-        order = {ref.key: index for index, ref in enumerate(refs)}
-        return sorted(self._reports, key=lambda report: order[report.key])
+        return in_order(self._reports, refs)
 
     def stop(self, reason: BaseException) -> None:
         """Give the rest up, from any thread; `run` raises `reason`."""

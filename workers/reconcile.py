@@ -84,12 +84,11 @@ def send_open(
     """Send every planned shard that has no report and no live try; returns how many. Torn plans are made anew.
 
     Args:
-        only: none but these.
+        only: none but these, which have no report.
     """
     live = {attempt.shard for attempt in attempts_at(ledger, batch.id) if is_live(attempt)}
-    wanted = ledger.open_shards(batch) - live
-    if only is not None:
-        wanted &= set(only)
+    wanted = ledger.open_shards(batch) if only is None else set(only)
+    wanted -= live
     for shard in sorted(wanted):
         _mend_plan(ledger, batch, shard, settings)
         send(ShardJob(batch_url=ledger.batch_url(batch.id), shard=shard))
@@ -122,10 +121,11 @@ def _reconcile_one(
     batch = ledger.read_batch(batch_id)
     if ledger.stopped(batch_id):
         return 0
-    if batch.planned and not ledger.open_shards(batch):
+    open_shards = ledger.open_shards(batch)
+    if batch.planned and not open_shards:
         unregister(batch, settings)
         return 0
-    count = _send_lost(ledger, batch, send, settings, waiting())
+    count = _send_lost(ledger, batch, open_shards, send, settings, waiting())
     if not batch.planned and _is_old(batch.updated_at or batch.created_at, PLANNER_LEASE_S):
         before = batch.shards
         with suppress(Taken):
@@ -133,15 +133,17 @@ def _reconcile_one(
     return count
 
 
-def _send_lost(ledger: Ledger, batch: Batch, send: Send, settings: Settings, waiting: Waiting) -> int:
+def _send_lost(
+    ledger: Ledger, batch: Batch, open_shards: set[int], send: Send, settings: Settings, waiting: Waiting
+) -> int:
     """All open shards where no message of theirs can be alive; else those whose worker died since they were sent."""
     attempts = attempts_at(ledger, batch.id)
     sent_at = _sent_at(ledger, batch)
     live = sum(map(is_live, attempts))
     if (not waiting.queued and waiting.taken <= live) or _is_old(sent_at, 2 * settings.visibility_timeout_s):
-        return send_open(ledger, batch, send, settings)
+        return send_open(ledger, batch, send, settings, only=open_shards)
     # Redis delivers a dead worker's message again after the visibility timeout, an hour as a rule: that is long.
-    died = {a.shard for a in attempts if not is_live(a) and _moment(a.seen_at) > _moment(sent_at)}
+    died = {a.shard for a in attempts if not is_live(a) and _moment(a.seen_at) > _moment(sent_at)} & open_shards
     return send_open(ledger, batch, send, settings, only=died) if died else 0
 
 

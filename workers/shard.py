@@ -97,8 +97,7 @@ class ShardRunner:
             writers.shutdown(wait=True, cancel_futures=True)
         if self._failure:
             raise self._failure
-        order = {ref.key: index for index, ref in enumerate(refs)}
-        return sorted(self._reports, key=lambda report: order[report.key])
+        return in_order(self._reports, refs)
 
     def stop(self, reason: BaseException) -> None:
         """Give the shard up, from any thread: what the filter has done is written, then `run` raises `reason`."""
@@ -248,6 +247,12 @@ class ShardRunner:
         if not isinstance(error, (PhotoError, StoreError)):
             logger.exception("a photo failed in a way that nobody foresaw", exc_info=error)
         self._report(_report(ref, Outcome.failed, reason=reason, transient=transient))
+
+
+def in_order(reports: Sequence[PhotoReport], refs: Sequence[PhotoRef]) -> list[PhotoReport]:
+    """The reports in the order of the plan."""
+    order = {ref.key: index for index, ref in enumerate(refs)}
+    return sorted(reports, key=lambda report: order[report.key])
 
 
 def already_done(ref: PhotoRef, batch: Batch, destination: Store) -> PhotoReport | None:
