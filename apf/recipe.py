@@ -90,8 +90,11 @@ def check_weights(folder: Path = WEIGHTS_DIR) -> None:
     except OSError as error:
         raise WeightsError(f"{folder / SUMS} cannot be read ({error}): install the package again") from error
     wanted = {name: digest for digest, name in (line.split() for line in lines)}
-    if {path.name for path in folder.glob("*.safetensors")} != set(wanted):
-        raise WeightsError(f"weights in {folder} are not those of {SUMS}: install the package again")
+    if strange := {path.name for path in folder.glob("*.safetensors")} ^ set(wanted):
+        raise WeightsError(
+            f"weights in {folder} are not those of {SUMS} (missing or extra: {', '.join(sorted(strange))}): "
+            "install the package again"
+        )
     for name, digest in wanted.items():
         if hashlib.sha256((folder / name).read_bytes()).hexdigest() != digest:
             raise WeightsError(f"weights {folder / name} are damaged: install the package again")

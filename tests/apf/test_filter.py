@@ -20,7 +20,7 @@ from apf.clock import StageClock
 from apf.errors import RecipeError, WeightsError
 from apf.filter import Filter
 from apf.gradient import as_perturbation, gradient
-from apf.recipe import WEIGHTS_DIR, Recipe, Stage, load_recipe, weights_digest
+from apf.recipe import WEIGHTS_DIR, Recipe, Stage, load_recipe, weights_digest, write_sums
 from apf.refine import refine
 from apf.transfer import transfer
 from apf.universal import bounded, combine, universal
@@ -291,6 +291,7 @@ def test_damaged_weights_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     """Missing, cut and foreign weight files are WeightsErrors that name the file."""
     for file in WEIGHTS_DIR.glob("*.safetensors"):
         (tmp_path / file.name).write_bytes(file.read_bytes())
+    write_sums(tmp_path)
     probe = tmp_path / "probe.safetensors"
     if damage == "missing":
         probe.unlink()
@@ -298,6 +299,7 @@ def test_damaged_weights_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: 
         probe.write_bytes(probe.read_bytes()[:-100])
     else:
         save_file({f"old.{name}": tensor for name, tensor in load_file(probe).items()}, probe)
+        write_sums(tmp_path)
     monkeypatch.setattr(filter_module, "WEIGHTS_DIR", tmp_path)
     with pytest.raises(WeightsError, match=r"probe\.safetensors"):
         Filter.load("standard")

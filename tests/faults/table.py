@@ -1,6 +1,6 @@
 """The README's table: faults, moments, runs and seconds to recover, and the same faults on a plain Celery job.
 
-APF_FAULTS_CSV=faults.csv make soak        appends a row for each run that lost and doubled nothing
+APF_FAULTS_CSV=faults.csv make soak        appends a row for each run
 python -m tests.faults.table faults.csv    prints the table; needs redis-server
 """
 
@@ -68,16 +68,21 @@ def main(path: Path) -> None:
     plain = {name: plain_loss(strike) for name, strike in PLAIN.items()}
     print("| fault | moment | runs | photos lost | doubled or wrong | seconds to recover | lost by a plain job |")
     print("|---|---|---:|---:|---:|---:|---:|")
-    for (fault, moment), seconds in rows(path).items():
+    for (fault, moment), found in rows(path).items():
+        seconds, lost_, wrong = zip(*found, strict=True)
         theirs = f"{plain[fault]} of {PHOTOS}" if fault in plain and moment == "mid-shard" else "-"
-        print(f"| {fault} | {moment} | {len(seconds)} | 0 | 0 | {median(seconds):.0f} | {theirs} |")
+        print(
+            f"| {fault} | {moment} | {len(found)} | {sum(lost_):.0f} | {sum(wrong):.0f} | {median(seconds):.0f} "
+            f"| {theirs} |"
+        )
 
 
-def rows(path: Path) -> dict[tuple[str, str], list[float]]:
-    found: dict[tuple[str, str], list[float]] = defaultdict(list)
+def rows(path: Path) -> dict[tuple[str, str], list[tuple[float, float, float]]]:
+    """Seconds, lost, doubled or wrong; by fault and moment."""
+    found: dict[tuple[str, str], list[tuple[float, float, float]]] = defaultdict(list)
     with path.open(newline="") as file:
-        for fault, moment, seconds in csv.reader(file):
-            found[fault, moment].append(float(seconds))
+        for fault, moment, seconds, lost_, wrong in csv.reader(file):
+            found[fault, moment].append((float(seconds), float(lost_), float(wrong)))
     return found
 
 

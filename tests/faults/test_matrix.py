@@ -91,8 +91,8 @@ ON_DISK: dict[str, Fault] = {
 }
 
 
-def at(moment: str, world: World, fault: Fault) -> float:
-    """Bring the world to the moment, strike, and say how long it took until all was done."""
+def at(moment: str, world: World, name: str, fault: Fault) -> None:
+    """Bring the world to the moment, strike, wait until all is done, and check it."""
     world.start_worker()
     if moment == "idle":
         fault(world)
@@ -104,17 +104,26 @@ def at(moment: str, world: World, fault: Fault) -> float:
         until(happened, 60, moment, world.log)
         struck = time.monotonic()
         fault(world)
-    world.wait()
-    return time.monotonic() - struck
+    ends_well(world, name, moment, struck)
+
+
+def ends_well(world: World, fault: str, moment: str, struck: float) -> None:
+    """A row for the table, also of a run that fails."""
+    try:
+        world.wait()
+    finally:
+        if TABLE:
+            row = [fault, moment, round(time.monotonic() - struck, 1), *world.losses()]
+            with Path(TABLE).open("a", newline="") as file:
+                csv.writer(file).writerow(row)
+    world.check()
 
 
 @pytest.mark.parametrize("run", RUNS)
 @pytest.mark.parametrize("moment", MOMENTS)
 @pytest.mark.parametrize("name", ON_DISK)
 def test_processes_and_queue(on_disk: World, name: str, moment: str, run: int) -> None:
-    seconds = at(moment, on_disk, ON_DISK[name])
-    on_disk.check()
-    note(name, moment, seconds)
+    at(moment, on_disk, name, ON_DISK[name])
 
 
 @pytest.mark.parametrize("run", RUNS)
@@ -132,9 +141,7 @@ def test_producer_is_killed_while_planning(tmp_path: Path, redis_server: RedisSe
         world.start_worker()
         struck = time.monotonic()
         world.resume()
-        world.wait()
-        world.check()
-    note("producer SIGKILL", "planning", time.monotonic() - struck)
+        ends_well(world, "producer SIGKILL", "planning", struck)
 
 
 @pytest.mark.parametrize("run", RUNS)
@@ -144,12 +151,10 @@ def test_a_photo_that_kills_its_worker_costs_itself_alone(tmp_path: Path, redis_
     with closing_world(World(tmp_path, redis_server, source, out, album)) as world:
         world.start_worker()
         world.submit()
-        seconds = world.wait()
-        world.check()
+        ends_well(world, "a deadly photo", "mid-shard", time.monotonic())
         (failure,) = world.summary().failures
     assert failure.attempts == 6, "twice with its shard, three times alone, and once to say so"
     assert "5 times" in failure.reason
-    note("a deadly photo", "mid-shard", seconds)
 
 
 STORE_MODES: tuple[Mode, ...] = ("down", "500", "503", "slow", "cut_get", "cut_put")
@@ -177,15 +182,6 @@ def test_store(tmp_path: Path, redis_server: RedisServer, swift: S3Server, mode:
 
     with closing_world(world):
         try:
-            seconds = at(moment, world, strike)
-            world.check()
+            at(moment, world, f"store {mode}", strike)
         finally:
             proxy.close()
-    note(f"store {mode}", moment, seconds)
-
-
-def note(fault: str, moment: str, seconds: float) -> None:
-    """A row for the table: every run that comes here lost and doubled nothing."""
-    if TABLE:
-        with Path(TABLE).open("a", newline="") as file:
-            csv.writer(file).writerow([fault, moment, round(seconds, 1)])

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -179,6 +180,17 @@ class World:
 
         until(is_done, within_s, "the batch is done", self.log, every_s=0.5)
         return time.monotonic() - started
+
+    def losses(self) -> tuple[int, int]:
+        """Photos lost (no outcome, or no output where one is due); doubled or wrong (planned twice, other bytes)."""
+        summary = self.summary()
+        outcomes = expected(self.photos)
+        written = {info.key for info in self.destination.list()}
+        due = {key for key, outcome in outcomes.items() if outcome != "failed"}
+        planned = [r.key for shard in range(summary.batch.shards) for r in self.ledger.read_plan(self.batch_id, shard)]
+        wrong = {key for key in written & due if self.destination.get(key).data != cheap_output(self.photos[key])}
+        wrong |= {key for key, times in Counter(planned).items() if times > 1} | written - due
+        return max(summary.pending, len(due - written)), len(wrong)
 
     def check(self) -> None:
         """What must hold after whatever happened."""
