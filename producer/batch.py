@@ -75,7 +75,7 @@ def retry(ledger: Ledger, batch_id: str, send: Send, settings: Settings) -> int:
     source = open_store(batch.source, s3=settings.s3)
     photos = [_as_it_is_now(failure, source) for failure in summary.failures]
     for start in range(0, len(photos), batch.max_shard_photos):
-        ledger.write_plan(batch_id, batch.shards, photos[start : start + batch.max_shard_photos], retries=True)
+        ledger.write_plan(batch_id, batch.shards, photos[start : start + batch.max_shard_photos])
         first = batch.shards if batch.first_retry is None else batch.first_retry
         batch = batch.model_copy(update={"shards": batch.shards + 1, "first_retry": first})
         ledger.write_batch(batch)

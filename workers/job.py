@@ -136,15 +136,6 @@ class Totals(_Record):
         return Totals.model_validate({name: mine[name] + theirs[name] for name in mine})
 
 
-class ShardPlan(_Record):
-    """The photos of one shard."""
-
-    shard: int = Field(ge=0)
-    photos: tuple[PhotoRef, ...]
-    #: Whether these photos stand in earlier shards too, whose outcomes this shard's replace.
-    retries: bool = False
-
-
 class ShardReport(_Record):
     """What became of a shard. Once it lies in the ledger, the shard is done."""
 

@@ -27,7 +27,7 @@ from typing import Literal, TypeVar
 from pydantic import BaseModel, ConfigDict
 
 from workers.errors import LedgerError, NotFound
-from workers.job import Batch, PhotoRef, PhotoReport, ShardPlan, ShardReport, parse
+from workers.job import Batch, PhotoRef, PhotoReport, ShardReport, parse
 from workers.store import AFTER_ALL, S3Options, Store, canonical_url, child_url, open_store, parent_url
 
 log = logging.getLogger(__name__)
@@ -64,7 +64,6 @@ class _Header(BaseModel):
 
 class _PlanHeader(_Header):
     kind: Literal["plan"] = "plan"
-    retries: bool
 
 
 class _ReportHeader(_Header):
@@ -129,9 +128,9 @@ class Ledger:
             )
         return parse(Batch, data, LedgerError, f"batch.json of {batch_id}")
 
-    def write_plan(self, batch_id: str, shard: int, photos: Sequence[PhotoRef], *, retries: bool = False) -> None:
-        """Writes a shard's photos; `retries` says that they stand in earlier shards, whose outcomes these replace."""
-        header = _PlanHeader(version=VERSION, shard=shard, count=len(photos), retries=retries)
+    def write_plan(self, batch_id: str, shard: int, photos: Sequence[PhotoRef]) -> None:
+        """Writes a shard's photos."""
+        header = _PlanHeader(version=VERSION, shard=shard, count=len(photos))
         self._put_lines(self._shard_key(batch_id, "plan", shard), header, photos)
 
     def read_plan(self, batch_id: str, shard: int) -> list[PhotoRef]:
@@ -140,16 +139,11 @@ class Ledger:
         Raises:
             LedgerError: there is no such plan, or it is torn or does not validate.
         """
-        return list(self.read_shard_plan(batch_id, shard).photos)
-
-    def read_shard_plan(self, batch_id: str, shard: int) -> ShardPlan:
-        """As `read_plan`, with what the plan says about itself."""
         key = self._shard_key(batch_id, "plan", shard)
         data = self.read(key)
         if data is None:
             raise LedgerError(f"{key} is missing in {self.store.url}: shard {shard} was never planned, or was deleted")
-        header, photos = _read_lines(data, _PlanHeader, PhotoRef, shard, key)
-        return ShardPlan(shard=shard, photos=tuple(photos), retries=header.retries)
+        return _read_lines(data, _PlanHeader, PhotoRef, shard, key)[1]
 
     def write_report(self, batch_id: str, report: ShardReport) -> None:
         """Writes what became of a shard, which makes the shard done."""

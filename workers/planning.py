@@ -57,6 +57,10 @@ class _Shard:
     megapixels: float = 0.0
     ignored: int = 0
 
+    def add(self, ref: PhotoRef, megapixels: float) -> None:
+        self.photos.append(ref)
+        self.megapixels += megapixels
+
     def full(self, batch: Batch, coming: float) -> bool:
         if not self.photos:
             return False
@@ -103,25 +107,53 @@ def plan(
             batch = _close(ledger, batch, filling, cursor)
             yield batch
             filling = _Shard()
-        filling.photos.append(ref)
-        filling.megapixels += megapixels
+        filling.add(ref, megapixels)
         cursor = info.key
     batch = _close(ledger, batch, filling, cursor, planned=True)
     yield batch
 
 
-def planned_anew(ledger: Ledger, batch: Batch, shard: int, source: Store) -> list[PhotoRef]:
-    """The photos of a shard whose plan was torn, listed again between its neighbours.
+def planned_anew(ledger: Ledger, batch: Batch, shard: int, source: Store) -> dict[int, list[PhotoRef]]:
+    """The photos of a shard with a torn plan, and of all torn ones beside it, listed again between those around them.
 
-    Raises:
-        LedgerError: a neighbour's plan is torn too.
+    They are cut into shards as before. A shard that is reported needs no plan any more: its report says its photos.
     """
     end = batch.shards if batch.first_retry is None else batch.first_retry
-    before = ledger.read_plan(batch.id, shard - 1)[-1].key if shard else ""
+    first, last = shard, shard
+    while first > 0 and _keys(ledger, batch, first - 1) is None:
+        first -= 1
+    while last + 1 < end and _keys(ledger, batch, last + 1) is None:
+        last += 1
+    below = (keys[-1] for number in range(first - 1, -1, -1) if (keys := _keys(ledger, batch, number)))
     # Up to the next plan's first photo, or to where planning has come.
-    last = ledger.read_plan(batch.id, shard + 1)[0].key if shard + 1 < end else batch.cursor + "\0"
-    listed = takewhile(lambda info: info.key.encode() < last.encode(), source.list(start_after=before))
-    return [PhotoRef(key=info.key, etag=info.etag, size=info.size) for info in listed if may_be_photo(info)]
+    above = (keys[0] for number in range(last + 1, end) if (keys := _keys(ledger, batch, number)))
+    stop = next(above, batch.cursor + "\0").encode()
+    listed = takewhile(lambda info: info.key.encode() < stop, source.list(start_after=next(below, "")))
+    refs = [PhotoRef(key=info.key, etag=info.etag, size=info.size) for info in listed if may_be_photo(info)]
+    return _cut(batch, refs, range(first, last + 1))
+
+
+def _cut(batch: Batch, refs: list[PhotoRef], shards: range) -> dict[int, list[PhotoRef]]:
+    """As `plan` cuts, but into these shards: the last takes what is left."""
+    cut: dict[int, list[PhotoRef]] = {}
+    filling = _Shard()
+    for ref in refs:
+        megapixels = estimated_megapixels(ref)
+        if filling.full(batch, megapixels) and len(cut) + 1 < len(shards):
+            cut[shards[len(cut)]] = filling.photos
+            filling = _Shard()
+        filling.add(ref, megapixels)
+    cut[shards[len(cut)]] = filling.photos
+    return {shard: cut.get(shard, []) for shard in shards}
+
+
+def _keys(ledger: Ledger, batch: Batch, shard: int) -> list[str] | None:
+    """The keys of a shard's photos, ascending; None where neither its plan nor its report can be read."""
+    try:
+        return [ref.key for ref in ledger.read_plan(batch.id, shard)]
+    except LedgerError:
+        report = ledger.read_report(batch.id, shard)
+        return None if report is None else sorted((photo.key for photo in report.photos), key=str.encode)
 
 
 def _close(ledger: Ledger, batch: Batch, filling: _Shard, cursor: str, *, planned: bool = False) -> Batch:

@@ -153,10 +153,11 @@ def _mend_plan(ledger: Ledger, batch: Batch, shard: int, settings: Settings) -> 
     except LedgerError as error:
         log.warning("planned anew: %s", error)
         if batch.first_retry is not None and shard >= batch.first_retry:
-            ledger.write_plan(batch.id, shard, [], retries=True)  # its photos stay failed, and can be retried
+            ledger.write_plan(batch.id, shard, [])  # its photos stay failed, and can be retried
             return
-        photos = planned_anew(ledger, batch, shard, open_store(batch.source, s3=settings.s3))
-        ledger.write_plan(batch.id, shard, photos)
+        anew = planned_anew(ledger, batch, shard, open_store(batch.source, s3=settings.s3))
+        for number, photos in anew.items():
+            ledger.write_plan(batch.id, number, photos)
 
 
 def _sent_at(ledger: Ledger, batch: Batch) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from workers.attempts import attempts_at, is_live
+from workers.errors import LedgerError
 from workers.job import Batch, Outcome, PhotoReport, ShardReport, Totals
 from workers.ledger import ASKED_BY_NAME, Ledger, Stop, read_all
 
@@ -50,7 +51,7 @@ class BatchSummary:
     @property
     def photos(self) -> int:
         """Photos planned so far."""
-        return self.batch.photos
+        return self.totals.photos + self.pending
 
     @property
     def protected(self) -> int:
@@ -104,7 +105,7 @@ class BatchWatch:
         """Reads what is new and says where the batch stands; with `running`, asks running shards how far they are.
 
         Raises:
-            LedgerError: there is no such batch, or its last plan cannot be read (`apf resume` mends it).
+            LedgerError: there is no such batch, or a retry's plan cannot be read (`apf resume` mends it).
             StoreError: the store refuses.
         """
         batch = self.ledger.read_batch(self.batch_id)
@@ -115,7 +116,7 @@ class BatchWatch:
         return BatchSummary(
             batch=batch,
             totals=totals,
-            pending=max(0, batch.photos - totals.photos),
+            pending=self._pending(batch, totals),
             failures=self._failures(),
             stopped=self.ledger.stopped(self.batch_id),
             reported_shards=len(self._reported),
@@ -125,19 +126,29 @@ class BatchWatch:
             running=self._running() if running else Totals(),
         )
 
+    def _pending(self, batch: Batch, totals: Totals) -> int:
+        if len(self._reported) == batch.shards:
+            return 0  # even if the source has changed under a plan that was made anew
+        return max(1, batch.photos - totals.photos)
+
     def _find_retries(self, batch: Batch) -> None:
-        """Reads the plans of new retry shards. They are the last of a planned batch, so the first other one ends it."""
-        if not batch.planned:
+        """Reads the plans of new retry shards: the photos of one that is not reported are pending again."""
+        if batch.first_retry is None:
             return
-        for shard in range(batch.shards - 1, self._looked_for_retries - 1, -1):
-            plan = self.ledger.read_shard_plan(self.batch_id, shard)
-            if not plan.retries:
-                break
-            for photo in plan.photos:
-                self._retried_by[photo.key] = max(shard, self._retried_by.get(photo.key, 0))
-                if self._latest.get(photo.key, (shard,))[0] < shard:
-                    del self._latest[photo.key]  # pending again
+        for shard in range(max(batch.first_retry, self._looked_for_retries), batch.shards):
+            for photo in self._retried(shard):
+                self._retried_by[photo] = max(shard, self._retried_by.get(photo, 0))
+                if self._latest.get(photo, (shard,))[0] < shard:
+                    del self._latest[photo]
         self._looked_for_retries = batch.shards
+
+    def _retried(self, shard: int) -> list[str]:
+        try:
+            return [photo.key for photo in self.ledger.read_plan(self.batch_id, shard)]
+        except LedgerError:
+            if self.ledger.has_report(self.batch_id, shard):
+                return []  # the report says as much
+            raise
 
     def _new_reports(self, batch: Batch) -> list[ShardReport]:
         missing = set(range(batch.shards)) - self._reported

@@ -8,29 +8,24 @@ from __future__ import annotations
 
 import csv
 import os
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import RedisServer, S3Server
 from tests.faults.proxy import FaultProxy, Mode
+from tests.faults.strikes import PROCESS_FAULTS, SOAK, STORE_DOWN_S, STORE_MODES, Fault, Struck
 from tests.faults.world import World, closing_world, photos, until
 
-SOAK = os.environ.get("APF_SOAK") == "1"
 MOMENTS = ("idle", "mid-shard", "reporting") if SOAK else ("mid-shard",)
 #: Read before the tests' own environment takes all such variables away.
 TABLE = os.environ.get("APF_FAULTS_CSV")
 RUNS = range(3 if SOAK else 1)
-#: Seconds that a service is away.
-REDIS_STOP_S, STORE_DOWN_S = (30, 20) if SOAK else (5, 4)
 
 pytestmark = pytest.mark.timeout(300)
-
-Fault = Callable[[World], None]
 
 
 @pytest.fixture
@@ -39,56 +34,6 @@ def on_disk(tmp_path: Path, redis_server: RedisServer) -> Iterator[World]:
     variables = {"CHEAP_SECONDS": "0.15", "CHEAP_REPORT_SECONDS": "0.6"}
     with closing_world(World(tmp_path, redis_server, source, out, photos(16), variables)) as world:
         yield world
-
-
-def kill_child(world: World) -> None:
-    os.kill(world.child(), signal.SIGKILL)
-
-
-def kill_parent(world: World) -> None:
-    """Its child, an orphan, may even finish its shard; a supervisor starts another worker."""
-    world.workers[-1].kill()
-    world.workers[-1].wait()
-    world.start_worker()
-
-
-def ask_to_stop(number: signal.Signals) -> Fault:
-    def stop(world: World) -> None:
-        world.workers[-1].send_signal(number)
-        world.workers[-1].wait(60)
-        world.start_worker()
-
-    return stop
-
-
-def restart_redis(world: World) -> None:
-    world.redis.kill()
-    world.redis.start()
-
-
-def flush_redis(world: World) -> None:
-    import redis  # noqa: PLC0415
-
-    with redis.Redis(port=world.redis.port) as client:
-        client.flushall()
-
-
-def stop_redis(world: World) -> None:
-    assert world.redis.process is not None
-    world.redis.process.send_signal(signal.SIGSTOP)
-    time.sleep(REDIS_STOP_S)
-    world.redis.process.send_signal(signal.SIGCONT)
-
-
-ON_DISK: dict[str, Fault] = {
-    "worker child SIGKILL": kill_child,
-    "worker parent SIGKILL": kill_parent,
-    "worker SIGTERM": ask_to_stop(signal.SIGTERM),
-    "worker SIGQUIT": ask_to_stop(signal.SIGQUIT),
-    "Redis restart": restart_redis,
-    "Redis FLUSHALL": flush_redis,
-    "Redis SIGSTOP": stop_redis,
-}
 
 
 def at(moment: str, world: World, name: str, fault: Fault) -> None:
@@ -121,9 +66,9 @@ def ends_well(world: World, fault: str, moment: str, struck: float) -> None:
 
 @pytest.mark.parametrize("run", RUNS)
 @pytest.mark.parametrize("moment", MOMENTS)
-@pytest.mark.parametrize("name", ON_DISK)
+@pytest.mark.parametrize("name", PROCESS_FAULTS)
 def test_processes_and_queue(on_disk: World, name: str, moment: str, run: int) -> None:
-    at(moment, on_disk, name, ON_DISK[name])
+    at(moment, on_disk, name, PROCESS_FAULTS[name])
 
 
 @pytest.mark.parametrize("run", RUNS)
@@ -157,9 +102,6 @@ def test_a_photo_that_kills_its_worker_costs_itself_alone(tmp_path: Path, redis_
     assert "5 times" in failure.reason
 
 
-STORE_MODES: tuple[Mode, ...] = ("down", "500", "503", "slow", "cut_get", "cut_put")
-
-
 @pytest.mark.parametrize("run", RUNS)
 @pytest.mark.parametrize("moment", MOMENTS)
 @pytest.mark.parametrize("mode", STORE_MODES)
@@ -173,7 +115,7 @@ def test_store(tmp_path: Path, redis_server: RedisServer, swift: S3Server, mode:
     }
     world = World(tmp_path, redis_server, f"s3://{bucket}/in", f"s3://{bucket}/out", photos(12), variables)
 
-    def strike(world: World) -> None:
+    def strike(_: Struck) -> None:
         """The fault passes by itself, while whoever is struck has to cope."""
         proxy.set(mode, cuts=3)
         threading.Timer(STORE_DOWN_S, proxy.set, ["pass"]).start()

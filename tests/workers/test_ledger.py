@@ -268,8 +268,8 @@ class TestSummary:
         ledger.write_plan(b.id, 0, refs("a", "b", "c"))
         watch = BatchWatch(ledger, b.id)
         assert (watch.poll().failed, watch.poll().done) == (2, True)
-        ledger.write_plan(b.id, 1, refs("a", "b"), retries=True)
-        ledger.write_batch(b.model_copy(update={"shards": 2}))
+        ledger.write_plan(b.id, 1, refs("a", "b"))
+        ledger.write_batch(b.model_copy(update={"shards": 2, "first_retry": 1}))
         for s in (watch.poll(), summary(ledger, b.id)):
             assert (s.photos, s.protected, s.failed, s.pending, s.failures) == (3, 1, 0, 2, ())
         ledger.write_report(b.id, report(1, {"a": Outcome.protected, "b": Outcome.failed}))
@@ -321,9 +321,10 @@ class TestSummary:
         leases[1].end()
         assert BatchWatch(ledger, b.id).poll(running=True).running == Totals()
 
-    def test_a_last_plan_that_is_missing_is_an_error(self, ledger: Ledger) -> None:
+    def test_a_retry_s_plan_that_is_missing_is_an_error(self, ledger: Ledger) -> None:
         """Without it nobody knows which outcomes a retry replaces: no number is better than a wrong one."""
         b = batch(ledger, 1, 1)
+        ledger.write_batch(b.model_copy(update={"first_retry": 0}))
         with pytest.raises(LedgerError, match=r"00000\.jsonl is missing"):
             summary(ledger, b.id)
 
@@ -399,9 +400,10 @@ class BatchLife(RuleBasedStateMachine):
         return {key: self.reported.get(n, {}).get(key) for n, keys in enumerate(self.shards) for key in keys}
 
     def _add(self, keys: Sequence[str], *, photos: int) -> None:
-        self.ledger.write_plan(self.batch.id, len(self.shards), refs(*keys), retries=not photos)
+        self.ledger.write_plan(self.batch.id, len(self.shards), refs(*keys))
+        first = len(self.shards) if not photos and self.batch.first_retry is None else self.batch.first_retry
         self.shards.append(keys)
-        self._write(shards=len(self.shards), photos=self.batch.photos + photos)
+        self._write(shards=len(self.shards), photos=self.batch.photos + photos, first_retry=first)
 
     def _write(self, **changes: object) -> None:
         self.batch = self.batch.model_copy(update=changes)

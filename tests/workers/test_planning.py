@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.workers.test_ledger import report
 from tests.workers.test_shard import make_batch
-from workers.job import Batch, PhotoRef
+from workers.job import Batch, Outcome, PhotoRef
 from workers.ledger import Ledger, open_ledger
 from workers.planning import BatchTooLarge, Taken, estimated_megapixels, may_be_photo, plan, planned_anew
 from workers.store import ObjectInfo, Store, open_store
@@ -110,7 +111,7 @@ def test_a_torn_plan_is_made_anew_from_its_neighbours(shard: int) -> None:
     *_, batch = plan(ledger, batch, source, planner="a")
     whole = ledger.read_plan(batch.id, shard)
     ledger.store.put(ledger.key(batch.id, "plan", f"{shard:05}.jsonl"), b'{"kind": "pl')
-    assert planned_anew(ledger, batch, shard, source) == whole
+    assert planned_anew(ledger, batch, shard, source) == {shard: whole}
 
 
 def test_a_torn_last_plan_ends_where_planning_had_come() -> None:
@@ -118,7 +119,43 @@ def test_a_torn_last_plan_ends_where_planning_had_come() -> None:
     source, ledger, batch = scene(dict.fromkeys(["a.jpg", "b.jpg", "c.jpg", "d.jpg", "e.jpg"], 10), max_shard_photos=2)
     batch = next(plan(ledger, batch, source, planner="a"))
     ledger.store.put(ledger.key(batch.id, "plan", "00000.jsonl"), b"")
-    assert [ref.key for ref in planned_anew(ledger, batch, 0, source)] == ["a.jpg", "b.jpg"]
+    assert [ref.key for ref in planned_anew(ledger, batch, 0, source)[0]] == ["a.jpg", "b.jpg"]
+
+
+@pytest.mark.parametrize("torn", [(0, 1), (1, 2), (0, 1, 2), (2, 3), (0, 1, 2, 3)])
+def test_torn_plans_side_by_side_are_cut_as_they_were(torn: tuple[int, ...]) -> None:
+    source, ledger, batch = scene(dict.fromkeys("abcdefg", 10), max_shard_photos=2)
+    *_, batch = plan(ledger, batch, source, planner="a")
+    whole = {shard: ledger.read_plan(batch.id, shard) for shard in torn}
+    for shard in torn:
+        ledger.store.put(ledger.key(batch.id, "plan", f"{shard:05}.jsonl"), b"")
+    for shard in torn:
+        assert planned_anew(ledger, batch, shard, source) == whole
+
+
+def test_what_came_to_the_source_meanwhile_goes_to_the_last_torn_plan() -> None:
+    source, ledger, batch = scene(dict.fromkeys("abcd", 10), max_shard_photos=2)
+    *_, batch = plan(ledger, batch, source, planner="a")
+    for shard in (0, 1):
+        ledger.store.put(ledger.key(batch.id, "plan", f"{shard:05}.jsonl"), b"")
+    source.put("aa", b"new")
+    source.delete("b")
+    source.delete("c")
+    anew = planned_anew(ledger, batch, 0, source)
+    assert [[ref.key for ref in anew[shard]] for shard in (0, 1)] == [["a", "aa"], ["d"]]
+    source.delete("d")
+    assert planned_anew(ledger, batch, 1, source)[1] == []
+
+
+def test_a_shard_that_is_done_bounds_torn_plans_by_its_report() -> None:
+    source, ledger, batch = scene(dict.fromkeys("abcd", 10), max_shard_photos=2)
+    *_, batch = plan(ledger, batch, source, planner="a")
+    ledger.write_report(batch.id, report(0, {"a": Outcome.protected, "b": Outcome.failed}))
+    for shard in (0, 1):
+        ledger.store.put(ledger.key(batch.id, "plan", f"{shard:05}.jsonl"), b"")
+    assert {shard: [ref.key for ref in refs] for shard, refs in planned_anew(ledger, batch, 1, source).items()} == {
+        1: ["c", "d"]
+    }
 
 
 def test_a_source_over_the_limit_is_refused_and_what_is_planned_stays() -> None:
