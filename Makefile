@@ -1,7 +1,7 @@
 # Every target sets up .venv by itself; all that is needed beforehand is Python 3.11 or newer with venv (PYTHON=...).
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test soak lint coverage constraints clean
+.PHONY: help setup demo test soak lint audit coverage constraints clean
 export PHOTOS
 
 BIN := .venv/bin
@@ -37,6 +37,9 @@ soak:  ## Run the fault tests at every moment, 200 random histories and ten minu
 
 lint:  ## Run the quick checks alone: ruff, mypy, import contracts
 	$(call timed,lint,$(LINT))
+
+audit:  ## Look for known vulnerabilities in what infra/constraints.txt pins; needs the network
+	$(call timed,audit,$(BIN)/python infra/audit.py)
 
 coverage:  ## Run the tests and write htmlcov/index.html
 	$(call timed,coverage,$(PYTEST) --cov-report=html)
