@@ -19,6 +19,7 @@ from apf.errors import ApfError
 from producer import batch as batches
 from producer import doctor
 from producer.report import console, follow, json_object, print_failures, print_summary
+from workers.allowed import check_reachable
 from workers.app import BULK, INTERACTIVE, make_app
 from workers.embedded import embedded_worker
 from workers.errors import WorkerError
@@ -206,6 +207,7 @@ def worker(context: typer.Context) -> None:
     settings = load_settings()
     if "--help" not in context.args:
         check_worker(settings)
+        check_reachable(settings.allowed_for_batches, settings.s3)
     queues = [] if _names_queues(context.args) else ["-Q", f"{INTERACTIVE},{BULK}"]
     level = [] if any(arg.startswith(("-l", "--loglevel")) for arg in context.args) else ["--loglevel", "INFO"]
     _become(["worker", *queues, *level, *context.args])

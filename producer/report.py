@@ -121,4 +121,5 @@ def print_failures(summary: BatchSummary) -> None:
     """Every failed photo, on stdout, a line each: key, attempts, whether trying again may help, reason."""
     for failure in summary.failures:
         again = "may pass" if failure.transient else "permanent"
-        print(f"{failure.key!r}\t{failure.attempts} tries\t{again}\t{failure.reason}")
+        tries = f"{failure.attempts} {'try' if failure.attempts == 1 else 'tries'}"
+        print(f"{failure.key!r}\t{tries}\t{again}\t{failure.reason}")

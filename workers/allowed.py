@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from workers.errors import NotAllowed
-from workers.store import canonical_url, inside
+from workers.errors import BadCredentials, NotAllowed, NotFound, SettingsError, WorkerError
+from workers.store import S3Options, canonical_url, inside, open_store
 from workers.store.urls import file_path
+
+log = logging.getLogger(__name__)
 
 EVERYTHING = "*"
 
@@ -27,6 +30,26 @@ def check_allowed(url: str, allowed: Sequence[str], *, what: str) -> None:
         raise NotAllowed(
             f"{what} {place} lies under none of APF_ALLOWED_URLS: add its bucket or folder there if it should"
         )
+
+
+def check_reachable(urls: Iterable[str], s3: S3Options) -> None:
+    """What keeps a worker from every photo: a place of its own that is missing, or credentials that nobody knows.
+
+    Such a worker would take messages from those that can work on them. A store that is down is waited for instead, and
+    a place that may not be listed may be readable all the same: both are logged.
+
+    Raises:
+        SettingsError: it names the place and the cure.
+    """
+    for url in urls:
+        if url == EVERYTHING:
+            continue
+        try:
+            next(open_store(url, s3=s3).list(), None)
+        except (BadCredentials, NotFound) as error:
+            raise SettingsError(f"this worker cannot work: {error}") from error
+        except WorkerError as error:
+            log.warning("this worker may not be able to work: %s", error)
 
 
 def _lies_in(place: str, root: str) -> bool:

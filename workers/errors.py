@@ -7,7 +7,9 @@ WorkerError
 ├── LedgerError           a record of a batch is missing, torn or of another version
 └── StoreError            the store refused; a retry does not help
     ├── NotFound              no object, bucket or folder of that name
-    ├── Forbidden             no right to do this, or no valid credentials
+    ├── Forbidden             no right to do this
+    │   └── BadCredentials        nobody knows these credentials, or they have expired
+    ├── StoreFull             a disk or quota is used up
     ├── Changed               the object is no longer the one that was planned
     ├── InvalidKey            the key cannot be kept in this store
     ├── ObjectTooLarge        over the limit in bytes; nothing was read
@@ -49,7 +51,15 @@ class NotFound(StoreError):
 
 
 class Forbidden(StoreError):
-    """Raised when credentials are missing, expired or not allowed to do this. Permanent: correct the rights."""
+    """Raised when the credentials do not allow this. Permanent: correct the rights."""
+
+
+class BadCredentials(Forbidden):
+    """Raised when credentials are missing, wrong or expired. Permanent: give the process others."""
+
+
+class StoreFull(StoreError):
+    """Raised when nothing more can be written. Permanent: free some space."""
 
 
 class Changed(StoreError):

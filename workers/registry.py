@@ -59,7 +59,7 @@ def open_batches(urls: Iterable[str], settings: Settings) -> Iterator[tuple[Ledg
 
 def _opened(store: Store, key: str, settings: Settings) -> tuple[Ledger, str]:
     url = store.get(key, max_bytes=4096).data.decode()
-    check_allowed(url, settings.allowed, what="batch")
+    check_allowed(url, settings.allowed_for_batches, what="batch")
     return open_batch(url, s3=settings.s3)
 
 

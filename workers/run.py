@@ -23,7 +23,7 @@ from workers.ledger import Ledger, open_batch
 from workers.logs import keys_hidden
 from workers.poison import SPLIT_AFTER, OneByOne
 from workers.settings import Settings
-from workers.shard import ShardRunner, already_done
+from workers.shard import DESTINATION_GONE, ShardRunner, already_done
 from workers.store import Store, open_store
 
 
@@ -86,7 +86,10 @@ def run_shard(
     except ShardStopped:
         return None
     except ApfError as error:
-        photos = _rest_failed(refs, runner.reports, str(error))
+        done = [report for report in runner.reports if report.outcome is not Outcome.failed]
+        photos = _rest_failed(refs, done, str(error))
+    except DESTINATION_GONE as error:
+        photos = _rest_failed(refs, runner.reports, f"not tried, as no photo can be written: {error}")
     if not last_try and any(photo.transient for photo in photos):
         raise ShardIncomplete(_transient(photos))
     photos = [photo.model_copy(update={"attempts": 1 + deaths.of(photo.key)}) for photo in photos]
@@ -120,7 +123,7 @@ def _in_time(runner: ShardRunner | OneByOne, refs: Sequence[PhotoRef], lease: Le
 
 def opened(job: ShardJob, settings: Settings) -> tuple[Ledger, str]:
     """The ledger and id of a message's batch; raises NotAllowed where it lies outside `settings.allowed`."""
-    check_allowed(job.batch_url, settings.allowed, what="batch")
+    check_allowed(job.batch_url, settings.allowed_for_batches, what="batch")
     return open_batch(job.batch_url, s3=settings.s3)
 
 
@@ -132,8 +135,8 @@ def _allowed(batch: Batch, settings: Settings) -> Batch:
 
 
 def _rest_failed(refs: Sequence[PhotoRef], reports: Sequence[PhotoReport], reason: str) -> list[PhotoReport]:
-    """What has an outcome already keeps it, in the plan's order."""
-    known = {report.key: report for report in reports if report.outcome is not Outcome.failed}
+    """What is reported already stays so, in the plan's order."""
+    known = {report.key: report for report in reports}
     return [known.get(ref.key) or _failed(ref, reason) for ref in refs]
 
 

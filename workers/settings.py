@@ -120,6 +120,11 @@ class Settings(BaseSettings):
         return self
 
     @property
+    def allowed_for_batches(self) -> tuple[str, ...]:
+        """Where a message's batch may lie: as `allowed`, and where the operator says that ledgers are."""
+        return (*self.allowed, canonical_url(self.ledger_url)) if self.ledger_url else self.allowed
+
+    @property
     def allowed(self) -> tuple[str, ...]:
         """`allowed_urls` as canonical URLs; without a queue, all."""
         if self.broker_url is None:

@@ -21,7 +21,7 @@ from apf.clock import StageClock
 from apf.errors import PhotoError
 from workers.budget import BudgetClosed, ByteBudget
 from workers.engine import Engine
-from workers.errors import Changed, NotFound, ObjectTooLarge, StoreError
+from workers.errors import Changed, NotFound, ObjectTooLarge, StoreError, StoreFull
 from workers.job import Batch, Outcome, PhotoRef, PhotoReport
 from workers.settings import Settings
 from workers.store import Blob, ObjectInfo, Store
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from apf.pipeline import ProtectedPixels
 
 logger = logging.getLogger(__name__)
+
+#: Raised by a write, these are of the destination and not of the photo: no other photo can be written either.
+DESTINATION_GONE = (StoreFull, NotFound)
 
 #: Bytes a decoded pixel holds on its way: the photo, its protected copy, alpha, and the encoder's work space.
 BYTES_PER_PIXEL = 12
@@ -211,6 +214,9 @@ class ShardRunner:
     def _write(self, item: Loaded, protected: ProtectedPixels) -> None:
         try:
             self._report(self._publish(item, protected))
+        except DESTINATION_GONE as error:
+            self._report(_report(item.ref, Outcome.failed, reason=str(error)))
+            self.stop(error)
         except Exception as error:  # every photo must end with an outcome
             self._fail(item.ref, error)
         finally:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 #: What happens to what passes. `cut_get` and `cut_put` reset the connection halfway through an answer or a request.
-Mode = Literal["pass", "down", "500", "503", "slow", "cut_get", "cut_put"]
+Mode = Literal["pass", "down", "500", "503", "expired", "slow", "cut_get", "cut_put"]
 
 CHUNK = 16 * 1024
 #: Bytes after which a connection is cut: more than any request's or answer's head.
@@ -21,6 +21,7 @@ SLOW_S = 0.25
 _ERRORS = {
     "500": (b"500 Internal Server Error", b"InternalError"),
     "503": (b"503 Service Unavailable", b"SlowDown"),
+    "expired": (b"400 Bad Request", b"ExpiredToken"),
 }
 
 

@@ -17,13 +17,15 @@ import psutil
 import pytest
 
 from producer import batch as batches
+from producer.batch import find_ledger
 from tests.conftest import RedisServer
 from tests.faults import cheap_output
 from workers.app import make_app
 from workers.attempts import attempts_at, is_live
 from workers.errors import LedgerError, StoreUnavailable
-from workers.ledger import Ledger, open_ledger
+from workers.ledger import Ledger
 from workers.reconcile import plan_and_send, reconcile, resume
+from workers.registry import roots
 from workers.sending import BrokerError, Sender, waiting
 from workers.settings import Settings
 from workers.store import Store, open_store
@@ -49,7 +51,7 @@ PHOTO_BYTES = 60_000
 
 def photos(count: int, *, special: Mapping[int, str] | None = None) -> dict[str, bytes]:
     """Photos by key, each of other bytes; `special` says of some what is to become of them (`tests.faults.cheap`)."""
-    kinds = special or {3: "empty", 5: "corrupt"}
+    kinds = {3: "empty", 5: "corrupt"} if special is None else special
     return {
         f"album {number % 3}/{number:03}.jpg": f"{kinds.get(number, 'face')} {number} ".encode() * (PHOTO_BYTES // 9)
         for number in range(count)
@@ -84,7 +86,7 @@ class World:
         self.app = make_app(self.settings)
         self.source: Store = open_store(self.source_url, s3=self.settings.s3, create=True)
         self.destination: Store = open_store(self.destination_url, s3=self.settings.s3, create=True)
-        self.ledger: Ledger = open_ledger(self.destination_url, s3=self.settings.s3)
+        self.ledger: Ledger = find_ledger(self.destination_url, self.settings)
         for key, data in self.photos.items():
             self.source.put(key, data)
 
@@ -141,9 +143,7 @@ class World:
     def reconcile(self) -> None:
         """What the periodic task does; a Redis that is down is for the next time."""
         with suppress(BrokerError):
-            reconcile(
-                [self.destination_url, self.source_url], Sender(self.app), self.settings, lambda: waiting(self.app)
-            )
+            reconcile(roots(self.settings), Sender(self.app), self.settings, lambda: waiting(self.app))
 
     def resume(self) -> None:
         resume(self.ledger, self.batch_id, Sender(self.app), self.settings)

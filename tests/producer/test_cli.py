@@ -210,7 +210,7 @@ def test_failed_lists_every_failed_photo_with_its_tries(protected: tuple[Path, d
     lines = apf("status", out, result["batch"], "--failed", code=1).stdout.splitlines()
     assert len(lines) == 1
     key, tries, again, reason = lines[0].split("\t")
-    assert (key, tries, again) == ("'broken.jpg'", "1 tries", "permanent")
+    assert (key, tries, again) == ("'broken.jpg'", "1 try", "permanent")
     assert reason
     apf("retry", out, result["batch"], code=1)
     assert "2 tries" in apf("status", out, result["batch"], "--failed", code=1).stdout

@@ -2,6 +2,7 @@
 # A real S3-compatible server on loopback: OpenStack Swift with s3api, one replica, tempauth.
 # Needs root and, on Debian 12: apt-get install swift-proxy swift-object swift-container swift-account memcached
 # Usage: swift-s3.sh DIR [PORT]     key apf:apf, secret secretsecret, path addressing; no conditional PUT.
+# Key apf:reader, secret readerreader, may do what a container's ACL says, and nothing at first.
 # Takes PORT to PORT + 3, and PORT + 5. Stop with: for f in DIR/run/*.pid; do kill -- -$(cat $f); done
 set -euo pipefail
 dir=$(mkdir -p "$1" && cd "$1" && pwd); port=${2:-8081}
@@ -30,6 +31,7 @@ account_autocreate = true
 [filter:tempauth]
 use = egg:swift#tempauth
 user_apf_apf = secretsecret .admin
+user_apf_reader = readerreader
 [filter:s3api]
 use = egg:swift#s3api
 [filter:catch_errors]

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from tests.workers.test_run import Planned
-from workers.allowed import check_allowed
+from workers.allowed import check_allowed, check_reachable
+from workers.attempts import Lease, attempts_at
 from workers.errors import JobError, NotAllowed, SettingsError
 from workers.run import report_lost_shard
 from workers.settings import Settings, check_worker
+from workers.store import S3Options
+from workers.tasks import give_all_back
 
 
 @pytest.mark.parametrize(
@@ -78,6 +82,36 @@ def test_a_forged_message_or_batch_reads_and_writes_nothing(outside: str) -> Non
     assert planned.engine.batches == []
     assert not planned.ledger.has_report("b1", 0)
     assert planned.destination.head("000.jpg") is None
+
+
+def test_a_forged_message_in_hand_at_shutdown_takes_nothing_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker gives its shards back when it stops: a message must not choose whose tries are taken away."""
+    planned = Planned("forged-shutdown", b"x")
+    Lease(planned.ledger, "b1", 0, lease_s=60).beat()
+    request = SimpleNamespace(args=[planned.job.encode()])
+    monkeypatch.setattr("celery.worker.state.active_requests", {request, SimpleNamespace(args=["no job"])})
+    monkeypatch.setattr("workers.tasks.load_settings", lambda: Settings(broker_url="redis://x", allowed_urls="s3://a"))
+    give_all_back()
+    assert len(attempts_at(planned.ledger, "b1")) == 1
+    monkeypatch.setattr("workers.tasks.load_settings", Settings)
+    give_all_back()
+    assert attempts_at(planned.ledger, "b1") == []
+
+
+def test_where_ledgers_are_is_allowed_for_batches_alone() -> None:
+    settings = Settings(broker_url="redis://x", allowed_urls="s3://photos", ledger_url="s3://ledgers/apf/")
+    check_allowed("s3://ledgers/apf/out-1/batches/b1", settings.allowed_for_batches, what="batch")
+    with pytest.raises(NotAllowed):
+        check_allowed("s3://ledgers/apf/photos", settings.allowed, what="source")
+
+
+def test_a_worker_waits_for_a_store_that_is_down(caplog: pytest.LogCaptureFixture) -> None:
+    """It may come back; what is missing does not, and is told at once."""
+    down = S3Options(endpoint_url="http://127.0.0.1:9", max_attempts=1)
+    check_reachable(["*", "s3://photos"], down)
+    assert "may not be able to work" in caplog.text
+    with pytest.raises(SettingsError, match="/no/such/folder"):
+        check_reachable(["file:///no/such/folder"], down)
 
 
 def test_not_allowed_is_an_error_of_the_job() -> None:

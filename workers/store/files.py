@@ -21,7 +21,16 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from workers.errors import Changed, Forbidden, InvalidKey, NotFound, ObjectTooLarge, StoreError, StoreUnavailable
+from workers.errors import (
+    Changed,
+    Forbidden,
+    InvalidKey,
+    NotFound,
+    ObjectTooLarge,
+    StoreError,
+    StoreFull,
+    StoreUnavailable,
+)
 from workers.store.base import NO_METADATA, RESERVED, Blob, ObjectInfo, check_key, check_metadata
 from workers.store.urls import file_path
 
@@ -325,8 +334,8 @@ def _sync_folder(folder: Path) -> None:
 
 
 _CURES: dict[int, tuple[type[StoreError], str]] = {
-    errno.ENOSPC: (StoreError, "the disk is full: free some space"),
-    errno.EDQUOT: (StoreError, "the disk quota is used up: free some space"),
+    errno.ENOSPC: (StoreFull, "the disk is full: free some space"),
+    errno.EDQUOT: (StoreFull, "the disk quota is used up: free some space"),
     errno.EROFS: (Forbidden, "the file system is read-only: mount it for writing, or choose another destination"),
     errno.EACCES: (Forbidden, "no permission: correct the owner or the mode"),
     errno.EPERM: (Forbidden, "not permitted: correct the owner or the mode"),

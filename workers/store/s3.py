@@ -27,7 +27,16 @@ from botocore.exceptions import (
 )
 from botocore.exceptions import ConnectionError as BotoConnectionError
 
-from workers.errors import Changed, Forbidden, InvalidKey, NotFound, ObjectTooLarge, StoreError, StoreUnavailable
+from workers.errors import (
+    BadCredentials,
+    Changed,
+    Forbidden,
+    InvalidKey,
+    NotFound,
+    ObjectTooLarge,
+    StoreError,
+    StoreUnavailable,
+)
 from workers.store.base import (
     AFTER_ALL,
     NO_METADATA,
@@ -153,7 +162,7 @@ class S3Store:
         except ClientError as error:
             raise _from_answer(error, what) from error
         except _NO_CREDENTIALS as error:
-            raise Forbidden(f"{what}: no usable S3 credentials ({error}): {_CREDENTIALS_CURE}") from error
+            raise BadCredentials(f"{what}: no usable S3 credentials ({error}): {_CREDENTIALS_CURE}") from error
         except NoRegionError as error:
             raise StoreError(f"{what}: no region is set: set APF_S3_REGION or AWS_DEFAULT_REGION") from error
         except _LOST as error:
@@ -173,7 +182,7 @@ _LOST = (BotoConnectionError, HTTPClientError, IncompleteReadError, ResponseStre
 
 _CREDENTIALS_CURE = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or give the machine a role"
 
-_BAD_CREDENTIALS = (Forbidden, f"the store does not accept the credentials: {_CREDENTIALS_CURE}")
+_BAD_CREDENTIALS = (BadCredentials, f"the store does not accept the credentials: {_CREDENTIALS_CURE}")
 _CHANGED = (Changed, "it has changed since it was planned: run the command again")
 _DENIED = (Forbidden, "access denied: these credentials need s3:ListBucket, s3:GetObject and s3:PutObject there")
 _OVERLOADED = (StoreUnavailable, "the store failed or asked to slow down")
@@ -181,6 +190,7 @@ _NO_OBJECT = (NotFound, "there is no such object")
 
 _ANSWERS: dict[str, tuple[type[StoreError], str]] = {
     "NoSuchBucket": (NotFound, "the bucket does not exist: check its name and APF_S3_ENDPOINT_URL, or make it"),
+    "InvalidBucketName": (NotFound, "no bucket can have this name: correct it"),
     "NoSuchKey": _NO_OBJECT,
     "PreconditionFailed": _CHANGED,
     "KeyTooLongError": (InvalidKey, "the key with its prefix is over 1024 bytes: rename the object"),
