@@ -89,7 +89,7 @@ def test_a_forged_message_in_hand_at_shutdown_takes_nothing_away(monkeypatch: py
     planned = Planned("forged-shutdown", b"x")
     Lease(planned.ledger, "b1", 0, lease_s=60).beat()
     request = SimpleNamespace(args=[planned.job.encode()])
-    monkeypatch.setattr("celery.worker.state.active_requests", {request, SimpleNamespace(args=["no job"])})
+    monkeypatch.setattr("celery.worker.state.active_requests", [request, SimpleNamespace(args=["no job"])])
     monkeypatch.setattr("workers.tasks.load_settings", lambda: Settings(broker_url="redis://x", allowed_urls="s3://a"))
     give_all_back()
     assert len(attempts_at(planned.ledger, "b1")) == 1
