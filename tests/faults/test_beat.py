@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import RedisServer
-from tests.faults.test_matrix import flush_redis
+from tests.faults.strikes import flush_redis
 from tests.faults.world import ROOT, World, closing_world, photos, until
 
 pytestmark = pytest.mark.timeout(240)
