@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from celery import Celery
-from kombu import Queue
+from kombu import Exchange, Queue
 
 from workers.settings import Settings
 
@@ -51,7 +51,8 @@ def _schedule(settings: Settings) -> dict[str, object]:
 
 def _messages() -> dict[str, object]:
     return {
-        "task_queues": [Queue(INTERACTIVE), Queue(BULK)],
+        # Left to Celery, both would be bound to the default queue's exchange and key.
+        "task_queues": [Queue(name, Exchange(name), routing_key=name) for name in (INTERACTIVE, BULK)],
         "task_default_queue": BULK,
         "task_create_missing_queues": False,
         # Pickle would be code execution for whoever can write to Redis.

@@ -22,7 +22,7 @@ from workers.errors import LedgerError, WorkerError
 from workers.job import Batch, ShardJob, parse
 from workers.ledger import Ledger
 from workers.planning import Taken, plan, planned_anew
-from workers.registry import open_batches, unregister
+from workers.registry import open_batches, register, unregister
 from workers.settings import Settings
 from workers.store import open_store
 
@@ -55,6 +55,8 @@ def resume(ledger: Ledger, batch_id: str, send: Send, settings: Settings) -> int
     second finds the report, or writes the same bytes.
     """
     batch = ledger.read_batch(batch_id)
+    # A batch that was done, and is not any more, is open again: a report was torn or lost.
+    register(ledger, batch, settings)
     ledger.go_on(batch_id)
     count = send_open(ledger, batch, send, settings)
     plan_and_send(ledger, batch, send, settings)

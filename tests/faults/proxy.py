@@ -32,6 +32,12 @@ class _Link:
     client: socket.socket
     server: socket.socket | None = None
 
+    def close(self) -> None:
+        """Closes what is still open."""
+        for end in (self.client, self.server):
+            if end is not None:
+                end.close()
+
     def reset(self) -> None:
         """Closes both at once with RST, as a crash does."""
         for end in (self.client, self.server):
@@ -107,6 +113,7 @@ class FaultProxy:
         except OSError:
             link.reset()
         finally:
+            link.close()
             with self._lock:
                 self._links.discard(link)
 

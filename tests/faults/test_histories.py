@@ -105,6 +105,8 @@ class History(RuleBasedStateMachine):
         key = self.w.ledger.key(batch.id, kind, f"{number % last:05}.jsonl")
         if record := self.w.ledger.read(key):
             self.w.ledger.store.put(key, record[: int(len(record) * kept)])
+        if not self.w.is_registered():  # nobody looks at a batch that was done, until somebody asks for it
+            self.w.resume()
 
     @rule()
     def a_while_passes(self) -> None:

@@ -25,7 +25,7 @@ from workers.attempts import attempts_at, is_live
 from workers.errors import LedgerError, StoreUnavailable
 from workers.ledger import Ledger
 from workers.reconcile import plan_and_send, reconcile, resume
-from workers.registry import roots
+from workers.registry import open_batches, roots
 from workers.sending import BrokerError, Sender, waiting
 from workers.settings import Settings
 from workers.store import Store, open_store
@@ -161,6 +161,10 @@ class World:
 
     def summary(self) -> BatchSummary:
         return BatchWatch(self.ledger, self.batch_id).poll()
+
+    def is_registered(self) -> bool:
+        """Whether the periodic task still looks after the batch."""
+        return any(batch_id == self.batch_id for _, batch_id in open_batches(roots(self.settings), self.settings))
 
     def is_mid_shard(self) -> bool:
         """Somebody is at a shard, and something is written."""

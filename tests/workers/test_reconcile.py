@@ -178,6 +178,16 @@ def test_a_torn_plan_is_made_anew(planned: World, shard: int) -> None:
     assert (summary.protected, summary.pending) == (5, 0)
 
 
+def test_a_batch_that_is_resumed_is_looked_after_again(planned: World) -> None:
+    """It was done, and taken off the list, when a report of it was lost."""
+    planned.work(0, 1, 2)
+    planned.reconcile()
+    assert not planned.is_registered()
+    planned.ledger.store.delete(planned.ledger.key("b1", "reports", "00001.jsonl"))
+    resume(planned.ledger, "b1", planned.send, SETTINGS)
+    assert planned.is_registered()
+
+
 def test_a_torn_report_makes_its_shard_run_again(planned: World) -> None:
     planned.work(0, 1, 2)
     key = planned.ledger.key("b1", "reports", "00001.jsonl")
