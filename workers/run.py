@@ -82,19 +82,15 @@ def run_shard(
     runner = make_runner() if deaths.together < SPLIT_AFTER else OneByOne(make_runner, lease, deaths)
     try:
         with _quiet(refs, settings), renewed(lease, interval_s=settings.progress_interval_s, on_beat=renew):
-            photos = _in_time(runner, refs, lease)
+            photos = _outcomes(runner, refs, lease)
+            if not last_try and any(photo.transient for photo in photos):
+                raise ShardIncomplete(_transient(photos))
+            photos = [photo.model_copy(update={"attempts": 1 + deaths.of(photo.key)}) for photo in photos]
+            report = _shard_report(job, photos, runner.clock, time.monotonic() - started)
+            # While the try still counts: whoever dies here is missed, too.
+            ledger.write_report(batch_id, report)
     except ShardStopped:
         return None
-    except ApfError as error:
-        done = [report for report in runner.reports if report.outcome is not Outcome.failed]
-        photos = _rest_failed(refs, done, str(error))
-    except DESTINATION_GONE as error:
-        photos = _rest_failed(refs, runner.reports, f"not tried, as no photo can be written: {error}")
-    if not last_try and any(photo.transient for photo in photos):
-        raise ShardIncomplete(_transient(photos))
-    photos = [photo.model_copy(update={"attempts": 1 + deaths.of(photo.key)}) for photo in photos]
-    report = _shard_report(job, photos, runner.clock, time.monotonic() - started)
-    ledger.write_report(batch_id, report)
     return report.totals
 
 
@@ -113,12 +109,18 @@ def _quiet(refs: Sequence[PhotoRef], settings: Settings) -> AbstractContextManag
     return nullcontext() if settings.log_keys else keys_hidden(ref.key for ref in refs)
 
 
-def _in_time(runner: ShardRunner | OneByOne, refs: Sequence[PhotoRef], lease: Lease) -> list[PhotoReport]:
+def _outcomes(runner: ShardRunner | OneByOne, refs: Sequence[PhotoRef], lease: Lease) -> list[PhotoReport]:
+    """Every photo's outcome, also where no photo can be protected or written."""
     try:
         return runner.run(refs)
     except SoftTimeLimitExceeded:
         lease.time_out()
         raise
+    except ApfError as error:
+        done = [report for report in runner.reports if report.outcome is not Outcome.failed]
+        return _rest_failed(refs, done, str(error))
+    except DESTINATION_GONE as error:
+        return _rest_failed(refs, runner.reports, f"not tried, as no photo can be written: {error}")
 
 
 def opened(job: ShardJob, settings: Settings) -> tuple[Ledger, str]:

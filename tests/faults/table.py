@@ -15,18 +15,24 @@ from statistics import median
 Numbers = tuple[float, ...]
 
 
+MOMENTS = ("idle", "planning", "mid-shard", "reporting")
+
+
 def main(path: Path) -> None:
     found = rows(path)
-    plain = {fault: numbers[-1] for (fault, moment), numbers in found.items() if moment == "plain"}
-    print("| fault | moment | runs | photos lost | doubled or wrong | seconds to recover | lost by a plain job |")
-    print("|---|---|---:|---:|---:|---:|---:|")
-    for (fault, moment), runs in found.items():
-        if moment == "plain":
-            continue
-        seconds, lost, wrong = zip(*runs, strict=True)
-        theirs = said(plain[fault]) if fault in plain and moment == "mid-shard" else ""
-        cells = (fault, moment, len(runs), f"{sum(lost):.0f}", f"{sum(wrong):.0f}", f"{median(seconds):.0f}", theirs)
-        print("|", " | ".join(map(str, cells)), "|")
+    moments = [moment for moment in MOMENTS if any(moment in runs for runs in found.values())]
+    print(
+        "| fault | runs | lost | doubled or wrong | seconds to recover:", " | ".join(moments), "| a plain job loses |"
+    )
+    print("|---|---:|---:|---:|" + "---:|" * len(moments) + "---|")
+    for fault, runs in found.items():
+        ours = [numbers for moment in moments for numbers in runs.get(moment, [])]
+        if not ours:
+            continue  # the plain job's calm run
+        seconds = [f"{median(s for s, *_ in runs[moment]):.0f}" if moment in runs else "" for moment in moments]
+        lost, wrong = (f"{sum(numbers[n] for numbers in ours):.0f}" for n in (1, 2))
+        theirs = said(runs["plain"][-1]) if "plain" in runs else ""
+        print("|", " | ".join([fault, str(len(ours)), lost, wrong, *seconds, theirs]), "|")
 
 
 def said(numbers: Numbers) -> str:
@@ -35,12 +41,12 @@ def said(numbers: Numbers) -> str:
     return f"{missing} of {photos}" + (f", {later} of them an hour late" if later else "")
 
 
-def rows(path: Path) -> dict[tuple[str, str], list[Numbers]]:
+def rows(path: Path) -> dict[str, dict[str, list[Numbers]]]:
     """By fault and moment: seconds, lost, doubled or wrong; of a plain job: photos, missing, coming later."""
-    found: dict[tuple[str, str], list[Numbers]] = defaultdict(list)
+    found: dict[str, dict[str, list[Numbers]]] = defaultdict(lambda: defaultdict(list))
     with path.open(newline="") as file:
         for fault, moment, *numbers in csv.reader(file):
-            found[fault, moment].append(tuple(float(number) for number in numbers))
+            found[fault][moment].append(tuple(float(number) for number in numbers))
     return found
 
 

@@ -51,6 +51,21 @@ def test_a_shard_is_reported_with_totals_stages_and_memory() -> None:
     assert report.peak_memory_bytes > 10 * 2**20
 
 
+def test_a_try_counts_until_its_report_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever dies while reporting is missed like everybody else, not only once Redis delivers the message again."""
+    planned = Planned("run-reporting", b"one")
+    tries: list[int] = []
+
+    def dies(ledger: Ledger, batch_id: str, report: object) -> None:
+        tries.append(len(attempts_at(ledger, batch_id, 0)))
+        raise SystemExit
+
+    monkeypatch.setattr(Ledger, "write_report", dies)
+    with pytest.raises(SystemExit):
+        planned.run()
+    assert tries == [1]
+
+
 def test_a_reported_shard_does_not_run_again() -> None:
     planned = Planned("run-twice", b"one")
     planned.run()
