@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Literal
 
 from apf.recipe import load_recipe
+from workers.allowed import check_allowed
 from workers.errors import LedgerError, WorkerError
 from workers.job import Batch, PhotoRef, ShardJob
 from workers.ledger import Ledger, new_batch_id, open_ledger
-from workers.registry import register
+from workers.registry import register, roots
 from workers.settings import Settings
 from workers.store import Store, canonical_url, open_store, overlap
 from workers.watch import BatchWatch, Failure
+
+log = logging.getLogger(__name__)
 
 Send = Callable[[ShardJob], None]
 
@@ -34,10 +38,14 @@ def create_batch(
 
     Raises:
         OverlapError: source and destination overlap.
+        NotAllowed: APF_ALLOWED_URLS is set, and one of the two lies outside.
         RecipeError: the recipe is unknown or malformed.
         StoreError: the source is missing, or the ledger cannot be written.
     """
     source, destination = canonical_url(source), canonical_url(destination)
+    if settings.allowed_urls:  # what no worker may do is refused here, and not photo by photo there
+        check_allowed(source, settings.allowed, what="source")
+        check_allowed(destination, settings.allowed, what="destination")
     if overlap(source, destination):
         raise OverlapError(f"{source} and {destination} overlap: give a destination outside the source")
     found = load_recipe(recipe, detector=settings.detector)
@@ -54,6 +62,8 @@ def create_batch(
         max_shard_megapixels=settings.shard_megapixels,
     )
     ledger = find_ledger(destination, settings)
+    if settings.broker_url and not roots(settings):
+        log.warning("`apf beat` cannot know of batch %s: set APF_ALLOWED_URLS or APF_LEDGER_URL here, too", batch.id)
     # First: a batch that is registered and not there yet is passed over, one that is not registered is forgotten.
     register(ledger, batch, settings)
     ledger.write_batch(batch)
@@ -79,6 +89,8 @@ def retry(ledger: Ledger, batch_id: str, send: Send, settings: Settings) -> int:
         first = batch.shards if batch.first_retry is None else batch.first_retry
         batch = batch.model_copy(update={"shards": batch.shards + 1, "first_retry": first})
         ledger.write_batch(batch)
+        # Once more: somebody may have found the batch done, and taken it off, until now.
+        register(ledger, batch, settings)
         send(_job(ledger, batch_id, batch.shards - 1))
     return len(photos)
 

@@ -24,8 +24,8 @@ from workers.app import BULK, INTERACTIVE, make_app
 from workers.embedded import embedded_worker
 from workers.errors import WorkerError
 from workers.ledger import Ledger, Stop
-from workers.reconcile import plan_and_send, reconcile, resume
-from workers.registry import roots
+from workers.reconcile import minder, plan_and_send, reconcile, resume
+from workers.registry import check_registry, roots, unregister
 from workers.sending import Sender, waiting
 from workers.settings import Settings, check_worker, load_settings
 from workers.watch import BatchSummary, BatchWatch
@@ -88,7 +88,7 @@ def protect(
     ledger, batch = batches.create_batch(source, destination, recipe=recipe, no_face=no_face.value, settings=settings)
 
     def send(sender: Sender) -> None:
-        plan_and_send(ledger, batch, sender, settings)
+        plan_and_send(ledger, batch.id, sender, settings)
 
     _run(ledger, batch.id, send, settings, wait=wait, as_json=as_json)
 
@@ -194,7 +194,9 @@ def reconcile_command(
 @_errors_end_the_command
 def beat(context: typer.Context) -> None:
     """Start the clock that has workers reconcile open batches; one is enough. Takes every flag of `celery beat`."""
-    check_worker(load_settings())
+    settings = load_settings()
+    check_worker(settings)
+    check_registry(settings)
     _become(["beat", *context.args])
 
 
@@ -243,14 +245,18 @@ def _run(
     """Send shards and follow them, on the queue or with a worker in this process."""
     celery = make_app(settings)
     watch = BatchWatch(ledger, batch_id)
+    sender = Sender(celery)
+    mind = minder(ledger, batch_id, sender, settings, lambda: waiting(celery))
     with _resume_hint(ledger, batch_id):
         if settings.broker_url:
-            send(Sender(celery))
-            summary = follow(watch, every_s=QUEUE_POLL_S, show=not as_json) if wait else watch.poll()
+            send(sender)
+            summary = follow(watch, every_s=QUEUE_POLL_S, show=not as_json, on_poll=mind) if wait else watch.poll()
         else:
             with embedded_worker(celery) as check:
-                send(Sender(celery))
-                summary = follow(watch, every_s=EMBEDDED_POLL_S, show=not as_json, on_poll=check)
+                send(sender)
+                summary = follow(watch, every_s=EMBEDDED_POLL_S, show=not as_json, on_poll=lambda: (check(), mind()))
+    if summary.done:
+        unregister(summary.batch, settings)
     _finish(summary, as_json=as_json, waited=wait)
 
 
@@ -260,7 +266,7 @@ def _finish(summary: BatchSummary, *, as_json: bool, waited: bool = False) -> No
     else:
         print_summary(summary)
     left = waited and (summary.pending or summary.stopped)
-    raise typer.Exit(SOME_FAILED if summary.failed or left else DONE)
+    raise typer.Exit(SOME_FAILED if summary.failed or summary.missing or left else DONE)
 
 
 def _say(text: str) -> None:

@@ -23,7 +23,7 @@ SHOWN_FAILURES = 20
 
 
 def follow(
-    watch: BatchWatch, *, every_s: float, show: bool, on_poll: Callable[[], None] = lambda: None
+    watch: BatchWatch, *, every_s: float, show: bool, on_poll: Callable[[], object] = lambda: None
 ) -> BatchSummary:
     """Look until no photo is pending, or the batch is stopped; with a bar where `show` is set."""
     with _bar(show) as progress:
@@ -62,7 +62,7 @@ def _bar(show: bool) -> Progress:
 
 
 def json_object(summary: BatchSummary) -> dict[str, object]:
-    """The one object that `--json` prints. The four outcomes and `pending` add up to `photos`."""
+    """The one object that `--json` prints. The four outcomes, `pending` and `missing` add up to `photos`."""
     batch = summary.batch
     return {
         "batch": batch.id,
@@ -76,9 +76,11 @@ def json_object(summary: BatchSummary) -> dict[str, object]:
         "skipped": summary.skipped,
         "failed": summary.failed,
         "pending": summary.pending,
+        "missing": summary.missing,
         "ignored": batch.ignored,
         "faces": summary.faces,
         "planned": batch.planned,
+        "note": batch.note,
         "cancelled": summary.cancelled,
         "paused": summary.stopped == "paused",
         "wall_seconds": round(summary.wall_seconds, 3),
@@ -107,6 +109,15 @@ def print_summary(summary: BatchSummary) -> None:
         highlight=False,
         soft_wrap=True,
     )
+    if batch.note:
+        console.print(f"[yellow]{escape(batch.note)}[/yellow]", highlight=False, soft_wrap=True)
+    if summary.missing:
+        console.print(
+            f"[red]{summary.missing} photos have no outcome[/red]: they were deleted while a torn plan was made anew; "
+            "protect the source again to be sure",
+            highlight=False,
+            soft_wrap=True,
+        )
     for failure in summary.failures[:SHOWN_FAILURES]:
         console.print(
             f"  [red]failed[/red] {escape(failure.key)}: {escape(failure.reason)}", highlight=False, soft_wrap=True

@@ -85,7 +85,7 @@ class Lease:
             seen_at=_text(started),
             lease_s=lease_s,
         )
-        self._key = ledger.key(batch_id, "attempts", f"{shard:05}", f"{self._attempt.id}.json")
+        self._key = _key(ledger, batch_id, self._attempt)
         self._ended = False
         #: Seconds that may pass between two renewals.
         self.longest_s = lease_s / BEATS_PER_LEASE
@@ -149,11 +149,20 @@ def renewed(lease: Lease, *, interval_s: float, on_beat: Callable[[Lease], None]
 
 
 def give_back(ledger: Ledger, batch_id: str, shard: int) -> None:
-    """Take away this host's tries of a shard: its worker was asked to stop, and did not die of a photo."""
-    for attempt in attempts_at(ledger, batch_id, shard):
-        if attempt.host == socket.gethostname() and not attempt.timed_out:
-            name = f"{attempt.id}.json"
-            ledger.store.delete(ledger.key(batch_id, "attempts", f"{shard:05}", name))
+    """Take away this host's last try of a shard: its worker was asked to stop, and did not die of a photo."""
+    mine = [attempt for attempt in attempts_at(ledger, batch_id, shard) if attempt.host == socket.gethostname()]
+    if mine and not (mine[-1].timed_out or mine[-1].missed):
+        ledger.store.delete(_key(ledger, batch_id, mine[-1]))
+
+
+def mark_missed(ledger: Ledger, batch_id: str, attempts: Iterable[Attempt]) -> None:
+    """Note of dead tries that their shard was sent again. One that lives after all overwrites it when it is renewed."""
+    for attempt in attempts:
+        ledger.put_json(_key(ledger, batch_id, attempt), attempt.model_copy(update={"missed": True}))
+
+
+def _key(ledger: Ledger, batch_id: str, attempt: Attempt) -> str:
+    return ledger.key(batch_id, "attempts", f"{attempt.shard:05}", f"{attempt.id}.json")
 
 
 def _read(ledger: Ledger, key: str) -> Attempt | None:

@@ -6,7 +6,8 @@ WorkerError
 │   └── NotAllowed            a place outside APF_ALLOWED_URLS
 ├── LedgerError           a record of a batch is missing, torn or of another version
 └── StoreError            the store refused; a retry does not help
-    ├── NotFound              no object, bucket or folder of that name
+    ├── NotFound              no object of that name
+    │   └── StoreGone             no bucket or folder of that name
     ├── Forbidden             no right to do this
     │   └── BadCredentials        nobody knows these credentials, or they have expired
     ├── StoreFull             a disk or quota is used up
@@ -48,6 +49,10 @@ class StoreError(WorkerError):
 
 class NotFound(StoreError):
     """Raised when the object, its bucket or its folder does not exist. Permanent."""
+
+
+class StoreGone(NotFound):
+    """Raised when the bucket or folder itself does not exist. Permanent: make it, mount it, or correct its name."""
 
 
 class Forbidden(StoreError):

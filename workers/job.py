@@ -176,6 +176,8 @@ class Attempt(_Record):
     photo: str | None = None
     #: It ran out of time, and was stopped: dead, though its process lives.
     timed_out: bool = False
+    #: It was found dead, and its shard was sent again.
+    missed: bool = False
     #: How far it is.
     done: Totals = Totals()
 
@@ -211,6 +213,8 @@ class Batch(_Record):
     #: Who plans it, and when they last wrote: another takes over only after `PLANNER_LEASE_S` of silence.
     planner: str = ""
     updated_at: str = ""
+    #: For people: what else there is to know, such as that the source was too large.
+    note: str = ""
 
 
 def explain(error: Exception) -> str:

@@ -5,7 +5,7 @@
                        /reports/00042.jsonl   what became of them; a shard is done once this is there
                        /attempts/00042/*.json workers that are at a shard, or died there (`workers.attempts`)
                        /cancelled, /paused    markers
-                       /sent.json             when shards without a report were last sent again
+                       /looked.json           when the queue was last searched for its messages
     <root>/open/<id>.json                     batches that are not done, for who reconciles them
 
 The root is `<destination>/.apf`, or `<ledger URL>/<name of the destination>`. A .jsonl object starts with a header that
@@ -26,7 +26,7 @@ from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-from workers.errors import LedgerError, NotFound
+from workers.errors import LedgerError, NotFound, StoreGone
 from workers.job import Batch, PhotoRef, PhotoReport, ShardReport, parse
 from workers.store import AFTER_ALL, S3Options, Store, canonical_url, child_url, open_store, parent_url
 
@@ -104,12 +104,14 @@ class Ledger:
         root = f"{self.prefix}/batches/"
         ids: list[str] = []
         after = ""
-        # batch.json is the first key of its batch, so one look and one jump for each batch will do.
+        # One look and one jump for each batch; the attempts of a running one sort before its batch.json.
         while (info := next(self.store.list(root, start_after=after), None)) is not None:
             batch_id, _, name = info.key.removeprefix(root).partition("/")
-            if name == "batch.json":
-                ids.append(batch_id)
             after = f"{root}{batch_id}/{AFTER_ALL}"
+            if not _BATCH_ID.fullmatch(batch_id):
+                continue
+            if name == "batch.json" or self.store.head(self.key(batch_id, "batch.json")) is not None:
+                ids.append(batch_id)
         return ids
 
     def write_batch(self, batch: Batch) -> None:
@@ -175,12 +177,13 @@ class Ledger:
         return set(self._listed(batch_id, "reports"))
 
     def open_shards(self, batch: Batch) -> set[int]:
-        """The planned shards that are not done. Once few are left every report is read, lest a torn one counts."""
+        """The planned shards that are not done. Once none is left every report is read, lest a torn one counts."""
         missing = set(range(batch.shards)) - self.reported_shards(batch.id)
         if len(missing) > ASKED_BY_NAME:
             return missing  # a listing may lag: some of these may be done
-        done = read_all(lambda shard: self.has_report(batch.id, shard), range(batch.shards))
-        return {shard for shard, is_done in enumerate(done) if not is_done}
+        asked = sorted(missing) or range(batch.shards)
+        done = read_all(lambda shard: self.has_report(batch.id, shard), asked)
+        return {shard for shard, is_done in zip(asked, done, strict=True) if not is_done}
 
     def stop(self, batch_id: str, how: Stop) -> None:
         """Marks the batch: workers finish the photos at hand and start no other shard of it."""
@@ -212,6 +215,8 @@ class Ledger:
         """What lies under a key of `key`, or None."""
         try:
             return self.store.get(key).data
+        except StoreGone:
+            raise
         except NotFound:
             return None
 
@@ -241,6 +246,13 @@ def open_ledger(destination: str, *, ledger_url: str | None = None, s3: S3Option
     if ledger_url is None:
         return Ledger(open_store(destination, s3=s3), ".apf")
     return Ledger(open_store(ledger_url, s3=s3, create=True), _slug(canonical_url(destination)))
+
+
+def ledger_url(destination: str, root: str | None = None) -> str:
+    """Where the ledger of a destination lies, as the `url` of `open_ledger`'s answer; `root` is `APF_LEDGER_URL`."""
+    if root is None:
+        return child_url(canonical_url(destination), ".apf")
+    return child_url(canonical_url(root), _slug(canonical_url(destination)))
 
 
 def open_batch(batch_url: str, *, s3: S3Options | None = None) -> tuple[Ledger, str]:

@@ -100,9 +100,12 @@ def plan(
         ref = PhotoRef(key=info.key, etag=info.etag, size=info.size)
         megapixels = estimated_megapixels(ref)
         if max_photos is not None and batch.photos + len(filling.photos) >= max_photos:
-            raise BatchTooLarge(
-                f"{batch.source} has more than {max_photos} photos: name a longer prefix, or raise APF_MAX_BATCH_PHOTOS"
+            note = (
+                f"{batch.source} has more than {max_photos} photos, and the rest was left out: "
+                "name longer prefixes, or raise APF_MAX_BATCH_PHOTOS"
             )
+            yield _close(ledger, batch.model_copy(update={"note": note}), filling, cursor, planned=True)
+            raise BatchTooLarge(note)
         if filling.full(batch, megapixels):
             batch = _close(ledger, batch, filling, cursor)
             yield batch
@@ -160,6 +163,8 @@ def _close(ledger: Ledger, batch: Batch, filling: _Shard, cursor: str, *, planne
     # Before the plan, too: whoever lost the batch must not write over the plans of who has it.
     _check_planner(ledger, batch)
     if filling.photos:
+        if ledger.has_report(batch.id, batch.shards):  # a stale record: these shards were planned, and are done
+            raise Taken(f"shard {batch.shards} of batch {batch.id} is done already: somebody else planned it")
         ledger.write_plan(batch.id, batch.shards, filling.photos)
     after = batch.model_copy(
         update={

@@ -10,6 +10,7 @@ import logging
 import os
 import secrets
 import socket
+import time
 from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from datetime import datetime, timedelta
 
 from pydantic import BaseModel
 
-from workers.attempts import attempts_at, is_live, now
+from workers.attempts import attempts_at, is_live, mark_missed, now
 from workers.errors import LedgerError, WorkerError
 from workers.job import Batch, ShardJob, parse
 from workers.ledger import Ledger
@@ -34,8 +35,13 @@ Send = Callable[[ShardJob], None]
 PLANNER_LEASE_S = 300.0
 
 
-class _Sent(BaseModel):
-    """When a batch's open shards were last sent again."""
+#: A planner asks so often whether its batch was cancelled or paused.
+LOOK_FOR_STOP_S = 5.0
+LOOKED = "looked.json"
+
+
+class _Looked(BaseModel):
+    """When the queue was last searched for a batch's messages."""
 
     at: str
 
@@ -46,6 +52,8 @@ class Waiting:
 
     queued: int
     taken: int
+    #: Reads what all these messages say, which costs as much as there are.
+    jobs: Callable[[], Iterable[ShardJob]] = tuple
 
 
 def resume(ledger: Ledger, batch_id: str, send: Send, settings: Settings) -> int:
@@ -59,7 +67,7 @@ def resume(ledger: Ledger, batch_id: str, send: Send, settings: Settings) -> int
     register(ledger, batch, settings)
     ledger.go_on(batch_id)
     count = send_open(ledger, batch, send, settings)
-    plan_and_send(ledger, batch, send, settings)
+    plan_and_send(ledger, batch_id, send, settings)
     return count
 
 
@@ -71,13 +79,32 @@ def reconcile(urls: Iterable[str], send: Send, settings: Settings, waiting: Call
     sent: dict[str, int] = {}
     for ledger, batch_id in open_batches(urls, settings):
         try:
-            count = _reconcile_one(ledger, batch_id, send, settings, waiting)
+            count = reconcile_batch(ledger, batch_id, send, settings, waiting)
         except WorkerError as error:
             log.warning("batch %s is left for the next time: %s", batch_id, error)
             continue
         if count:
             sent[batch_id] = count
     return sent
+
+
+def minder(
+    ledger: Ledger, batch_id: str, send: Send, settings: Settings, waiting: Callable[[], Waiting]
+) -> Callable[[], None]:
+    """A function to call now and then while somebody waits for a batch: it reconciles it, at most once a lease."""
+    last = time.monotonic()
+
+    def mind() -> None:
+        nonlocal last
+        if time.monotonic() - last < settings.lease_s:
+            return
+        last = time.monotonic()
+        try:
+            reconcile_batch(ledger, batch_id, send, settings, waiting)
+        except WorkerError as error:
+            log.warning("batch %s is looked at again later: %s", batch_id, error)
+
+    return mind
 
 
 def send_open(
@@ -88,50 +115,60 @@ def send_open(
     Args:
         only: none but these, which have no report.
     """
-    live = {attempt.shard for attempt in attempts_at(ledger, batch.id) if is_live(attempt)}
+    attempts = attempts_at(ledger, batch.id)
     wanted = ledger.open_shards(batch) if only is None else set(only)
-    wanted -= live
+    wanted -= {attempt.shard for attempt in attempts if is_live(attempt)}
     for shard in sorted(wanted):
         _mend_plan(ledger, batch, shard, settings)
         send(ShardJob(batch_url=ledger.batch_url(batch.id), shard=shard))
-    _put_sent(ledger, batch.id)
+    mark_missed(ledger, batch.id, [a for a in attempts if a.shard in wanted and not a.missed])
     return len(wanted)
 
 
-def plan_and_send(ledger: Ledger, batch: Batch, send: Send, settings: Settings) -> Batch:
-    """Plan what is not planned yet, sending each shard as soon as its plan is written.
+def plan_and_send(ledger: Ledger, batch_id: str, send: Send, settings: Settings) -> Batch:
+    """Plan what is not planned yet, sending each shard as soon as its plan is written; until the batch is stopped.
 
     Raises:
         Taken: somebody else plans it.
+        BatchTooLarge: the source has too many photos; those that may be are planned and sent.
     """
+    # As it is now: an older record would plan anew what has been planned meanwhile.
+    grown = batch = ledger.read_batch(batch_id)
     if batch.planned:
         return batch
     sent = batch.shards
-    grown = batch
+    looked = time.monotonic()
     planner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
     source = open_store(batch.source, s3=settings.s3)
     for grown in plan(ledger, batch, source, planner=planner, max_photos=settings.max_batch_photos):
         while sent < grown.shards:
             send(ShardJob(batch_url=ledger.batch_url(batch.id), shard=sent))
             sent += 1
+        if time.monotonic() - looked > LOOK_FOR_STOP_S:
+            looked = time.monotonic()
+            if ledger.stopped(batch_id):
+                break
     return grown
 
 
-def _reconcile_one(
+def reconcile_batch(
     ledger: Ledger, batch_id: str, send: Send, settings: Settings, waiting: Callable[[], Waiting]
 ) -> int:
+    """`reconcile` for one batch; raises WorkerError."""
     batch = ledger.read_batch(batch_id)
     if ledger.stopped(batch_id):
         return 0
     open_shards = ledger.open_shards(batch)
     if batch.planned and not open_shards:
         unregister(batch, settings)
+        if ledger.read_batch(batch_id) != batch:  # retried in this very moment
+            register(ledger, batch, settings)
         return 0
     count = _send_lost(ledger, batch, open_shards, send, settings, waiting())
     if not batch.planned and _is_old(batch.updated_at or batch.created_at, PLANNER_LEASE_S):
         before = batch.shards
         with suppress(Taken):
-            count += plan_and_send(ledger, batch, send, settings).shards - before
+            count += plan_and_send(ledger, batch_id, send, settings).shards - before
     return count
 
 
@@ -140,13 +177,16 @@ def _send_lost(
 ) -> int:
     """All open shards where no message of theirs can be alive; else those whose worker died since they were sent."""
     attempts = attempts_at(ledger, batch.id)
-    sent_at = _sent_at(ledger, batch)
     live = sum(map(is_live, attempts))
-    if (not waiting.queued and waiting.taken <= live) or _is_old(sent_at, 2 * settings.visibility_timeout_s):
+    if not waiting.queued and waiting.taken <= live:
         return send_open(ledger, batch, send, settings, only=open_shards)
     # Redis delivers a dead worker's message again after the visibility timeout, an hour as a rule: that is long.
-    died = {a.shard for a in attempts if not is_live(a) and _moment(a.seen_at) > _moment(sent_at)} & open_shards
-    return send_open(ledger, batch, send, settings, only=died) if died else 0
+    lost = {a.shard for a in attempts if not is_live(a) and not a.missed} & open_shards
+    if _is_old(_looked_at(ledger, batch), settings.visibility_timeout_s):
+        url = ledger.batch_url(batch.id)
+        lost |= open_shards - {job.shard for job in waiting.jobs() if job.batch_url == url}
+        ledger.put_json(ledger.key(batch.id, LOOKED), _Looked(at=now().isoformat(timespec="milliseconds")))
+    return send_open(ledger, batch, send, settings, only=lost) if lost else 0
 
 
 def _mend_plan(ledger: Ledger, batch: Batch, shard: int, settings: Settings) -> None:
@@ -162,13 +202,11 @@ def _mend_plan(ledger: Ledger, batch: Batch, shard: int, settings: Settings) -> 
             ledger.write_plan(batch.id, number, photos)
 
 
-def _sent_at(ledger: Ledger, batch: Batch) -> str:
-    data = ledger.read(ledger.key(batch.id, "sent.json"))
-    return parse(_Sent, data, LedgerError, "sent.json").at if data else batch.created_at
-
-
-def _put_sent(ledger: Ledger, batch_id: str) -> None:
-    ledger.put_json(ledger.key(batch_id, "sent.json"), _Sent(at=now().isoformat(timespec="milliseconds")))
+def _looked_at(ledger: Ledger, batch: Batch) -> str:
+    with suppress(LedgerError):  # torn
+        if data := ledger.read(ledger.key(batch.id, LOOKED)):
+            return parse(_Looked, data, LedgerError, LOOKED).at
+    return batch.created_at
 
 
 def _is_old(moment: str, seconds: float) -> bool:

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Iterable, Iterator
 
 from workers.allowed import EVERYTHING, check_allowed
-from workers.errors import NotFound, WorkerError
+from workers.errors import NotFound, SettingsError, WorkerError
 from workers.job import Batch
 from workers.ledger import Ledger, open_batch
 from workers.settings import Settings
@@ -26,6 +26,15 @@ def roots(settings: Settings) -> list[str]:
     if settings.ledger_url:
         return [settings.ledger_url]
     return [url for url in settings.allowed if url != EVERYTHING]
+
+
+def check_registry(settings: Settings) -> None:
+    """Raises SettingsError where producers and workers of a queue would not look for open batches in one place."""
+    if settings.broker_url and not roots(settings):
+        raise SettingsError(
+            "nothing says where open batches are registered, so that nobody could find and reconcile them: set "
+            "APF_ALLOWED_URLS to buckets and folders (not *), or APF_LEDGER_URL, alike for producers, workers and beat"
+        )
 
 
 def register(ledger: Ledger, batch: Batch, settings: Settings) -> None:

@@ -8,27 +8,33 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
+from pathlib import Path
 
 from celery.exceptions import SoftTimeLimitExceeded
 
 from apf.clock import StageClock
 from apf.errors import ApfError
 from apf.recipe import Recipe
-from workers.allowed import check_allowed
+from workers.allowed import EVERYTHING, check_allowed
 from workers.attempts import Lease, attempts_at, deaths_at, now, renewed
 from workers.engine import Engine, load_engine
+from workers.errors import NotAllowed, StoreError
 from workers.job import Batch, Outcome, PhotoRef, PhotoReport, ShardJob, ShardReport, Totals
-from workers.ledger import Ledger, open_batch
+from workers.ledger import Ledger, ledger_url, open_batch
 from workers.logs import keys_hidden
 from workers.poison import SPLIT_AFTER, OneByOne
 from workers.settings import Settings
 from workers.shard import DESTINATION_GONE, ShardRunner, already_done
-from workers.store import Store, open_store
+from workers.store import Store, open_store, overlap
 
 
 class ShardStopped(Exception):
     """Raised inside a shard whose batch was cancelled or paused; its remaining photos stay pending."""
+
+
+class ShardResumed(Exception):
+    """Raised when a shard stopped for a mark that is gone by now: whoever took it away found it still running."""
 
 
 class ShardIncomplete(Exception):
@@ -52,15 +58,22 @@ def run_shard(
 
     Raises:
         ShardIncomplete: some photos failed for reasons that pass, and this was not the last try.
-        NotAllowed: the message or the batch names a place outside `settings.allowed`.
+        ShardResumed: the batch was stopped and resumed meanwhile: run it again.
+        NotAllowed: the message names a place outside `settings.allowed_for_batches`.
         LedgerError: the batch or the plan cannot be read.
         StoreError: the ledger cannot be read or written.
     """
     ledger, batch_id = opened(job, settings)
     if ledger.has_report(batch_id, job.shard) or ledger.stopped(batch_id):
         return None
-    batch = _allowed(ledger.read_batch(batch_id), settings)
+    batch = ledger.read_batch(batch_id)
     refs = ledger.read_plan(batch_id, job.shard)
+    try:
+        _check_batch(ledger, batch, settings)
+    except NotAllowed as error:
+        report = _shard_report(job, [_failed(ref, str(error)) for ref in refs], StageClock(), 0.0)
+        ledger.write_report(batch_id, report)
+        return report.totals
     deaths = deaths_at(attempts_at(ledger, batch_id, job.shard))
     started = time.monotonic()
 
@@ -89,8 +102,11 @@ def run_shard(
             report = _shard_report(job, photos, runner.clock, time.monotonic() - started)
             # While the try still counts: whoever dies here is missed, too.
             ledger.write_report(batch_id, report)
-    except ShardStopped:
-        return None
+    except ShardStopped as stop:
+        # The try is over by now, so whoever resumes the batch from here on sends the shard again.
+        if ledger.stopped(batch_id):
+            return None
+        raise ShardResumed(f"shard {job.shard} was stopped and resumed") from stop
     return report.totals
 
 
@@ -99,7 +115,8 @@ def report_lost_shard(job: ShardJob, settings: Settings, reason: str) -> None:
     ledger, batch_id = opened(job, settings)
     if ledger.has_report(batch_id, job.shard) or ledger.stopped(batch_id):
         return
-    batch = _allowed(ledger.read_batch(batch_id), settings)
+    batch = ledger.read_batch(batch_id)
+    _check_batch(ledger, batch, settings)
     destination = open_store(batch.destination, s3=settings.s3, create=True)
     photos = [_written_or_failed(ref, batch, destination, reason) for ref in ledger.read_plan(batch_id, job.shard)]
     ledger.write_report(batch_id, _shard_report(job, photos, StageClock(), 0.0))
@@ -129,11 +146,27 @@ def opened(job: ShardJob, settings: Settings) -> tuple[Ledger, str]:
     return open_batch(job.batch_url, s3=settings.s3)
 
 
-def _allowed(batch: Batch, settings: Settings) -> Batch:
-    """The batch, once it may be worked on: its record could have been forged, too."""
+def _check_batch(ledger: Ledger, batch: Batch, settings: Settings) -> None:
+    """Raises NotAllowed where a batch may not be worked on: its record could have been forged, too.
+
+    Whoever can write somewhere into an allowed place could put a ledger there: only one that lies where its
+    destination's has to be is believed.
+    """
     check_allowed(batch.source, settings.allowed, what="source")
     check_allowed(batch.destination, settings.allowed, what="destination")
-    return batch
+    if overlap(batch.source, batch.destination):
+        raise NotAllowed(f"source {batch.source} and destination {batch.destination} overlap")
+    wanted = ledger_url(batch.destination, settings.ledger_url)
+    if EVERYTHING not in settings.allowed and ledger.url != wanted:
+        raise NotAllowed(
+            f"the ledger of {batch.destination} belongs into {wanted}, and not into {ledger.url}: "
+            "set APF_LEDGER_URL alike for producers and workers"
+        )
+    detector = batch.recipe.detector
+    if EVERYTHING not in settings.allowed and detector != settings.detector and Path(detector).name != detector:
+        raise NotAllowed(
+            f"detector {detector!r} is a path: set APF_DETECTOR to it where workers run, if they may load it"
+        )
 
 
 def _rest_failed(refs: Sequence[PhotoRef], reports: Sequence[PhotoReport], reason: str) -> list[PhotoReport]:
@@ -143,7 +176,10 @@ def _rest_failed(refs: Sequence[PhotoRef], reports: Sequence[PhotoReport], reaso
 
 
 def _written_or_failed(ref: PhotoRef, batch: Batch, destination: Store, reason: str) -> PhotoReport:
-    return already_done(ref, batch, destination) or _failed(ref, reason)
+    with suppress(StoreError):  # a key that the destination cannot keep
+        if done := already_done(ref, batch, destination):
+            return done
+    return _failed(ref, reason)
 
 
 def _failed(ref: PhotoRef, reason: str) -> PhotoReport:

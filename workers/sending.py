@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Any
 
 from celery import Celery
 from kombu.exceptions import OperationalError
 
-from workers.app import BULK, INTERACTIVE, TASK
-from workers.errors import WorkerError
+from workers.app import BULK, EMBEDDED_BROKER, INTERACTIVE, TASK
+from workers.errors import JobError, WorkerError
 from workers.job import ShardJob
 from workers.reconcile import Waiting
 
@@ -39,6 +43,8 @@ def waiting(app: Celery) -> Waiting:
     Raises:
         BrokerError: it does not answer.
     """
+    if app.conf.broker_url == EMBEDDED_BROKER:
+        return _waiting_here(app)
     try:
         with app.connection_for_read() as connection:
             channel: Any = connection.default_channel  # kombu's own, which knows key prefixes and priorities
@@ -47,9 +53,40 @@ def waiting(app: Celery) -> Waiting:
                 # Shards alone: who asks may be a task itself, and not be acknowledged yet.
                 key = channel.global_keyprefix + channel.unacked_key  # kombu puts it before simple commands alone
                 taken = sum(TASK.encode() in message for _, message in client.hscan_iter(key))
-            return Waiting(queued=queued, taken=taken)
+            return Waiting(queued=queued, taken=taken, jobs=lambda: list(_jobs(app)))
     except (OperationalError, OSError) as error:
         raise _broker_error(error) from error
+
+
+def _waiting_here(app: Celery) -> Waiting:
+    """As `waiting`, where the worker runs in this process."""
+    from celery.worker import state  # noqa: PLC0415  much to load, and here it is loaded already
+
+    with app.connection_for_read() as connection:
+        channel: Any = connection.default_channel
+        queued = sum(channel._size(name) for name in (INTERACTIVE, BULK))
+    return Waiting(queued=queued, taken=len(state.reserved_requests))
+
+
+def _jobs(app: Celery) -> Iterator[ShardJob]:
+    """The shards of all messages in Redis; what is none is passed over."""
+    with app.connection_for_read() as connection:
+        channel: Any = connection.default_channel
+        with channel.conn_or_acquire() as client:
+            prefix = channel.global_keyprefix
+            for name in (INTERACTIVE, BULK):
+                for step in channel.priority_steps:
+                    yield from _decoded(client.lrange(prefix + channel._q_for_pri(name, step), 0, -1))
+            taken = (message for _, message in client.hscan_iter(prefix + channel.unacked_key))
+            yield from _decoded(json.loads(message)[0] for message in taken)
+
+
+def _decoded(messages: Iterable[Any]) -> Iterator[ShardJob]:
+    for message in messages:
+        with suppress(JobError, ValueError, KeyError, TypeError, IndexError):
+            record = message if isinstance(message, dict) else json.loads(message)
+            if record["headers"]["task"] == TASK:
+                yield ShardJob.decode(json.loads(base64.b64decode(record["body"]))[0][0])
 
 
 def _broker_error(error: Exception) -> BrokerError:

@@ -12,6 +12,7 @@ import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ from apf.clock import StageClock
 from apf.errors import PhotoError
 from workers.budget import BudgetClosed, ByteBudget
 from workers.engine import Engine
-from workers.errors import Changed, NotFound, ObjectTooLarge, StoreError, StoreFull
+from workers.errors import BadCredentials, Changed, NotFound, ObjectTooLarge, StoreError, StoreFull, StoreGone
 from workers.job import Batch, Outcome, PhotoRef, PhotoReport
 from workers.settings import Settings
 from workers.store import Blob, ObjectInfo, Store
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 #: Raised by a write, these are of the destination and not of the photo: no other photo can be written either.
-DESTINATION_GONE = (StoreFull, NotFound)
+DESTINATION_GONE = (StoreFull, StoreGone, BadCredentials)
 
 #: Bytes a decoded pixel holds on its way: the photo, its protected copy, alpha, and the encoder's work space.
 BYTES_PER_PIXEL = 12
@@ -269,7 +270,9 @@ def already_done(ref: PhotoRef, batch: Batch, destination: Store) -> PhotoReport
     if info.metadata.get(BATCH) != batch.id:
         return _report(ref, Outcome.skipped, reason="already protected", bytes_out=info.size)
     # An earlier attempt of this very batch wrote it: its outcome counts, not "skipped".
-    return _own_report(ref, info)
+    with suppress(ValueError):  # metadata that no worker wrote: protect it anew
+        return _own_report(ref, info)
+    return None
 
 
 def explain(error: Exception) -> tuple[str, bool]:
@@ -277,7 +280,7 @@ def explain(error: Exception) -> tuple[str, bool]:
     match error:
         case Changed():
             return "changed while the batch ran: run the command again to protect the new version", False
-        case NotFound():
+        case NotFound() if not isinstance(error, StoreGone):
             return "deleted while the batch ran", False
         case PhotoError() | ObjectTooLarge():
             return str(error), False

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import random
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
+from billiard.exceptions import TimeLimitExceeded, WorkerLostError
 from celery import shared_task
 from celery.exceptions import SoftTimeLimitExceeded
 from celery.signals import task_failure, worker_shutdown
@@ -19,7 +21,7 @@ from workers.job import ShardJob
 from workers.logs import install as install_masks
 from workers.reconcile import reconcile
 from workers.registry import roots
-from workers.run import ShardIncomplete, opened, report_lost_shard, run_shard
+from workers.run import ShardIncomplete, ShardResumed, opened, report_lost_shard, run_shard
 from workers.sending import Sender, waiting
 from workers.settings import load_settings
 
@@ -31,18 +33,32 @@ MAX_WAITS = 8
 LONGEST_WAIT_S = 300
 
 
+#: Celery tells of a hard time limit twice.
+_sent_again: deque[str] = deque(maxlen=1000)
+
+
 @task_failure.connect
 def after_failure(
-    sender: Any = None, exception: BaseException | None = None, args: Sequence[Any] = (), **_: object
+    sender: Any = None,
+    task_id: str = "",
+    exception: BaseException | None = None,
+    args: Sequence[Any] = (),
+    **_: object,
 ) -> None:
     """A shard that killed its worker is sent again: the ledger counts the deaths. Any other failure is reported.
 
     The signal comes in the worker's parent where the child died or was killed for its time, else in the child.
     """
     if sender is None or sender.name != TASK or exception is None or isinstance(exception, JobError):
+        return
+    try:
+        job = ShardJob.decode(args[0])
+    except (JobError, LookupError, TypeError):
         return  # a message that names no shard has none to report
-    job = ShardJob.decode(args[0])
-    if type(exception).__name__ in ("WorkerLostError", "TimeLimitExceeded"):
+    if isinstance(exception, (WorkerLostError, TimeLimitExceeded)):
+        if task_id in _sent_again:
+            return
+        _sent_again.append(task_id)
         logger.error("shard %s cost its worker and is sent again: %s", job.shard, type(exception).__name__)
         Sender(sender.app)(job)
         return
@@ -79,7 +95,7 @@ def protect_shard(self: Any, message: dict[str, object]) -> dict[str, object] | 
         raise self.retry(
             args=[job.waited().encode()], exc=error, countdown=_back_off_s(job.waits), max_retries=None
         ) from error
-    except SoftTimeLimitExceeded as error:
+    except (SoftTimeLimitExceeded, ShardResumed) as error:
         raise self.retry(exc=error, countdown=1, max_retries=None) from error
     return totals.model_dump() if totals else None
 

@@ -25,12 +25,15 @@ class Failure:
 
 @dataclass(frozen=True)
 class BatchSummary:
-    """Where a batch stands: photos = protected + no_face + skipped + failed + pending."""
+    """Where a batch stands: photos = protected + no_face + skipped + failed + pending + missing."""
 
     batch: Batch
     #: Sums over the photos whose shards are reported; a retry's outcome stands in for the earlier one.
     totals: Totals
     pending: int
+    #: Planned once, and in no report of a batch whose shards are all reported: deleted from the source before a torn
+    #: plan was made anew. Protecting the source again finds whatever there is.
+    missing: int
     #: By key, ascending.
     failures: tuple[Failure, ...]
     #: How it was stopped, if it was.
@@ -51,7 +54,7 @@ class BatchSummary:
     @property
     def photos(self) -> int:
         """Photos planned so far."""
-        return self.totals.photos + self.pending
+        return self.totals.photos + self.pending + self.missing
 
     @property
     def protected(self) -> int:
@@ -113,10 +116,13 @@ class BatchWatch:
         for report in self._new_reports(batch):
             self._take(report)
         totals = Totals.of(report for _, report in self._latest.values())
+        left = batch.photos - totals.photos
+        all_reported = len(self._reported) == batch.shards
         return BatchSummary(
             batch=batch,
             totals=totals,
-            pending=self._pending(batch, totals),
+            pending=0 if all_reported else max(1, left),
+            missing=max(0, left) if all_reported else 0,
             failures=self._failures(),
             stopped=self.ledger.stopped(self.batch_id),
             reported_shards=len(self._reported),
@@ -125,11 +131,6 @@ class BatchWatch:
             peak_memory_bytes=self._peak_memory_bytes,
             running=self._running() if running else Totals(),
         )
-
-    def _pending(self, batch: Batch, totals: Totals) -> int:
-        if len(self._reported) == batch.shards:
-            return 0  # even if the source has changed under a plan that was made anew
-        return max(1, batch.photos - totals.photos)
 
     def _find_retries(self, batch: Batch) -> None:
         """Reads the plans of new retry shards: the photos of one that is not reported are pending again."""

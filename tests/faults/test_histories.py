@@ -92,10 +92,14 @@ class History(RuleBasedStateMachine):
                 Sender(self.w.app)(ShardJob(batch_url=self.w.ledger.batch_url(self.w.batch_id), shard=number % shards))
 
     @rule(how=st.sampled_from(STOPS))
-    def stopped_and_resumed(self, how: Stop) -> None:
+    def stopped(self, how: Stop) -> None:
         self.w.ledger.stop(self.w.batch_id, how)
-        self.w.reconcile()
-        self.w.resume()
+
+    @precondition(lambda self: self.world and self.world.ledger.stopped(self.world.batch_id))
+    @rule()
+    def resumed(self) -> None:
+        with suppress(BrokerError):
+            self.w.resume()
 
     @rule(kind=st.sampled_from(["plan", "reports"]), number=st.integers(0, 99), kept=st.floats(0, 1, exclude_max=True))
     def a_record_is_torn(self, kind: str, number: int, kept: float) -> None:
@@ -115,13 +119,20 @@ class History(RuleBasedStateMachine):
 
     @rule()
     def all_ends_and_what_failed_is_retried(self) -> None:
+        self.go_on()
         self.w.wait(120)
         self.w.check()
         self.w.retry()
 
+    def go_on(self) -> None:
+        """A stopped batch stays stopped until somebody resumes it, whatever was killed meanwhile."""
+        if self.w.ledger.stopped(self.w.batch_id):
+            self.w.resume()
+
     def teardown(self) -> None:
         try:
             if self.world:
+                self.go_on()
                 self.world.wait(120)
                 self.world.check()
         finally:

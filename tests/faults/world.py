@@ -194,7 +194,7 @@ class World:
         planned = self.planned(summary)
         wrong = {key for key in written & due if self.destination.get(key).data != cheap_output(self.photos[key])}
         wrong |= {key for key, times in Counter(planned).items() if times > 1} | written - due
-        return max(summary.pending, len(due - written)), len(wrong)
+        return max(summary.pending + summary.missing, len(due - written)), len(wrong)
 
     def planned(self, summary: BatchSummary) -> list[str]:
         """Keys by shard. A plan that was torn after its shard was done is needed no more, and stays as it is."""
@@ -217,7 +217,7 @@ class World:
         assert {failure.key for failure in summary.failures} == {k for k, o in outcomes.items() if o == "failed"}
         counts = {"protected": summary.protected, "no_face": summary.no_face, "failed": summary.failed}
         assert counts == {name: list(outcomes.values()).count(name) for name in counts}
-        assert (summary.skipped, summary.pending) == (0, 0)
+        assert (summary.skipped, summary.pending, summary.missing) == (0, 0, 0)
         planned = self.planned(summary)
         reported = [key for shard in range(summary.batch.shards) for key in self.reported(shard)]
         assert sorted(planned) == sorted(reported)

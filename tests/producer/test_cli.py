@@ -35,7 +35,7 @@ def apf_json(*args: str | Path, code: int = 0, **variables: str) -> Any:
 
 
 def adds_up(result: dict[str, Any]) -> bool:
-    outcomes = ("protected", "no_face", "skipped", "failed", "pending")
+    outcomes = ("protected", "no_face", "skipped", "failed", "pending", "missing")
     return bool(result["photos"] == sum(result[outcome] for outcome in outcomes))
 
 

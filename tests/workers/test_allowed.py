@@ -7,13 +7,17 @@ from types import SimpleNamespace
 
 import pytest
 
+from producer.batch import create_batch
 from tests.workers.test_run import Planned
 from workers.allowed import check_allowed, check_reachable
 from workers.attempts import Lease, attempts_at
 from workers.errors import JobError, NotAllowed, SettingsError
+from workers.ledger import open_batch
+from workers.registry import check_registry
 from workers.run import report_lost_shard
 from workers.settings import Settings, check_worker
 from workers.store import S3Options
+from workers.store.memory import MemoryStore
 from workers.tasks import give_all_back
 
 
@@ -75,13 +79,64 @@ def test_a_forged_message_or_batch_reads_and_writes_nothing(outside: str) -> Non
         other.write_batch(planned.batch)
         other.write_plan("b1", 0, planned.ledger.read_plan("b1", 0))
         planned.job = planned.job.model_copy(update={"batch_url": other.batch_url("b1")})
-    settings = Settings(broker_url="redis://x", allowed_urls=allowed)
-    for act in (lambda: planned.run(settings), lambda: report_lost_shard(planned.job, settings, "x")):
-        with pytest.raises(NotAllowed, match=f"{'batch' if outside == 'ledger' else outside} memory://"):
-            act()
+    ledgers = "memory://forged-ledgers" if outside == "destination" else None
+    settings = Settings(broker_url="redis://x", allowed_urls=allowed, ledger_url=ledgers)
+    what = "batch" if outside == "ledger" else outside
+    with pytest.raises(NotAllowed, match=f"{what} memory://"):
+        report_lost_shard(planned.job, settings, "x")
+    if outside == "ledger":
+        with pytest.raises(NotAllowed, match="batch memory://"):
+            planned.run(settings)
+        assert not planned.ledger.has_report("b1", 0)
+    else:  # where it may, it says why, so that nobody waits for ever
+        assert planned.run(settings).failed == 1
+        ledger, _ = open_batch(planned.job.batch_url)
+        (photo,) = ledger.read_report("b1", 0).photos  # type: ignore[union-attr]
+        assert "APF_ALLOWED_URLS" in (photo.reason or "")
     assert planned.engine.batches == []
-    assert not planned.ledger.has_report("b1", 0)
     assert planned.destination.head("000.jpg") is None
+
+
+@pytest.mark.parametrize(
+    ("forged", "reason"),
+    [
+        ({"destination": "memory://forged-record-in"}, "overlap"),
+        ({"destination": "memory://elsewhere"}, "belongs into memory://elsewhere/.apf"),
+        ({"detector": "/tmp/evil-pack"}, "APF_DETECTOR"),
+        ({"detector": "../evil"}, "APF_DETECTOR"),
+    ],
+)
+def test_a_forged_record_is_not_believed(forged: dict[str, str], reason: str) -> None:
+    """Whoever can write into an allowed place may put a ledger there: it must lie where its destination's has to be,
+    no original is written over, and no file is loaded that the operator did not name.
+    """
+    for end in ("in", "out"):
+        MemoryStore(f"memory://forged-record-{end}").clear()
+    planned = Planned("forged-record", b"x")
+    recipe = planned.batch.recipe.model_copy(update={"detector": forged.pop("detector", "centerface")})
+    planned.ledger.write_batch(planned.batch.model_copy(update={"recipe": recipe, **forged}))
+    allowed = "memory://forged-record-in memory://forged-record-out memory://elsewhere"
+    settings = Settings(broker_url="redis://x", allowed_urls=allowed)
+    assert planned.run(settings).failed == 1
+    (photo,) = planned.ledger.read_report("b1", 0).photos  # type: ignore[union-attr]
+    assert reason in (photo.reason or "")
+    assert planned.engine.batches == []
+    assert planned.source.get("000.jpg").data == b"x"
+
+
+def test_what_workers_may_not_do_is_refused_when_it_is_asked_for() -> None:
+    settings = Settings(broker_url="redis://x", allowed_urls="memory://photos memory://public")
+    for source, destination in [("memory://elsewhere", "memory://public"), ("memory://photos", "memory://elsewhere")]:
+        with pytest.raises(NotAllowed, match="memory://elsewhere"):
+            create_batch(source, destination, recipe="light", no_face="copy", settings=settings)
+
+
+def test_beat_has_to_know_where_to_look() -> None:
+    check_registry(Settings(broker_url="redis://x", allowed_urls="s3://a"))
+    check_registry(Settings(broker_url="redis://x", allowed_urls="*", ledger_url="s3://a"))
+    check_registry(Settings())
+    with pytest.raises(SettingsError, match="APF_LEDGER_URL"):
+        check_registry(Settings(broker_url="redis://x", allowed_urls="*"))
 
 
 def test_a_forged_message_in_hand_at_shutdown_takes_nothing_away(monkeypatch: pytest.MonkeyPatch) -> None:

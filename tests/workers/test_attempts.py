@@ -46,6 +46,17 @@ def test_a_try_is_there_while_it_runs_and_gone_when_it_ended(ledger: Ledger) -> 
     assert attempts_at(ledger, "b1", 3) == []
 
 
+def test_giving_back_takes_this_try_alone(ledger: Ledger) -> None:
+    """Earlier deaths stay counted, or each restart of a fleet would forgive a photo that kills."""
+    died(ledger)
+    died(ledger, missed=True)
+    running = Lease(ledger, "b1", 0, lease_s=60)
+    running.beat()
+    give_back(ledger, "b1", 0)
+    assert deaths_at(attempts_at(ledger, "b1", 0)).together == 2
+    assert not [a for a in attempts_at(ledger, "b1", 0) if is_live(a)]
+
+
 def test_a_try_that_fails_is_no_death(ledger: Ledger) -> None:
     lease = Lease(ledger, "b1", 0, lease_s=60)
     with pytest.raises(ZeroDivisionError), renewed(lease, interval_s=0, on_beat=lambda lease: lease.beat()):

@@ -106,6 +106,12 @@ class TestRecords:
         ledger.write_report(b.id, report(0, {}))
         assert ledger.has_report(b.id, 0)
 
+    def test_a_batch_that_is_worked_on_is_listed(self, ledger: Ledger) -> None:
+        """Tries sort before the batch's own record."""
+        b = batch(ledger, 1, 1)
+        Lease(ledger, b.id, 0, lease_s=60).beat()
+        assert b.id in ledger.batches()
+
     def test_missing_ones_are_said_so(self, ledger: Ledger) -> None:
         """A missing batch or plan is an error with its name; a missing report is just not there yet."""
         with pytest.raises(LedgerError, match="there is no batch 'b1'"):
@@ -276,6 +282,13 @@ class TestSummary:
         for s in (watch.poll(), summary(ledger, b.id)):
             assert (s.photos, s.protected, s.failed, s.pending) == (3, 2, 1, 0)
             assert [f.key for f in s.failures] == ["b"]
+
+    def test_a_photo_in_no_report_is_missing_and_not_pending_for_ever(self, ledger: Ledger) -> None:
+        """The source lost it before its torn plan was made anew: the batch ends, and says so."""
+        b = batch(ledger, 3, 1)
+        ledger.write_report(b.id, report(0, {"a": Outcome.protected, "b": Outcome.failed}))
+        s = summary(ledger, b.id)
+        assert (s.photos, s.protected, s.failed, s.pending, s.missing, s.done) == (3, 1, 1, 0, 1, True)
 
     def test_reads_each_report_once(self, ledger: Ledger) -> None:
         """Watching a batch costs what is new, not all of it again."""

@@ -164,7 +164,22 @@ def test_a_source_over_the_limit_is_refused_and_what_is_planned_stays() -> None:
     assert next(planning).photos == 2
     with pytest.raises(BatchTooLarge, match="more than 4 photos"):
         list(planning)
-    assert planned_keys(ledger, ledger.read_batch(batch.id)) == ["a", "b"]
+    ended = ledger.read_batch(batch.id)
+    assert planned_keys(ledger, ended) == ["a", "b", "c", "d"]
+    assert ended.planned, "or it would never be done"
+    assert "more than 4 photos" in ended.note
     exact, ledger, batch = scene(dict.fromkeys("abcd", 10))
     *_, done = plan(ledger, batch, exact, planner="a", max_photos=4)
     assert (done.planned, done.photos) == (True, 4)
+
+
+def test_a_shard_that_is_done_is_not_planned_anew() -> None:
+    """By a planner that took over with an older record of the batch."""
+    source, ledger, batch = scene(dict.fromkeys("abcd", 10), max_shard_photos=2)
+    for _ in plan(ledger, batch, source, planner="a"):
+        pass
+    ledger.write_report(batch.id, report(0, {"a": Outcome.protected, "b": Outcome.protected}))
+    source.put("aa", b"new")
+    with pytest.raises(Taken, match="done already"):
+        list(plan(ledger, batch, source, planner="b"))
+    assert [ref.key for ref in ledger.read_plan(batch.id, 0)] == ["a", "b"]

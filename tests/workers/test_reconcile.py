@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from datetime import timedelta
 
 import pytest
 
 from tests.workers.fakes import FakeEngine
-from tests.workers.test_attempts import died
+from tests.workers.test_attempts import died, rewrite
 from workers import attempts
 from workers.attempts import Lease
 from workers.job import Batch, Outcome, PhotoReport, ShardJob, ShardReport
 from workers.ledger import Ledger, open_ledger
-from workers.reconcile import PLANNER_LEASE_S, Waiting, plan_and_send, reconcile, resume
-from workers.registry import OPEN, register, roots
+from workers.reconcile import PLANNER_LEASE_S, Waiting, minder, plan_and_send, reconcile, resume
+from workers.registry import OPEN, register, roots, unregister
 from workers.run import run_shard
 from workers.settings import Settings
 from workers.store import Store, open_store
@@ -54,7 +55,7 @@ class World:
         self.sent.append(job.shard)
 
     def plan(self) -> None:
-        plan_and_send(self.ledger, self.ledger.read_batch("b1"), self.send, SETTINGS)
+        plan_and_send(self.ledger, "b1", self.send, SETTINGS)
 
     def reconcile(self, waiting: Waiting = IDLE) -> list[int]:
         """One pass; the shards that it sent."""
@@ -126,13 +127,75 @@ def test_a_dead_workers_shard_is_sent_at_once_and_once(planned: World) -> None:
     assert planned.reconcile(BUSY) == []
 
 
-def test_after_long_silence_they_are_sent_all_the_same(planned: World) -> None:
-    """Others' work may keep the queue from ever being empty; a message is not alive after that time."""
+def test_two_workers_that_die_together_are_both_missed(planned: World) -> None:
+    """The second's lease ends later, after the first one's shard was sent."""
+    died(planned.ledger, shard=0)
+    assert planned.reconcile(BUSY) == [0]
+    died(planned.ledger, shard=1)
+    assert planned.reconcile(BUSY) == [1]
+
+
+def test_now_and_then_the_queue_is_searched(planned: World) -> None:
+    """Others' work may keep it from ever being empty: what is not in it was lost, what is in it is not sent again."""
     batch = planned.ledger.read_batch("b1")
-    long_ago = attempts.now() - timedelta(seconds=2 * SETTINGS.visibility_timeout_s + 1)
+    long_ago = attempts.now() - timedelta(seconds=SETTINGS.visibility_timeout_s + 1)
     planned.ledger.write_batch(batch.model_copy(update={"created_at": long_ago.isoformat()}))
-    assert planned.reconcile(BUSY) == [0, 1, 2]
-    assert planned.reconcile(BUSY) == [], "sent just now"
+    url = planned.ledger.batch_url("b1")
+    held = [ShardJob(batch_url=url, shard=1), ShardJob(batch_url="memory://other/.apf/batches/b1", shard=0)]
+    busy = Waiting(queued=5, taken=0, jobs=lambda: held)
+    assert planned.reconcile(busy) == [0, 2]
+    assert planned.reconcile(busy) == [], "searched just now"
+    planned.ledger.store.put(planned.ledger.key("b1", "looked.json"), b"{")
+    assert planned.reconcile(busy) == [0, 2], "a torn note is none"
+
+
+def test_a_planner_that_goes_on_with_an_old_record_plans_nothing_twice(world: World) -> None:
+    """`apf resume` beside a producer that lives: each sees what the other has planned."""
+    world.plan()
+    world.work(0, 1, 2)
+    world.source.put("aa.jpg", b"new")
+    resume(world.ledger, "b1", world.send, SETTINGS)
+    summary = BatchWatch(world.ledger, "b1").poll()
+    assert (summary.photos, summary.protected, summary.missing, summary.done) == (5, 5, 0, True)
+
+
+def test_a_batch_that_is_stopped_is_not_planned_on(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workers.reconcile.LOOK_FOR_STOP_S", 0.0)
+    world.ledger.stop("b1", "cancelled")
+    world.plan()
+    assert world.sent == [0]
+    assert not world.ledger.read_batch("b1").planned
+
+
+def test_who_waits_for_a_batch_sends_again_what_a_dead_worker_left(planned: World) -> None:
+    """Without `apf beat`, and although the try seemed to live when the batch was resumed."""
+    Lease(planned.ledger, "b1", 1, lease_s=60).beat()
+    assert resume(planned.ledger, "b1", planned.send, SETTINGS) == 2
+    planned.work(0, 2)
+    settings = SETTINGS.model_copy(update={"lease_s": 0.0})
+    mind = minder(planned.ledger, "b1", planned.send, settings, lambda: IDLE)
+    planned.sent.clear()
+    mind()
+    assert planned.sent == []
+    (attempt,) = attempts.attempts_at(planned.ledger, "b1")
+    rewrite(planned.ledger, attempt.model_copy(update={"host": "gone", "lease_s": 0.001}))
+    time.sleep(0.01)
+    mind()
+    assert planned.sent == [1]
+
+
+def test_a_batch_that_is_retried_while_it_is_taken_off_the_list_stays_on_it(
+    planned: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned.work(0, 1, 2)
+
+    def unregister_and_retry(batch: Batch, settings: Settings) -> None:
+        unregister(batch, settings)
+        planned.ledger.write_batch(batch.model_copy(update={"shards": 4, "first_retry": 3}))
+
+    monkeypatch.setattr("workers.reconcile.unregister", unregister_and_retry)
+    planned.reconcile()
+    assert planned.is_registered()
 
 
 @pytest.mark.parametrize("how", ["paused", "cancelled"])
@@ -154,7 +217,7 @@ def test_planning_goes_on_where_the_producer_died(world: World, sends: int) -> N
         world.send(job)
 
     with pytest.raises(Lost):
-        plan_and_send(world.ledger, world.batch, dies, SETTINGS)
+        plan_and_send(world.ledger, "b1", dies, SETTINGS)
     assert sends not in world.reconcile(BUSY), "the producer may be slow, and is given time"
     world.age(PLANNER_LEASE_S + 1)
     world.reconcile()

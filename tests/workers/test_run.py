@@ -14,8 +14,9 @@ from workers.attempts import Lease, attempts_at
 from workers.errors import StoreUnavailable
 from workers.job import Outcome, PhotoRef, ShardJob, Totals
 from workers.ledger import STOPS, Ledger, Stop, open_ledger
-from workers.run import ShardIncomplete, report_lost_shard, run_shard
+from workers.run import ShardIncomplete, ShardResumed, ShardStopped, report_lost_shard, run_shard
 from workers.settings import Settings
+from workers.shard import ShardRunner
 from workers.store import open_store
 from workers.store.memory import MemoryStore
 from workers.watch import BatchWatch
@@ -64,6 +65,22 @@ def test_a_try_counts_until_its_report_is_written(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(SystemExit):
         planned.run()
     assert tries == [1]
+
+
+def test_a_shard_that_was_resumed_while_it_stopped_runs_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`apf resume` found it running, and sent it to nobody else."""
+    planned = Planned("run-resumed", b"one")
+
+    def stopped_for_a_moment(runner: ShardRunner, refs: object) -> None:
+        raise ShardStopped("it was paused")
+
+    monkeypatch.setattr(ShardRunner, "run", stopped_for_a_moment)
+    with pytest.raises(ShardResumed):
+        planned.run()
+    planned.ledger.stop("b1", "paused")
+    monkeypatch.setattr(Ledger, "stopped", lambda ledger, batch_id: next(marks))
+    marks = iter([None, "paused"])
+    assert planned.run() is None
 
 
 def test_a_reported_shard_does_not_run_again() -> None:

@@ -29,6 +29,7 @@ from workers.errors import (
     ObjectTooLarge,
     StoreError,
     StoreFull,
+    StoreGone,
     StoreUnavailable,
 )
 from workers.store.base import NO_METADATA, RESERVED, Blob, ObjectInfo, check_key, check_metadata
@@ -53,7 +54,7 @@ class FileStore:
             if create:
                 path.mkdir(parents=True, exist_ok=True)
             if not path.exists():
-                raise NotFound(f"folder {path} does not exist: check its name")
+                raise StoreGone(f"folder {path} does not exist: check its name, or make it")
             if not path.is_dir():
                 raise StoreError(f"{path} is a file, not a folder: name the folder that holds the photos")
         self._root = os.path.realpath(path)
@@ -78,7 +79,7 @@ class FileStore:
 
     def get(self, key: str, *, etag: str | None = None, max_bytes: int | None = None) -> Blob:
         path = self._readable(key)
-        with _explained(key), _opened(path, key) as file:
+        with _explained(key), _opened(path, self._root) as file:
             before = os.fstat(file)
             if not stat.S_ISREG(before.st_mode):
                 raise NotFound(f"{key!r} in {self.url} is no file")
@@ -311,11 +312,13 @@ def _wanted(folder: str, prefix: str, after: bytes) -> bool:
 
 
 @contextmanager
-def _opened(path: Path, key: str) -> Iterator[int]:
+def _opened(path: Path, root: str) -> Iterator[int]:
     try:
         # Not blocking: a named pipe must not hold a worker for ever.
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except (FileNotFoundError, NotADirectoryError) as error:
+        if not os.path.isdir(root):  # noqa: PTH112
+            raise StoreGone(f"folder {root} is gone: mount it, or correct its name") from error
         raise NotFound(f"there is no file {path}") from error
     try:
         yield file
@@ -339,7 +342,7 @@ _CURES: dict[int, tuple[type[StoreError], str]] = {
     errno.EROFS: (Forbidden, "the file system is read-only: mount it for writing, or choose another destination"),
     errno.EACCES: (Forbidden, "no permission: correct the owner or the mode"),
     errno.EPERM: (Forbidden, "not permitted: correct the owner or the mode"),
-    errno.ENOENT: (NotFound, "the folder is gone: check its name, or whether it is mounted"),
+    errno.ENOENT: (StoreGone, "the folder is gone: check its name, or whether it is mounted"),
     errno.ENOTDIR: (StoreError, "a file stands where a folder is needed: rename one of the two"),
     errno.EEXIST: (StoreError, "a file stands where a folder is needed: rename one of the two"),
     errno.EISDIR: (StoreError, "a folder stands where a file is needed: rename one of the two"),

@@ -35,6 +35,7 @@ from workers.errors import (
     NotFound,
     ObjectTooLarge,
     StoreError,
+    StoreGone,
     StoreUnavailable,
 )
 from workers.store.base import (
@@ -189,8 +190,8 @@ _OVERLOADED = (StoreUnavailable, "the store failed or asked to slow down")
 _NO_OBJECT = (NotFound, "there is no such object")
 
 _ANSWERS: dict[str, tuple[type[StoreError], str]] = {
-    "NoSuchBucket": (NotFound, "the bucket does not exist: check its name and APF_S3_ENDPOINT_URL, or make it"),
-    "InvalidBucketName": (NotFound, "no bucket can have this name: correct it"),
+    "NoSuchBucket": (StoreGone, "the bucket does not exist: check its name and APF_S3_ENDPOINT_URL, or make it"),
+    "InvalidBucketName": (StoreGone, "no bucket can have this name: correct it"),
     "NoSuchKey": _NO_OBJECT,
     "PreconditionFailed": _CHANGED,
     "KeyTooLongError": (InvalidKey, "the key with its prefix is over 1024 bytes: rename the object"),
