@@ -13,7 +13,7 @@ import socket
 import time
 from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from pydantic import BaseModel
@@ -53,7 +53,7 @@ class Waiting:
     queued: int
     taken: int
     #: Reads what all these messages say, which costs as much as there are.
-    jobs: Callable[[], Iterable[ShardJob]] = tuple
+    jobs: Callable[[], Iterable[ShardJob]] = field(default=tuple, compare=False)
 
 
 def resume(ledger: Ledger, batch_id: str, send: Send, settings: Settings) -> int:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
+from collections import Counter
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,10 +15,10 @@ from apf.errors import WeightsError
 from apf.recipe import load_recipe
 from tests.workers.fakes import FakeEngine
 from workers.budget import BudgetClosed, ByteBudget
-from workers.errors import StoreUnavailable
+from workers.errors import StoreFull, StoreUnavailable
 from workers.job import Batch, Outcome, PhotoRef, PhotoReport
 from workers.settings import Settings
-from workers.shard import ShardRunner
+from workers.shard import OUTCOME, ShardRunner
 from workers.store import open_store
 from workers.store.memory import MemoryStore
 
@@ -215,3 +218,43 @@ def test_budget_lets_waiting_threads_go_when_it_closes() -> None:
     budget.close()
     thread.join(5)
     assert raised.is_set()
+
+
+def test_a_source_that_is_not_mounted_is_no_deletion(tmp_path: Path) -> None:
+    """The reason says what to mend, and not that the photos are gone."""
+    scene = Scene("not-mounted", {})
+    source = tmp_path / "source"
+    store = open_store(source.as_uri(), create=True)
+    store.put("a.jpg", b"one")
+    scene.refs = [PhotoRef(key=i.key, etag=i.etag, size=i.size) for i in store.list()]
+    scene.source = store
+    shutil.rmtree(source)
+    assert "mount it" in str(scene.run()["a.jpg"].reason)
+
+
+def test_a_full_destination_ends_the_shard_with_what_is_written(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody computes photos for a disk that cannot take them."""
+    scene = Scene(name, {f"{n:02}.jpg": b"x" for n in range(40)}, batch_megapixels=0.001)
+    runner, put = scene.runner(), scene.destination.put
+
+    def fills_up(key: str, *args: Any, **options: Any) -> Any:
+        if len(scene.outputs()) >= 3:
+            raise StoreFull("the disk is full: free some space")
+        return put(key, *args, **options)
+
+    monkeypatch.setattr(scene.destination, "put", fills_up)
+    with pytest.raises(StoreFull):
+        runner.run(scene.refs)
+    outcomes = Counter(report.outcome for report in runner.reports)
+    assert outcomes[Outcome.protected] == len(scene.outputs()) >= 3
+    assert 1 <= outcomes[Outcome.failed] < 30
+    assert len(scene.engine.batches) < 40
+
+
+def test_metadata_that_no_worker_wrote_is_no_outcome(name: str) -> None:
+    scene = Scene(name, {"a.jpg": b"one"})
+    scene.run()
+    metadata = {**scene.destination.get("a.jpg").info.metadata, OUTCOME: "nonsense"}
+    scene.destination.put("a.jpg", b"odd", metadata=metadata)
+    assert scene.run()["a.jpg"].outcome is Outcome.protected
+    assert scene.outputs() == {"a.jpg": b"protected:one"}
