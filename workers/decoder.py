@@ -1,18 +1,23 @@
 """Decoding in processes of its own: a photo that crashes its decoder, or never ends, costs itself and nothing else.
 
-The processes hold neither torch nor credentials nor a connection. Each is limited in time and in memory.
+Each process is limited in time and in memory, has neither torch nor a connection, and forgets the environment as it
+starts. That is no sandbox: it runs as the worker's user, and the worker unpickles what it answers (see SECURITY.md).
 """
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
+import re
 import resource
 import threading
 from collections.abc import Callable
 from concurrent.futures import TimeoutError as TookTooLong
+from contextlib import suppress
 from multiprocessing import current_process, get_context
 from multiprocessing.process import AuthenticationString  # type: ignore[attr-defined]
+from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from pebble import ProcessExpired, ProcessPool
@@ -26,6 +31,9 @@ log = logging.getLogger(__name__)
 
 #: A decoder that died could have been killed by the system for its neighbours' memory: try again, then give up.
 TRIES = 3
+
+#: Variables that a decoder keeps; all others could hold a secret.
+HARMLESS = re.compile(r"PATH|LANG|LC_[A-Z]+|TMPDIR|[A-Z]+_NUM_THREADS|PYTHON[A-Z]*")
 
 P = ParamSpec("P")
 Result = TypeVar("Result")
@@ -99,9 +107,21 @@ def _may_have_children() -> None:
 
 
 def _limit(memory_bytes: int) -> None:
-    """In the new process: no more memory than this, and no core dump of somebody's photo."""
+    """In the new process: no secret variables, no more memory than this, and no core dump of somebody's photo."""
+    _forget_environment()
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _forget_environment() -> None:
+    """Spawned processes start with all of their parent's variables, and pebble has no way to give them others."""
+    kept = {name: value for name, value in os.environ.items() if HARMLESS.fullmatch(name)}
+    os.environ.clear()
+    with suppress(OSError, ValueError):  # without /proc nothing shows them
+        # /proc/<pid>/environ shows the memory that the variables were handed over in, whatever became of them.
+        start, end = map(int, Path("/proc/self/stat").read_text().rpartition(")")[2].split()[47:49])
+        ctypes.memset(start, 0, end - start)
+    os.environ.update(kept)
 
 
 def _header(data: bytes, limits: Limits) -> Header:

@@ -13,16 +13,26 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import quote
+
+from workers.settings import load_settings
 
 #: Shorter keys are hidden only where they stand in quotes: they could be any word.
 SHORTEST_BARE_KEY = 6
 
-_CREDENTIALS = re.compile(r"(?<=://)[^/\s'\"]*@")
+#: A password may hold slashes, quotes and @: it ends at its word's last @. Bounded: no long line takes for ever.
+_CREDENTIALS = re.compile(r"(?<=://)(?:[^/\s:]*:\S{0,4096}@|[^/\s]{0,4096}@)")
 _PRESIGNED = re.compile(r"\?[^\s'\"]*(?:X-Amz-|Signature=|AWSAccessKeyId=)[^\s'\"]*", re.IGNORECASE)
 _FORMAT = logging.Formatter()
 
 _lock = threading.Lock()
 _hidden: Counter[str] = Counter()
+
+
+class Key(str):
+    """A photo's key as an argument of a log message: a worker's log shows its digest, a user's terminal the key."""
+
+    __slots__ = ()
 
 
 @contextmanager
@@ -41,16 +51,21 @@ def keys_hidden(keys: Iterable[str]) -> Iterator[None]:
                     del _hidden[key]
 
 
-def masked(text: str) -> str:
-    """The text without what must not be told."""
+def masked(text: str, more_keys: Iterable[str] = ()) -> str:
+    """The text without what must not be told: credentials, and the keys that are hidden now or given here."""
     text = _PRESIGNED.sub("?(presigned)", _CREDENTIALS.sub("(credentials)@", text))
     with _lock:
-        keys = sorted(_hidden, key=len, reverse=True)
+        keys = sorted({*_hidden, *more_keys}, key=len, reverse=True)
     for key in keys:
-        text = text.replace(repr(key), alias(key))
-        if len(key) >= SHORTEST_BARE_KEY:
-            text = text.replace(key, alias(key))
+        for form in _forms(key):
+            text = text.replace(form, alias(key))
     return text
+
+
+def _forms(key: str) -> list[str]:
+    """How a key may stand in a text: quoted, as it is, inside a longer quoted path, and in a URL."""
+    bare = [key, repr(key)[1:-1], quote(key, errors="surrogatepass")]
+    return [repr(key), *(form for form in bare if len(form) >= SHORTEST_BARE_KEY)]
 
 
 def alias(key: str) -> str:
@@ -63,10 +78,14 @@ def install() -> None:
     make = logging.getLogRecordFactory()
     if getattr(make, "masks", False):
         return
+    settings = load_settings()
+    # Without a queue this process is the `apf` command, whose log is its user's terminal.
+    hides_keys = bool(settings.broker_url) and not settings.log_keys
 
     def make_masked(*args: Any, **kwargs: Any) -> logging.LogRecord:
         record = make(*args, **kwargs)
-        record.msg, record.args = masked(record.getMessage()), ()
+        keys = [arg for arg in record.args or () if isinstance(arg, Key)] if hides_keys else []
+        record.msg, record.args = masked(record.getMessage(), keys), ()
         if record.exc_info:
             record.exc_text = masked(_FORMAT.formatException(record.exc_info))
         return record

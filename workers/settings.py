@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, ValidationError, field_validator, model_validator
@@ -19,7 +20,8 @@ Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 class Settings(BaseSettings):
     """Each field is the variable `APF_<FIELD>` in capitals; an empty variable counts as not set."""
 
-    model_config = SettingsConfigDict(env_prefix="APF_", env_ignore_empty=True, frozen=True)
+    # Values stay out of pydantic's own errors, which tracebacks show: some hold passwords.
+    model_config = SettingsConfigDict(env_prefix="APF_", env_ignore_empty=True, frozen=True, hide_input_in_errors=True)
 
     #: Redis, as redis://[user:password@]host:port/db or rediss://. None: a worker inside the command itself.
     broker_url: Text | None = None
@@ -86,9 +88,10 @@ class Settings(BaseSettings):
     @classmethod
     def _broker_is_redis(cls, url: str | None) -> str | None:
         if url and not url.startswith(("redis://", "rediss://", "redis+socket://", "sentinel://")):
-            raise ValueError(
-                f"must start with redis:// or rediss://, got {url.split('://')[0]!r}; unset it to run without"
-            )
+            # All but a scheme may hold a password, and is not told.
+            scheme = re.match(r"[a-z][a-z0-9+.-]*://", url)
+            got = f"starts with {scheme[0]}" if scheme else "has no such scheme"
+            raise ValueError(f"{got}, and must start with redis:// or rediss://; unset it to run without")
         return url
 
     @field_validator("allowed_urls")

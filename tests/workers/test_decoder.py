@@ -10,6 +10,8 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import cast
 
 import numpy as np
 import psutil
@@ -100,6 +102,27 @@ def test_memory_is_limited(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(module, "_decode", _eat)
     with pytest.raises(MemoryError):
         decoder.decode(jpeg(), Limits(), ())
+
+
+def _variables(data: bytes, *_: object) -> tuple[dict[str, str], bytes]:
+    return dict(os.environ), Path("/proc/self/environ").read_bytes()
+
+
+def test_it_has_no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the worker's variables it keeps the harmless ones alone; /proc shows no other, to itself or to a neighbour."""
+    monkeypatch.setattr(module, "_decode", _variables)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
+    monkeypatch.setenv("APF_BROKER_URL", "redis://:hunter2@host")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    fresh = Decoder(processes=1, limit_s=20, memory_bytes=2 * GIBIBYTE)
+    try:
+        variables, at_start = cast(tuple[dict[str, str], bytes], fresh.decode(b"", Limits(), ()))
+    finally:
+        fresh.close()
+    assert variables["OMP_NUM_THREADS"] == "1"
+    assert variables["PATH"] == os.environ["PATH"]
+    assert "hunter2" not in str(variables)
+    assert b"hunter2" not in at_start
 
 
 def test_its_processes_end_with_their_parent() -> None:

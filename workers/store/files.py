@@ -32,6 +32,7 @@ from workers.errors import (
     StoreGone,
     StoreUnavailable,
 )
+from workers.logs import Key
 from workers.store.base import NO_METADATA, RESERVED, Blob, ObjectInfo, check_key, check_metadata
 from workers.store.urls import file_path
 
@@ -199,7 +200,7 @@ class FileStore:
 
     def _listed(self, entry: os.DirEntry[str], key: str) -> ObjectInfo | None:
         if entry.is_symlink() and not (self._holds(entry.path) and Path(entry.path).is_file()):
-            log.warning("left out %r: a symbolic link to a folder, to nothing, or out of %s", key, self.url)
+            log.warning("left out %r: a symbolic link to a folder, to nothing, or out of %s", Key(key), self.url)
             return None
         with _explained(key):
             try:
@@ -207,7 +208,7 @@ class FileStore:
             except FileNotFoundError:
                 return None  # removed since its folder was read
         if not stat.S_ISREG(status.st_mode):
-            log.warning("left out %r: not a regular file", key)
+            log.warning("left out %r: not a regular file", Key(key))
             return None
         return ObjectInfo(key=key, size=status.st_size, etag=_etag(status))
 
@@ -295,10 +296,12 @@ def _refused(name: str, base: str) -> bool:
         name.encode()
         check_key(base + name)
     except (UnicodeEncodeError, InvalidKey):
-        log.warning("left out %r: its name is not valid UTF-8, or its path is over 1024 bytes; rename it", base + name)
+        log.warning(
+            "left out %r: its name is not valid UTF-8, or its path is over 1024 bytes; rename it", Key(base + name)
+        )
         return True
     if "\\" in name:
-        log.warning("left out %r: a backslash in its name; rename it", base + name)
+        log.warning("left out %r: a backslash in its name; rename it", Key(base + name))
         return True
     return False
 
