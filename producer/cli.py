@@ -35,6 +35,9 @@ DONE, SOME_FAILED, COULD_NOT_RUN, INTERRUPTED = 0, 1, 2, 130
 #: Between two looks at the ledger: of a worker in this process, and of workers elsewhere.
 EMBEDDED_POLL_S, QUEUE_POLL_S = 0.2, 2.0
 
+#: Celery's own, of `apf worker` and `apf beat`.
+HELP = "--help"
+
 app = typer.Typer(
     help="Protect the faces in photos against face recognition: an album, an upload, or a whole library.",
     no_args_is_help=True,
@@ -194,7 +197,8 @@ def reconcile_command(
 @_errors_end_the_command
 def beat(context: typer.Context) -> None:
     """Start the clock that has workers reconcile open batches; one is enough. Takes every flag of `celery beat`."""
-    check_worker(load_settings())
+    if HELP not in context.args:
+        check_worker(load_settings())
     _become(["beat", *context.args])
 
 
@@ -204,8 +208,8 @@ def beat(context: typer.Context) -> None:
 @_errors_end_the_command
 def worker(context: typer.Context) -> None:
     """Start a worker on APF_BROKER_URL; every flag of `celery worker` can follow (`apf worker --help` lists them)."""
-    settings = load_settings()
-    if "--help" not in context.args:
+    if HELP not in context.args:
+        settings = load_settings()
         check_worker(settings)
         check_reachable(settings.allowed_for_batches, settings.s3)
     queues = [] if _names_queues(context.args) else ["-Q", f"{INTERACTIVE},{BULK}"]
@@ -216,7 +220,9 @@ def worker(context: typer.Context) -> None:
 def _become(arguments: list[str]) -> NoReturn:
     # SIGTERM gives the shard back within APF_SHUTDOWN_GRACE_S instead of waiting for its end.
     environment = {"REMAP_SIGTERM": "SIGQUIT", **os.environ}
-    command = [sys.executable, "-m", "celery", "-A", "workers.celeryapp", *arguments]
+    # The app wants settings, which help does without.
+    app_of_ours = [] if HELP in arguments else ["-A", "workers.celeryapp"]
+    command = [sys.executable, "-m", "celery", *app_of_ours, *arguments]
     os.execve(sys.executable, command, environment)  # noqa: S606  the user's own arguments, no shell
 
 

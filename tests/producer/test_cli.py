@@ -178,6 +178,28 @@ def test_what_cannot_run_says_so_with_the_cure_and_exits_with_2(
     assert "Traceback" not in ended.stderr
 
 
+@pytest.mark.parametrize("variables", [{}, {"APF_SHARD_PHOTOS": "none"}], ids=["not set", "malformed"])
+@pytest.mark.parametrize("command", ["worker", "beat"])
+def test_help_needs_no_settings(command: str, variables: dict[str, str]) -> None:
+    """Whoever asks for help has not set anything up yet."""
+    assert f"celery {command} [OPTIONS]" in apf(command, "--help", **variables).stdout
+
+
+@pytest.mark.parametrize(
+    ("variables", "cure"),
+    [({}, "APF_BROKER_URL"), ({"APF_SHARD_PHOTOS": "none"}, "APF_SHARD_PHOTOS")],
+    ids=["not set", "malformed"],
+)
+def test_celery_itself_says_in_one_line_what_setting_is_missing(variables: dict[str, str], cure: str) -> None:
+    """The image's health check and people who know Celery call it so: a stack trace would bury the cure."""
+    command = [sys.executable, "-m", "celery", "-A", "workers.celeryapp", "worker"]
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("APF_")}
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, env={**clean, **variables}, timeout=60)
+    (line,) = ended.stderr.splitlines()
+    assert (ended.returncode, line[:5]) == (2, "apf: ")
+    assert cure in line
+
+
 def test_an_unreachable_queue_is_an_error_and_the_batch_can_be_resumed_without_it(album: Path, tmp_path: Path) -> None:
     source, out = tmp_path / "in", tmp_path / "out"
     source.mkdir()
