@@ -22,11 +22,11 @@ from producer.report import console, follow, json_object, print_failures, print_
 from workers.allowed import check_reachable
 from workers.app import BULK, INTERACTIVE, make_app
 from workers.embedded import embedded_worker
-from workers.errors import WorkerError
+from workers.errors import StoreError, WorkerError
 from workers.ledger import Ledger, Stop
 from workers.reconcile import plan_and_send, reconcile, resume
 from workers.registry import roots
-from workers.sending import Sender, waiting
+from workers.sending import BrokerError, Sender, waiting
 from workers.settings import Settings, check_worker, load_settings
 from workers.watch import BatchSummary, BatchWatch
 
@@ -276,12 +276,15 @@ def _say(text: str) -> None:
 
 @contextmanager
 def _resume_hint(ledger: Ledger, batch_id: str) -> Iterator[None]:
+    destination = ledger.read_batch(batch_id).destination  # at first: later the store may be what fails
+    again = f"apf resume {destination} {batch_id}"
     try:
         yield
     except KeyboardInterrupt:
-        destination = ledger.read_batch(batch_id).destination
-        _say(f"\ninterrupted; go on with: apf resume {destination} {batch_id}")
+        _say(f"\ninterrupted; go on with: {again}")
         raise typer.Exit(INTERRUPTED) from None
+    except (BrokerError, StoreError) as error:
+        _refuse(f"{error}; batch {batch_id} is kept, then go on with: {again}")
 
 
 def _refuse_what_cannot_run(settings: Settings, wait: bool) -> None:

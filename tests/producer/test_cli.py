@@ -8,13 +8,18 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import redis
 import skimage.data
 from PIL import Image
+
+from tests.conftest import RedisServer
 
 APF = [sys.executable, "-m", "producer"]
 
@@ -205,9 +210,46 @@ def test_an_unreachable_queue_is_an_error_and_the_batch_can_be_resumed_without_i
     source.mkdir()
     shutil.copy(album / "coffee.webp", source)
     ended = apf("protect", source, out, code=2, APF_BROKER_URL="redis://127.0.0.1:1/0")
-    assert "APF_BROKER_URL" in ended.stderr
+    assert "start Redis or correct the URL" in ended.stderr
     batch = apf_json("status", out)["batch"]
+    assert f"go on with: apf resume {out.as_uri()} {batch}" in ended.stderr
     assert apf_json("resume", out, batch)["no_face"] == 1
+
+
+REFUSALS = {
+    "apf:wrongpass": "correct user and password",
+    "apf:pa55word": "keys ~elsewhere:* and the commands",
+}
+
+
+@pytest.mark.parametrize("login", REFUSALS)
+def test_a_queue_that_refuses_names_the_cure_and_the_command_that_goes_on_but_no_password(
+    redis_server: RedisServer, album: Path, tmp_path: Path, login: str
+) -> None:
+    """Redis is up, and to start it would help nobody; the batch is there already, and must be found again."""
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    shutil.copy(album / "coffee.webp", source)
+    with redis_user(redis_server, "~apf:*", "&*", "+@all") as host:
+        url = f"redis://{login}@{host}"
+        ended = apf("protect", source, out, "--no-wait", code=2, APF_BROKER_URL=url, APF_BROKER_KEY_PREFIX="elsewhere:")
+    batch = apf_json("status", out)["batch"]
+    assert REFUSALS[login] in ended.stderr
+    assert "start Redis" not in ended.stderr
+    assert f"apf resume {out.as_uri()} {batch}" in ended.stderr
+    assert login.partition(":")[2] not in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+@contextmanager
+def redis_user(server: RedisServer, *rules: str) -> Iterator[str]:
+    """Redis's host, port and database while it has the user apf with the password pa55word and these rules."""
+    with closing(redis.Redis(port=server.port)) as admin:
+        admin.execute_command("ACL", "SETUSER", "apf", "reset", "on", ">pa55word", *rules)
+        try:
+            yield f"127.0.0.1:{server.port}/0"
+        finally:
+            admin.execute_command("ACL", "DELUSER", "apf")
 
 
 def test_a_missing_detector_fails_each_photo_with_the_cure(album: Path, tmp_path: Path) -> None:
