@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,32 @@ def test_a_real_redis_is_well_but_for_what_is_set_wrong(redis_server: RedisServe
             client.config_set("maxmemory-policy", "noeviction")
             client.config_set("appendonly", "yes")
     assert ill == {"queue eviction", "queue persistence"}
+
+
+def test_a_user_who_may_not_ask_for_info_is_told_so_and_the_rest_is_checked(redis_server: RedisServer) -> None:
+    """Redis answers such a user: to say that it does not would send its operator the wrong way."""
+    with closing(redis.Redis(port=redis_server.port)) as admin:
+        admin.execute_command("ACL", "SETUSER", "apf", "on", ">pa55word", "~*", "&*", "+@all", "-info")
+        try:
+            url = f"redis://apf:pa55word@127.0.0.1:{redis_server.port}/0"
+            checks = {f.check: f for f in doctor.examine(Settings(broker_url=url, allowed_urls="*"), [])}
+        finally:
+            admin.execute_command("ACL", "DELUSER", "apf")
+    not_asked = {check for check, finding in checks.items() if "'info'" in finding.detail}
+    assert not_asked == {"queue", "queue eviction", "queue persistence"}
+    assert all(f.ok for f in checks.values()), checks
+    assert checks["queue latency"].detail.startswith("answers in")
+
+
+@pytest.mark.parametrize(("login", "cure"), [("apf:wrong", "user and password"), ("a:pa/ss", "%2F")])
+def test_a_login_that_cannot_work_is_told_without_its_password(
+    redis_server: RedisServer, login: str, cure: str
+) -> None:
+    url = f"redis://{login}@127.0.0.1:{redis_server.port}/0"
+    (queue,) = [f for f in doctor.examine(Settings(broker_url=url, allowed_urls="*"), []) if f.check == "queue"]
+    assert not queue.ok
+    assert cure in queue.detail
+    assert login.partition(":")[2] not in queue.detail
 
 
 @pytest.mark.parametrize("harm", ["damaged", "missing", "foreign", "no sums"])
