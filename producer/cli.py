@@ -229,7 +229,14 @@ def _become(arguments: list[str]) -> NoReturn:
 @app.command("doctor")
 @_errors_end_the_command
 def examine(
-    urls: Annotated[list[str] | None, typer.Argument(metavar="[URL]...", help="Stores to try reading.")] = None,
+    urls: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[URL]...",
+            help="Stores to list, read and, where that is allowed, write: small objects under .apf/doctor/, "
+            "deleted again.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Check settings, queue, weights and stores, and say what to mend."""

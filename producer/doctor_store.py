@@ -5,13 +5,14 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 
 from producer.finding import Finding
 from workers.errors import Changed, Forbidden, WorkerError
 from workers.settings import Settings
-from workers.store import Store, open_store
+from workers.store import RESERVED, ObjectInfo, Store, open_store
+from workers.store.urls import file_path
 
 #: Clocks further apart than this make tries look dead that live, and requests look forged to AWS at 15 minutes.
 LARGEST_SKEW = timedelta(seconds=20)
@@ -30,6 +31,11 @@ def examine_store(url: str, settings: Settings) -> list[Finding]:
         first = next(store.list(), None)
     except WorkerError as error:
         return [Finding(what, False, str(error))]
+    with _no_folders_left(store):
+        return _examined(store, what, first)
+
+
+def _examined(store: Store, what: str, first: ObjectInfo | None) -> list[Finding]:
     found = [Finding(what, True, f"can be listed; first key {first.key!r}" if first else "can be listed; empty")]
     key = f".apf/doctor/{secrets.token_hex(8)}"
     try:
@@ -45,6 +51,24 @@ def examine_store(url: str, settings: Settings) -> list[Finding]:
     finally:
         with suppress(WorkerError):
             store.delete(key)
+
+
+@contextmanager
+def _no_folders_left(store: Store) -> Iterator[None]:
+    """Takes away the folders that a store of files makes for its objects. Buckets have none."""
+    if not store.url.startswith("file:"):
+        yield
+        return
+    own = file_path(store.url) / RESERVED
+    was_there = own.exists()
+    try:
+        yield
+    finally:
+        # Where there was a ledger, a worker may be about to write into the folders that the store shares.
+        ours = [own / "doctor"] if was_there else [*own.glob("*/*"), *own.glob("*"), own]
+        for folder in ours:
+            with suppress(OSError):  # not there, or not empty: somebody else's by now
+                folder.rmdir()
 
 
 def _tried(store: Store, key: str, what: str) -> Iterator[Finding]:

@@ -45,6 +45,21 @@ def test_a_good_store_is_well_and_left_clean(request: pytest.FixtureRequest, tmp
     assert list(open_store(url, s3=settings.s3).list(".apf/doctor/")) == []
 
 
+def test_a_folder_of_photos_is_left_as_it_was(tmp_path: Path) -> None:
+    """It is the user's own: not even an empty folder stays there."""
+    (tmp_path / "photo.jpg").write_bytes(b"x")
+    assert all(ok for ok, _ in found(tmp_path.as_uri()).values())
+    assert [path.name for path in tmp_path.rglob("*")] == ["photo.jpg"]
+
+
+def test_a_ledger_beside_it_stays(tmp_path: Path) -> None:
+    """A worker may be writing there: of its folders none is taken away."""
+    (tmp_path / ".apf" / "tmp").mkdir(parents=True)
+    examine_store(tmp_path.as_uri(), Settings())
+    assert (tmp_path / ".apf" / "tmp").is_dir()
+    assert not (tmp_path / ".apf" / "doctor").exists()
+
+
 def test_a_missing_bucket_or_folder_is_told_at_once(tmp_path: Path) -> None:
     (finding,) = examine_store(str(tmp_path / "none"), Settings())
     assert not finding.ok and "does not exist" in finding.detail
