@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from producer.finding import Finding
 from workers.errors import Changed, Forbidden, WorkerError
@@ -41,9 +42,12 @@ def _examined(store: Store, what: str, first: ObjectInfo | None) -> list[Finding
     try:
         store.put(key, b"one", metadata={"apf-doctor": "one"})
     except Forbidden as error:
+        found += _checksums(store, what, True, "not tried, as writing is refused")
         return [*found, Finding(f"{what} writing", True, f"refused, so it serves as a source alone: {error}")]
     except WorkerError as error:
+        found += _checksums(store, what, False, "a PUT with it fails")
         return [*found, Finding(f"{what} writing", False, str(error))]
+    found += _checksums(store, what, True, "a PUT with it works")
     try:
         return [*found, *_tried(store, key, what)]
     except WorkerError as error:
@@ -69,6 +73,22 @@ def _no_folders_left(store: Store) -> Iterator[None]:
         for folder in ours:
             with suppress(OSError):  # not there, or not empty: somebody else's by now
                 folder.rmdir()
+
+
+def _checksums(store: Store, what: str, ok: bool, tried: str) -> Iterator[Finding]:
+    """How PUTs to a bucket are told to carry checksums; a folder knows none."""
+    if not store.url.startswith("s3://"):
+        return
+    from workers.store.s3 import S3Store  # noqa: PLC0415  open_store has loaded it
+
+    if isinstance(store, S3Store):
+        config: Any = store._client.meta.config  # what botocore does, not what we meant it to
+        mode = config.request_checksum_calculation
+        why = "as on AWS" if mode == "when_supported" else "as for APF_S3_ENDPOINT_URL"
+        cure = ""
+        if not ok and mode == "when_supported":
+            cure = ": if the store is not AWS, name it in APF_S3_ENDPOINT_URL, and no CRC32 is sent"
+        yield Finding(f"{what} checksums", ok or not cure, f"{mode}, {why}; {tried}{cure}")
 
 
 def _tried(store: Store, key: str, what: str) -> Iterator[Finding]:

@@ -20,6 +20,7 @@ from workers.errors import Forbidden, StoreError, StoreUnavailable
 from workers.settings import Settings
 from workers.store import open_store
 from workers.store.memory import MemoryStore
+from workers.store.s3 import S3Store
 
 
 def found(url: str, settings: Settings | None = None) -> dict[str, tuple[bool, str]]:
@@ -40,9 +41,38 @@ def test_a_good_store_is_well_and_left_clean(request: pytest.FixtureRequest, tmp
     findings = found(url, settings)
     assert all(ok for ok, _ in findings.values()), findings
     assert {"writing", "ETags", "listing", "conditional writes", "clock"} <= findings.keys()
+    if kind in ("moto", "swift"):
+        assert findings["checksums"][1] == "when_required, as for APF_S3_ENDPOINT_URL; a PUT with it works"
     if kind in ("memory", "file"):
         assert findings["conditional writes"][1] == "one of 8 writers of a new key won"
     assert list(open_store(url, s3=settings.s3).list(".apf/doctor/")) == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "ok", "said"),
+    [
+        (None, True, "when_supported, as on AWS; a PUT with it works"),
+        (StoreError("400"), False, "name it in APF_S3_ENDPOINT_URL"),
+        (Forbidden("no right"), True, "not tried, as writing is refused"),
+    ],
+)
+def test_the_checksum_mode_of_a_bucket_is_told(
+    moto_server: S3Server, monkeypatch: pytest.MonkeyPatch, answer: StoreError | None, ok: bool, said: str
+) -> None:
+    """A store that is reached by AWS_ENDPOINT_URL is taken for AWS, and may refuse PUTs that carry a CRC32."""
+
+    def refused(*_: object, **__: object) -> None:
+        assert answer
+        raise answer
+
+    monkeypatch.setenv("AWS_ENDPOINT_URL", moto_server.endpoint_url)
+    if answer:
+        monkeypatch.setattr(S3Store, "put", refused)
+    url = f"s3://{moto_server.new_bucket()}"
+    # Clients are shared by their options: a region of its own makes a new one, which sees the variable.
+    findings = found(url, Settings(s3_region="eu-west-3"))
+    assert findings["checksums"][0] is ok
+    assert said in findings["checksums"][1]
 
 
 def test_a_folder_of_photos_is_left_as_it_was(tmp_path: Path) -> None:
