@@ -23,6 +23,7 @@ from workers.allowed import check_reachable
 from workers.app import BULK, INTERACTIVE, make_app
 from workers.embedded import embedded_worker
 from workers.errors import StoreError, WorkerError
+from workers.job import Batch
 from workers.ledger import Ledger, Stop
 from workers.reconcile import plan_and_send, reconcile, resume
 from workers.registry import roots
@@ -165,9 +166,16 @@ def pause(destination: Destination, batch: BatchId) -> None:
 
 def _stop(destination: str, batch: str, how: Stop) -> None:
     ledger = batches.find_ledger(destination, load_settings())
-    ledger.read_batch(batch)  # an unknown batch is an error, not a marker
+    if _is_done(ledger, ledger.read_batch(batch)):  # an unknown batch is an error, not a marker
+        _refuse(f"batch {batch} is done already, so it cannot be {how}: nothing of it is left to stop")
     ledger.stop(batch, how)
     _say(f"batch {batch} is {how}; go on with: apf resume {destination} {batch}")
+
+
+def _is_done(ledger: Ledger, batch: Batch) -> bool:
+    # The listing first: of a large batch that runs, it takes long to read every report.
+    listed = batch.planned and ledger.reported_shards(batch.id) >= set(range(batch.shards))
+    return listed and not ledger.open_shards(batch)
 
 
 @app.command("reconcile")

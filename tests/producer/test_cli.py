@@ -280,6 +280,15 @@ def test_failed_lists_every_failed_photo_with_its_tries(protected: tuple[Path, d
     assert "2 tries" in apf("status", out, result["batch"], "--failed", code=1).stdout
 
 
+@pytest.mark.parametrize("command", ["pause", "cancel"])
+def test_a_batch_that_is_done_cannot_be_stopped(protected: tuple[Path, dict[str, Any]], command: str) -> None:
+    """Its status would say for ever that it waits."""
+    out, result = protected
+    assert "is done already" in apf(command, out, result["batch"], code=2).stderr
+    status = apf_json("status", out, result["batch"], code=1)
+    assert (status["paused"], status["cancelled"]) == (False, False)
+
+
 def test_a_paused_batch_waits_and_goes_on(album: Path, tmp_path: Path) -> None:
     """The mark lies in the ledger: no restart of anything forgets it."""
     source, out = tmp_path / "in", tmp_path / "out"
