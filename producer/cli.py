@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from functools import wraps
-from typing import Annotated, NoReturn, ParamSpec
+from typing import Annotated, NoReturn, ParamSpec, TypeVar
 
 import typer
 from rich.markup import escape
@@ -26,9 +26,10 @@ from workers.errors import StoreError, WorkerError
 from workers.job import Batch
 from workers.ledger import Ledger, Stop
 from workers.reconcile import plan_and_send, reconcile, resume
-from workers.registry import roots
+from workers.registry import OPEN, roots
 from workers.sending import BrokerError, Sender, waiting
 from workers.settings import Settings, check_worker, load_settings
+from workers.store import open_store
 from workers.watch import BatchSummary, BatchWatch
 
 DONE, SOME_FAILED, COULD_NOT_RUN, INTERRUPTED = 0, 1, 2, 130
@@ -53,6 +54,7 @@ class NoFace(StrEnum):
 
 
 P = ParamSpec("P")
+T = TypeVar("T")
 
 Destination = Annotated[str, typer.Argument(metavar="DST", help="Folder, file:// or s3://bucket/prefix.")]
 BatchId = Annotated[str, typer.Argument(metavar="BATCH", help="A batch's id, as `apf status` prints it.")]
@@ -192,11 +194,40 @@ def reconcile_command(
     where = urls or roots(settings)
     if not where:
         _refuse("no place to look for open batches: name destinations, or set APF_ALLOWED_URLS or APF_LEDGER_URL")
-    sent = reconcile(where, Sender(celery), settings, lambda: waiting(celery))
+    waiting(celery)  # the pass leaves a batch for the next time where the queue refuses: good for a clock, not here
+    problems = _unlisted(where, settings)
+    send, ask = _noting(Sender(celery), problems), _noting(lambda: waiting(celery), problems)
+    sent = reconcile([url for url in where if url not in problems], send, settings, ask)
     if as_json:
         print(json.dumps(sent))
     for batch_id, count in sent.items():
         _say(f"batch {batch_id}: {count} shards sent")
+    if problems:
+        _refuse("not everything was looked after: " + "; ".join(problems.values()))
+
+
+def _unlisted(urls: list[str], settings: Settings) -> dict[str, str]:
+    """What keeps open batches from being found, by URL."""
+    problems = {}
+    for url in urls:
+        try:
+            next(open_store(url, s3=settings.s3).list(OPEN), None)
+        except WorkerError as error:
+            problems[url] = str(error)
+    return problems
+
+
+def _noting(ask: Callable[P, T], problems: dict[str, str]) -> Callable[P, T]:
+    """`ask`, but what the queue refuses is noted before it is raised."""
+
+    def noting(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return ask(*args, **kwargs)
+        except BrokerError as error:
+            problems["queue"] = str(error)
+            raise
+
+    return noting
 
 
 @app.command(

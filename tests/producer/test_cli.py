@@ -241,6 +241,36 @@ def test_a_queue_that_refuses_names_the_cure_and_the_command_that_goes_on_but_no
     assert "Traceback" not in ended.stderr
 
 
+def test_reconcile_says_which_places_it_could_not_look_at(redis_server: RedisServer, tmp_path: Path) -> None:
+    """A clock that sees 0 takes all for well."""
+    (tmp_path / "there").mkdir()
+    variables = {"APF_BROKER_URL": redis_server.url, "APF_ALLOWED_URLS": "*"}
+    assert apf_json("reconcile", tmp_path / "there", **variables) == {}
+    ended = apf("reconcile", tmp_path / "there", tmp_path / "none", code=2, **variables)
+    assert f"folder {tmp_path / 'none'} does not exist" in ended.stderr
+
+
+def test_reconcile_fails_where_the_queue_refuses(redis_server: RedisServer, album: Path, tmp_path: Path) -> None:
+    """Whether it refuses at once, or only to take what is sent."""
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    shutil.copy(album / "coffee.webp", source)
+    with redis_user(redis_server, "~elsewhere:*", "&*", "+@all") as host:
+        variables = {"APF_BROKER_URL": f"redis://apf:pa55word@{host}", "APF_ALLOWED_URLS": tmp_path.as_uri()}
+        assert "APF_BROKER_KEY_PREFIX" in apf("reconcile", code=2, **variables).stderr
+    variables["APF_BROKER_URL"] = redis_server.url
+    apf("protect", source, out, "--no-wait", **variables)
+    with closing(redis.Redis(port=redis_server.port)) as admin:
+        admin.flushall()  # all is lost, so that all is sent again
+        admin.config_set("maxmemory", 1)
+        try:
+            ended = apf("reconcile", code=2, **variables)
+        finally:
+            admin.config_set("maxmemory", 0)
+    assert "is full" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
 @contextmanager
 def redis_user(server: RedisServer, *rules: str) -> Iterator[str]:
     """Redis's host, port and database while it has the user apf with the password pa55word and these rules."""
