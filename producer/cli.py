@@ -190,6 +190,7 @@ def reconcile_command(
     settings = load_settings()
     if not settings.broker_url:
         _refuse("without a queue there is nothing to reconcile: set APF_BROKER_URL, or use apf resume")
+    doctor.check_broker_url(settings.broker_url)
     celery = make_app(settings)
     where = urls or roots(settings)
     if not where:
@@ -251,6 +252,7 @@ def worker(context: typer.Context) -> None:
         settings = load_settings()
         check_worker(settings)
         check_reachable(settings.allowed_for_batches, settings.s3)
+        doctor.check_eviction(settings)
     queues = [] if _names_queues(context.args) else ["-Q", f"{INTERACTIVE},{BULK}"]
     level = [] if any(arg.startswith(("-l", "--loglevel")) for arg in context.args) else ["--loglevel", "INFO"]
     _become(["worker", *queues, *level, *context.args])
@@ -335,6 +337,7 @@ def _resume_hint(ledger: Ledger, batch_id: str) -> Iterator[None]:
 
 def _refuse_what_cannot_run(settings: Settings, wait: bool) -> None:
     if settings.broker_url:
+        doctor.check_broker_url(settings.broker_url)
         return
     if not wait:
         _refuse("--no-wait needs a queue that others work on: set APF_BROKER_URL, or leave the flag away")

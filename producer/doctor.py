@@ -27,6 +27,8 @@ WORKER_MODULES = ("torch", "torchvision", "PIL", "pillow_heif", "cv2", "onnx2tor
 #: The oldest major version that this was tried with.
 OLDEST_REDIS = 6
 SLOW_ANSWER_S = 0.05
+#: Queues that redis-py alone can ask.
+ASKABLE = ("redis://", "rediss://")
 
 
 def examine(settings: Settings, urls: Iterable[str]) -> list[Finding]:
@@ -50,16 +52,48 @@ def _settings(settings: Settings) -> Finding:
 def _broker(settings: Settings) -> list[Finding]:
     if not settings.broker_url:
         return [Finding("queue", True, "APF_BROKER_URL is not set: `apf protect` runs a worker of its own")]
-    if not settings.broker_url.startswith(("redis://", "rediss://")):
+    if not settings.broker_url.startswith(ASKABLE):
         return [Finding("queue", True, "not checked: only redis:// and rediss:// are")]
     prefix = settings.broker_key_prefix
     try:
+        check_broker_url(settings.broker_url)
         with closing(_client(settings.broker_url, settings)) as client:
             return list(_redis(client, settings))
     except redis.RedisError as error:
         return [Finding("queue", False, f"Redis {queue_fault(error, prefix)}")]
+    except SettingsError as error:
+        return [Finding("queue", False, str(error))]
+
+
+def check_broker_url(url: str) -> None:
+    """Raises SettingsError where the URL cannot be taken apart, as with a slash in its password."""
+    try:
+        if url.startswith(ASKABLE):
+            redis.ConnectionPool.from_url(url)  # connects to nothing yet
     except ValueError:  # its text may hold a part of the password
-        return [Finding("queue", False, "APF_BROKER_URL is malformed: write / # ? @ in a password as %2F %23 %3F %40")]
+        raise SettingsError(
+            "APF_BROKER_URL is malformed: write it as redis://user:password@host:port/0, with / # ? @ in the password "
+            "as %2F %23 %3F %40"
+        ) from None
+
+
+def check_eviction(settings: Settings) -> None:
+    """Whether Redis keeps a queue when its memory is full; silent where it is down, or may not be asked.
+
+    Raises:
+        SettingsError: it would drop tasks, or its URL is malformed.
+    """
+    if not settings.broker_url or not settings.broker_url.startswith(ASKABLE):
+        return
+    check_broker_url(settings.broker_url)
+    try:
+        with closing(_client(settings.broker_url, settings)) as client:
+            memory = client.info("memory")
+    except redis.RedisError:
+        return  # a worker waits for its queue
+    found = _eviction(memory)
+    if memory.get("maxmemory") and not found.ok:
+        raise SettingsError(f"the queue at APF_BROKER_URL would lose tasks: {found.detail}")
 
 
 def _client(url: str, settings: Settings) -> redis.Redis:

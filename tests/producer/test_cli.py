@@ -157,6 +157,8 @@ def test_no_face_skip_leaves_the_photo_out(album: Path, tmp_path: Path) -> None:
         (["protect", "{in}", "{out}", "--recipe", "stronger"], {}, "light, standard, strong"),
         (["protect", "{in}", "{out}", "--no-wait"], {}, "APF_BROKER_URL"),
         (["protect", "{in}", "ftp://host/x"], {}, "ftp"),
+        (["protect", "{in}", "{out}", "--no-wait"], {"APF_BROKER_URL": "redis://apf:pa/ss@host/0"}, "%2F"),
+        (["worker"], {"APF_BROKER_URL": "redis://apf:pa/ss@host/0", "APF_ALLOWED_URLS": "*"}, "%2F"),
         (["protect", "{in}", "{out}"], {"APF_SHARD_PHOTOS": "none"}, "APF_SHARD_PHOTOS"),
         (["protect", "{in}", "{out}"], {"APF_BROKER_URL": "amqp://host"}, "redis://"),
         (["protect", "{in}", "{out}"], {"APF_VISIBILITY_TIMEOUT_S": "60"}, "twice"),
@@ -269,6 +271,21 @@ def test_reconcile_fails_where_the_queue_refuses(redis_server: RedisServer, albu
             admin.config_set("maxmemory", 0)
     assert "is full" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_a_worker_does_not_start_where_its_tasks_would_be_dropped(redis_server: RedisServer, tmp_path: Path) -> None:
+    """Redis with a limit and another policy than noeviction drops a queue when it is full, without a word."""
+    variables = {"APF_BROKER_URL": redis_server.url, "APF_ALLOWED_URLS": tmp_path.as_uri()}
+    with closing(redis.Redis(port=redis_server.port)) as admin:
+        admin.config_set("maxmemory", "1gb")
+        admin.config_set("maxmemory-policy", "allkeys-lru")
+        try:
+            ended = apf("worker", code=2, **variables)
+        finally:
+            admin.config_set("maxmemory-policy", "noeviction")
+            admin.config_set("maxmemory", 0)
+    (line,) = ended.stderr.splitlines()
+    assert "set noeviction" in line
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from apf.recipe import SUMS, WEIGHTS_DIR, check_weights
 from producer import doctor
 from producer.doctor_store import examine_store
 from tests.conftest import RedisServer, S3Server
-from workers.errors import Forbidden, StoreError, StoreUnavailable
+from workers.errors import Forbidden, SettingsError, StoreError, StoreUnavailable
 from workers.settings import Settings
 from workers.store import open_store
 from workers.store.memory import MemoryStore
@@ -153,6 +153,24 @@ def test_a_real_redis_is_well_but_for_what_is_set_wrong(redis_server: RedisServe
             client.config_set("maxmemory-policy", "noeviction")
             client.config_set("appendonly", "yes")
     assert ill == {"queue eviction", "queue persistence"}
+
+
+def test_a_worker_that_cannot_ask_whether_its_queue_evicts_starts(redis_server: RedisServer) -> None:
+    """What is down is waited for, and an ACL may forbid INFO; without a limit nothing is ever evicted."""
+    doctor.check_eviction(Settings(broker_url="redis://127.0.0.1:1/0"))
+    with closing(redis.Redis(port=redis_server.port)) as admin:
+        admin.execute_command("ACL", "SETUSER", "apf", "on", ">pa55word", "~*", "&*", "+@all", "-info")
+        admin.config_set("maxmemory-policy", "allkeys-lru")
+        try:
+            doctor.check_eviction(Settings(broker_url=redis_server.url))
+            admin.config_set("maxmemory", "1gb")
+            doctor.check_eviction(Settings(broker_url=f"redis://apf:pa55word@127.0.0.1:{redis_server.port}/0"))
+            with pytest.raises(SettingsError, match="set noeviction"):
+                doctor.check_eviction(Settings(broker_url=redis_server.url))
+        finally:
+            admin.config_set("maxmemory", 0)
+            admin.config_set("maxmemory-policy", "noeviction")
+            admin.execute_command("ACL", "DELUSER", "apf")
 
 
 def test_a_user_who_may_not_ask_for_info_is_told_so_and_the_rest_is_checked(redis_server: RedisServer) -> None:
