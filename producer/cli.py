@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from functools import wraps
-from typing import Annotated, NoReturn, ParamSpec
+from typing import Annotated, NoReturn, ParamSpec, TypeVar
 
 import typer
 from rich.markup import escape
@@ -22,18 +22,23 @@ from producer.report import console, follow, json_object, print_failures, print_
 from workers.allowed import check_reachable
 from workers.app import BULK, INTERACTIVE, make_app
 from workers.embedded import embedded_worker
-from workers.errors import WorkerError
+from workers.errors import StoreError, WorkerError
+from workers.job import Batch
 from workers.ledger import Ledger, Stop
-from workers.reconcile import minder, plan_and_send, reconcile, resume
-from workers.registry import check_registry, roots, unregister
-from workers.sending import Sender, waiting
+from workers.reconcile import close, minder, plan_and_send, reconcile, resume
+from workers.registry import OPEN, check_registry, roots
+from workers.sending import BrokerError, Sender, waiting
 from workers.settings import Settings, check_worker, load_settings
+from workers.store import open_store
 from workers.watch import BatchSummary, BatchWatch
 
 DONE, SOME_FAILED, COULD_NOT_RUN, INTERRUPTED = 0, 1, 2, 130
 
 #: Between two looks at the ledger: of a worker in this process, and of workers elsewhere.
 EMBEDDED_POLL_S, QUEUE_POLL_S = 0.2, 2.0
+
+#: Celery's own, of `apf worker` and `apf beat`.
+HELP = "--help"
 
 app = typer.Typer(
     help="Protect the faces in photos against face recognition: an album, an upload, or a whole library.",
@@ -49,6 +54,7 @@ class NoFace(StrEnum):
 
 
 P = ParamSpec("P")
+T = TypeVar("T")
 
 Destination = Annotated[str, typer.Argument(metavar="DST", help="Folder, file:// or s3://bucket/prefix.")]
 BatchId = Annotated[str, typer.Argument(metavar="BATCH", help="A batch's id, as `apf status` prints it.")]
@@ -162,9 +168,16 @@ def pause(destination: Destination, batch: BatchId) -> None:
 
 def _stop(destination: str, batch: str, how: Stop) -> None:
     ledger = batches.find_ledger(destination, load_settings())
-    ledger.read_batch(batch)  # an unknown batch is an error, not a marker
+    if _is_done(ledger, ledger.read_batch(batch)):  # an unknown batch is an error, not a marker
+        _refuse(f"batch {batch} is done already, so it cannot be {how}: nothing of it is left to stop")
     ledger.stop(batch, how)
     _say(f"batch {batch} is {how}; go on with: apf resume {destination} {batch}")
+
+
+def _is_done(ledger: Ledger, batch: Batch) -> bool:
+    # The listing first: of a large batch that runs, it takes long to read every report.
+    listed = batch.planned and ledger.reported_shards(batch.id) >= set(range(batch.shards))
+    return listed and not ledger.open_shards(batch)
 
 
 @app.command("reconcile")
@@ -177,15 +190,45 @@ def reconcile_command(
     settings = load_settings()
     if not settings.broker_url:
         _refuse("without a queue there is nothing to reconcile: set APF_BROKER_URL, or use apf resume")
+    doctor.check_broker_url(settings.broker_url)
     celery = make_app(settings)
     where = urls or roots(settings)
     if not where:
         _refuse("no place to look for open batches: name destinations, or set APF_ALLOWED_URLS or APF_LEDGER_URL")
-    sent = reconcile(where, Sender(celery), settings, lambda: waiting(celery))
+    waiting(celery)  # the pass leaves a batch for the next time where the queue refuses: good for a clock, not here
+    problems = _unlisted(where, settings)
+    send, ask = _noting(Sender(celery), problems), _noting(lambda: waiting(celery), problems)
+    sent = reconcile([url for url in where if url not in problems], send, settings, ask)
     if as_json:
         print(json.dumps(sent))
     for batch_id, count in sent.items():
         _say(f"batch {batch_id}: {count} shards sent")
+    if problems:
+        _refuse("not everything was looked after: " + "; ".join(problems.values()))
+
+
+def _unlisted(urls: list[str], settings: Settings) -> dict[str, str]:
+    """What keeps open batches from being found, by URL."""
+    problems = {}
+    for url in urls:
+        try:
+            next(open_store(url, s3=settings.s3).list(OPEN), None)
+        except WorkerError as error:
+            problems[url] = str(error)
+    return problems
+
+
+def _noting(ask: Callable[P, T], problems: dict[str, str]) -> Callable[P, T]:
+    """`ask`, but what the queue refuses is noted before it is raised."""
+
+    def noting(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return ask(*args, **kwargs)
+        except BrokerError as error:
+            problems["queue"] = str(error)
+            raise
+
+    return noting
 
 
 @app.command(
@@ -194,9 +237,10 @@ def reconcile_command(
 @_errors_end_the_command
 def beat(context: typer.Context) -> None:
     """Start the clock that has workers reconcile open batches; one is enough. Takes every flag of `celery beat`."""
-    settings = load_settings()
-    check_worker(settings)
-    check_registry(settings)
+    if HELP not in context.args:
+        settings = load_settings()
+        check_worker(settings)
+        check_registry(settings)
     _become(["beat", *context.args])
 
 
@@ -206,10 +250,11 @@ def beat(context: typer.Context) -> None:
 @_errors_end_the_command
 def worker(context: typer.Context) -> None:
     """Start a worker on APF_BROKER_URL; every flag of `celery worker` can follow (`apf worker --help` lists them)."""
-    settings = load_settings()
-    if "--help" not in context.args:
+    if HELP not in context.args:
+        settings = load_settings()
         check_worker(settings)
         check_reachable(settings.allowed_for_batches, settings.s3)
+        doctor.check_eviction(settings)
     queues = [] if _names_queues(context.args) else ["-Q", f"{INTERACTIVE},{BULK}"]
     level = [] if any(arg.startswith(("-l", "--loglevel")) for arg in context.args) else ["--loglevel", "INFO"]
     _become(["worker", *queues, *level, *context.args])
@@ -218,14 +263,23 @@ def worker(context: typer.Context) -> None:
 def _become(arguments: list[str]) -> NoReturn:
     # SIGTERM gives the shard back within APF_SHUTDOWN_GRACE_S instead of waiting for its end.
     environment = {"REMAP_SIGTERM": "SIGQUIT", **os.environ}
-    command = [sys.executable, "-m", "celery", "-A", "workers.celeryapp", *arguments]
+    # The app wants settings, which help does without.
+    app_of_ours = [] if HELP in arguments else ["-A", "workers.celeryapp"]
+    command = [sys.executable, "-m", "celery", *app_of_ours, *arguments]
     os.execve(sys.executable, command, environment)  # noqa: S606  the user's own arguments, no shell
 
 
 @app.command("doctor")
 @_errors_end_the_command
 def examine(
-    urls: Annotated[list[str] | None, typer.Argument(metavar="[URL]...", help="Stores to try reading.")] = None,
+    urls: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[URL]...",
+            help="Stores to list, read and, where that is allowed, write: small objects under .apf/doctor/, "
+            "deleted again.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Check settings, queue, weights and stores, and say what to mend."""
@@ -256,7 +310,7 @@ def _run(
                 send(sender)
                 summary = follow(watch, every_s=EMBEDDED_POLL_S, show=not as_json, on_poll=lambda: (check(), mind()))
     if summary.done:
-        unregister(summary.batch, settings)
+        close(ledger, summary.batch, settings)
     _finish(summary, as_json=as_json, waited=wait)
 
 
@@ -276,16 +330,20 @@ def _say(text: str) -> None:
 
 @contextmanager
 def _resume_hint(ledger: Ledger, batch_id: str) -> Iterator[None]:
+    destination = ledger.read_batch(batch_id).destination  # at first: later the store may be what fails
+    again = f"apf resume {destination} {batch_id}"
     try:
         yield
     except KeyboardInterrupt:
-        destination = ledger.read_batch(batch_id).destination
-        _say(f"\ninterrupted; go on with: apf resume {destination} {batch_id}")
+        _say(f"\ninterrupted; go on with: {again}")
         raise typer.Exit(INTERRUPTED) from None
+    except (BrokerError, StoreError) as error:
+        _refuse(f"{error}; batch {batch_id} is kept, then go on with: {again}")
 
 
 def _refuse_what_cannot_run(settings: Settings, wait: bool) -> None:
     if settings.broker_url:
+        doctor.check_broker_url(settings.broker_url)
         return
     if not wait:
         _refuse("--no-wait needs a queue that others work on: set APF_BROKER_URL, or leave the flag away")

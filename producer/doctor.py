@@ -6,8 +6,10 @@ import importlib.util
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing
 from datetime import UTC, datetime
+from typing import Any
 
 import redis
 
@@ -17,6 +19,7 @@ from producer.doctor_store import LARGEST_SKEW, examine_store
 from producer.finding import Finding
 from workers.app import redis_tls
 from workers.errors import SettingsError
+from workers.sending import queue_fault
 from workers.settings import Settings, check_worker
 
 #: What a worker needs on top of the producer.
@@ -24,6 +27,8 @@ WORKER_MODULES = ("torch", "torchvision", "PIL", "pillow_heif", "cv2", "onnx2tor
 #: The oldest major version that this was tried with.
 OLDEST_REDIS = 6
 SLOW_ANSWER_S = 0.05
+#: Queues that redis-py alone can ask.
+ASKABLE = ("redis://", "rediss://")
 
 
 def examine(settings: Settings, urls: Iterable[str]) -> list[Finding]:
@@ -47,39 +52,102 @@ def _settings(settings: Settings) -> Finding:
 def _broker(settings: Settings) -> list[Finding]:
     if not settings.broker_url:
         return [Finding("queue", True, "APF_BROKER_URL is not set: `apf protect` runs a worker of its own")]
-    if not settings.broker_url.startswith(("redis://", "rediss://")):
+    if not settings.broker_url.startswith(ASKABLE):
         return [Finding("queue", True, "not checked: only redis:// and rediss:// are")]
-    client = redis.Redis.from_url(
-        settings.broker_url, socket_timeout=5, socket_connect_timeout=5, **redis_tls(settings)
-    )
+    prefix = settings.broker_key_prefix
     try:
-        return list(_redis(client, settings))
+        check_broker_url(settings.broker_url)
+        with closing(_client(settings.broker_url, settings)) as client:
+            return list(_redis(client, settings))
     except redis.RedisError as error:
-        return [Finding("queue", False, f"Redis does not answer ({error}): start it or correct APF_BROKER_URL")]
-    finally:
-        client.close()
+        return [Finding("queue", False, f"Redis {queue_fault(error, prefix)}")]
+    except SettingsError as error:
+        return [Finding("queue", False, str(error))]
 
 
-def _redis(client: redis.Redis, settings: Settings) -> Iterable[Finding]:
-    server, memory, persistence = client.info("server"), client.info("memory"), client.info("persistence")
-    version = str(server["redis_version"])
+def check_broker_url(url: str) -> None:
+    """Raises SettingsError where the URL cannot be taken apart, as with a slash in its password."""
+    try:
+        if url.startswith(ASKABLE):
+            redis.ConnectionPool.from_url(url)  # connects to nothing yet
+    except ValueError:  # its text may hold a part of the password
+        raise SettingsError(
+            "APF_BROKER_URL is malformed: write it as redis://user:password@host:port/0, with / # ? @ in the password "
+            "as %2F %23 %3F %40"
+        ) from None
+
+
+def check_eviction(settings: Settings) -> None:
+    """Whether Redis keeps a queue when its memory is full; silent where it is down, or may not be asked.
+
+    Raises:
+        SettingsError: it would drop tasks, or its URL is malformed.
+    """
+    if not settings.broker_url or not settings.broker_url.startswith(ASKABLE):
+        return
+    check_broker_url(settings.broker_url)
+    try:
+        with closing(_client(settings.broker_url, settings)) as client:
+            memory = client.info("memory")
+    except redis.RedisError:
+        return  # a worker waits for its queue
+    found = _eviction(memory)
+    if memory.get("maxmemory") and not found.ok:
+        raise SettingsError(f"the queue at APF_BROKER_URL would lose tasks: {found.detail}")
+
+
+def _client(url: str, settings: Settings) -> redis.Redis:
+    return redis.Redis.from_url(url, socket_timeout=5, socket_connect_timeout=5, **redis_tls(settings))
+
+
+def _redis(client: redis.Redis, settings: Settings) -> Iterator[Finding]:
+    client.ping()  # a login that is refused, and what may not even do this, end the checks
+    asked: dict[str, Callable[[redis.Redis], Finding]] = {
+        "queue": _version,
+        "queue eviction": lambda client: _eviction(client.info("memory")),
+        "queue persistence": _persistence,
+        "queue latency": _latency,
+        "queue clock": _clock,
+    }
+    for check, ask in asked.items():
+        try:
+            yield ask(client)
+        except redis.exceptions.NoPermissionError as error:
+            yield Finding(check, True, f"answers, but this user may not ask for it ({error}): not checked")
+    if not settings.broker_url or settings.broker_url.startswith("redis://"):
+        yield Finding("queue encryption", True, "none: fine on a private network, else use rediss://")
+
+
+def _version(client: redis.Redis) -> Finding:
+    version = str(client.info("server")["redis_version"])
     old = int(version.split(".", maxsplit=1)[0]) < OLDEST_REDIS
-    yield Finding("queue", not old, f"Redis {version} answers" + (f": use {OLDEST_REDIS} or newer" if old else ""))
-    policy, aof = memory.get("maxmemory_policy"), persistence.get("aof_enabled")
+    return Finding("queue", not old, f"Redis {version} answers" + (f": use {OLDEST_REDIS} or newer" if old else ""))
+
+
+def _eviction(memory: Mapping[str, Any]) -> Finding:
+    policy = memory.get("maxmemory_policy")
     kept = "" if policy == "noeviction" else ": set noeviction, or Redis may drop a queue"
-    yield Finding("queue eviction", policy == "noeviction", f"maxmemory-policy is {policy}{kept}")
+    return Finding("queue eviction", policy == "noeviction", f"maxmemory-policy is {policy}{kept}")
+
+
+def _persistence(client: redis.Redis) -> Finding:
+    aof = client.info("persistence").get("aof_enabled")
     off = "appendonly is off: a restart of Redis empties the queue (set appendonly yes)"
-    yield Finding("queue persistence", bool(aof), "appendonly is on" if aof else off)
+    return Finding("queue persistence", bool(aof), "appendonly is on" if aof else off)
+
+
+def _latency(client: redis.Redis) -> Finding:
     seconds = min(_answer_time(client) for _ in range(5))
     quick = seconds < SLOW_ANSWER_S
     far = "" if quick else ": too far away for a queue, move one to the other"
-    yield Finding("queue latency", quick, f"answers in {seconds * 1000:.1f} ms{far}")
+    return Finding("queue latency", quick, f"answers in {seconds * 1000:.1f} ms{far}")
+
+
+def _clock(client: redis.Redis) -> Finding:
     whole, micro = client.time()
     skew = abs(datetime.now(UTC) - datetime.fromtimestamp(whole + micro / 1e6, UTC))
     late = "" if skew < LARGEST_SKEW else ": set both by NTP"
-    yield Finding("queue clock", not late, f"{skew.total_seconds():.0f} s from this machine's{late}")
-    if not settings.broker_url or settings.broker_url.startswith("redis://"):
-        yield Finding("queue encryption", True, "none: fine on a private network, else use rediss://")
+    return Finding("queue clock", not late, f"{skew.total_seconds():.0f} s from this machine's{late}")
 
 
 def _answer_time(client: redis.Redis) -> float:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from producer.finding import Finding
 from workers.errors import Changed, Forbidden, WorkerError
 from workers.settings import Settings
-from workers.store import Store, open_store
+from workers.store import RESERVED, ObjectInfo, Store, open_store
+from workers.store.urls import file_path
 
 #: Clocks further apart than this make tries look dead that live, and requests look forged to AWS at 15 minutes.
 LARGEST_SKEW = timedelta(seconds=20)
@@ -30,14 +32,22 @@ def examine_store(url: str, settings: Settings) -> list[Finding]:
         first = next(store.list(), None)
     except WorkerError as error:
         return [Finding(what, False, str(error))]
+    with _no_folders_left(store):
+        return _examined(store, what, first)
+
+
+def _examined(store: Store, what: str, first: ObjectInfo | None) -> list[Finding]:
     found = [Finding(what, True, f"can be listed; first key {first.key!r}" if first else "can be listed; empty")]
     key = f".apf/doctor/{secrets.token_hex(8)}"
     try:
         store.put(key, b"one", metadata={"apf-doctor": "one"})
     except Forbidden as error:
+        found += _checksums(store, what, True, "not tried, as writing is refused")
         return [*found, Finding(f"{what} writing", True, f"refused, so it serves as a source alone: {error}")]
     except WorkerError as error:
+        found += _checksums(store, what, False, "a PUT with it fails")
         return [*found, Finding(f"{what} writing", False, str(error))]
+    found += _checksums(store, what, True, "a PUT with it works")
     try:
         return [*found, *_tried(store, key, what)]
     except WorkerError as error:
@@ -45,6 +55,40 @@ def examine_store(url: str, settings: Settings) -> list[Finding]:
     finally:
         with suppress(WorkerError):
             store.delete(key)
+
+
+@contextmanager
+def _no_folders_left(store: Store) -> Iterator[None]:
+    """Takes away the folders that a store of files makes for its objects. Buckets have none."""
+    if not store.url.startswith("file:"):
+        yield
+        return
+    own = file_path(store.url) / RESERVED
+    was_there = own.exists()
+    try:
+        yield
+    finally:
+        # Where there was a ledger, a worker may be about to write into the folders that the store shares.
+        ours = [own / "doctor"] if was_there else [*own.glob("*/*"), *own.glob("*"), own]
+        for folder in ours:
+            with suppress(OSError):  # not there, or not empty: somebody else's by now
+                folder.rmdir()
+
+
+def _checksums(store: Store, what: str, ok: bool, tried: str) -> Iterator[Finding]:
+    """How PUTs to a bucket are told to carry checksums; a folder knows none."""
+    if not store.url.startswith("s3://"):
+        return
+    from workers.store.s3 import S3Store  # noqa: PLC0415  open_store has loaded it
+
+    if isinstance(store, S3Store):
+        config: Any = store._client.meta.config  # what botocore does, not what we meant it to
+        mode = config.request_checksum_calculation
+        why = "as on AWS" if mode == "when_supported" else "as for APF_S3_ENDPOINT_URL"
+        cure = ""
+        if not ok and mode == "when_supported":
+            cure = ": if the store is not AWS, name it in APF_S3_ENDPOINT_URL, and no CRC32 is sent"
+        yield Finding(f"{what} checksums", ok or not cure, f"{mode}, {why}; {tried}{cure}")
 
 
 def _tried(store: Store, key: str, what: str) -> Iterator[Finding]:

@@ -47,7 +47,9 @@ def check_reachable(urls: Iterable[str], s3: S3Options) -> None:
         try:
             next(open_store(url, s3=s3).list(), None)
         except (BadCredentials, NotFound) as error:
-            raise SettingsError(f"this worker cannot work: {error}") from error
+            # The producer makes a folder for its output, but workers may well be started first.
+            make = ", or make it" if isinstance(error, NotFound) and url.startswith("file:") else ""
+            raise SettingsError(f"this worker cannot work: {error}{make}") from error
         except WorkerError as error:
             log.warning("this worker may not be able to work: %s", error)
 

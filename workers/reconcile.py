@@ -160,9 +160,7 @@ def reconcile_batch(
         return 0
     open_shards = ledger.open_shards(batch)
     if batch.planned and not open_shards:
-        unregister(batch, settings)
-        if ledger.read_batch(batch_id) != batch:  # retried in this very moment
-            register(ledger, batch, settings)
+        close(ledger, batch, settings)
         return 0
     count = _send_lost(ledger, batch, open_shards, send, settings, waiting())
     if not batch.planned and _is_old(batch.updated_at or batch.created_at, PLANNER_LEASE_S):
@@ -170,6 +168,13 @@ def reconcile_batch(
         with suppress(Taken):
             count += plan_and_send(ledger, batch_id, send, settings).shards - before
     return count
+
+
+def close(ledger: Ledger, batch: Batch, settings: Settings) -> None:
+    """The batch is done: nobody looks after it any more."""
+    unregister(batch, settings)
+    if ledger.read_batch(batch.id) != batch:  # retried in this very moment
+        register(ledger, batch, settings)
 
 
 def _send_lost(

@@ -10,15 +10,17 @@ from typing import Any
 
 from celery import Celery
 from kombu.exceptions import OperationalError
+from redis.exceptions import AuthenticationError, NoPermissionError, OutOfMemoryError, RedisError
 
 from workers.app import BULK, EMBEDDED_BROKER, INTERACTIVE, TASK
 from workers.errors import JobError, WorkerError
 from workers.job import ShardJob
+from workers.logs import masked
 from workers.reconcile import Waiting
 
 
 class BrokerError(WorkerError):
-    """Raised when the queue does not answer. The batch stays in the ledger: `apf resume` sends it again."""
+    """Raised when the queue does not answer or refuses. The batch stays in the ledger: `apf resume` sends it again."""
 
     transient = True
 
@@ -30,18 +32,18 @@ class Sender:
         self._app = app
 
     def __call__(self, job: ShardJob) -> None:
-        """Raises BrokerError when the broker cannot be reached after the app's bounded retries."""
+        """Raises BrokerError when the broker cannot be reached after the app's bounded retries, or refuses."""
         try:
             self._app.send_task(TASK, args=[job.encode()], queue=BULK)
-        except (OperationalError, OSError) as error:
-            raise _broker_error(error) from error
+        except _REFUSED as error:
+            raise _broker_error(error, self._app) from error
 
 
 def waiting(app: Celery) -> Waiting:
     """What Redis holds: messages in the queues, and shards given to workers and not acknowledged.
 
     Raises:
-        BrokerError: it does not answer.
+        BrokerError: it does not answer, or refuses.
     """
     if app.conf.broker_url == EMBEDDED_BROKER:
         return _waiting_here(app)
@@ -53,9 +55,17 @@ def waiting(app: Celery) -> Waiting:
                 # Shards alone: who asks may be a task itself, and not be acknowledged yet.
                 key = channel.global_keyprefix + channel.unacked_key  # kombu puts it before simple commands alone
                 taken = sum(TASK.encode() in message for _, message in client.hscan_iter(key))
-            return Waiting(queued=queued, taken=taken, jobs=lambda: list(_jobs(app)))
-    except (OperationalError, OSError) as error:
-        raise _broker_error(error) from error
+            return Waiting(queued=queued, taken=taken, jobs=lambda: held(app))
+    except _REFUSED as error:
+        raise _broker_error(error, app) from error
+
+
+def held(app: Celery) -> list[ShardJob]:
+    """What `waiting` counts, message by message; raises BrokerError."""
+    try:
+        return list(_jobs(app))
+    except _REFUSED as error:
+        raise _broker_error(error, app) from error
 
 
 def _waiting_here(app: Celery) -> Waiting:
@@ -89,5 +99,30 @@ def _decoded(messages: Iterable[Any]) -> Iterator[ShardJob]:
                 yield ShardJob.decode(json.loads(base64.b64decode(record["body"]))[0][0])
 
 
-def _broker_error(error: Exception) -> BrokerError:
-    return BrokerError(f"the queue at APF_BROKER_URL does not answer ({error}): start Redis or correct the URL")
+def queue_fault(error: BaseException, prefix: str) -> str:
+    """What is wrong with the queue, and its cure, from what Redis or the way to it said.
+
+    Args:
+        error: an error of redis-py, or Kombu's around one.
+        prefix: APF_BROKER_KEY_PREFIX.
+    """
+    cause = error.__cause__ if isinstance(error, OperationalError) and error.__cause__ else error
+    said = masked(str(error))
+    match cause:
+        case AuthenticationError():
+            return f"does not accept the login ({said}): correct user and password in APF_BROKER_URL"
+        case NoPermissionError():
+            return (f"lets this user do too little ({said}): give its ACL the keys ~{prefix}* and the commands that "
+                    "SECURITY.md lists, or set APF_BROKER_KEY_PREFIX to the prefix that it may use")  # fmt: skip
+        case OutOfMemoryError():
+            return f"is full ({said}): raise its maxmemory, or let workers empty it"
+        case _:
+            return f"does not answer ({said}): start Redis or correct the URL"
+
+
+_REFUSED = (OperationalError, RedisError, OSError)
+
+
+def _broker_error(error: Exception, app: Celery) -> BrokerError:
+    prefix = app.conf.broker_transport_options.get("global_keyprefix", "")
+    return BrokerError(f"the queue at APF_BROKER_URL {queue_fault(error, prefix)}")

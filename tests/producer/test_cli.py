@@ -8,13 +8,18 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import redis
 import skimage.data
 from PIL import Image
+
+from tests.conftest import RedisServer
 
 APF = [sys.executable, "-m", "producer"]
 
@@ -152,6 +157,8 @@ def test_no_face_skip_leaves_the_photo_out(album: Path, tmp_path: Path) -> None:
         (["protect", "{in}", "{out}", "--recipe", "stronger"], {}, "light, standard, strong"),
         (["protect", "{in}", "{out}", "--no-wait"], {}, "APF_BROKER_URL"),
         (["protect", "{in}", "ftp://host/x"], {}, "ftp"),
+        (["protect", "{in}", "{out}", "--no-wait"], {"APF_BROKER_URL": "redis://apf:pa/ss@host/0"}, "%2F"),
+        (["worker"], {"APF_BROKER_URL": "redis://apf:pa/ss@host/0", "APF_ALLOWED_URLS": "*"}, "%2F"),
         (["protect", "{in}", "{out}"], {"APF_SHARD_PHOTOS": "none"}, "APF_SHARD_PHOTOS"),
         (["protect", "{in}", "{out}"], {"APF_BROKER_URL": "amqp://host"}, "redis://"),
         (["protect", "{in}", "{out}"], {"APF_VISIBILITY_TIMEOUT_S": "60"}, "twice"),
@@ -178,14 +185,118 @@ def test_what_cannot_run_says_so_with_the_cure_and_exits_with_2(
     assert "Traceback" not in ended.stderr
 
 
+@pytest.mark.parametrize("variables", [{}, {"APF_SHARD_PHOTOS": "none"}], ids=["not set", "malformed"])
+@pytest.mark.parametrize("command", ["worker", "beat"])
+def test_help_needs_no_settings(command: str, variables: dict[str, str]) -> None:
+    """Whoever asks for help has not set anything up yet."""
+    assert f"celery {command} [OPTIONS]" in apf(command, "--help", **variables).stdout
+
+
+@pytest.mark.parametrize(
+    ("variables", "cure"),
+    [({}, "APF_BROKER_URL"), ({"APF_SHARD_PHOTOS": "none"}, "APF_SHARD_PHOTOS")],
+    ids=["not set", "malformed"],
+)
+def test_celery_itself_says_in_one_line_what_setting_is_missing(variables: dict[str, str], cure: str) -> None:
+    """The image's health check and people who know Celery call it so: a stack trace would bury the cure."""
+    command = [sys.executable, "-m", "celery", "-A", "workers.celeryapp", "worker"]
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("APF_")}
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, env={**clean, **variables}, timeout=60)
+    (line,) = ended.stderr.splitlines()
+    assert (ended.returncode, line[:5]) == (2, "apf: ")
+    assert cure in line
+
+
 def test_an_unreachable_queue_is_an_error_and_the_batch_can_be_resumed_without_it(album: Path, tmp_path: Path) -> None:
     source, out = tmp_path / "in", tmp_path / "out"
     source.mkdir()
     shutil.copy(album / "coffee.webp", source)
     ended = apf("protect", source, out, code=2, APF_BROKER_URL="redis://127.0.0.1:1/0")
-    assert "APF_BROKER_URL" in ended.stderr
+    assert "start Redis or correct the URL" in ended.stderr
     batch = apf_json("status", out)["batch"]
+    assert f"go on with: apf resume {out.as_uri()} {batch}" in ended.stderr
     assert apf_json("resume", out, batch)["no_face"] == 1
+
+
+REFUSALS = {
+    "apf:wrongpass": "correct user and password",
+    "apf:pa55word": "keys ~elsewhere:* and the commands",
+}
+
+
+@pytest.mark.parametrize("login", REFUSALS)
+def test_a_queue_that_refuses_names_the_cure_and_the_command_that_goes_on_but_no_password(
+    redis_server: RedisServer, album: Path, tmp_path: Path, login: str
+) -> None:
+    """Redis is up, and to start it would help nobody; the batch is there already, and must be found again."""
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    shutil.copy(album / "coffee.webp", source)
+    with redis_user(redis_server, "~apf:*", "&*", "+@all") as host:
+        url = f"redis://{login}@{host}"
+        ended = apf("protect", source, out, "--no-wait", code=2, APF_BROKER_URL=url, APF_BROKER_KEY_PREFIX="elsewhere:")
+    batch = apf_json("status", out)["batch"]
+    assert REFUSALS[login] in ended.stderr
+    assert "start Redis" not in ended.stderr
+    assert f"apf resume {out.as_uri()} {batch}" in ended.stderr
+    assert login.partition(":")[2] not in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_reconcile_says_which_places_it_could_not_look_at(redis_server: RedisServer, tmp_path: Path) -> None:
+    """A clock that sees 0 takes all for well."""
+    (tmp_path / "there").mkdir()
+    variables = {"APF_BROKER_URL": redis_server.url, "APF_ALLOWED_URLS": "*"}
+    assert apf_json("reconcile", tmp_path / "there", **variables) == {}
+    ended = apf("reconcile", tmp_path / "there", tmp_path / "none", code=2, **variables)
+    assert f"folder {tmp_path / 'none'} does not exist" in ended.stderr
+
+
+def test_reconcile_fails_where_the_queue_refuses(redis_server: RedisServer, album: Path, tmp_path: Path) -> None:
+    """Whether it refuses at once, or only to take what is sent."""
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    shutil.copy(album / "coffee.webp", source)
+    with redis_user(redis_server, "~elsewhere:*", "&*", "+@all") as host:
+        variables = {"APF_BROKER_URL": f"redis://apf:pa55word@{host}", "APF_ALLOWED_URLS": tmp_path.as_uri()}
+        assert "APF_BROKER_KEY_PREFIX" in apf("reconcile", code=2, **variables).stderr
+    variables["APF_BROKER_URL"] = redis_server.url
+    apf("protect", source, out, "--no-wait", **variables)
+    with closing(redis.Redis(port=redis_server.port)) as admin:
+        admin.flushall()  # all is lost, so that all is sent again
+        admin.config_set("maxmemory", 1)
+        try:
+            ended = apf("reconcile", code=2, **variables)
+        finally:
+            admin.config_set("maxmemory", 0)
+    assert "is full" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_worker_does_not_start_where_its_tasks_would_be_dropped(redis_server: RedisServer, tmp_path: Path) -> None:
+    """Redis with a limit and another policy than noeviction drops a queue when it is full, without a word."""
+    variables = {"APF_BROKER_URL": redis_server.url, "APF_ALLOWED_URLS": tmp_path.as_uri()}
+    with closing(redis.Redis(port=redis_server.port)) as admin:
+        admin.config_set("maxmemory", "1gb")
+        admin.config_set("maxmemory-policy", "allkeys-lru")
+        try:
+            ended = apf("worker", code=2, **variables)
+        finally:
+            admin.config_set("maxmemory-policy", "noeviction")
+            admin.config_set("maxmemory", 0)
+    (line,) = ended.stderr.splitlines()
+    assert "set noeviction" in line
+
+
+@contextmanager
+def redis_user(server: RedisServer, *rules: str) -> Iterator[str]:
+    """Redis's host, port and database while it has the user apf with the password pa55word and these rules."""
+    with closing(redis.Redis(port=server.port)) as admin:
+        admin.execute_command("ACL", "SETUSER", "apf", "reset", "on", ">pa55word", *rules)
+        try:
+            yield f"127.0.0.1:{server.port}/0"
+        finally:
+            admin.execute_command("ACL", "DELUSER", "apf")
 
 
 def test_a_missing_detector_fails_each_photo_with_the_cure(album: Path, tmp_path: Path) -> None:
@@ -214,6 +325,15 @@ def test_failed_lists_every_failed_photo_with_its_tries(protected: tuple[Path, d
     assert reason
     apf("retry", out, result["batch"], code=1)
     assert "2 tries" in apf("status", out, result["batch"], "--failed", code=1).stdout
+
+
+@pytest.mark.parametrize("command", ["pause", "cancel"])
+def test_a_batch_that_is_done_cannot_be_stopped(protected: tuple[Path, dict[str, Any]], command: str) -> None:
+    """Its status would say for ever that it waits."""
+    out, result = protected
+    assert "is done already" in apf(command, out, result["batch"], code=2).stderr
+    status = apf_json("status", out, result["batch"], code=1)
+    assert (status["paused"], status["cancelled"]) == (False, False)
 
 
 def test_a_paused_batch_waits_and_goes_on(album: Path, tmp_path: Path) -> None:

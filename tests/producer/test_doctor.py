@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,11 @@ from apf.recipe import SUMS, WEIGHTS_DIR, check_weights
 from producer import doctor
 from producer.doctor_store import examine_store
 from tests.conftest import RedisServer, S3Server
-from workers.errors import Forbidden, StoreError, StoreUnavailable
+from workers.errors import Forbidden, SettingsError, StoreError, StoreUnavailable
 from workers.settings import Settings
 from workers.store import open_store
 from workers.store.memory import MemoryStore
+from workers.store.s3 import S3Store
 
 
 def found(url: str, settings: Settings | None = None) -> dict[str, tuple[bool, str]]:
@@ -39,9 +41,53 @@ def test_a_good_store_is_well_and_left_clean(request: pytest.FixtureRequest, tmp
     findings = found(url, settings)
     assert all(ok for ok, _ in findings.values()), findings
     assert {"writing", "ETags", "listing", "conditional writes", "clock"} <= findings.keys()
+    if kind in ("moto", "swift"):
+        assert findings["checksums"][1] == "when_required, as for APF_S3_ENDPOINT_URL; a PUT with it works"
     if kind in ("memory", "file"):
         assert findings["conditional writes"][1] == "one of 8 writers of a new key won"
     assert list(open_store(url, s3=settings.s3).list(".apf/doctor/")) == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "ok", "said"),
+    [
+        (None, True, "when_supported, as on AWS; a PUT with it works"),
+        (StoreError("400"), False, "name it in APF_S3_ENDPOINT_URL"),
+        (Forbidden("no right"), True, "not tried, as writing is refused"),
+    ],
+)
+def test_the_checksum_mode_of_a_bucket_is_told(
+    moto_server: S3Server, monkeypatch: pytest.MonkeyPatch, answer: StoreError | None, ok: bool, said: str
+) -> None:
+    """A store that is reached by AWS_ENDPOINT_URL is taken for AWS, and may refuse PUTs that carry a CRC32."""
+
+    def refused(*_: object, **__: object) -> None:
+        assert answer
+        raise answer
+
+    monkeypatch.setenv("AWS_ENDPOINT_URL", moto_server.endpoint_url)
+    if answer:
+        monkeypatch.setattr(S3Store, "put", refused)
+    url = f"s3://{moto_server.new_bucket()}"
+    # Clients are shared by their options: a region of its own makes a new one, which sees the variable.
+    findings = found(url, Settings(s3_region="eu-west-3"))
+    assert findings["checksums"][0] is ok
+    assert said in findings["checksums"][1]
+
+
+def test_a_folder_of_photos_is_left_as_it_was(tmp_path: Path) -> None:
+    """It is the user's own: not even an empty folder stays there."""
+    (tmp_path / "photo.jpg").write_bytes(b"x")
+    assert all(ok for ok, _ in found(tmp_path.as_uri()).values())
+    assert [path.name for path in tmp_path.rglob("*")] == ["photo.jpg"]
+
+
+def test_a_ledger_beside_it_stays(tmp_path: Path) -> None:
+    """A worker may be writing there: of its folders none is taken away."""
+    (tmp_path / ".apf" / "tmp").mkdir(parents=True)
+    examine_store(tmp_path.as_uri(), Settings())
+    assert (tmp_path / ".apf" / "tmp").is_dir()
+    assert not (tmp_path / ".apf" / "doctor").exists()
 
 
 def test_a_missing_bucket_or_folder_is_told_at_once(tmp_path: Path) -> None:
@@ -107,6 +153,50 @@ def test_a_real_redis_is_well_but_for_what_is_set_wrong(redis_server: RedisServe
             client.config_set("maxmemory-policy", "noeviction")
             client.config_set("appendonly", "yes")
     assert ill == {"queue eviction", "queue persistence"}
+
+
+def test_a_worker_that_cannot_ask_whether_its_queue_evicts_starts(redis_server: RedisServer) -> None:
+    """What is down is waited for, and an ACL may forbid INFO; without a limit nothing is ever evicted."""
+    doctor.check_eviction(Settings(broker_url="redis://127.0.0.1:1/0"))
+    with closing(redis.Redis(port=redis_server.port)) as admin:
+        admin.execute_command("ACL", "SETUSER", "apf", "on", ">pa55word", "~*", "&*", "+@all", "-info")
+        admin.config_set("maxmemory-policy", "allkeys-lru")
+        try:
+            doctor.check_eviction(Settings(broker_url=redis_server.url))
+            admin.config_set("maxmemory", "1gb")
+            doctor.check_eviction(Settings(broker_url=f"redis://apf:pa55word@127.0.0.1:{redis_server.port}/0"))
+            with pytest.raises(SettingsError, match="set noeviction"):
+                doctor.check_eviction(Settings(broker_url=redis_server.url))
+        finally:
+            admin.config_set("maxmemory", 0)
+            admin.config_set("maxmemory-policy", "noeviction")
+            admin.execute_command("ACL", "DELUSER", "apf")
+
+
+def test_a_user_who_may_not_ask_for_info_is_told_so_and_the_rest_is_checked(redis_server: RedisServer) -> None:
+    """Redis answers such a user: to say that it does not would send its operator the wrong way."""
+    with closing(redis.Redis(port=redis_server.port)) as admin:
+        admin.execute_command("ACL", "SETUSER", "apf", "on", ">pa55word", "~*", "&*", "+@all", "-info")
+        try:
+            url = f"redis://apf:pa55word@127.0.0.1:{redis_server.port}/0"
+            checks = {f.check: f for f in doctor.examine(Settings(broker_url=url, allowed_urls="*"), [])}
+        finally:
+            admin.execute_command("ACL", "DELUSER", "apf")
+    not_asked = {check for check, finding in checks.items() if "'info'" in finding.detail}
+    assert not_asked == {"queue", "queue eviction", "queue persistence"}
+    assert all(f.ok for f in checks.values()), checks
+    assert checks["queue latency"].detail.startswith("answers in")
+
+
+@pytest.mark.parametrize(("login", "cure"), [("apf:wrong", "user and password"), ("a:pa/ss", "%2F")])
+def test_a_login_that_cannot_work_is_told_without_its_password(
+    redis_server: RedisServer, login: str, cure: str
+) -> None:
+    url = f"redis://{login}@127.0.0.1:{redis_server.port}/0"
+    (queue,) = [f for f in doctor.examine(Settings(broker_url=url, allowed_urls="*"), []) if f.check == "queue"]
+    assert not queue.ok
+    assert cure in queue.detail
+    assert login.partition(":")[2] not in queue.detail
 
 
 @pytest.mark.parametrize("harm", ["damaged", "missing", "foreign", "no sums"])

@@ -94,5 +94,5 @@ for server in account container object proxy; do
   setsid swift-$server-server "$dir/etc/$server-server.conf" >"$dir/run/$server.log" 2>&1 &
   echo $! >"$dir/run/$server.pid"
 done
-for _ in $(seq 50); do curl -fs "http://127.0.0.1:$port/healthcheck" >/dev/null && exit 0; sleep 0.2; done
+for _ in $(seq 200); do curl -fs "http://127.0.0.1:$port/healthcheck" >/dev/null && exit 0; sleep 0.2; done
 echo "Swift did not answer on port $port; logs in $dir/run" >&2; exit 1

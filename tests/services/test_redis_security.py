@@ -134,7 +134,7 @@ def test_one_of_an_unknown_authority_is_not(tls_redis: tuple[str, Path], tmp_pat
 
 
 def test_a_user_of_our_keys_alone_is_enough(redis_server: RedisServer, tmp_path: Path) -> None:
-    """The README's ACL: a worker, a producer and the periodic task run with it, and nothing else can be touched."""
+    """SECURITY.md's ACL: a worker, a producer and the periodic task run with it, and nothing else can be touched."""
     with closing(redis.Redis(port=redis_server.port)) as admin:
         admin.execute_command(
             "ACL", "SETUSER", "apf", "on", ">secret", "~apf:*", "&*", "+@all", "-@dangerous", "+info", "-@admin"

@@ -165,7 +165,7 @@ def test_a_worker_waits_for_a_store_that_is_down(caplog: pytest.LogCaptureFixtur
     down = S3Options(endpoint_url="http://127.0.0.1:9", max_attempts=1)
     check_reachable(["*", "s3://photos"], down)
     assert "may not be able to work" in caplog.text
-    with pytest.raises(SettingsError, match="/no/such/folder"):
+    with pytest.raises(SettingsError, match="folder /no/such/folder does not exist: check its name, or make it"):
         check_reachable(["file:///no/such/folder"], down)
 
 

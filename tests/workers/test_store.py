@@ -17,7 +17,16 @@ from botocore.exceptions import ClientError, IncompleteReadError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.errors import Changed, Forbidden, InvalidKey, NotFound, ObjectTooLarge, StoreError, StoreUnavailable
+from workers.errors import (
+    BadCredentials,
+    Changed,
+    Forbidden,
+    InvalidKey,
+    NotFound,
+    ObjectTooLarge,
+    StoreError,
+    StoreUnavailable,
+)
 from workers.store import AFTER_ALL, S3Options, Store, canonical_url, child_url, open_store, overlap, parent_url
 from workers.store.files import ABANDONED_S, FileStore
 from workers.store.memory import MemoryStore
@@ -567,7 +576,7 @@ class TestS3Store:
             (503, "", StoreUnavailable),
             (429, "TooManyRequests", StoreUnavailable),
             (400, "RequestTimeout", StoreUnavailable),
-            (400, "ExpiredToken", Forbidden),
+            (400, "ExpiredToken", BadCredentials),
             (403, "AccessDenied", Forbidden),
             (403, "RequestTimeTooSkewed", Forbidden),
             (400, "KeyTooLongError", InvalidKey),
