@@ -17,7 +17,8 @@ define timed
 endef
 
 LINT := $(BIN)/ruff check .; $(BIN)/ruff format --check .; $(BIN)/mypy; $(BIN)/lint-imports
-PYTEST := $(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered
+# Two at once: half of the time tests wait for processes that they have killed. A file's tests stay together.
+PYTEST := $(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered --numprocesses 2 --dist loadfile
 
 help:  ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r target what; do \
