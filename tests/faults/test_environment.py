@@ -132,11 +132,12 @@ def test_a_producer_without_the_rights_is_told_at_once(
 
 
 def test_a_missing_bucket_is_told_at_once(in_bucket: World) -> None:
+    variables = {**in_bucket.variables, "APF_ALLOWED_URLS": "*"}
     for source, destination in [
         ("s3://no-such-bucket", "s3://nor-this-one"),
         (in_bucket.source_url, "s3://no-such-bucket"),
     ]:
-        is_refused(apf("protect", source, destination, "--no-wait", **in_bucket.variables), "the bucket does not exist")
+        is_refused(apf("protect", source, destination, "--no-wait", **variables), "the bucket does not exist")
 
 
 @pytest.mark.parametrize(

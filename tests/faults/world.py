@@ -130,7 +130,7 @@ class World:
             self.source_url, self.destination_url, recipe="light", no_face="copy", settings=self.settings
         )
         self.batch_id = batch.id
-        plan_and_send(ledger, batch, Sender(self.app), self.settings)
+        plan_and_send(ledger, batch.id, Sender(self.app), self.settings)
 
     def start_producer(self) -> subprocess.Popen[bytes]:
         """`apf protect --no-wait` in a process of its own."""
