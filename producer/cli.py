@@ -190,7 +190,6 @@ def reconcile_command(
     settings = load_settings()
     if not settings.broker_url:
         _refuse("without a queue there is nothing to reconcile: set APF_BROKER_URL, or use apf resume")
-    doctor.check_broker_url(settings.broker_url)
     celery = make_app(settings)
     where = urls or roots(settings)
     if not where:
@@ -343,7 +342,6 @@ def _resume_hint(ledger: Ledger, batch_id: str) -> Iterator[None]:
 
 def _refuse_what_cannot_run(settings: Settings, wait: bool) -> None:
     if settings.broker_url:
-        doctor.check_broker_url(settings.broker_url)
         return
     if not wait:
         _refuse("--no-wait needs a queue that others work on: set APF_BROKER_URL, or leave the flag away")

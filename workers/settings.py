@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, StringConstraints, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -92,6 +93,14 @@ class Settings(BaseSettings):
             scheme = re.match(r"[a-z][a-z0-9+.-]*://", url)
             got = f"starts with {scheme[0]}" if scheme else "has no such scheme"
             raise ValueError(f"{got}, and must start with redis:// or rediss://; unset it to run without")
+        try:
+            if url and url.startswith(("redis://", "rediss://")):
+                _ = urlsplit(url).port
+        except ValueError:  # its text may hold a part of the password
+            raise ValueError(
+                "is malformed: write it as redis://user:password@host:port/0, with / # ? @ in the password as "
+                "%2F %23 %3F %40"
+            ) from None
         return url
 
     @field_validator("allowed_urls")

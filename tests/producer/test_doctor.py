@@ -188,15 +188,12 @@ def test_a_user_who_may_not_ask_for_info_is_told_so_and_the_rest_is_checked(redi
     assert checks["queue latency"].detail.startswith("answers in")
 
 
-@pytest.mark.parametrize(("login", "cure"), [("apf:wrong", "user and password"), ("a:pa/ss", "%2F")])
-def test_a_login_that_cannot_work_is_told_without_its_password(
-    redis_server: RedisServer, login: str, cure: str
-) -> None:
-    url = f"redis://{login}@127.0.0.1:{redis_server.port}/0"
+def test_a_login_that_cannot_work_is_told_without_its_password(redis_server: RedisServer) -> None:
+    url = f"redis://apf:hunter2@127.0.0.1:{redis_server.port}/0"
     (queue,) = [f for f in doctor.examine(Settings(broker_url=url, allowed_urls="*"), []) if f.check == "queue"]
     assert not queue.ok
-    assert cure in queue.detail
-    assert login.partition(":")[2] not in queue.detail
+    assert "user and password" in queue.detail
+    assert "hunter2" not in queue.detail
 
 
 @pytest.mark.parametrize("harm", ["damaged", "missing", "foreign", "no sums"])

@@ -26,3 +26,16 @@ def test_another_wrong_setting_does_not_show_the_broker_url(monkeypatch: pytest.
     with pytest.raises(SettingsError, match="twice") as caught:
         load_settings()
     assert "hunter2" not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize("url", ["redis://apf:hunter2/x@host", "rediss://apf:hunter2#x@host:6379/0", "redis://h:none"])
+def test_a_broker_url_that_cannot_be_taken_apart_is_explained(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.setenv("APF_BROKER_URL", url)
+    with pytest.raises(SettingsError, match="%2F") as caught:
+        load_settings()
+    assert "hunter2" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_passwords_may_be_percent_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("APF_BROKER_URL", "redis://apf:hunter2%2Fx@host:6379/0")
+    assert load_settings().broker_url == "redis://apf:hunter2%2Fx@host:6379/0"
