@@ -6,7 +6,7 @@
                        /attempts/00042/*.json workers that are at a shard, or died there (`workers.attempts`)
                        /cancelled, /paused    markers
                        /looked.json           when the queue was last searched for its messages
-    <root>/open/<id>.json                     batches that are not done, for who reconciles them
+    <root>/open/<id>                          URLs of batches that are not done (`workers.registry`)
 
 The root is `<destination>/.apf`, or `<ledger URL>/<name of the destination>`. A .jsonl object starts with a header that
 counts its lines: one with fewer was torn, and a torn report counts as none. A GET of a report's known name decides

@@ -11,7 +11,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -20,7 +20,7 @@ from pydantic import BaseModel
 
 from workers.attempts import attempts_at, is_live, mark_missed, now
 from workers.errors import LedgerError, WorkerError
-from workers.job import Batch, ShardJob, parse
+from workers.job import Attempt, Batch, ShardJob, parse
 from workers.ledger import Ledger
 from workers.planning import Taken, plan, planned_anew
 from workers.registry import open_batches, register, unregister
@@ -33,8 +33,6 @@ Send = Callable[[ShardJob], None]
 
 #: A planner that wrote nothing for so long is gone. Its longest silence is one shard's listing.
 PLANNER_LEASE_S = 300.0
-
-
 #: A planner asks so often whether its batch was cancelled or paused.
 LOOK_FOR_STOP_S = 5.0
 LOOKED = "looked.json"
@@ -66,7 +64,8 @@ def resume(ledger: Ledger, batch_id: str, send: Send, settings: Settings) -> int
     # A batch that was done, and is not any more, is open again: a report was torn or lost.
     register(ledger, batch, settings)
     ledger.go_on(batch_id)
-    count = send_open(ledger, batch, send, settings)
+    attempts = attempts_at(ledger, batch_id)
+    count = _send(ledger, batch, ledger.open_shards(batch), attempts, send, settings)
     plan_and_send(ledger, batch_id, send, settings)
     return count
 
@@ -105,24 +104,6 @@ def minder(
             log.warning("batch %s is looked at again later: %s", batch_id, error)
 
     return mind
-
-
-def send_open(
-    ledger: Ledger, batch: Batch, send: Send, settings: Settings, *, only: Collection[int] | None = None
-) -> int:
-    """Send every planned shard that has no report and no live try; returns how many. Torn plans are made anew.
-
-    Args:
-        only: none but these, which have no report.
-    """
-    attempts = attempts_at(ledger, batch.id)
-    wanted = ledger.open_shards(batch) if only is None else set(only)
-    wanted -= {attempt.shard for attempt in attempts if is_live(attempt)}
-    for shard in sorted(wanted):
-        _mend_plan(ledger, batch, shard, settings)
-        send(ShardJob(batch_url=ledger.batch_url(batch.id), shard=shard))
-    mark_missed(ledger, batch.id, [a for a in attempts if a.shard in wanted and not a.missed])
-    return len(wanted)
 
 
 def plan_and_send(ledger: Ledger, batch_id: str, send: Send, settings: Settings) -> Batch:
@@ -184,14 +165,26 @@ def _send_lost(
     attempts = attempts_at(ledger, batch.id)
     live = sum(map(is_live, attempts))
     if not waiting.queued and waiting.taken <= live:
-        return send_open(ledger, batch, send, settings, only=open_shards)
+        return _send(ledger, batch, open_shards, attempts, send, settings)
     # Redis delivers a dead worker's message again after the visibility timeout, an hour as a rule: that is long.
     lost = {a.shard for a in attempts if not is_live(a) and not a.missed} & open_shards
     if _is_old(_looked_at(ledger, batch), settings.visibility_timeout_s):
         url = ledger.batch_url(batch.id)
         lost |= open_shards - {job.shard for job in waiting.jobs() if job.batch_url == url}
         ledger.put_json(ledger.key(batch.id, LOOKED), _Looked(at=now().isoformat(timespec="milliseconds")))
-    return send_open(ledger, batch, send, settings, only=lost) if lost else 0
+    return _send(ledger, batch, lost, attempts, send, settings)
+
+
+def _send(
+    ledger: Ledger, batch: Batch, shards: set[int], attempts: list[Attempt], send: Send, settings: Settings
+) -> int:
+    """Send those of these open shards that nobody is at, by the batch's tries. Torn plans are made anew."""
+    wanted = shards - {attempt.shard for attempt in attempts if is_live(attempt)}
+    for shard in sorted(wanted):
+        _mend_plan(ledger, batch, shard, settings)
+        send(ShardJob(batch_url=ledger.batch_url(batch.id), shard=shard))
+    mark_missed(ledger, batch.id, [a for a in attempts if a.shard in wanted and not a.missed])
+    return len(wanted)
 
 
 def _mend_plan(ledger: Ledger, batch: Batch, shard: int, settings: Settings) -> None:

@@ -141,7 +141,7 @@ def _outcomes(runner: ShardRunner | OneByOne, refs: Sequence[PhotoRef], lease: L
 
 
 def opened(job: ShardJob, settings: Settings) -> tuple[Ledger, str]:
-    """The ledger and id of a message's batch; raises NotAllowed where it lies outside `settings.allowed`."""
+    """The ledger and id of a message's batch; raises NotAllowed where it may not lie."""
     check_allowed(job.batch_url, settings.allowed_for_batches, what="batch")
     return open_batch(job.batch_url, s3=settings.s3)
 

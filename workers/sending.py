@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from celery import Celery
@@ -33,10 +33,8 @@ class Sender:
 
     def __call__(self, job: ShardJob) -> None:
         """Raises BrokerError when the broker cannot be reached after the app's bounded retries, or refuses."""
-        try:
+        with _explained(self._app):
             self._app.send_task(TASK, args=[job.encode()], queue=BULK)
-        except _REFUSED as error:
-            raise _broker_error(error, self._app) from error
 
 
 def waiting(app: Celery) -> Waiting:
@@ -47,25 +45,20 @@ def waiting(app: Celery) -> Waiting:
     """
     if app.conf.broker_url == EMBEDDED_BROKER:
         return _waiting_here(app)
-    try:
-        with app.connection_for_read() as connection:
-            channel: Any = connection.default_channel  # kombu's own, which knows key prefixes and priorities
-            queued = sum(channel._size(name) for name in (INTERACTIVE, BULK))
-            with channel.conn_or_acquire() as client:
-                # Shards alone: who asks may be a task itself, and not be acknowledged yet.
-                key = channel.global_keyprefix + channel.unacked_key  # kombu puts it before simple commands alone
-                taken = sum(TASK.encode() in message for _, message in client.hscan_iter(key))
-            return Waiting(queued=queued, taken=taken, jobs=lambda: held(app))
-    except _REFUSED as error:
-        raise _broker_error(error, app) from error
+    with _explained(app), app.connection_for_read() as connection:
+        channel: Any = connection.default_channel  # kombu's own, which knows key prefixes and priorities
+        queued = sum(channel._size(name) for name in (INTERACTIVE, BULK))
+        with channel.conn_or_acquire() as client:
+            # Shards alone: who asks may be a task itself, and not be acknowledged yet.
+            key = channel.global_keyprefix + channel.unacked_key  # kombu puts it before simple commands alone
+            taken = sum(TASK.encode() in message for _, message in client.hscan_iter(key))
+        return Waiting(queued=queued, taken=taken, jobs=lambda: held(app))
 
 
 def held(app: Celery) -> list[ShardJob]:
     """What `waiting` counts, message by message; raises BrokerError."""
-    try:
+    with _explained(app):
         return list(_jobs(app))
-    except _REFUSED as error:
-        raise _broker_error(error, app) from error
 
 
 def _waiting_here(app: Celery) -> Waiting:
@@ -120,9 +113,11 @@ def queue_fault(error: BaseException, prefix: str) -> str:
             return f"does not answer ({said}): start Redis or correct the URL"
 
 
-_REFUSED = (OperationalError, RedisError, OSError)
-
-
-def _broker_error(error: Exception, app: Celery) -> BrokerError:
-    prefix = app.conf.broker_transport_options.get("global_keyprefix", "")
-    return BrokerError(f"the queue at APF_BROKER_URL {queue_fault(error, prefix)}")
+@contextmanager
+def _explained(app: Celery) -> Iterator[None]:
+    """Turns what Redis or the way to it says into a BrokerError."""
+    try:
+        yield
+    except (OperationalError, RedisError, OSError) as error:
+        prefix = app.conf.broker_transport_options.get("global_keyprefix", "")
+        raise BrokerError(f"the queue at APF_BROKER_URL {queue_fault(error, prefix)}") from error
