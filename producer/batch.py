@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
 from apf.recipe import load_recipe
 from workers.allowed import check_allowed
 from workers.errors import LedgerError, WorkerError
-from workers.job import Batch, PhotoRef, ShardJob
+from workers.job import Batch, Lane, PhotoRef, ShardJob
 from workers.ledger import Ledger, new_batch_id, open_ledger
 from workers.registry import register, roots
 from workers.settings import Settings
@@ -31,16 +32,33 @@ def find_ledger(destination: str, settings: Settings) -> Ledger:
     return open_ledger(canonical_url(destination), ledger_url=settings.ledger_url, s3=settings.s3)
 
 
-def create_batch(
-    source: str, destination: str, *, recipe: str, no_face: Literal["copy", "skip"], settings: Settings
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What a batch is to do, besides from where to where; fields as in `workers.job.Batch`."""
+
+    #: light, standard, strong, or a TOML file.
+    recipe: str = "standard"
+    no_face: Literal["copy", "skip"] = "copy"
+    lane: Lane = "bulk"
+    tenant: str = ""
+    callback: str | None = None
+    fraction: float = 1.0
+    schedule: str = ""
+
+
+def new_batch(
+    source: str, destination: str, asked: Asked, settings: Settings, *, batch_id: str | None = None
 ) -> tuple[Ledger, Batch]:
-    """Write a new batch, with nothing planned yet.
+    """A batch with nothing planned, checked and not yet written.
+
+    Args:
+        batch_id: its id; None makes a new one.
 
     Raises:
         OverlapError: source and destination overlap.
         NotAllowed: APF_ALLOWED_URLS is set, and one of the two lies outside.
         RecipeError: the recipe is unknown or malformed.
-        StoreError: the source is missing, or the ledger cannot be written.
+        StoreError: the source is missing.
     """
     source, destination = canonical_url(source), canonical_url(destination)
     if settings.allowed_urls:  # what no worker may do is refused here, and not photo by photo there
@@ -48,20 +66,38 @@ def create_batch(
         check_allowed(destination, settings.allowed, what="destination")
     if overlap(source, destination):
         raise OverlapError(f"{source} and {destination} overlap: give a destination outside the source")
-    found = load_recipe(recipe, detector=settings.detector)
+    recipe = load_recipe(asked.recipe, detector=settings.detector)
     open_store(source, s3=settings.s3)
     open_store(destination, s3=settings.s3, create=True)
     batch = Batch(
-        id=new_batch_id(),
+        id=batch_id or new_batch_id(),
         source=source,
         destination=destination,
-        recipe=found,
-        no_face=no_face,
+        recipe=recipe,
+        no_face=asked.no_face,
+        lane=asked.lane,
+        tenant=asked.tenant,
+        callback=asked.callback,
+        fraction=asked.fraction,
+        schedule=asked.schedule,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         max_shard_photos=settings.shard_photos,
         max_shard_megapixels=settings.shard_megapixels,
     )
-    ledger = find_ledger(destination, settings)
+    return find_ledger(destination, settings), batch
+
+
+def create_batch(
+    source: str, destination: str, asked: Asked, settings: Settings, *, batch_id: str | None = None
+) -> tuple[Ledger, Batch]:
+    """`new_batch`, written and registered; one whose id is there already is left and returned as it is.
+
+    Raises:
+        As `new_batch`, and StoreError where the ledger cannot be written.
+    """
+    ledger, batch = new_batch(source, destination, asked, settings, batch_id=batch_id)
+    if batch_id and ledger.has_batch(batch_id):
+        return ledger, ledger.read_batch(batch_id)
     if settings.broker_url and not roots(settings):
         log.warning("`apf beat` cannot know of batch %s: set APF_ALLOWED_URLS or APF_LEDGER_URL here, too", batch.id)
     # First: a batch that is registered and not there yet is passed over, one that is not registered is forgotten.

@@ -9,16 +9,27 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
-from functools import wraps
 from typing import Annotated, NoReturn, ParamSpec, TypeVar
 
 import typer
 from rich.markup import escape
 
-from apf.errors import ApfError
 from producer import batch as batches
 from producer import doctor
+from producer.batch import Asked
 from producer.report import console, follow, json_object, print_failures, print_summary
+from producer.terminal import (
+    DONE,
+    INTERRUPTED,
+    SOME_FAILED,
+    AsJson,
+    BatchId,
+    Destination,
+    Wait,
+    errors_end_the_command,
+    refuse,
+    say,
+)
 from workers.allowed import check_reachable
 from workers.app import BULK, INTERACTIVE, make_app
 from workers.embedded import embedded_worker
@@ -31,8 +42,6 @@ from workers.sending import BrokerError, Sender, waiting
 from workers.settings import Settings, check_worker, load_settings
 from workers.store import open_store
 from workers.watch import BatchSummary, BatchWatch
-
-DONE, SOME_FAILED, COULD_NOT_RUN, INTERRUPTED = 0, 1, 2, 130
 
 #: Between two looks at the ledger: of a worker in this process, and of workers elsewhere.
 EMBEDDED_POLL_S, QUEUE_POLL_S = 0.2, 2.0
@@ -56,30 +65,9 @@ class NoFace(StrEnum):
 P = ParamSpec("P")
 T = TypeVar("T")
 
-Destination = Annotated[str, typer.Argument(metavar="DST", help="Folder, file:// or s3://bucket/prefix.")]
-BatchId = Annotated[str, typer.Argument(metavar="BATCH", help="A batch's id, as `apf status` prints it.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
-Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Stay until the batch is done, with a progress bar.")]
-
-
-def _errors_end_the_command(command: Callable[P, None]) -> Callable[P, None]:
-    @wraps(command)
-    def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
-        try:
-            command(*args, **kwargs)
-        except (WorkerError, ApfError) as error:
-            _refuse(str(error))
-
-    return guarded
-
-
-def _refuse(message: str) -> NoReturn:
-    console.print(f"[red]apf:[/red] {escape(message)}", highlight=False, soft_wrap=True)
-    raise typer.Exit(COULD_NOT_RUN)
-
 
 @app.command()
-@_errors_end_the_command
+@errors_end_the_command
 def protect(
     source: Annotated[str, typer.Argument(metavar="SRC", help="Folder, file:// or s3://bucket/prefix.")],
     destination: Destination,
@@ -91,7 +79,7 @@ def protect(
     """Protect every photo of SRC into DST; only what is new or changed since the last time."""
     settings = load_settings()
     _refuse_what_cannot_run(settings, wait)
-    ledger, batch = batches.create_batch(source, destination, recipe=recipe, no_face=no_face.value, settings=settings)
+    ledger, batch = batches.create_batch(source, destination, Asked(recipe=recipe, no_face=no_face.value), settings)
 
     def send(sender: Sender) -> None:
         plan_and_send(ledger, batch.id, sender, settings)
@@ -100,7 +88,7 @@ def protect(
 
 
 @app.command()
-@_errors_end_the_command
+@errors_end_the_command
 def status(
     destination: Destination,
     batch: Annotated[str | None, typer.Argument(metavar="[BATCH]", help="Default: the latest.")] = None,
@@ -123,7 +111,7 @@ def status(
 
 
 @app.command()
-@_errors_end_the_command
+@errors_end_the_command
 def retry(destination: Destination, batch: BatchId, wait: Wait = True, as_json: AsJson = False) -> None:
     """Send the failed photos of a batch again, after a fix."""
     settings = load_settings()
@@ -138,7 +126,7 @@ def retry(destination: Destination, batch: BatchId, wait: Wait = True, as_json: 
 
 
 @app.command("resume")
-@_errors_end_the_command
+@errors_end_the_command
 def resume_command(destination: Destination, batch: BatchId, wait: Wait = True, as_json: AsJson = False) -> None:
     """Go on with a batch: finish its planning, and send again what has no report."""
     settings = load_settings()
@@ -153,14 +141,14 @@ def resume_command(destination: Destination, batch: BatchId, wait: Wait = True, 
 
 
 @app.command()
-@_errors_end_the_command
+@errors_end_the_command
 def cancel(destination: Destination, batch: BatchId) -> None:
     """Stop a batch: shards that wait are dropped, running ones end early; `apf resume` takes it up again."""
     _stop(destination, batch, "cancelled")
 
 
 @app.command()
-@_errors_end_the_command
+@errors_end_the_command
 def pause(destination: Destination, batch: BatchId) -> None:
     """Hold a batch, across restarts of anything, until `apf resume`."""
     _stop(destination, batch, "paused")
@@ -169,9 +157,9 @@ def pause(destination: Destination, batch: BatchId) -> None:
 def _stop(destination: str, batch: str, how: Stop) -> None:
     ledger = batches.find_ledger(destination, load_settings())
     if _is_done(ledger, ledger.read_batch(batch)):  # an unknown batch is an error, not a marker
-        _refuse(f"batch {batch} is done already, so it cannot be {how}: nothing of it is left to stop")
+        refuse(f"batch {batch} is done already, so it cannot be {how}: nothing of it is left to stop")
     ledger.stop(batch, how)
-    _say(f"batch {batch} is {how}; go on with: apf resume {destination} {batch}")
+    say(f"batch {batch} is {how}; go on with: apf resume {destination} {batch}")
 
 
 def _is_done(ledger: Ledger, batch: Batch) -> bool:
@@ -181,7 +169,7 @@ def _is_done(ledger: Ledger, batch: Batch) -> bool:
 
 
 @app.command("reconcile")
-@_errors_end_the_command
+@errors_end_the_command
 def reconcile_command(
     urls: Annotated[list[str] | None, typer.Argument(metavar="[URL]...", help="Default: the allowed ones.")] = None,
     as_json: AsJson = False,
@@ -189,11 +177,11 @@ def reconcile_command(
     """Send again what nobody is at, in every open batch; `apf beat` has a worker do so by and by."""
     settings = load_settings()
     if not settings.broker_url:
-        _refuse("without a queue there is nothing to reconcile: set APF_BROKER_URL, or use apf resume")
+        refuse("without a queue there is nothing to reconcile: set APF_BROKER_URL, or use apf resume")
     celery = make_app(settings)
     where = urls or roots(settings)
     if not where:
-        _refuse("no place to look for open batches: name destinations, or set APF_ALLOWED_URLS or APF_LEDGER_URL")
+        refuse("no place to look for open batches: name destinations, or set APF_ALLOWED_URLS or APF_LEDGER_URL")
     waiting(celery)  # the pass leaves a batch for the next time where the queue refuses: good for a clock, not here
     problems = _unlisted(where, settings)
     send, ask = _noting(Sender(celery), problems), _noting(lambda: waiting(celery), problems)
@@ -201,9 +189,9 @@ def reconcile_command(
     if as_json:
         print(json.dumps(sent))
     for batch_id, count in sent.items():
-        _say(f"batch {batch_id}: {count} shards sent")
+        say(f"batch {batch_id}: {count} shards sent")
     if problems:
-        _refuse("not everything was looked after: " + "; ".join(problems.values()))
+        refuse("not everything was looked after: " + "; ".join(problems.values()))
 
 
 def _unlisted(urls: list[str], settings: Settings) -> dict[str, str]:
@@ -233,7 +221,7 @@ def _noting(ask: Callable[P, T], problems: dict[str, str]) -> Callable[P, T]:
 @app.command(
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": ["--apf-help"]}
 )
-@_errors_end_the_command
+@errors_end_the_command
 def beat(context: typer.Context) -> None:
     """Start the clock that has workers reconcile open batches; one is enough. Takes every flag of `celery beat`."""
     if HELP not in context.args:
@@ -246,7 +234,7 @@ def beat(context: typer.Context) -> None:
 @app.command(
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": ["--apf-help"]}
 )
-@_errors_end_the_command
+@errors_end_the_command
 def worker(context: typer.Context) -> None:
     """Start a worker on APF_BROKER_URL; every flag of `celery worker` can follow (`apf worker --help` lists them)."""
     if HELP not in context.args:
@@ -269,7 +257,7 @@ def _become(arguments: list[str]) -> NoReturn:
 
 
 @app.command("doctor")
-@_errors_end_the_command
+@errors_end_the_command
 def examine(
     urls: Annotated[
         list[str] | None,
@@ -322,11 +310,6 @@ def _finish(summary: BatchSummary, *, as_json: bool, waited: bool = False) -> No
     raise typer.Exit(SOME_FAILED if summary.failed or summary.missing or left else DONE)
 
 
-def _say(text: str) -> None:
-    """A line to copy from: not wrapped, and nothing in it is taken for markup."""
-    console.print(text, highlight=False, soft_wrap=True, markup=False)
-
-
 @contextmanager
 def _resume_hint(ledger: Ledger, batch_id: str) -> Iterator[None]:
     destination = ledger.read_batch(batch_id).destination  # at first: later the store may be what fails
@@ -334,19 +317,19 @@ def _resume_hint(ledger: Ledger, batch_id: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        _say(f"\ninterrupted; go on with: {again}")
+        say(f"\ninterrupted; go on with: {again}")
         raise typer.Exit(INTERRUPTED) from None
     except (BrokerError, StoreError) as error:
-        _refuse(f"{error}; batch {batch_id} is kept, then go on with: {again}")
+        refuse(f"{error}; batch {batch_id} is kept, then go on with: {again}")
 
 
 def _refuse_what_cannot_run(settings: Settings, wait: bool) -> None:
     if settings.broker_url:
         return
     if not wait:
-        _refuse("--no-wait needs a queue that others work on: set APF_BROKER_URL, or leave the flag away")
+        refuse("--no-wait needs a queue that others work on: set APF_BROKER_URL, or leave the flag away")
     if missing := doctor.missing_worker_parts():
-        _refuse(f"without a queue this command does the work itself, but {', '.join(missing)} is not installed: "
+        refuse(f"without a queue this command does the work itself, but {', '.join(missing)} is not installed: "
                 "install the worker extra, or set APF_BROKER_URL")  # fmt: skip
 
 

@@ -14,6 +14,9 @@ from workers.errors import JobError, WorkerError
 
 Parsed = TypeVar("Parsed", bound=BaseModel)
 
+#: An upload that somebody waits for, or work that has time.
+Lane = Literal["interactive", "bulk"]
+
 
 class _Record(BaseModel):
     """Frozen, with no field unknown to it."""
@@ -193,6 +196,17 @@ class Batch(_Record):
     recipe: Recipe
     #: What happens to a photo without a face: copied with the same metadata policy, or left out.
     no_face: Literal["copy", "skip"] = "copy"
+    #: Interactive shards overtake bulk ones; within a lane tenants get equal shares, and so do a tenant's batches.
+    lane: Lane = "bulk"
+    #: Whose batch it is: an account's id, say. All batches without one share the tenant "".
+    tenant: str = Field(default="", max_length=200)
+    #: Told of the batch's end by a POST (`workers.callback`).
+    callback: str | None = Field(default=None, max_length=4096)
+    #: The part of the source's photos that is planned, always the same ones for a schedule; a larger part holds a
+    #: smaller one.
+    fraction: float = Field(default=1.0, gt=0, le=1)
+    #: The schedule that fired it; empty for none.
+    schedule: str = ""
     #: ISO 8601 with its offset.
     created_at: str
     #: Bounds of one shard; a single photo over the second makes a shard of its own.

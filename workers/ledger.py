@@ -110,12 +110,15 @@ class Ledger:
             after = f"{root}{batch_id}/{AFTER_ALL}"
             if not _BATCH_ID.fullmatch(batch_id):
                 continue
-            if name == "batch.json" or self.store.head(self.key(batch_id, "batch.json")) is not None:
+            if name == "batch.json" or self.has_batch(batch_id):
                 ids.append(batch_id)
         return ids
 
     def write_batch(self, batch: Batch) -> None:
         self.put_json(self.key(batch.id, "batch.json"), batch)
+
+    def has_batch(self, batch_id: str) -> bool:
+        return self.store.head(self.key(batch_id, "batch.json")) is not None
 
     def read_batch(self, batch_id: str) -> Batch:
         """The batch's record.

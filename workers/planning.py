@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import takewhile
@@ -42,6 +43,14 @@ def may_be_photo(info: ObjectInfo) -> bool:
     """Whether the object is planned: by its suffix, or for want of one."""
     ending = suffix(info.key)
     return not info.key.endswith("/") and (not ending or ending in BYTES_PER_PIXEL)
+
+
+def is_chosen(key: str, batch: Batch) -> bool:
+    """Whether the key lies in the batch's fraction."""
+    if batch.fraction >= 1:
+        return True
+    digest = hashlib.sha256(f"{batch.schedule}\0{key}".encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:8]) < batch.fraction * 2**64
 
 
 def estimated_megapixels(ref: PhotoRef) -> float:
@@ -97,6 +106,9 @@ def plan(
             filling.ignored += 1
             cursor = info.key
             continue
+        if not is_chosen(info.key, batch):
+            cursor = info.key
+            continue
         ref = PhotoRef(key=info.key, etag=info.etag, size=info.size)
         megapixels = estimated_megapixels(ref)
         if max_photos is not None and batch.photos + len(filling.photos) >= max_photos:
@@ -132,7 +144,8 @@ def planned_anew(ledger: Ledger, batch: Batch, shard: int, source: Store) -> dic
     above = (keys[0] for number in range(last + 1, end) if (keys := _keys(ledger, batch, number)))
     stop = next(above, batch.cursor + "\0").encode()
     listed = takewhile(lambda info: info.key.encode() < stop, source.list(start_after=next(below, "")))
-    refs = [PhotoRef(key=info.key, etag=info.etag, size=info.size) for info in listed if may_be_photo(info)]
+    photos = (info for info in listed if may_be_photo(info) and is_chosen(info.key, batch))
+    refs = [PhotoRef(key=info.key, etag=info.etag, size=info.size) for info in photos]
     return _cut(batch, refs, range(first, last + 1))
 
 

@@ -126,11 +126,10 @@ class World:
 
     def submit(self) -> None:
         """Plan and send all, here."""
-        ledger, batch = batches.create_batch(
-            self.source_url, self.destination_url, recipe="light", no_face="copy", settings=self.settings
-        )
+        asked = batches.Asked(recipe="light")
+        _, batch = batches.create_batch(self.source_url, self.destination_url, asked, self.settings)
         self.batch_id = batch.id
-        plan_and_send(ledger, batch.id, Sender(self.app), self.settings)
+        plan_and_send(self.ledger, batch.id, Sender(self.app), self.settings)
 
     def start_producer(self) -> subprocess.Popen[bytes]:
         """`apf protect --no-wait` in a process of its own."""

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from producer.batch import create_batch
+from producer.batch import Asked, create_batch
 from tests.workers.test_run import Planned
 from workers.allowed import check_allowed, check_reachable
 from workers.attempts import Lease, attempts_at
@@ -128,7 +128,7 @@ def test_what_workers_may_not_do_is_refused_when_it_is_asked_for() -> None:
     settings = Settings(broker_url="redis://x", allowed_urls="memory://photos memory://public")
     for source, destination in [("memory://elsewhere", "memory://public"), ("memory://photos", "memory://elsewhere")]:
         with pytest.raises(NotAllowed, match="memory://elsewhere"):
-            create_batch(source, destination, recipe="light", no_face="copy", settings=settings)
+            create_batch(source, destination, Asked(recipe="light"), settings)
 
 
 def test_beat_has_to_know_where_to_look() -> None:

@@ -1,0 +1,44 @@
+"""What all commands share: exit statuses, arguments, and how they speak and refuse."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Annotated, NoReturn, ParamSpec
+
+import typer
+from rich.markup import escape
+
+from apf.errors import ApfError
+from producer.report import console
+from workers.errors import WorkerError
+
+DONE, SOME_FAILED, COULD_NOT_RUN, INTERRUPTED = 0, 1, 2, 130
+
+P = ParamSpec("P")
+
+Destination = Annotated[str, typer.Argument(metavar="DST", help="Folder, file:// or s3://bucket/prefix.")]
+BatchId = Annotated[str, typer.Argument(metavar="BATCH", help="A batch's id, as `apf status` prints it.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Stay until the batch is done, with a progress bar.")]
+
+
+def errors_end_the_command(command: Callable[P, None]) -> Callable[P, None]:
+    @wraps(command)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except (WorkerError, ApfError) as error:
+            refuse(str(error))
+
+    return guarded
+
+
+def refuse(message: str) -> NoReturn:
+    console.print(f"[red]apf:[/red] {escape(message)}", highlight=False, soft_wrap=True)
+    raise typer.Exit(COULD_NOT_RUN)
+
+
+def say(text: str) -> None:
+    """A line to copy from: not wrapped, and nothing in it is taken for markup."""
+    console.print(text, highlight=False, soft_wrap=True, markup=False)
