@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
+from pydantic import ValidationError
+
 from apf.recipe import load_recipe
 from workers.allowed import check_allowed
-from workers.errors import LedgerError, WorkerError
-from workers.job import Batch, Lane, PhotoRef, ShardJob
+from workers.errors import BadRequest, LedgerError, WorkerError
+from workers.job import Batch, Lane, PhotoRef, ShardJob, explain
 from workers.ledger import Ledger, new_batch_id, open_ledger
+from workers.reconcile import job_of
 from workers.registry import register, roots
 from workers.settings import Settings
 from workers.store import Store, canonical_url, open_store, overlap
@@ -44,6 +47,8 @@ class Asked:
     callback: str | None = None
     fraction: float = 1.0
     schedule: str = ""
+    #: As `workers.sending.choose_queue` gives it; empty: by hashes.
+    queue: str = ""
 
 
 def new_batch(
@@ -55,9 +60,11 @@ def new_batch(
         batch_id: its id; None makes a new one.
 
     Raises:
+        BadRequest: a field does not validate.
         OverlapError: source and destination overlap.
         NotAllowed: APF_ALLOWED_URLS is set, and one of the two lies outside.
         RecipeError: the recipe is unknown or malformed.
+        LedgerError: the id is none.
         StoreError: the source is missing.
     """
     source, destination = canonical_url(source), canonical_url(destination)
@@ -69,22 +76,20 @@ def new_batch(
     recipe = load_recipe(asked.recipe, detector=settings.detector)
     open_store(source, s3=settings.s3)
     open_store(destination, s3=settings.s3, create=True)
-    batch = Batch(
-        id=batch_id or new_batch_id(),
-        source=source,
-        destination=destination,
-        recipe=recipe,
-        no_face=asked.no_face,
-        lane=asked.lane,
-        tenant=asked.tenant,
-        callback=asked.callback,
-        fraction=asked.fraction,
-        schedule=asked.schedule,
-        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        max_shard_photos=settings.shard_photos,
-        max_shard_megapixels=settings.shard_megapixels,
-    )
-    return find_ledger(destination, settings), batch
+    facts = {
+        **asdict(asked),
+        "id": batch_id or new_batch_id(),
+        "source": source,
+        "destination": destination,
+        "recipe": recipe,
+        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "max_shard_photos": settings.shard_photos,
+        "max_shard_megapixels": settings.shard_megapixels,
+    }
+    try:
+        return find_ledger(destination, settings), Batch.model_validate(facts)
+    except ValidationError as error:
+        raise BadRequest(f"a batch cannot be asked for this: {explain(error)}") from error
 
 
 def create_batch(
@@ -127,7 +132,7 @@ def retry(ledger: Ledger, batch_id: str, send: Send, settings: Settings) -> int:
         ledger.write_batch(batch)
         # Once more: somebody may have found the batch done, and taken it off, until now.
         register(ledger, batch, settings)
-        send(_job(ledger, batch_id, batch.shards - 1))
+        send(job_of(ledger, batch, batch.shards - 1))
     return len(photos)
 
 
@@ -141,10 +146,6 @@ def latest_batch(ledger: Ledger, destination: str) -> str:
     if not ids:
         raise LedgerError(f"no batch was ever run into {destination}: check the destination, or APF_LEDGER_URL")
     return ids[-1]
-
-
-def _job(ledger: Ledger, batch_id: str, shard: int) -> ShardJob:
-    return ShardJob(batch_url=ledger.batch_url(batch_id), shard=shard)
 
 
 def _as_it_is_now(failure: Failure, source: Store) -> PhotoRef:

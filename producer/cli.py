@@ -31,14 +31,15 @@ from producer.terminal import (
     say,
 )
 from workers.allowed import check_reachable
-from workers.app import BULK, INTERACTIVE, make_app
+from workers.app import make_app
 from workers.embedded import embedded_worker
 from workers.errors import StoreError, WorkerError
-from workers.job import Batch
+from workers.job import BULK, INTERACTIVE, Batch
+from workers.lanes import expanded
 from workers.ledger import Ledger, Stop
 from workers.reconcile import close, minder, plan_and_send, reconcile, resume
 from workers.registry import OPEN, check_registry, roots
-from workers.sending import BrokerError, Sender, waiting
+from workers.sending import BrokerError, Sender, choose_queue, waiting
 from workers.settings import Settings, check_worker, load_settings
 from workers.store import open_store
 from workers.watch import BatchSummary, BatchWatch
@@ -62,6 +63,11 @@ class NoFace(StrEnum):
     skip = "skip"
 
 
+class LaneName(StrEnum):
+    interactive = INTERACTIVE
+    bulk = BULK
+
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -74,12 +80,16 @@ def protect(
     recipe: Annotated[str, typer.Option(help="light, standard, strong, or a TOML file.")] = "standard",
     wait: Wait = True,
     no_face: Annotated[NoFace, typer.Option(help="What to do with a photo that has no face.")] = NoFace.copy,
+    lane: Annotated[LaneName, typer.Option(help="interactive overtakes bulk on shared workers.")] = LaneName.bulk,
+    tenant: Annotated[str, typer.Option(help="Whose photos these are: tenants get equal shares of a lane.")] = "",
     as_json: AsJson = False,
 ) -> None:
     """Protect every photo of SRC into DST; only what is new or changed since the last time."""
     settings = load_settings()
     _refuse_what_cannot_run(settings, wait)
-    ledger, batch = batches.create_batch(source, destination, Asked(recipe=recipe, no_face=no_face.value), settings)
+    queue = choose_queue(make_app(settings), lane.value, tenant)
+    asked = Asked(recipe=recipe, no_face=no_face.value, lane=lane.value, tenant=tenant, queue=queue)
+    ledger, batch = batches.create_batch(source, destination, asked, settings)
 
     def send(sender: Sender) -> None:
         plan_and_send(ledger, batch.id, sender, settings)
@@ -242,9 +252,8 @@ def worker(context: typer.Context) -> None:
         check_worker(settings)
         check_reachable(settings.allowed_for_batches, settings.s3)
         doctor.check_eviction(settings)
-    queues = [] if _names_queues(context.args) else ["-Q", f"{INTERACTIVE},{BULK}"]
     level = [] if any(arg.startswith(("-l", "--loglevel")) for arg in context.args) else ["--loglevel", "INFO"]
-    _become(["worker", *queues, *level, *context.args])
+    _become(["worker", *level, *_lanes_expanded(context.args)])
 
 
 def _become(arguments: list[str]) -> NoReturn:
@@ -333,8 +342,18 @@ def _refuse_what_cannot_run(settings: Settings, wait: bool) -> None:
                 "install the worker extra, or set APF_BROKER_URL")  # fmt: skip
 
 
-def _names_queues(args: list[str]) -> bool:
-    return any(arg.startswith(("-Q", "--queues")) for arg in args)
+def _lanes_expanded(args: list[str]) -> list[str]:
+    """`-Q interactive` means all of the lane's queues."""
+    found: list[str] = []
+    for arg in args:
+        before = found[-1] if found else ""
+        if before in ("-Q", "--queues"):
+            found.append(",".join(expanded(arg.split(","))))
+        elif arg.startswith("--queues="):
+            found.append("--queues=" + ",".join(expanded(arg.removeprefix("--queues=").split(","))))
+        else:
+            found.append(arg)
+    return found
 
 
 def main() -> None:

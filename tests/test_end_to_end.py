@@ -23,6 +23,7 @@ from PIL import Image
 
 from tests.conftest import RedisServer, S3Server
 from tests.producer.test_cli import APF, apf_json
+from workers.lanes import all_queues
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -169,7 +170,7 @@ def test_a_batch_survives_a_flushed_queue(album: Path, redis_server: RedisServer
     variables = {"APF_BROKER_URL": redis_server.url, "APF_ALLOWED_URLS": tmp_path.as_uri()}
     batch = apf_json("protect", source, out, "--no-wait", **variables)["batch"]
     with redis.Redis(port=redis_server.port) as client:
-        assert client.llen("bulk") == 1
+        assert sum(client.llen(queue) for queue in all_queues()) == 1
         client.flushall()
     assert apf_status(out, batch)["pending"] == 1
     with worker(variables, tmp_path / "worker.log"):

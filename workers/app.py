@@ -5,11 +5,13 @@ from __future__ import annotations
 from celery import Celery
 from kombu import Exchange, Queue
 
+from workers.job import INTERACTIVE
+from workers.lanes import all_queues
 from workers.settings import Settings
 
 TASK = "workers.tasks.protect_shard"
 RECONCILE = "workers.tasks.reconcile_all"
-INTERACTIVE, BULK = "interactive", "bulk"
+PLAN = "workers.tasks.plan_batch"
 EMBEDDED_BROKER = "memory://localhost/"
 #: Where messages go whose queue binding Redis has lost; without it they vanish silently.
 DEAD_LETTERS = "apf-unroutable"
@@ -52,8 +54,9 @@ def _schedule(settings: Settings) -> dict[str, object]:
 def _messages() -> dict[str, object]:
     return {
         # Left to Celery, both would be bound to the default queue's exchange and key.
-        "task_queues": [Queue(name, Exchange(name), routing_key=name) for name in (INTERACTIVE, BULK)],
-        "task_default_queue": BULK,
+        "task_queues": [Queue(name, Exchange(name), routing_key=name) for name in all_queues()],
+        # Tasks about batches, that take no time, go ahead of all shards.
+        "task_default_queue": INTERACTIVE,
         "task_create_missing_queues": False,
         # Pickle would be code execution for whoever can write to Redis.
         "task_serializer": "json",
@@ -121,8 +124,10 @@ def _transport(settings: Settings) -> dict[str, object]:
             "unacked_restore_interval": 5,
             "unacked_restore_throttle": 1,
             "deadletter_queue": DEAD_LETTERS,
-            # Fresh uploads go ahead of bulk work.
-            "queue_order_strategy": "priority",
+            # Fresh uploads go ahead of bulk work, and tenants take turns.
+            "queue_order_strategy": "workers.lanes:LaneCycle",
+            # Lanes are queues: no message has a priority, and each step would be one more key to ask.
+            "priority_steps": [0],
         },
         "result_backend_transport_options": shared,
     }

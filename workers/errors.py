@@ -4,6 +4,7 @@ WorkerError
 ├── SettingsError         an APF_ variable is missing or malformed
 ├── JobError              a message is malformed, or names what it may not
 │   └── NotAllowed            a place outside APF_ALLOWED_URLS
+├── BadRequest            what a caller asks of a batch makes no sense
 ├── LedgerError           a record of a batch is missing, torn or of another version
 └── StoreError            the store refused; a retry does not help
     ├── NotFound              no object of that name
@@ -37,6 +38,10 @@ class JobError(WorkerError):
 
 class NotAllowed(JobError):
     """Raised when a message or a batch names a place where this worker may not read or write. Permanent."""
+
+
+class BadRequest(WorkerError):
+    """Raised when what a batch is asked to do makes no sense. Permanent: ask differently."""
 
 
 class LedgerError(WorkerError):

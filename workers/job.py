@@ -16,6 +16,10 @@ Parsed = TypeVar("Parsed", bound=BaseModel)
 
 #: An upload that somebody waits for, or work that has time.
 Lane = Literal["interactive", "bulk"]
+INTERACTIVE: Lane = "interactive"
+BULK: Lane = "bulk"
+#: A lane's own queue, or one of its rows or columns (`workers.lanes`).
+QUEUE = r"^(interactive|bulk)(\.\d\d(\.\d)?)?$"
 
 
 class _Record(BaseModel):
@@ -32,6 +36,8 @@ class ShardJob(_Record):
     shard: int = Field(ge=0, le=10**9)
     #: How often a store that was down has been waited for; deaths are counted in the ledger.
     waits: int = Field(default=0, ge=0)
+    #: Where it waits for a worker, and whoever sends it again puts it.
+    queue: str = Field(default=BULK, pattern=QUEUE)
 
     def encode(self) -> dict[str, str | int]:
         """Plain JSON values, for Celery."""
@@ -197,7 +203,9 @@ class Batch(_Record):
     #: What happens to a photo without a face: copied with the same metadata policy, or left out.
     no_face: Literal["copy", "skip"] = "copy"
     #: Interactive shards overtake bulk ones; within a lane tenants get equal shares, and so do a tenant's batches.
-    lane: Lane = "bulk"
+    lane: Lane = BULK
+    #: The queue that was chosen for its shards; empty: as `workers.lanes.queue_of` says.
+    queue: str = Field(default="", pattern=f"^$|{QUEUE}")
     #: Whose batch it is: an account's id, say. All batches without one share the tenant "".
     tenant: str = Field(default="", max_length=200)
     #: Told of the batch's end by a POST (`workers.callback`).
@@ -212,6 +220,8 @@ class Batch(_Record):
     #: Bounds of one shard; a single photo over the second makes a shard of its own.
     max_shard_photos: int = Field(default=128, ge=1)
     max_shard_megapixels: float = Field(default=128.0, gt=0)
+    #: The photos that were asked for by name; empty where all of the source was.
+    named: tuple[PhotoRef, ...] = ()
     #: Whether the whole source has been listed.
     planned: bool = False
     #: The last key that is in a plan or was ignored; planning goes on after it.

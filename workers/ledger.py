@@ -133,6 +133,10 @@ class Ledger:
             )
         return parse(Batch, data, LedgerError, f"batch.json of {batch_id}")
 
+    def forget_batch(self, batch_id: str) -> None:
+        """Take its record away, after which there is no such batch: what is left of it is never read."""
+        self.store.delete(self.key(batch_id, "batch.json"))
+
     def write_plan(self, batch_id: str, shard: int, photos: Sequence[PhotoRef]) -> None:
         """Writes a shard's photos."""
         header = _PlanHeader(version=VERSION, shard=shard, count=len(photos))

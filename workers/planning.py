@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 
@@ -128,11 +128,24 @@ def plan(
     yield batch
 
 
+def plan_named(ledger: Ledger, batch: Batch) -> Batch:
+    """Write the plans of the photos that a batch names; returns the batch as it is to be written."""
+    plans = _cut_named(batch)
+    for shard, photos in plans.items():
+        ledger.write_plan(batch.id, shard, photos)
+    moment = now().isoformat(timespec="milliseconds")
+    return batch.model_copy(
+        update={"planned": True, "shards": len(plans), "photos": len(batch.named), "updated_at": moment}
+    )
+
+
 def planned_anew(ledger: Ledger, batch: Batch, shard: int, source: Store) -> dict[int, list[PhotoRef]]:
     """The photos of a shard with a torn plan, and of all torn ones beside it, listed again between those around them.
 
     They are cut into shards as before. A shard that is reported needs no plan any more: its report says its photos.
     """
+    if batch.named:
+        return {shard: _cut_named(batch)[shard]}
     end = batch.shards if batch.first_retry is None else batch.first_retry
     first, last = shard, shard
     while first > 0 and _keys(ledger, batch, first - 1) is None:
@@ -149,7 +162,12 @@ def planned_anew(ledger: Ledger, batch: Batch, shard: int, source: Store) -> dic
     return _cut(batch, refs, range(first, last + 1))
 
 
-def _cut(batch: Batch, refs: list[PhotoRef], shards: range) -> dict[int, list[PhotoRef]]:
+def _cut_named(batch: Batch) -> dict[int, list[PhotoRef]]:
+    plans = _cut(batch, batch.named, range(len(batch.named)))
+    return {shard: photos for shard, photos in plans.items() if photos}
+
+
+def _cut(batch: Batch, refs: Sequence[PhotoRef], shards: range) -> dict[int, list[PhotoRef]]:
     """As `plan` cuts, but into these shards: the last takes what is left."""
     cut: dict[int, list[PhotoRef]] = {}
     filling = _Shard()

@@ -11,7 +11,8 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -20,7 +21,8 @@ from pydantic import BaseModel
 
 from workers.attempts import attempts_at, is_live, mark_missed, now
 from workers.errors import LedgerError, WorkerError
-from workers.job import Attempt, Batch, ShardJob, parse
+from workers.job import BULK, Attempt, Batch, ShardJob, parse
+from workers.lanes import queue_of
 from workers.ledger import Ledger
 from workers.planning import Taken, plan, planned_anew
 from workers.registry import open_batches, register, unregister
@@ -46,12 +48,14 @@ class _Looked(BaseModel):
 
 @dataclass(frozen=True)
 class Waiting:
-    """What the broker holds, by its own count: in the queues, and given to workers."""
+    """What the broker holds."""
 
-    queued: int
-    taken: int
-    #: Reads what all these messages say, which costs as much as there are.
-    jobs: Callable[[], Iterable[ShardJob]] = field(default=tuple, compare=False)
+    #: Messages by queue; what is missing is empty.
+    queued: Mapping[str, int]
+    #: Shards that were given to workers and are not acknowledged, a dead worker's among them.
+    taken: Sequence[ShardJob]
+    #: Reads what the messages of these queues say, which costs as much as there are.
+    jobs: Callable[[Iterable[str]], Iterable[ShardJob]] = field(default=lambda queues: (), compare=False)
 
 
 def resume(ledger: Ledger, batch_id: str, send: Send, settings: Settings) -> int:
@@ -123,13 +127,18 @@ def plan_and_send(ledger: Ledger, batch_id: str, send: Send, settings: Settings)
     source = open_store(batch.source, s3=settings.s3)
     for grown in plan(ledger, batch, source, planner=planner, max_photos=settings.max_batch_photos):
         while sent < grown.shards:
-            send(ShardJob(batch_url=ledger.batch_url(batch.id), shard=sent))
+            send(job_of(ledger, grown, sent))
             sent += 1
         if time.monotonic() - looked > LOOK_FOR_STOP_S:
             looked = time.monotonic()
             if ledger.stopped(batch_id):
                 break
     return grown
+
+
+def job_of(ledger: Ledger, batch: Batch, shard: int) -> ShardJob:
+    """The message of a batch's shard."""
+    return ShardJob(batch_url=ledger.batch_url(batch.id), shard=shard, queue=queue_of(batch))
 
 
 def reconcile_batch(
@@ -163,16 +172,25 @@ def _send_lost(
 ) -> int:
     """All open shards where no message of theirs can be alive; else those whose worker died since they were sent."""
     attempts = attempts_at(ledger, batch.id)
-    live = sum(map(is_live, attempts))
-    if not waiting.queued and waiting.taken <= live:
-        return _send(ledger, batch, open_shards, attempts, send, settings)
+    taken = _taken_unseen(ledger.batch_url(batch.id), waiting, attempts)
+    # Older producers put all shards into one queue.
+    queues = {queue_of(batch), BULK}
+    if not any(waiting.queued.get(queue, 0) for queue in queues):
+        return _send(ledger, batch, open_shards - taken, attempts, send, settings)
     # Redis delivers a dead worker's message again after the visibility timeout, an hour as a rule: that is long.
     lost = {a.shard for a in attempts if not is_live(a) and not a.missed} & open_shards
     if _is_old(_looked_at(ledger, batch), settings.visibility_timeout_s):
         url = ledger.batch_url(batch.id)
-        lost |= open_shards - {job.shard for job in waiting.jobs() if job.batch_url == url}
+        lost |= open_shards - taken - {job.shard for job in waiting.jobs(queues) if job.batch_url == url}
         ledger.put_json(ledger.key(batch.id, LOOKED), _Looked(at=now().isoformat(timespec="milliseconds")))
     return _send(ledger, batch, lost, attempts, send, settings)
+
+
+def _taken_unseen(url: str, waiting: Waiting, attempts: list[Attempt]) -> set[int]:
+    """Shards that a worker was given and has not begun; the message of a dead try stays in Redis for long."""
+    given = Counter(job.shard for job in waiting.taken if job.batch_url == url)
+    given.subtract(attempt.shard for attempt in attempts)
+    return {shard for shard, unseen in given.items() if unseen > 0}
 
 
 def _send(
@@ -182,7 +200,7 @@ def _send(
     wanted = shards - {attempt.shard for attempt in attempts if is_live(attempt)}
     for shard in sorted(wanted):
         _mend_plan(ledger, batch, shard, settings)
-        send(ShardJob(batch_url=ledger.batch_url(batch.id), shard=shard))
+        send(job_of(ledger, batch, shard))
     mark_missed(ledger, batch.id, [a for a in attempts if a.shard in wanted and not a.missed])
     return len(wanted)
 

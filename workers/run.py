@@ -47,6 +47,7 @@ def run_shard(
     *,
     load: Callable[[Recipe, Settings], Engine] = load_engine,
     last_try: bool = True,
+    overtaken: Callable[[], bool] = lambda: False,
 ) -> Totals | None:
     """Protect a shard and write its report; None where there was nothing to do (reported already, or stopped).
 
@@ -55,8 +56,10 @@ def run_shard(
     Args:
         load: gives the engine for a recipe.
         last_try: report photos that failed for passing reasons, instead of raising.
+        overtaken: as in `ShardRunner`.
 
     Raises:
+        ShardOvertaken: the rest of it should be sent again, for what is more urgent.
         ShardIncomplete: some photos failed for reasons that pass, and this was not the last try.
         ShardResumed: the batch was stopped and resumed meanwhile: run it again.
         NotAllowed: the message names a place outside `settings.allowed_for_batches`.
@@ -69,7 +72,7 @@ def run_shard(
     batch = ledger.read_batch(batch_id)
     refs = ledger.read_plan(batch_id, job.shard)
     try:
-        _check_batch(ledger, batch, settings)
+        check_batch(ledger, batch, settings)
     except NotAllowed as error:
         report = _shard_report(job, [_failed(ref, str(error)) for ref in refs], StageClock(), 0.0)
         ledger.write_report(batch_id, report)
@@ -89,6 +92,7 @@ def run_shard(
             destination=open_store(batch.destination, s3=settings.s3, create=True),
             settings=settings,
             engine=lambda: load(batch.recipe, settings),
+            overtaken=overtaken,
         )
 
     lease = Lease(ledger, batch_id, job.shard, settings.lease_s)
@@ -116,7 +120,7 @@ def report_lost_shard(job: ShardJob, settings: Settings, reason: str) -> None:
     if ledger.has_report(batch_id, job.shard) or ledger.stopped(batch_id):
         return
     batch = ledger.read_batch(batch_id)
-    _check_batch(ledger, batch, settings)
+    check_batch(ledger, batch, settings)
     destination = open_store(batch.destination, s3=settings.s3, create=True)
     photos = [_written_or_failed(ref, batch, destination, reason) for ref in ledger.read_plan(batch_id, job.shard)]
     ledger.write_report(batch_id, _shard_report(job, photos, StageClock(), 0.0))
@@ -146,7 +150,7 @@ def opened(job: ShardJob, settings: Settings) -> tuple[Ledger, str]:
     return open_batch(job.batch_url, s3=settings.s3)
 
 
-def _check_batch(ledger: Ledger, batch: Batch, settings: Settings) -> None:
+def check_batch(ledger: Ledger, batch: Batch, settings: Settings) -> None:
     """Raises NotAllowed where a batch may not be worked on: its record could have been forged, too.
 
     Whoever can write somewhere into an allowed place could put a ledger there: only one that lies where its

@@ -1,22 +1,30 @@
-"""Sending shards to the queue, and what waits there. A message names its shard; what it is to do lies in the ledger."""
+"""Sending shards to the queues, and what waits there. A message names its shard; all else lies in the ledger."""
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
 from celery import Celery
 from kombu.exceptions import OperationalError
+from redis import Redis
 from redis.exceptions import AuthenticationError, NoPermissionError, OutOfMemoryError, RedisError
 
-from workers.app import BULK, EMBEDDED_BROKER, INTERACTIVE, TASK
+from workers.app import EMBEDDED_BROKER, PLAN, TASK
 from workers.errors import JobError, WorkerError
-from workers.job import ShardJob
+from workers.job import INTERACTIVE, Lane, ShardJob
+from workers.lanes import all_queues, chosen
 from workers.logs import masked
 from workers.reconcile import Waiting
+
+#: Keys in Redis, under the prefix: the tenant of each row of a lane, and that a worker gives way to an upload.
+TENANTS, GIVEN_WAY = "apf-tenants", "apf-given-way"
+#: In that time one worker gives way, and takes the upload.
+GIVE_WAY_EVERY_S = 2
 
 
 class BrokerError(WorkerError):
@@ -33,32 +41,68 @@ class Sender:
 
     def __call__(self, job: ShardJob) -> None:
         """Raises BrokerError when the broker cannot be reached after the app's bounded retries, or refuses."""
-        with _explained(self._app):
-            self._app.send_task(TASK, args=[job.encode()], queue=BULK)
+        self._send(TASK, job.encode(), job.queue)
+
+    def plan(self, batch_url: str) -> None:
+        """Have a worker plan a batch and send its shards; raises BrokerError."""
+        self._send(PLAN, batch_url, INTERACTIVE)
+
+    def _send(self, task: str, argument: object, queue: str) -> None:
+        with explained(self._app):
+            self._app.send_task(task, args=[argument], queue=queue)
+
+
+def choose_queue(app: Celery, lane: Lane, tenant: str) -> str:
+    """The queue for a new batch of this tenant: in a row of its own, where one is free, and there the emptiest.
+
+    Two producers that choose in the same moment may choose the same one, which costs fairness and nothing else.
+
+    Raises:
+        BrokerError: Redis does not answer, or refuses.
+    """
+    if app.conf.broker_url == EMBEDDED_BROKER:
+        return lane
+    who = hashlib.sha256(tenant.encode()).hexdigest()[:16]
+    with _client(app) as (client, prefix):
+        rows = {int(row): name.decode() for row, name in client.hgetall(f"{prefix}{TENANTS}.{lane}").items()}
+        lengths = _lengths(client, prefix, all_queues([lane]))
+        row, queue = chosen(lane, who, rows, lengths)
+        client.hset(f"{prefix}{TENANTS}.{lane}", str(row), who)
+    return queue
+
+
+def is_overtaken(app: Celery) -> bool:
+    """Whether an upload waits that this worker should see to before it goes on; one worker at a time is told so."""
+    if app.conf.broker_url == EMBEDDED_BROKER:
+        return False
+    try:
+        with _client(app) as (client, prefix):
+            lengths = _lengths(client, prefix, all_queues([INTERACTIVE])[1:])
+            if not any(lengths.values()):
+                return False
+            return bool(client.set(f"{prefix}{GIVEN_WAY}", b"1", nx=True, ex=GIVE_WAY_EVERY_S))
+    except BrokerError:
+        return False
 
 
 def waiting(app: Celery) -> Waiting:
-    """What Redis holds: messages in the queues, and shards given to workers and not acknowledged.
+    """What Redis holds: messages by queue, and shards given to workers and not acknowledged.
 
     Raises:
         BrokerError: it does not answer, or refuses.
     """
     if app.conf.broker_url == EMBEDDED_BROKER:
         return _waiting_here(app)
-    with _explained(app), app.connection_for_read() as connection:
-        channel: Any = connection.default_channel  # kombu's own, which knows key prefixes and priorities
-        queued = sum(channel._size(name) for name in (INTERACTIVE, BULK))
-        with channel.conn_or_acquire() as client:
-            # Shards alone: who asks may be a task itself, and not be acknowledged yet.
-            key = channel.global_keyprefix + channel.unacked_key  # kombu puts it before simple commands alone
-            taken = sum(TASK.encode() in message for _, message in client.hscan_iter(key))
-        return Waiting(queued=queued, taken=taken, jobs=lambda: held(app))
+    with _client(app) as (client, prefix):
+        queued = _lengths(client, prefix, all_queues())
+        taken = tuple(_decoded(json.loads(message)[0] for _, message in client.hscan_iter(f"{prefix}unacked")))
+    return Waiting(queued=queued, taken=taken, jobs=lambda queues: held(app, queues))
 
 
-def held(app: Celery) -> list[ShardJob]:
-    """What `waiting` counts, message by message; raises BrokerError."""
-    with _explained(app):
-        return list(_jobs(app))
+def held(app: Celery, queues: Iterable[str]) -> list[ShardJob]:
+    """The shards whose messages lie in these queues; what is none is passed over. Raises BrokerError."""
+    with _client(app) as (client, prefix):
+        return [job for name in queues for job in _decoded(client.lrange(f"{prefix}{name}", 0, -1))]
 
 
 def _waiting_here(app: Celery) -> Waiting:
@@ -67,21 +111,32 @@ def _waiting_here(app: Celery) -> Waiting:
 
     with app.connection_for_read() as connection:
         channel: Any = connection.default_channel
-        queued = sum(channel._size(name) for name in (INTERACTIVE, BULK))
-    return Waiting(queued=queued, taken=len(state.reserved_requests))
+        queued = {name: int(channel._size(name)) for name in all_queues()}
+    jobs = []
+    for request in list(state.reserved_requests):
+        with suppress(JobError, LookupError, TypeError):
+            jobs.append(ShardJob.decode(request.args[0]))
+    return Waiting(queued=queued, taken=tuple(jobs))
 
 
-def _jobs(app: Celery) -> Iterator[ShardJob]:
-    """The shards of all messages in Redis; what is none is passed over."""
-    with app.connection_for_read() as connection:
+@contextmanager
+def _client(app: Celery) -> Iterator[tuple[Any, str]]:
+    """A client on Kombu's connections, and the prefix of its keys, which Kombu's own puts before some commands alone.
+
+    Raises:
+        BrokerError: Redis does not answer, or refuses.
+    """
+    with explained(app), app.connection_for_read() as connection:
         channel: Any = connection.default_channel
-        with channel.conn_or_acquire() as client:
-            prefix = channel.global_keyprefix
-            for name in (INTERACTIVE, BULK):
-                for step in channel.priority_steps:
-                    yield from _decoded(client.lrange(prefix + channel._q_for_pri(name, step), 0, -1))
-            taken = (message for _, message in client.hscan_iter(prefix + channel.unacked_key))
-            yield from _decoded(json.loads(message)[0] for message in taken)
+        with channel.conn_or_acquire() as kombus:
+            yield Redis(connection_pool=kombus.connection_pool), channel.global_keyprefix
+
+
+def _lengths(client: Any, prefix: str, queues: Sequence[str]) -> dict[str, int]:
+    with client.pipeline(transaction=False) as pipe:
+        for name in queues:
+            pipe.llen(f"{prefix}{name}")
+        return dict(zip(queues, pipe.execute(), strict=True))
 
 
 def _decoded(messages: Iterable[Any]) -> Iterator[ShardJob]:
@@ -114,7 +169,7 @@ def queue_fault(error: BaseException, prefix: str) -> str:
 
 
 @contextmanager
-def _explained(app: Celery) -> Iterator[None]:
+def explained(app: Celery) -> Iterator[None]:
     """Turns what Redis or the way to it says into a BrokerError."""
     try:
         yield

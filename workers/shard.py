@@ -48,6 +48,10 @@ SOURCE_ETAG, RECIPE, BATCH, OUTCOME, FACES = (
 )
 
 
+class ShardOvertaken(Exception):
+    """Raised when a shard was left for an upload that somebody waits for; what it has written stays."""
+
+
 @dataclass(frozen=True)
 class Loaded:
     """A decoded photo, holding its share of the photo budget."""
@@ -70,6 +74,8 @@ class ShardRunner:
     settings: Settings
     #: Called with the first photo that needs it; may take seconds.
     engine: Callable[[], Engine]
+    #: Asked between batches of the filter: whether the rest should wait for something more urgent.
+    overtaken: Callable[[], bool] = lambda: False
     clock: StageClock = field(default_factory=StageClock)
 
     def __post_init__(self) -> None:
@@ -175,6 +181,8 @@ class ShardRunner:
             expected -= taken
             if photos:
                 self._filter(photos, writers)
+                if expected and self.overtaken():
+                    self.stop(ShardOvertaken("an upload waits"))
 
     def _next_batch(self, expected: int) -> tuple[int, list[Loaded]]:
         """Wait for one item, then take what is ready, up to the batch's megapixels."""

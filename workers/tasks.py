@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import logging
 import random
+import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from billiard.exceptions import TimeLimitExceeded, WorkerLostError
-from celery import shared_task
+from celery import Celery, shared_task
 from celery.exceptions import SoftTimeLimitExceeded
 from celery.signals import task_failure, worker_shutdown
 from celery.worker import state
 
-from workers.app import RECONCILE, TASK
+from workers.allowed import check_allowed
+from workers.app import PLAN, RECONCILE, TASK
 from workers.attempts import give_back
 from workers.errors import JobError, StoreError, WorkerError
-from workers.job import ShardJob
+from workers.job import BULK, ShardJob
+from workers.ledger import open_batch
 from workers.logs import install as install_masks
-from workers.reconcile import reconcile
+from workers.planning import Taken
+from workers.reconcile import plan_and_send, reconcile
 from workers.registry import roots
-from workers.run import ShardIncomplete, ShardResumed, opened, report_lost_shard, run_shard
-from workers.sending import Sender, waiting
+from workers.run import ShardIncomplete, ShardResumed, check_batch, opened, report_lost_shard, run_shard
+from workers.sending import Sender, is_overtaken, waiting
 from workers.settings import load_settings
+from workers.shard import ShardOvertaken
 
 logger = logging.getLogger(__name__)
 install_masks()
@@ -31,6 +36,9 @@ install_masks()
 #: With the back-off below: about twenty minutes of a store that is down.
 MAX_WAITS = 8
 LONGEST_WAIT_S = 300
+#: A bulk shard asks so often whether an upload waits.
+LOOK_FOR_UPLOADS_S = 1.0
+REDIS_PAUSE_S = 30.0
 
 
 #: Celery tells of a hard time limit twice.
@@ -88,7 +96,7 @@ def protect_shard(self: Any, message: dict[str, object]) -> dict[str, object] | 
     """Protect the shard that the message names; a store that is down is waited for, with back-off."""
     job = ShardJob.decode(message)
     try:
-        totals = run_shard(job, load_settings(), last_try=job.waits >= MAX_WAITS)
+        totals = run_shard(job, load_settings(), last_try=job.waits >= MAX_WAITS, overtaken=_overtaken(self.app, job))
     except (ShardIncomplete, StoreError) as error:
         if (isinstance(error, StoreError) and not error.transient) or job.waits >= MAX_WAITS:
             raise
@@ -97,7 +105,26 @@ def protect_shard(self: Any, message: dict[str, object]) -> dict[str, object] | 
         ) from error
     except (SoftTimeLimitExceeded, ShardResumed) as error:
         raise self.retry(exc=error, countdown=1, max_retries=None) from error
+    except ShardOvertaken as error:
+        raise self.retry(exc=error, countdown=0, max_retries=None) from error
     return totals.model_dump() if totals else None
+
+
+@shared_task(bind=True, name=PLAN)
+def plan_batch(self: Any, batch_url: str) -> int:
+    """Plan a batch, or go on with its planning, and send its shards; returns how many there are.
+
+    Where its time runs out, or the store is down, `reconcile_all` goes on after the planner's silence.
+    """
+    settings = load_settings()
+    check_allowed(batch_url, settings.allowed_for_batches, what="batch")
+    ledger, batch_id = open_batch(batch_url, s3=settings.s3)
+    check_batch(ledger, ledger.read_batch(batch_id), settings)
+    try:
+        return plan_and_send(ledger, batch_id, Sender(self.app), settings).shards
+    except Taken as error:
+        logger.info("not planned here: %s", error)
+        return ledger.read_batch(batch_id).shards
 
 
 @shared_task(bind=True, name=RECONCILE)
@@ -105,6 +132,24 @@ def reconcile_all(self: Any) -> dict[str, int]:
     """Send again what nobody is at, in every open batch that the settings let find."""
     settings = load_settings()
     return reconcile(roots(settings), Sender(self.app), settings, lambda: waiting(self.app))
+
+
+def _overtaken(app: Celery, job: ShardJob) -> Callable[[], bool]:
+    """Whether a bulk shard should give way to an upload; Redis is asked now and then."""
+    last = time.monotonic()
+
+    def ask() -> bool:
+        nonlocal last
+        if not job.queue.startswith(BULK) or time.monotonic() - last < LOOK_FOR_UPLOADS_S:
+            return False
+        asked = time.monotonic()
+        overtaken = is_overtaken(app)
+        last = time.monotonic()
+        if last - asked > LOOK_FOR_UPLOADS_S:  # Redis is down: the shard can do without it
+            last += REDIS_PAUSE_S
+        return overtaken
+
+    return ask
 
 
 def _back_off_s(waits: int) -> float:

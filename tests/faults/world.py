@@ -94,7 +94,7 @@ class World:
 
     def start_worker(self, **more: str) -> subprocess.Popen[bytes]:
         """A worker process that has its child and listens."""
-        command = [sys.executable, "-m", "celery", "-A", "tests.faults.celeryapp", "worker", "-Q", "interactive,bulk"]
+        command = [sys.executable, "-m", "celery", "-A", "tests.faults.celeryapp", "worker"]
         environment = {**os.environ, "REMAP_SIGTERM": "SIGQUIT", **self.variables, **more}
         name = f"w{len(self.workers)}@%h"
         with self.log.open("ab") as log:

@@ -12,8 +12,8 @@ from billiard.exceptions import TimeLimitExceeded, WorkerLostError
 
 from tests.conftest import RedisServer
 from workers import tasks
-from workers.app import BULK, TASK, make_app
-from workers.job import ShardJob
+from workers.app import TASK, make_app
+from workers.job import BULK, ShardJob
 from workers.sending import Sender, waiting
 from workers.settings import Settings
 
@@ -36,17 +36,19 @@ def test_what_waits_is_told_shard_by_shard(redis_server: RedisServer, prefix: st
         taken = channel.basic_get(BULK, no_ack=False)
         assert taken is not None
         found = waiting(app)
-        assert (found.queued, found.taken) == (6, 1)
-        assert sorted(job.shard for job in found.jobs()) == [0, 1, 2]
-        assert {job.batch_url for job in found.jobs()} == {URL}
+        assert {name: count for name, count in found.queued.items() if count} == {BULK: 6}
+        jobs = [*found.taken, *found.jobs([BULK])]
+        assert len(found.taken) == 1
+        assert sorted(job.shard for job in jobs) == [0, 1, 2]
+        assert {job.batch_url for job in jobs} == {URL}
     app.close()
 
 
 def test_a_worker_inside_the_command_is_asked_itself() -> None:
     app = make_app(Settings())
-    assert (waiting(app).queued, waiting(app).taken) == (0, 0)
+    assert (sum(waiting(app).queued.values()), waiting(app).taken) == (0, ())
     Sender(app)(ShardJob(batch_url=URL, shard=0))
-    assert waiting(app).queued == 1
+    assert waiting(app).queued[BULK] == 1
     with app.connection_for_write() as connection:
         connection.default_channel.queue_purge(BULK)
     app.close()

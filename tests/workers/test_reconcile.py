@@ -11,7 +11,7 @@ from tests.workers.fakes import FakeEngine
 from tests.workers.test_attempts import died, rewrite
 from workers import attempts
 from workers.attempts import Lease
-from workers.job import Batch, Outcome, PhotoReport, ShardJob, ShardReport
+from workers.job import BULK, Batch, Outcome, PhotoReport, ShardJob, ShardReport
 from workers.ledger import Ledger, open_ledger
 from workers.reconcile import PLANNER_LEASE_S, Waiting, minder, plan_and_send, reconcile, resume
 from workers.registry import OPEN, register, roots, unregister
@@ -21,7 +21,7 @@ from workers.store import Store, open_store
 from workers.store.memory import MemoryStore
 from workers.watch import BatchWatch
 
-IDLE, BUSY = Waiting(queued=0, taken=0), Waiting(queued=3, taken=0)
+IDLE, BUSY = Waiting(queued={}, taken=()), Waiting(queued={BULK: 3}, taken=())
 SETTINGS = Settings(broker_url="redis://x", allowed_urls="memory://source memory://public")
 
 
@@ -78,6 +78,12 @@ class World:
         self.ledger.write_batch(self.ledger.read_batch("b1").model_copy(update={"updated_at": then}))
 
 
+def taken(world: World, *shards: int) -> Waiting:
+    """Nothing waits, and workers were given these shards."""
+    url = world.ledger.batch_url("b1")
+    return Waiting(queued={}, taken=[ShardJob(batch_url=url, shard=shard) for shard in shards])
+
+
 @pytest.fixture
 def world() -> World:
     return World()
@@ -108,13 +114,21 @@ def test_a_batch_that_is_done_is_looked_at_no_more(planned: World) -> None:
 def test_shards_that_somebody_is_at_are_left_to_them(planned: World) -> None:
     Lease(planned.ledger, "b1", 1, lease_s=60).beat()
     died(planned.ledger, shard=2)
-    assert planned.reconcile(Waiting(queued=0, taken=1)) == [0, 2]
+    assert planned.reconcile(taken(planned, 1, 2)) == [0, 2]
 
 
 def test_shards_that_wait_in_the_queue_are_not_sent_twice(planned: World) -> None:
     """Every minute another copy of a long queue would bury it."""
     assert planned.reconcile(BUSY) == []
-    assert planned.reconcile(Waiting(queued=0, taken=2)) == [], "taken by workers that have not written yet"
+    assert planned.reconcile(taken(planned, 0, 2)) == [1], "taken by workers that have not written yet"
+    died(planned.ledger, shard=0)
+    assert planned.reconcile(taken(planned, 0, 0)) == [1, 2], "a dead one's message, and one that was just taken"
+
+
+def test_what_others_have_in_their_queues_hides_no_loss(planned: World) -> None:
+    """A busy platform's queues are never all empty; this batch's own is."""
+    other = ShardJob(batch_url="memory://other/.apf/batches/b1", shard=0)
+    assert planned.reconcile(Waiting(queued={"interactive.03": 9}, taken=(other,))) == [0, 1, 2]
 
 
 def test_a_dead_workers_shard_is_sent_at_once_and_once(planned: World) -> None:
@@ -142,7 +156,7 @@ def test_now_and_then_the_queue_is_searched(planned: World) -> None:
     planned.ledger.write_batch(batch.model_copy(update={"created_at": long_ago.isoformat()}))
     url = planned.ledger.batch_url("b1")
     held = [ShardJob(batch_url=url, shard=1), ShardJob(batch_url="memory://other/.apf/batches/b1", shard=0)]
-    busy = Waiting(queued=5, taken=0, jobs=lambda: held)
+    busy = Waiting(queued={BULK: 5}, taken=(), jobs=lambda queues: held if BULK in queues else [])
     assert planned.reconcile(busy) == [0, 2]
     assert planned.reconcile(busy) == [], "searched just now"
     planned.ledger.store.put(planned.ledger.key("b1", "looked.json"), b"{")

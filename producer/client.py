@@ -1,0 +1,297 @@
+"""The queue for a platform's own code: submit photos, ask how far they are, wait for them, cancel.
+
+    client = Client()
+    upload = client.submit("s3://uploads", "s3://public", photos=["ann/1.jpg"], tenant="ann")
+    client.wait(upload.destination, upload.batch, timeout_s=30).protected
+
+Settings are the `APF_*` variables. Nothing of torch is loaded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal, ParamSpec, TypeVar
+
+from producer.batch import Asked, create_batch, find_ledger, new_batch
+from workers.app import make_app
+from workers.errors import BadRequest, NotFound, SettingsError, StoreError
+from workers.job import BULK, INTERACTIVE, Batch, Lane, PhotoRef
+from workers.ledger import Ledger
+from workers.planning import plan_named
+from workers.reconcile import job_of
+from workers.registry import register, unregister
+from workers.sending import BrokerError, Sender, choose_queue
+from workers.settings import Settings, load_settings
+from workers.store import Store, open_store
+from workers.watch import BatchSummary, BatchWatch
+
+log = logging.getLogger(__name__)
+
+#: Photos that one call may name: they are kept in the batch's record, which every worker of the batch reads.
+MAX_NAMED = 1000
+#: HEAD requests at once.
+HEADS = 16
+#: Between two looks at a batch that is waited for: short at first, for an upload.
+FIRST_POLL_S, LAST_POLL_S = 0.2, 2.0
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class NotDone(TimeoutError):
+    """Raised when a batch that is waited for is not done in time. It goes on all the same."""
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """A batch that is on its way. Keep `destination` and `batch`: they name it for `status`, `wait` and `cancel`."""
+
+    batch: str
+    #: As a canonical URL.
+    destination: str
+    #: How many photos it has; None where a worker has yet to list the source.
+    photos: int | None
+
+
+class Client:
+    """Submits batches. Safe to share between threads; one for each process, made after it forks.
+
+    Args:
+        settings: None reads the `APF_*` variables.
+
+    Raises:
+        SettingsError: APF_BROKER_URL is not set, or a variable does not validate.
+    """
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        self._settings = settings or load_settings()
+        if not self._settings.broker_url:
+            raise SettingsError("a client needs a queue: set APF_BROKER_URL, for example to redis://localhost:6379/0")
+        self._app = make_app(self._settings)
+        self._sender = Sender(self._app)
+
+    def submit(
+        self,
+        source: str,
+        destination: str,
+        *,
+        photos: Sequence[str] | None = None,
+        recipe: str = "standard",
+        lane: Lane | None = None,
+        tenant: str = "",
+        callback: str | None = None,
+        no_face: Literal["copy", "skip"] = "copy",
+        missing: Literal["refuse", "ignore"] = "refuse",
+        batch_id: str | None = None,
+    ) -> Submitted:
+        """Have photos protected. When it returns, the batch is in the ledger and its messages are in the queue.
+
+        Where it raises, nothing was submitted. Blocks for some requests to store and Redis; where Redis is down, for
+        some seconds, and where it hangs, for half a minute.
+
+        Args:
+            source: URL of a folder or prefix, as file:// or s3://.
+            destination: where the protected photos go, under the same keys.
+            photos: keys below `source`, at most `MAX_NAMED`; None for all there are, which a worker then lists.
+            recipe: light, standard, strong, or a TOML file.
+            lane: interactive overtakes bulk. None: interactive for named photos, bulk for a whole source.
+            tenant: whose photos these are. Tenants get equal shares of a lane.
+            callback: URL that is told of the batch's end by a signed POST.
+            no_face: what to do with a photo that has no face.
+            missing: whether a named photo that is not there is an error, or is left out.
+            batch_id: your own id of the batch, of letters, digits and `._-`: submitted again, it does nothing. Batches
+                are listed in the order of their ids.
+
+        Raises:
+            BadRequest: no photos, too many, or a field that does not validate.
+            NotFound: a named photo is not there, or neither is the source.
+            BrokerError: Redis does not answer, or refuses.
+            NotAllowed, OverlapError, RecipeError, StoreError, LedgerError: as `producer.batch.create_batch`.
+        """
+        lane = lane or (BULK if photos is None else INTERACTIVE)
+        # Redis first: where it is down, nothing has been written yet.
+        queue = choose_queue(self._app, lane, tenant)
+        asked = Asked(
+            recipe=recipe, no_face=no_face, lane=lane, tenant=tenant, callback=callback, queue=queue
+        )  # fmt: skip
+        if batch_id and (known := self._known(destination, batch_id)):
+            return known
+        if photos is None:
+            return self._submit_all(source, destination, asked, batch_id)
+        return self._submit_named(source, destination, photos, asked, batch_id, missing)
+
+    def status(self, destination: str, batch: str) -> BatchSummary:
+        """Where a batch stands; reads every report, so ask about a large one now and then only.
+
+        Raises:
+            LedgerError: there is no such batch.
+            StoreError: the store refuses.
+        """
+        return BatchWatch(self._ledger(destination), batch).poll()
+
+    def wait(self, destination: str, batch: str, *, timeout_s: float | None = None) -> BatchSummary:
+        """Until every photo has its outcome, or the batch is cancelled or paused; None waits for ever.
+
+        Raises:
+            NotDone: it took longer than `timeout_s`.
+            LedgerError, StoreError: as `status`.
+        """
+        watch = BatchWatch(self._ledger(destination), batch)
+        pauses = _Pauses(timeout_s, batch)
+        while True:
+            summary = watch.poll()
+            if summary.done or summary.stopped:
+                return summary
+            time.sleep(pauses.next(summary))
+
+    def cancel(self, destination: str, batch: str) -> None:
+        """Shards that wait are dropped, running ones end early. What is done already stays.
+
+        Raises:
+            LedgerError: there is no such batch.
+            StoreError: the store refuses.
+        """
+        ledger = self._ledger(destination)
+        ledger.read_batch(batch)  # an unknown batch is an error, not a marker
+        ledger.stop(batch, "cancelled")
+
+    def _ledger(self, destination: str) -> Ledger:
+        return find_ledger(destination, self._settings)
+
+    def _known(self, destination: str, batch_id: str) -> Submitted | None:
+        ledger = self._ledger(destination)
+        return _submitted(ledger.read_batch(batch_id)) if ledger.has_batch(batch_id) else None
+
+    def _submit_all(self, source: str, destination: str, asked: Asked, batch_id: str | None) -> Submitted:
+        ledger, batch = create_batch(source, destination, asked, self._settings, batch_id=batch_id)
+        self._send(ledger, batch, lambda: self._sender.plan(ledger.batch_url(batch.id)))
+        return _submitted(batch)
+
+    def _submit_named(
+        self,
+        source: str,
+        destination: str,
+        photos: Sequence[str],
+        asked: Asked,
+        batch_id: str | None,
+        missing: Literal["refuse", "ignore"],
+    ) -> Submitted:
+        keys = sorted(set(photos), key=lambda key: key.encode("utf-8", "surrogatepass"))
+        if len(keys) > MAX_NAMED:
+            raise BadRequest(
+                f"{len(keys)} photos are named, and {MAX_NAMED} are the most: submit them in parts, or a whole prefix"
+            )
+        ledger, batch = new_batch(source, destination, asked, self._settings, batch_id=batch_id)
+        refs = _found(open_store(batch.source, s3=self._settings.s3), keys, refuse=missing == "refuse")
+        if not refs:
+            raise BadRequest(f"none of the photos that were named is in {batch.source}: nothing is to be done")
+        batch = plan_named(ledger, batch.model_copy(update={"named": tuple(refs)}))
+        register(ledger, batch, self._settings)
+        ledger.write_batch(batch)
+
+        def send() -> None:
+            for shard in range(batch.shards):
+                self._sender(job_of(ledger, batch, shard))
+
+        self._send(ledger, batch, send)
+        return _submitted(batch)
+
+    def _send(self, ledger: Ledger, batch: Batch, send: Callable[[], None]) -> None:
+        """Send, or take the batch back: whoever is told that it failed will submit it again."""
+        try:
+            send()
+        except BrokerError:
+            with suppress(StoreError):  # what was sent finds no batch, and ends
+                ledger.forget_batch(batch.id)
+                unregister(batch, self._settings)
+            raise
+
+
+class AsyncClient:
+    """`Client` for asyncio: the same calls, awaited. They run in threads, and waiting holds none."""
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        self._client = Client(settings)
+
+    async def submit(
+        self,
+        source: str,
+        destination: str,
+        *,
+        photos: Sequence[str] | None = None,
+        recipe: str = "standard",
+        lane: Lane | None = None,
+        tenant: str = "",
+        callback: str | None = None,
+        no_face: Literal["copy", "skip"] = "copy",
+        missing: Literal["refuse", "ignore"] = "refuse",
+        batch_id: str | None = None,
+    ) -> Submitted:
+        """As `Client.submit`."""
+        call = partial(self._client.submit, source, destination, photos=photos, recipe=recipe, lane=lane)
+        return await asyncio.to_thread(
+            call, tenant=tenant, callback=callback, no_face=no_face, missing=missing, batch_id=batch_id
+        )
+
+    async def status(self, destination: str, batch: str) -> BatchSummary:
+        """As `Client.status`."""
+        return await asyncio.to_thread(self._client.status, destination, batch)
+
+    async def wait(self, destination: str, batch: str, *, timeout_s: float | None = None) -> BatchSummary:
+        """As `Client.wait`; it can be cancelled at any time, and the batch goes on."""
+        watch = BatchWatch(await asyncio.to_thread(self._client._ledger, destination), batch)
+        pauses = _Pauses(timeout_s, batch)
+        while True:
+            summary = await asyncio.to_thread(watch.poll)
+            if summary.done or summary.stopped:
+                return summary
+            await asyncio.sleep(pauses.next(summary))
+
+    async def cancel(self, destination: str, batch: str) -> None:
+        """As `Client.cancel`."""
+        await asyncio.to_thread(self._client.cancel, destination, batch)
+
+
+class _Pauses:
+    """How long to sleep between two looks, up to a deadline."""
+
+    def __init__(self, timeout_s: float | None, batch: str) -> None:
+        self._timeout_s, self._batch = timeout_s, batch
+        self._started, self._pause_s = time.monotonic(), FIRST_POLL_S
+
+    def next(self, summary: BatchSummary) -> float:
+        """Seconds; raises NotDone at the deadline."""
+        pause_s, self._pause_s = self._pause_s, min(LAST_POLL_S, self._pause_s * 1.3)
+        if self._timeout_s is None:
+            return pause_s
+        left_s = self._timeout_s - (time.monotonic() - self._started)
+        if left_s <= 0:
+            raise NotDone(
+                f"batch {self._batch} is not done within {self._timeout_s} s: {summary.pending} photos are pending; "
+                "it goes on, and `status` tells how far it is"
+            )
+        return min(pause_s, left_s)
+
+
+def _found(store: Store, keys: Sequence[str], *, refuse: bool) -> list[PhotoRef]:
+    """The present versions of these keys; raises NotFound where one is not there and `refuse` is set."""
+    with ThreadPoolExecutor(HEADS) as pool:
+        infos = list(pool.map(store.head, keys))
+    absent = [key for key, info in zip(keys, infos, strict=True) if info is None]
+    if absent and refuse:
+        raise NotFound(
+            f"{len(absent)} of {len(keys)} photos are not in {store.url}, such as {absent[0]!r}: name keys below the "
+            'source, or pass missing="ignore"'
+        )
+    return [PhotoRef(key=info.key, etag=info.etag, size=info.size) for info in infos if info is not None]
+
+
+def _submitted(batch: Batch) -> Submitted:
+    return Submitted(batch.id, batch.destination, batch.photos if batch.planned else None)

@@ -1,0 +1,186 @@
+"""A platform's own code at the queue, with a real Redis and a worker whose filter is cheap."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from producer import AsyncClient, Client, NotDone
+from producer.client import MAX_NAMED
+from tests.conftest import RedisServer
+from tests.faults.world import World, closing_world, photos
+from workers.errors import BadRequest, LedgerError, NotAllowed, NotFound, SettingsError
+from workers.lanes import all_queues
+from workers.reconcile import resume
+from workers.registry import open_batches, roots
+from workers.sending import BrokerError, Sender
+from workers.settings import Settings
+
+
+@pytest.fixture
+def world(tmp_path: Path, redis_server: RedisServer) -> Iterator[World]:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "in").mkdir()
+    place = World(tmp_path, redis_server, (tmp_path / "in").as_uri(), (tmp_path / "out").as_uri(), photos(10))
+    with closing_world(place):
+        yield place
+
+
+@pytest.fixture
+def client(world: World) -> Client:
+    return Client(world.settings)
+
+
+def queued(world: World) -> dict[str, int]:
+    with redis.Redis(port=world.redis.port) as server:
+        return {name: length for name in all_queues() if (length := server.llen(name))}
+
+
+def nothing_submitted(world: World) -> bool:
+    """No batch in the ledger, none registered, no message, no output."""
+    registered = list(open_batches(roots(world.settings), world.settings))
+    return not (world.ledger.batches() or registered or queued(world) or list(world.destination.list()))
+
+
+def test_named_photos_are_protected_and_no_others(world: World, client: Client) -> None:
+    names = sorted(world.photos)[:3]
+    upload = client.submit(world.source_url, world.destination_url, photos=[*names, names[0]], tenant="ann")
+    assert upload.photos == 3, "a photo that is named twice is one"
+    (queue,) = queued(world)
+    assert queue.startswith("interactive.")
+    with pytest.raises(NotDone, match="3 photos are pending"):
+        client.wait(upload.destination, upload.batch, timeout_s=0.3)
+    world.start_worker()
+    summary = client.wait(upload.destination, upload.batch, timeout_s=60)
+    assert (summary.photos, summary.failed + summary.protected + summary.no_face) == (3, 3)
+    assert summary.batch.tenant == "ann"
+    assert {info.key for info in world.destination.list()} <= set(names)
+
+
+def test_a_whole_source_is_planned_by_a_worker(world: World, client: Client) -> None:
+    """The call returns at once, whatever there is to list; its message overtakes the shards that wait."""
+    upload = client.submit(world.source_url, world.destination_url)
+    assert upload.photos is None
+    assert queued(world) == {"interactive": 1}
+    world.start_worker()
+    world.batch_id = upload.batch
+    assert client.wait(upload.destination, upload.batch, timeout_s=60).done
+    world.check()
+
+
+def test_asyncio_code_waits_without_a_thread(world: World) -> None:
+    client = AsyncClient(world.settings)
+
+    async def protect() -> int:
+        upload = await client.submit(world.source_url, world.destination_url, photos=sorted(world.photos)[:2])
+        with pytest.raises(NotDone):
+            await client.wait(upload.destination, upload.batch, timeout_s=0.2)
+        waiting = asyncio.create_task(client.wait(upload.destination, upload.batch))
+        ticks = 0
+        while not waiting.done():
+            await asyncio.sleep(0.05)
+            ticks += 1
+            if ticks == 5:
+                await client.cancel(upload.destination, upload.batch)
+        assert (await waiting).cancelled
+        return (await client.status(upload.destination, upload.batch)).pending
+
+    assert asyncio.run(protect()) == 2
+
+
+def test_a_batch_id_is_submitted_once(world: World, client: Client) -> None:
+    """Whoever does not know whether its call came through makes it again."""
+    name = next(iter(world.photos))
+    first = client.submit(world.source_url, world.destination_url, photos=[name], batch_id="order-7")
+    assert client.submit(world.source_url, world.destination_url, photos=[name], batch_id="order-7") == first
+    assert sum(queued(world).values()) == 1
+    whole = client.submit(world.source_url, world.destination_url, batch_id="order-8")
+    assert client.submit(world.source_url, world.destination_url, batch_id="order-8") == whole
+    assert queued(world)["interactive"] == 1
+
+
+@pytest.mark.parametrize(
+    ("asked", "error", "said"),
+    [
+        ({"photos": ["album 0/000.jpg", "no.jpg"]}, NotFound, "1 of 2 photos are not in .*'no.jpg'"),
+        ({"photos": []}, BadRequest, "none of the photos"),
+        ({"photos": ["no.jpg"], "missing": "ignore"}, BadRequest, "none of the photos"),
+        ({"photos": [f"{n}.jpg" for n in range(MAX_NAMED + 1)]}, BadRequest, f"{MAX_NAMED + 1} photos are named"),
+        ({"lane": "express"}, BadRequest, "lane"),
+        ({"tenant": "x" * 201}, BadRequest, "tenant"),
+        ({"batch_id": "../x"}, LedgerError, "no batch's id"),
+        ({"source": "file:///etc"}, NotAllowed, "APF_ALLOWED_URLS"),
+        ({"recipe": "none"}, Exception, "recipe"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_whole(
+    world: World, client: Client, asked: dict[str, object], error: type[Exception], said: str
+) -> None:
+    with pytest.raises(error, match=said):
+        client.submit(**{"source": world.source_url, "destination": world.destination_url, **asked})  # type: ignore[arg-type]
+    assert nothing_submitted(world)
+
+
+def test_missing_photos_may_be_left_out(world: World, client: Client) -> None:
+    name = next(iter(world.photos))
+    upload = client.submit(world.source_url, world.destination_url, photos=["no.jpg", name], missing="ignore")
+    assert upload.photos == 1
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_with_redis_down_nothing_is_half_submitted(world: World, client: Client, named: bool) -> None:
+    """Before the first request, and between the ledger's record and the message."""
+    keys = sorted(world.photos)[:2] if named else None
+    world.redis.kill()
+    started = time.monotonic()
+    with pytest.raises(BrokerError, match="start Redis"):
+        client.submit(world.source_url, world.destination_url, photos=keys)
+    assert time.monotonic() - started < 15
+    world.redis.start()
+    assert nothing_submitted(world)
+
+
+def test_what_redis_refuses_midway_is_taken_back(world: World, client: Client) -> None:
+    """Full after the first of three messages: the ones that were sent find no batch."""
+    sent = []
+    sender = client._sender
+
+    def refuse_the_second(job: object) -> None:
+        if sent:
+            raise BrokerError("the queue is full")
+        sent.append(job)
+        sender(job)  # type: ignore[arg-type]
+
+    client._sender = refuse_the_second  # type: ignore[assignment]
+    with pytest.raises(BrokerError):
+        client.submit(world.source_url, world.destination_url, photos=sorted(world.photos))
+    assert (len(sent), world.ledger.batches()) == (1, [])
+    assert list(open_batches(roots(world.settings), world.settings)) == []
+    client._sender = sender
+    world.start_worker()
+    upload = client.submit(world.source_url, world.destination_url, photos=sorted(world.photos))
+    world.batch_id = upload.batch
+    client.wait(upload.destination, upload.batch, timeout_s=60)
+    world.check()
+
+
+def test_a_torn_plan_of_named_photos_is_made_anew_from_the_batch(world: World, client: Client) -> None:
+    """The source holds others, too, which nobody asked for."""
+    names = sorted(world.photos)[1:8]
+    upload = client.submit(world.source_url, world.destination_url, photos=names)
+    for shard in (0, 1):
+        key = world.ledger.key(upload.batch, "plan", f"{shard:05}.jsonl")
+        world.ledger.store.put(key, world.ledger.store.get(key).data[:-9])
+    assert resume(world.ledger, upload.batch, Sender(world.app), world.settings) == 2
+    planned = [ref.key for shard in (0, 1) for ref in world.ledger.read_plan(upload.batch, shard)]
+    assert planned == names
+
+
+def test_a_client_needs_a_queue() -> None:
+    with pytest.raises(SettingsError, match="APF_BROKER_URL"):
+        Client(Settings())

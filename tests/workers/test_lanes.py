@@ -1,0 +1,109 @@
+"""In which order queues are asked, and who waits in which."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from kombu.utils.scheduling import cycle_by_name
+
+from workers.lanes import COLUMNS, ROWS, UPLOADS_IN_A_ROW, LaneCycle, all_queues, chosen, expanded, lane_queues
+
+
+def served(waiting: dict[str, int], count: int) -> list[str]:
+    """The queues that a worker takes its next messages from, as BRPOP does: the first that is not empty."""
+    cycle = LaneCycle(all_queues())
+    left, order = dict(waiting), []
+    for _ in range(count):
+        queue = next((name for name in cycle.consume(len(all_queues())) if left.get(name)), None)
+        if queue is None:
+            break
+        left[queue] -= 1
+        order.append(queue)
+        cycle.rotate(queue)
+    return order
+
+
+def test_kombu_finds_the_cycle_by_its_name() -> None:
+    assert isinstance(cycle_by_name("workers.lanes:LaneCycle")(), LaneCycle)
+
+
+def test_every_queue_is_asked_once() -> None:
+    cycle = LaneCycle(all_queues())
+    assert sorted(cycle.consume(None)) == sorted(all_queues())
+    assert len(set(all_queues())) == len(all_queues()) == 2 + ROWS * (1 + COLUMNS)
+    assert cycle.consume(3) == cycle.consume(None)[:3]
+
+
+def test_an_upload_overtakes_bulk_work_that_waits() -> None:
+    assert served({"bulk.04.1": 9, "bulk": 9, "interactive.07": 1, "interactive": 1}, 3)[:2] == [
+        "interactive",
+        "interactive.07",
+    ]
+
+
+def test_tenants_get_equal_shares_whatever_their_batches() -> None:
+    """One tenant with four long batches, one with one: half of the turns each, and the four share theirs alike."""
+    waiting = {f"bulk.02.{column}": 100 for column in range(4)} | {"bulk.09.0": 100}
+    turns = Counter(served(waiting, 80))
+    assert turns.pop("bulk.09.0") == 40
+    assert set(turns.values()) == {10}
+
+
+def test_no_batch_waits_for_another_ones_end() -> None:
+    """A short batch behind a long one of its own tenant."""
+    order = served({"bulk.02.0": 1000, "bulk.02.1": 3}, 10)
+    assert [turn for turn, queue in enumerate(order) if queue == "bulk.02.1"] == [0, 2, 4] or [
+        turn for turn, queue in enumerate(order) if queue == "bulk.02.1"
+    ] == [1, 3, 5]
+
+
+def test_a_flood_of_uploads_leaves_bulk_work_a_turn() -> None:
+    order = served({"interactive.01": 100, "bulk.00.0": 5}, 60)
+    turns = [turn for turn, queue in enumerate(order) if queue == "bulk.00.0"]
+    assert turns[0] == UPLOADS_IN_A_ROW
+    assert len(turns) == 60 // (UPLOADS_IN_A_ROW + 1)
+
+
+def test_queues_that_come_and_go_keep_the_others_turns() -> None:
+    cycle = LaneCycle(["bulk.00.0", "bulk.01.0", "bulk.02.0"])
+    cycle.rotate("bulk.00.0")
+    cycle.update(["bulk.00.0", "bulk.02.0", "bulk.03.0"])
+    assert cycle.consume(9) == ["bulk.02.0", "bulk.00.0", "bulk.03.0"]
+    cycle.rotate("one that nobody knows")
+    assert cycle.consume(9) == ["bulk.02.0", "bulk.00.0", "bulk.03.0"]
+
+
+def test_a_tenant_gets_a_row_of_its_own_while_there_is_one() -> None:
+    occupants: dict[int, str] = {}
+    lengths: dict[str, int] = {}
+    for tenant in range(ROWS):
+        row, queue = chosen("bulk", f"t{tenant}", occupants, lengths)
+        assert row not in occupants
+        occupants[row], lengths[queue] = f"t{tenant}", 5
+    row, _ = chosen("bulk", "one too many", occupants, lengths)
+    assert row in occupants, "shared, by the tenant's hash"
+    idle = next(row for row in occupants if occupants[row] == "t3")
+    for queue in lane_queues("bulk")[idle]:
+        lengths[queue] = 0
+    assert chosen("bulk", "one too many", occupants, lengths)[0] == idle, "its tenant has nothing that waits"
+    assert chosen("bulk", "t5", occupants, lengths)[0] == next(r for r in occupants if occupants[r] == "t5")
+
+
+def test_a_batch_goes_where_least_waits() -> None:
+    row, queue = chosen("bulk", "t", {}, {})
+    waiting = dict.fromkeys(lane_queues("bulk")[row], 9) | {lane_queues("bulk")[row][2]: 4}
+    assert chosen("bulk", "t", {row: "t"}, waiting) == (row, lane_queues("bulk")[row][2])
+    assert queue in lane_queues("bulk")[row]
+
+
+@pytest.mark.parametrize(
+    ("named", "meant"),
+    [
+        (["interactive"], all_queues(["interactive"])),
+        (["bulk", "interactive"], [*all_queues(["bulk"]), *all_queues(["interactive"])]),
+        (["bulk.03.1", "other"], ["bulk.03.1", "other"]),
+    ],
+)
+def test_a_lane_stands_for_its_queues(named: list[str], meant: list[str]) -> None:
+    assert expanded(named) == meant
