@@ -1,0 +1,109 @@
+"""Lanes on a real Redis, with a real worker: uploads overtake, and tenants take turns."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from producer import Client
+from tests.conftest import RedisServer
+from tests.faults.world import World, closing_world, photos, until
+from workers.app import make_app
+from workers.job import ShardJob
+from workers.lanes import all_queues
+from workers.sending import Sender, choose_queue, is_overtaken
+from workers.settings import Settings
+
+SECONDS_A_PHOTO = 0.2
+
+
+@pytest.fixture
+def world(tmp_path: Path, redis_server: RedisServer) -> Iterator[World]:
+    for name in ("in", "out", "up", "public"):
+        (tmp_path / name).mkdir()
+    variables = {
+        "APF_ALLOWED_URLS": tmp_path.as_uri(),
+        "APF_SHARD_PHOTOS": "60",
+        "APF_BATCH_MEGAPIXELS": "0.002",
+        "CHEAP_SECONDS": str(SECONDS_A_PHOTO),
+    }
+    place = World(
+        tmp_path, redis_server, (tmp_path / "in").as_uri(), (tmp_path / "out").as_uri(), photos(60), variables
+    )
+    with closing_world(place):
+        yield place
+
+
+def test_an_upload_overtakes_the_shard_that_runs(world: World) -> None:
+    """One worker, at a bulk shard of twelve seconds: it gives way between two photos, and goes on where it was."""
+    client = Client(world.settings)
+    world.start_worker()
+    world.submit()
+    until(world.is_mid_shard, 30, "the worker is at the bulk shard", world.log)
+    (world.folder / "up" / "me.jpg").write_bytes(b"face me " * 100)
+    upload = client.submit((world.folder / "up").as_uri(), (world.folder / "public").as_uri(), photos=["me.jpg"])
+    started = time.monotonic()
+    assert client.wait(upload.destination, upload.batch, timeout_s=60).protected == 1
+    took = time.monotonic() - started
+    left = world.summary().pending
+    print(f"\nthe upload was done after {took:.1f} s, with {left} bulk photos to go")
+    assert took < 6
+    assert left, "the bulk shard was not waited for"
+    world.wait()
+    world.check()
+    report = world.ledger.read_report(world.batch_id, 0)
+    assert report is not None
+    assert {photo.attempts for photo in report.photos} == {1}, "giving way is no death"
+
+
+def test_a_tenants_long_batch_starves_no_other(world: World, tmp_path: Path) -> None:
+    """Ann's thirty shards wait when Bob's two come: his are done when few of hers are."""
+    slow = world.settings.model_copy(update={"shard_photos": 2})
+    client = Client(slow)
+    (tmp_path / "bob").mkdir()
+    for name in "abcd":
+        (tmp_path / "up" / f"{name}.jpg").write_bytes(f"face {name} ".encode() * 100)
+    ann = client.submit(world.source_url, world.destination_url, photos=sorted(world.photos), tenant="ann", lane="bulk")
+    bob = client.submit(
+        (tmp_path / "up").as_uri(), (tmp_path / "bob").as_uri(),
+        photos=[f"{name}.jpg" for name in "abcd"], tenant="bob", lane="bulk",
+    )  # fmt: skip
+    world.start_worker()
+    client.wait(bob.destination, bob.batch, timeout_s=60)
+    done = client.status(ann.destination, ann.batch)
+    assert done.reported_shards <= 5, "they took turns"
+    client.cancel(ann.destination, ann.batch)
+
+
+def test_one_worker_at_a_time_gives_way(redis_server: RedisServer) -> None:
+    app = make_app(Settings(broker_url=redis_server.url, allowed_urls="*", broker_key_prefix="p:"))
+    assert not is_overtaken(app)
+    Sender(app)(ShardJob(batch_url="memory://x", shard=0, queue="bulk.01.2"))
+    assert not is_overtaken(app), "bulk work overtakes nobody"
+    Sender(app)(ShardJob(batch_url="memory://x", shard=0, queue="interactive.05"))
+    assert [is_overtaken(app) for _ in range(3)] == [True, False, False]
+    app.close()
+
+
+def test_producers_find_rows_for_their_tenants(redis_server: RedisServer) -> None:
+    """The first tenant's row has messages, so the next one gets another; its own next batch another column."""
+    app = make_app(Settings(broker_url=redis_server.url, allowed_urls="*", broker_key_prefix="p:"))
+    sender = Sender(app)
+    queues = []
+    for tenant in [*"abcdefgh", "a", "a"]:
+        queues.append(choose_queue(app, "bulk", tenant))
+        sender(ShardJob(batch_url="memory://x", shard=0, queue=queues[-1]))
+    assert len(set(queues)) == len(queues)
+    rows = [queue.split(".")[1] for queue in queues]
+    assert len(set(rows)) == 8
+    assert {rows[0]} == {rows[8], rows[9]}
+    with redis.Redis(port=redis_server.port) as server:
+        assert {key.decode() for key in server.keys("*") if b"_kombu" not in key} <= {
+            *(f"p:{name}" for name in all_queues()),
+            "p:apf-tenants.bulk",
+        }
+    app.close()
