@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -46,6 +47,10 @@ SOURCE_ETAG, RECIPE, BATCH, OUTCOME, FACES = (
     "apf-outcome",
     "apf-faces",
 )
+
+
+#: A batch of the filter takes no longer than that, where it holds several photos; and the size of a shard's first one.
+BATCH_S, FIRST_BATCH_MEGAPIXELS = 2.0, 4.0
 
 
 class ShardOvertaken(Exception):
@@ -86,6 +91,8 @@ class ShardRunner:
         self._lock = threading.Lock()
         self._engine_lock = threading.Lock()
         self._failure: BaseException | None = None
+        #: Of the filter's last batch; 0 before the first.
+        self._megapixels_per_s = 0.0
 
     def run(self, refs: Sequence[PhotoRef]) -> list[PhotoReport]:
         """Bring every photo to an outcome; the reports come in the order of `refs`.
@@ -180,15 +187,24 @@ class ShardRunner:
             taken, photos = self._next_batch(expected)
             expected -= taken
             if photos:
+                started = time.monotonic()
                 self._filter(photos, writers)
+                megapixels = sum(photo.megapixels for photo in photos)
+                self._megapixels_per_s = megapixels / max(time.monotonic() - started, 1e-6)
                 if expected and self.overtaken():
                     self.stop(ShardOvertaken("an upload waits"))
 
+    def _batch_megapixels(self) -> float:
+        """As many as the filter does in `BATCH_S`, so that uploads and stops are seen to soon; few at first."""
+        within_s = BATCH_S * self._megapixels_per_s if self._megapixels_per_s else FIRST_BATCH_MEGAPIXELS
+        return min(self.settings.batch_megapixels, within_s)
+
     def _next_batch(self, expected: int) -> tuple[int, list[Loaded]]:
-        """Wait for one item, then take what is ready, up to the batch's megapixels."""
+        """Wait for one item, then take what is ready, up to the batch's megapixels: one photo at least."""
         photos: list[Loaded] = []
         taken = 0
-        while taken < expected and sum(p.megapixels for p in photos) < self.settings.batch_megapixels:
+        most = self._batch_megapixels()
+        while taken < expected and sum(p.megapixels for p in photos) < most:
             try:
                 item = self._ready.get(block=not photos)
             except queue.Empty:

@@ -1,0 +1,128 @@
+"""`python tests/benchmarks/bench_lanes.py`: how long an upload takes while a million keys are queued.
+
+A real Redis, a real `apf worker` with the real filter. The bulk batch's first shards are real photos of one megapixel
+with a face, the worker is at one of them when each upload comes, and 7,813 shards wait. Next to it: the same uploads on
+an idle worker.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import skimage.data
+from PIL import Image
+
+from producer import Client
+from producer.batch import Asked, new_batch
+from tests.conftest import RedisServer, _free_ports
+from workers.app import make_app
+from workers.job import PhotoRef
+from workers.reconcile import job_of
+from workers.registry import register
+from workers.sending import Sender, choose_queue, waiting
+from workers.settings import load_settings
+from workers.store import open_store
+
+KEYS, REAL, SHARD = 1_000_000, 512, 128
+UPLOADS = 5
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for sub in ("bulk", "bulk-out", "up", "up-out", "redis"):
+            (folder / sub).mkdir()
+        binary = shutil.which("redis-server")
+        if binary is None:
+            raise SystemExit("redis-server is not on PATH: install it")
+        server = RedisServer(binary, folder / "redis", _free_ports([0]))
+        server.start()
+        os.environ |= {"APF_BROKER_URL": server.url, "APF_ALLOWED_URLS": folder.as_uri()}
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "producer", "worker", "--loglevel", "WARNING"], start_new_session=True
+        )
+        try:
+            measure(folder)
+        finally:
+            os.killpg(worker.pid, signal.SIGKILL)
+            worker.wait()
+            server.kill()
+
+
+def measure(folder: Path) -> None:
+    photo = a_photo()
+    client = Client()
+    upload(client, folder, photo, "warm up")  # models load
+    idle = [upload(client, folder, photo, f"idle {n}") for n in range(UPLOADS)]
+    started = time.monotonic()
+    queue_a_million(folder, photo)
+    settings = load_settings()
+    found = waiting(make_app(settings))
+    messages = sum(found.queued.values())
+    print(f"{KEYS:,} keys planned and queued in {time.monotonic() - started:.0f} s: {messages:,} messages")
+    busy = []
+    for n in range(UPLOADS):
+        time.sleep(5)  # the worker is at the bulk shard again
+        busy.append(upload(client, folder, photo, f"busy {n}"))
+    for name, seconds in (("idle", idle), ("behind a million keys", busy)):
+        print(
+            f"upload, worker {name}: median {statistics.median(seconds):.1f} s, "
+            f"{min(seconds):.1f} to {max(seconds):.1f} s of {len(seconds)}"
+        )
+
+
+def upload(client: Client, folder: Path, photo: bytes, name: str) -> float:
+    """Seconds from the call until the protected photo is there and reported."""
+    (folder / "up" / f"{name}.jpg").write_bytes(photo + name.encode())
+    started = time.monotonic()
+    sent = client.submit((folder / "up").as_uri(), (folder / "up-out").as_uri(), photos=[f"{name}.jpg"])
+    summary = client.wait(sent.destination, sent.batch, timeout_s=300)
+    if summary.protected != 1:
+        raise SystemExit(f"not protected: {summary.failures}")
+    return time.monotonic() - started
+
+
+def queue_a_million(folder: Path, photo: bytes) -> None:
+    """A batch whose plans name a million keys; the first ones are there."""
+    settings = load_settings()
+    app = make_app(settings)
+    refs = []
+    for number in range(KEYS):
+        key = f"{number:07}.jpg"
+        if number < REAL:
+            (folder / "bulk" / key).write_bytes(photo + key.encode())
+        refs.append(PhotoRef(key=key, etag="", size=0))
+    source = (folder / "bulk").as_uri()
+    asked = Asked(queue=choose_queue(app, "bulk", "library"), tenant="library")
+    ledger, batch = new_batch(source, (folder / "bulk-out").as_uri(), asked, settings)
+    real = [PhotoRef(key=i.key, etag=i.etag, size=i.size) for i in open_store(source).list()]
+    refs[:REAL] = real
+    shards = range((KEYS + SHARD - 1) // SHARD)
+    for shard in shards:
+        ledger.write_plan(batch.id, shard, refs[shard * SHARD : (shard + 1) * SHARD])
+    batch = batch.model_copy(update={"planned": True, "shards": len(shards), "photos": KEYS})
+    register(ledger, batch, settings)
+    ledger.write_batch(batch)
+    sender = Sender(app)
+    for shard in shards:
+        sender(job_of(ledger, batch, shard))
+
+
+def a_photo() -> bytes:
+    picture = Image.fromarray(skimage.data.astronaut()).resize((1000, 1000))
+    data = io.BytesIO()
+    picture.save(data, "JPEG", quality=90)
+    return data.getvalue()
+
+
+if __name__ == "__main__":
+    main()
