@@ -6,7 +6,8 @@ ApfError
 │   ├── UnsupportedPhoto      a picture, but of a kind that we refuse, with the reason
 │   └── PhotoTooLarge         over the limit in bytes or pixels
 ├── RecipeError           the recipe is unknown or malformed
-├── WeightsError          weights are missing or not those that the recipe names
+├── WeightsError          weights are missing or damaged
+│   └── OtherVersion          the recipe is for weights or code of another version
 └── DetectorError         the detector cannot be loaded
 """
 
@@ -37,6 +38,10 @@ class RecipeError(ApfError):
 
 class WeightsError(ApfError):
     """Raised when weights are missing, damaged, or differ from the recipe's digest."""
+
+
+class OtherVersion(WeightsError):
+    """Raised when a recipe was made for weights or code that are not installed here: elsewhere they may be."""
 
 
 class DetectorError(ApfError):

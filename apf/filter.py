@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from apf.clock import StageClock
 from apf.detect import Detector, load_detector
-from apf.errors import WeightsError
+from apf.errors import OtherVersion, WeightsError
 from apf.faces import CROP
 from apf.gradient import CHANNELS
 from apf.models.probe import Probe, fused
 from apf.models.unet import TransferNet
-from apf.recipe import WEIGHTS_DIR, Recipe, check_weights, load_recipe, weights_digest
+from apf.recipe import VERSION, WEIGHTS_DIR, Recipe, check_weights, load_recipe, weights_digest
 from apf.refine import refine
 from apf.stages import join_stages
 from apf.threads import each
@@ -48,14 +48,11 @@ class Filter:
 
         Raises:
             RecipeError: the recipe is unknown or does not validate.
-            WeightsError: the weights are missing, damaged, or not those that the recipe was made for.
+            OtherVersion: the recipe was made for other weights, or by code that does something else to pixels.
+            WeightsError: the weights are missing or damaged.
         """
         found = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
-        if found.weights != weights_digest():
-            raise WeightsError(
-                f"recipe {found.name!r} is for weights {found.weights[:16] or 'of no digest'}, this installation has "
-                f"{weights_digest()[:16]}: install the same version everywhere"
-            )
+        _check_version(found)
         check_weights(WEIGHTS_DIR)
         probe, network = Probe(), TransferNet(CHANNELS)
         _restore(probe, "probe")
@@ -111,6 +108,20 @@ class Filter:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return result
+
+
+def _check_version(recipe: Recipe) -> None:
+    """Outputs carry the recipe's id: what would make other pixels under the same id is refused."""
+    if recipe.version != VERSION:
+        raise OtherVersion(
+            f"recipe {recipe.name!r} is of version {recipe.version}, this installation does version {VERSION}: "
+            "install the same version everywhere"
+        )
+    if recipe.weights != weights_digest():
+        raise OtherVersion(
+            f"recipe {recipe.name!r} is for weights {recipe.weights[:16] or 'of no digest'}, this installation has "
+            f"{weights_digest()[:16]}: install the same version everywhere"
+        )
 
 
 def _check(faces: Tensor) -> None:

@@ -16,6 +16,9 @@ from apf.errors import RecipeError, WeightsError
 WEIGHTS_DIR = Path(__file__).parent / "weights"
 SUMS = "SHA256SUMS"
 
+#: Of what the code does to pixels, whatever the weights.
+VERSION = 3
+
 Stage = Literal["gradient", "transfer", "universal"]
 
 
@@ -40,7 +43,7 @@ class Recipe(BaseModel):
     #: SHA-256 over the weight files; filled in by `load_recipe`.
     weights: str = ""
     #: Raised when the code changes what a recipe does to pixels.
-    version: int = 3
+    version: int = VERSION
 
     @field_validator("stages")
     @classmethod

@@ -5,7 +5,8 @@ WorkerError
 ├── JobError              a message is malformed, or names what it may not
 │   └── NotAllowed            a place outside APF_ALLOWED_URLS
 ├── BadRequest            what a caller asks of a batch makes no sense
-├── LedgerError           a record of a batch is missing, torn or of another version
+├── LedgerError           a record of a batch is missing, torn or does not validate
+│   └── NewerRecord           a newer version wrote it
 └── StoreError            the store refused; a retry does not help
     ├── NotFound              no object of that name
     │   └── StoreGone             no bucket or folder of that name
@@ -46,6 +47,10 @@ class BadRequest(WorkerError):
 
 class LedgerError(WorkerError):
     """Raised when a record of a batch is missing, torn or does not validate. Permanent."""
+
+
+class NewerRecord(LedgerError):
+    """Raised when a newer version wrote a record: it is whole, and not this version's to do or to mend. Permanent."""
 
 
 class StoreError(WorkerError):

@@ -10,7 +10,7 @@ from typing import Any, Literal, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from apf.recipe import Recipe
-from workers.errors import JobError, WorkerError
+from workers.errors import JobError, LedgerError, NewerRecord, WorkerError
 
 Parsed = TypeVar("Parsed", bound=BaseModel)
 
@@ -26,6 +26,14 @@ class _Record(BaseModel):
     """Frozen, with no field unknown to it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class _Told(_Record):
+    """What workers tell of their work: fields of a newer version are passed over. What is asked has none of these:
+    it must be understood whole.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
 
 class ShardJob(_Record):
@@ -82,7 +90,7 @@ class Outcome(StrEnum):
     failed = "failed"
 
 
-class PhotoReport(_Record):
+class PhotoReport(_Told):
     """What became of one photo."""
 
     key: str = Field(min_length=1)
@@ -100,7 +108,7 @@ class PhotoReport(_Record):
     attempts: int = Field(default=1, ge=1)
 
 
-class Totals(_Record):
+class Totals(_Told):
     """Sums over photos; `a + b` adds them up."""
 
     photos: int = 0
@@ -145,7 +153,7 @@ class Totals(_Record):
         return Totals.model_validate({name: mine[name] + theirs[name] for name in mine})
 
 
-class ShardReport(_Record):
+class ShardReport(_Told):
     """What became of a shard. Once it lies in the ledger, the shard is done."""
 
     shard: int = Field(ge=0)
@@ -167,7 +175,7 @@ class ShardReport(_Record):
         return Totals.of(self.photos)
 
 
-class Attempt(_Record):
+class Attempt(_Told):
     """One worker's try of a shard. It is gone once the try has ended; what stays was cut short."""
 
     #: Sorts by the time of the start.
@@ -253,8 +261,11 @@ def parse(kind: type[Parsed], data: bytes | str, failure: type[WorkerError], wha
 
     Raises:
         failure: it does not validate; the message names `what`.
+        NewerRecord: instead of LedgerError, where it has a field that this version does not know.
     """
     try:
         return kind.model_validate_json(data)
     except ValidationError as error:
+        if failure is LedgerError and any(e["type"] == "extra_forbidden" for e in error.errors()):
+            raise NewerRecord(f"{what} is of a newer version ({explain(error)}): upgrade this installation") from error
         raise failure(f"{what} does not validate: {explain(error)}") from error

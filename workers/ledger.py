@@ -26,14 +26,14 @@ from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-from workers.errors import LedgerError, NotFound, StoreGone
+from workers.errors import LedgerError, NewerRecord, NotFound, StoreGone
 from workers.job import Batch, PhotoRef, PhotoReport, ShardReport, parse
 from workers.store import AFTER_ALL, S3Options, Store, canonical_url, child_url, open_store, parent_url
 
 log = logging.getLogger(__name__)
 
-#: Of the .jsonl objects; raised, here and in `_Header`, when an older reader would misread a new one.
-VERSION: Literal[1] = 1
+#: Of the .jsonl objects; raised when an older reader would misread a new one. Older ones then leave it alone.
+VERSION = 1
 
 #: With no more open shards than this their reports are asked for by name, and no listing is needed.
 ASKED_BY_NAME = 32
@@ -57,7 +57,7 @@ class _Header(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     kind: str
-    version: Literal[1]
+    version: int
     shard: int
     count: int
 
@@ -162,13 +162,19 @@ class Ledger:
         self._put_lines(self._shard_key(batch_id, "reports", report.shard), _Free.model_validate(header), report.photos)
 
     def read_report(self, batch_id: str, shard: int) -> ShardReport | None:
-        """What became of a shard, or None while it is not done. A torn report is none: the shard runs again."""
+        """What became of a shard, or None while it is not done. A torn report is none: the shard runs again.
+
+        Raises:
+            NewerRecord: a newer version wrote it.
+        """
         key = self._shard_key(batch_id, "reports", shard)
         data = self.read(key)
         if data is None:
             return None
         try:
             header, photos = _read_lines(data, _ReportHeader, PhotoReport, shard, key)
+        except NewerRecord:
+            raise
         except LedgerError as error:
             log.warning("report taken as missing: %s", error)
             return None
@@ -303,10 +309,13 @@ def _read_lines(
     """Header and records of a .jsonl object.
 
     Raises:
-        LedgerError: it is torn, of another version or shard, or does not validate.
+        NewerRecord: a newer version wrote it.
+        LedgerError: it is torn, of another shard, or does not validate.
     """
     first, *lines = data.split(b"\n")
     header = parse(header_type, first, LedgerError, f"{key}, line 1,")
+    if header.version > VERSION:
+        raise NewerRecord(f"{key} is of version {header.version}, newer than {VERSION}: upgrade this installation")
     if header.shard != shard:
         raise LedgerError(f"{key} is of shard {header.shard}, not of shard {shard}")
     if len(lines) != header.count + 1 or lines[-1]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 
 from workers.attempts import now
-from workers.errors import LedgerError
+from workers.errors import LedgerError, NewerRecord
 from workers.job import Batch, PhotoRef
 from workers.ledger import Ledger
 from workers.store import ObjectInfo, Store
@@ -185,6 +185,8 @@ def _keys(ledger: Ledger, batch: Batch, shard: int) -> list[str] | None:
     """The keys of a shard's photos, ascending; None where neither its plan nor its report can be read."""
     try:
         return [ref.key for ref in ledger.read_plan(batch.id, shard)]
+    except NewerRecord:
+        raise  # it is whole, and not to be written over
     except LedgerError:
         report = ledger.read_report(batch.id, shard)
         return None if report is None else sorted((photo.key for photo in report.photos), key=str.encode)

@@ -20,7 +20,7 @@ from datetime import datetime, timedelta
 from pydantic import BaseModel
 
 from workers.attempts import attempts_at, is_live, mark_missed, now
-from workers.errors import LedgerError, WorkerError
+from workers.errors import LedgerError, NewerRecord, WorkerError
 from workers.job import BULK, Attempt, Batch, ShardJob, parse
 from workers.lanes import queue_of
 from workers.ledger import Ledger
@@ -208,6 +208,8 @@ def _send(
 def _mend_plan(ledger: Ledger, batch: Batch, shard: int, settings: Settings) -> None:
     try:
         ledger.read_plan(batch.id, shard)
+    except NewerRecord:
+        raise  # it is whole: nothing is mended by planning it as an older version would
     except LedgerError as error:
         log.warning("planned anew: %s", error)
         if batch.first_retry is not None and shard >= batch.first_retry:

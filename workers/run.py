@@ -14,7 +14,7 @@ from pathlib import Path
 from celery.exceptions import SoftTimeLimitExceeded
 
 from apf.clock import StageClock
-from apf.errors import ApfError
+from apf.errors import ApfError, OtherVersion
 from apf.recipe import Recipe
 from workers.allowed import EVERYTHING, check_allowed
 from workers.attempts import Lease, attempts_at, deaths_at, now, renewed
@@ -62,6 +62,7 @@ def run_shard(
         ShardOvertaken: the rest of it should be sent again, for what is more urgent.
         ShardIncomplete: some photos failed for reasons that pass, and this was not the last try.
         ShardResumed: the batch was stopped and resumed meanwhile: run it again.
+        OtherVersion: on a queue, where a worker of the recipe's version may come: leave the shard to it.
         NotAllowed: the message names a place outside `settings.allowed_for_batches`.
         LedgerError: the batch or the plan cannot be read.
         StoreError: the ledger cannot be read or written.
@@ -99,7 +100,7 @@ def run_shard(
     runner = make_runner() if deaths.together < SPLIT_AFTER else OneByOne(make_runner, lease, deaths)
     try:
         with _quiet(refs, settings), renewed(lease, interval_s=settings.progress_interval_s, on_beat=renew):
-            photos = _outcomes(runner, refs, lease)
+            photos = _outcomes(runner, refs, lease, others_may=settings.broker_url is not None)
             if not last_try and any(photo.transient for photo in photos):
                 raise ShardIncomplete(_transient(photos))
             photos = [photo.model_copy(update={"attempts": 1 + deaths.of(photo.key)}) for photo in photos]
@@ -130,7 +131,9 @@ def _quiet(refs: Sequence[PhotoRef], settings: Settings) -> AbstractContextManag
     return nullcontext() if settings.log_keys else keys_hidden(ref.key for ref in refs)
 
 
-def _outcomes(runner: ShardRunner | OneByOne, refs: Sequence[PhotoRef], lease: Lease) -> list[PhotoReport]:
+def _outcomes(
+    runner: ShardRunner | OneByOne, refs: Sequence[PhotoRef], lease: Lease, *, others_may: bool
+) -> list[PhotoReport]:
     """Every photo's outcome, also where no photo can be protected or written."""
     try:
         return runner.run(refs)
@@ -138,6 +141,8 @@ def _outcomes(runner: ShardRunner | OneByOne, refs: Sequence[PhotoRef], lease: L
         lease.time_out()
         raise
     except ApfError as error:
+        if others_may and isinstance(error, OtherVersion):
+            raise
         done = [report for report in runner.reports if report.outcome is not Outcome.failed]
         return _rest_failed(refs, done, str(error))
     except DESTINATION_GONE as error:

@@ -15,10 +15,11 @@ from celery.exceptions import SoftTimeLimitExceeded
 from celery.signals import task_failure, worker_shutdown
 from celery.worker import state
 
+from apf.errors import OtherVersion
 from workers.allowed import check_allowed
 from workers.app import PLAN, RECONCILE, TASK
 from workers.attempts import give_back
-from workers.errors import JobError, StoreError, WorkerError
+from workers.errors import JobError, NewerRecord, StoreError, WorkerError
 from workers.job import BULK, ShardJob
 from workers.ledger import open_batch
 from workers.logs import install as install_masks
@@ -63,6 +64,10 @@ def after_failure(
         job = ShardJob.decode(args[0])
     except (JobError, LookupError, TypeError):
         return  # a message that names no shard has none to report
+    if isinstance(exception, (NewerRecord, OtherVersion)):
+        # Reconciling sends it again, until it comes to a worker that can.
+        logger.error("shard %s is left to workers of another version: %s", job.shard, exception)
+        return
     if isinstance(exception, (WorkerLostError, TimeLimitExceeded)):
         if task_id in _sent_again:
             return

@@ -1,0 +1,173 @@
+"""Old and new installations side by side: what an older one makes of a newer one's records, as docs/running.md says."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from apf.errors import OtherVersion
+from apf.recipe import VERSION, weights_digest
+from tests.workers.test_reconcile import World
+from tests.workers.test_run import Planned
+from workers import tasks
+from workers.app import TASK
+from workers.attempts import Lease, attempts_at
+from workers.engine import load_engine
+from workers.errors import JobError, NewerRecord
+from workers.job import ShardJob
+from workers.ledger import Ledger
+from workers.run import report_lost_shard, run_shard
+from workers.settings import Settings
+from workers.watch import BatchWatch
+
+QUEUE = Settings(broker_url="redis://x", allowed_urls="*")
+
+
+def with_field(ledger: Ledger, *names: str, line: int | None = None) -> None:
+    """A newer version wrote the record: it has a field that nobody here knows. `line` of a .jsonl object, from 0."""
+    key = ledger.key("b1", *names)
+    lines = ledger.store.get(key).data.decode().split("\n")
+    text = "\n".join(lines) if line is None else lines[line]
+    changed = json.dumps({**json.loads(text), "from_the_future": 1})
+    lines = [changed] if line is None else [*lines[:line], changed, *lines[line + 1 :]]
+    ledger.store.put(key, "\n".join(lines).encode())
+
+
+def newer_file(ledger: Ledger, *names: str) -> None:
+    """The .jsonl object is of the next version."""
+    key = ledger.key("b1", *names)
+    data = ledger.store.get(key).data
+    changed = data.replace(b'"version":1', b'"version":2', 1)
+    assert changed != data
+    ledger.store.put(key, changed)
+
+
+@pytest.mark.parametrize("record", ["batch", "recipe", "photo", "plan"])
+def test_a_shard_of_a_newer_record_stays_open(record: str) -> None:
+    """Neither running it nor giving it up writes a report: it is left to a newer worker, which then does all of it."""
+    planned = Planned(f"newer-{record}", b"one", b"two")
+    keys = [planned.ledger.key("b1", "batch.json"), planned.ledger.key("b1", "plan", "00000.jsonl")]
+    kept = {key: planned.destination.get(key).data for key in keys}
+    if record == "batch":
+        with_field(planned.ledger, "batch.json")
+    elif record == "recipe":
+        batch = json.loads(kept[keys[0]])
+        batch["recipe"]["from_the_future"] = 1
+        planned.destination.put(keys[0], json.dumps(batch).encode())
+    elif record == "photo":
+        with_field(planned.ledger, "plan", "00000.jsonl", line=1)
+    else:
+        newer_file(planned.ledger, "plan", "00000.jsonl")
+    with pytest.raises(NewerRecord, match="upgrade this installation"):
+        planned.run()
+    with pytest.raises(NewerRecord):
+        report_lost_shard(planned.job, Settings(), "given up")
+    assert not planned.ledger.has_report("b1", 0)
+    assert attempts_at(planned.ledger, "b1") == [], "leaving it is no death"
+    for key, data in kept.items():  # what the newer worker knows how to read
+        planned.destination.put(key, data)
+    assert planned.run().protected == 2
+
+
+def test_a_newer_message_is_refused_and_reports_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message is dropped, the shard stays open; reconciling sends it again."""
+    planned = Planned("newer-message", b"one")
+    message = {**planned.job.encode(), "from_the_future": 1}
+    with pytest.raises(JobError, match="from_the_future") as refused:
+        ShardJob.decode(message)
+    monkeypatch.setattr(tasks, "report_lost_shard", None)
+    sender: Any = type("Sender", (), {"name": TASK, "app": None})
+    tasks.after_failure(sender, exception=refused.value, args=[message])
+    assert not planned.ledger.has_report("b1", 0)
+
+
+@pytest.mark.parametrize("error", [NewerRecord("new"), OtherVersion("other")])
+def test_a_task_that_is_of_another_version_gives_nothing_up(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    """After the failed task no photo is reported as failed, and the shard is not sent to the same workers at once."""
+    monkeypatch.setattr(tasks, "report_lost_shard", None)
+    monkeypatch.setattr(tasks, "Sender", None)
+    sender: Any = type("Sender", (), {"name": TASK, "app": None})
+    tasks.after_failure(sender, exception=error, args=[{"batch_url": "memory://x/.apf/batches/b1", "shard": 0}])
+
+
+@pytest.mark.parametrize("change", [{"weights": "0" * 64}, {"version": VERSION + 1}, {"version": VERSION - 1}])
+def test_a_recipe_of_another_version_waits_for_its_workers(change: dict[str, object]) -> None:
+    """On a queue the shard stays open. Alone, where nobody else can come, its photos fail with the cure."""
+    planned = Planned(f"other-{next(iter(change.values()))}", b"one")
+    recipe = planned.batch.recipe.model_copy(update=change)
+    planned.ledger.write_batch(planned.batch.model_copy(update={"recipe": recipe}))
+    with pytest.raises(OtherVersion, match="install the same version everywhere"):
+        run_shard(planned.job, QUEUE, load=load_engine)
+    assert not planned.ledger.has_report("b1", 0)
+    assert attempts_at(planned.ledger, "b1") == [], "leaving it is no death"
+    totals = run_shard(planned.job, Settings(), load=load_engine)
+    assert totals is not None
+    assert totals.failed == 1
+    report = planned.ledger.read_report("b1", 0)
+    assert report is not None
+    assert "install the same version everywhere" in str(report.photos[0].reason)
+
+
+def test_a_done_shard_needs_no_filter_of_its_version() -> None:
+    """Outputs that are there already are reported by a worker of any version: nothing is computed."""
+    planned = Planned("other-done", b"one")
+    recipe = planned.batch.recipe.model_copy(update={"version": VERSION + 1})
+    assert recipe.weights == weights_digest()
+    planned.ledger.write_batch(planned.batch.model_copy(update={"recipe": recipe}))
+    planned.run(QUEUE)  # a worker of that version
+    planned.destination.delete(planned.ledger.key("b1", "reports", "00000.jsonl"))
+    totals = run_shard(planned.job, QUEUE, load=load_engine)
+    assert totals is not None
+    assert (totals.protected + totals.skipped, totals.failed) == (1, 0)
+
+
+def test_a_newer_workers_report_counts_with_fields_that_nobody_knows_yet() -> None:
+    """More may be told than is understood: the shard is done, and its photos are counted as that worker says."""
+    planned = Planned("newer-report", b"one", b"corrupt")
+    planned.run()
+    for line in (0, 1, 2):
+        with_field(planned.ledger, "reports", "00000.jsonl", line=line)
+    assert planned.run() is None, "done"
+    summary = BatchWatch(planned.ledger, "b1").poll()
+    assert (summary.protected, summary.failed, summary.done) == (1, 1, True)
+
+
+def test_a_report_of_the_next_version_is_not_taken_for_a_torn_one() -> None:
+    """A torn one counts as none, and its shard runs again; a newer one is left alone, and says that it is newer."""
+    planned = Planned("newer-report-version", b"one")
+    planned.run()
+    newer_file(planned.ledger, "reports", "00000.jsonl")
+    for read in (planned.run, BatchWatch(planned.ledger, "b1").poll):
+        with pytest.raises(NewerRecord, match="of version 2, newer than 1"):
+            read()
+    assert planned.engine.batches == [1], "it did not run again"
+
+
+def test_a_newer_workers_try_counts() -> None:
+    """Its shard is not sent to somebody else while it runs, and its death is one."""
+    planned = Planned("newer-try", b"one")
+    lease = Lease(planned.ledger, "b1", 0, lease_s=60)
+    lease.beat()
+    (attempt,) = attempts_at(planned.ledger, "b1")
+    with_field(planned.ledger, "attempts", "00000", f"{attempt.id}.json")
+    assert attempts_at(planned.ledger, "b1") == [attempt]
+
+
+@pytest.mark.parametrize("newer", ["photo", "version"])
+def test_reconciling_leaves_a_newer_plan_alone(newer: str) -> None:
+    """A torn plan is made anew; a newer one is whole, and is neither written over nor sent, but left for later."""
+    world = World()
+    world.plan()
+    names = ("plan", "00001.jsonl")
+    if newer == "photo":
+        with_field(world.ledger, *names, line=1)
+    else:
+        newer_file(world.ledger, *names)
+    torn = world.ledger.key("b1", "plan", "00000.jsonl")
+    world.ledger.store.put(torn, b"{}")
+    before = world.ledger.store.get(world.ledger.key("b1", *names)).data
+    world.sent.clear()
+    assert world.reconcile() == []
+    assert world.ledger.store.get(world.ledger.key("b1", *names)).data == before
