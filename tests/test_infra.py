@@ -23,6 +23,10 @@ INFRA = ROOT / "infra"
 DOCKERFILE = (INFRA / "Dockerfile").read_text()
 COMPOSE: dict[str, Any] = yaml.safe_load((INFRA / "compose.yaml").read_text())
 SERVICES: dict[str, Any] = COMPOSE["services"]
+#: Settings of the listener, the exporter and callbacks, which may come after what deploys them.
+LATER = {"APF_METRICS_HOST", "APF_METRICS_PORT", "APF_LOG_FORMAT", "APF_LISTEN_SECRET", "APF_CALLBACK_SECRETS"}
+#: What runs our own images.
+OURS = ("worker", "worker-cpu", "producer", "beat", "exporter", "listener")
 LOCKS = sorted(INFRA.glob("constraints*.txt"))
 
 
@@ -64,11 +68,11 @@ def names_in_environment() -> set[str]:
 
 def test_compose_settings_exist() -> None:
     """Each APF_ variable that compose or the Dockerfile sets is one that the workers read: a typo would do nothing."""
-    known = {f"APF_{field.upper()}" for field in Settings.model_fields}
+    known = {f"APF_{field.upper()}" for field in Settings.model_fields} | LATER
     assert names_in_environment() - known == set()
 
 
-@pytest.mark.parametrize("service", ["worker", "worker-cpu", "producer", "beat"])
+@pytest.mark.parametrize("service", OURS)
 def test_compose_environment_validates(service: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The settings of each service are accepted as they stand, and worker and producer share queue and store."""
     environment = SERVICES[service]["environment"]
@@ -118,8 +122,33 @@ def test_a_real_redis_takes_the_configuration(tmp_path: Path) -> None:
 def test_services_say_when_they_are_ready(service: str) -> None:
     """Queue and store have a health check, and workers wait for both."""
     assert SERVICES[service]["healthcheck"]["test"][0] == "CMD"
-    for user in ("worker", "worker-cpu", "producer", "beat"):
+    for user in OURS:
         assert SERVICES[user]["depends_on"][service] == {"condition": "service_healthy"}
+
+
+@pytest.mark.parametrize("service", sorted(set(SERVICES) - {"store"}))
+def test_services_are_locked_down(service: str) -> None:
+    """Read-only but for /tmp and volumes, without any capability, and for good. The store is for a laptop."""
+    locked = SERVICES[service]
+    assert locked["read_only"] is True
+    assert locked["tmpfs"] == ["/tmp"]
+    assert locked["cap_drop"] == ["ALL"]
+    assert locked["security_opt"] == ["no-new-privileges:true"]
+    assert "privileged" not in locked
+
+
+def test_libraries_keep_their_caches_where_it_is_writable() -> None:
+    """With a read-only root a library that compiles or caches would fail at its first photo."""
+    (locations,) = (value for value in arguments_of("runtime", "ENV") if "TMPDIR" in value)
+    pairs = dict(pair.split("=", 1) for pair in locations.split())
+    assert {"XDG_CACHE_HOME", "MPLCONFIGDIR", "NUMBA_CACHE_DIR", "CUDA_CACHE_PATH"} <= pairs.keys()
+    assert all(path == "/tmp" or path.startswith("/tmp/") for path in pairs.values())
+
+
+def test_what_is_not_always_wanted_is_behind_a_profile() -> None:
+    """Plain `up` starts queue, store, workers, clock and exporter, on which nothing else has to be set."""
+    started = {name for name, service in SERVICES.items() if "profiles" not in service}
+    assert started == {"redis", "store", "worker", "beat", "exporter"}
 
 
 def test_ports_answer_on_loopback_only() -> None:
@@ -166,9 +195,9 @@ def test_workers_get_time_to_give_their_shard_back() -> None:
 
 @pytest.mark.parametrize("target", ["producer", "worker"])
 def test_each_target_is_complete(target: str) -> None:
-    """Both targets run as the user apf, have a health check, start `apf`, and copy from a stage that exists."""
+    """Both targets run as the user apf, by its number, have a health check, start `apf`, and copy from a stage that exists."""
     runtime = arguments_of(target, "FROM")[0].split()[0]
-    assert ("USER", "apf") in stages()[runtime]
+    assert ("USER", "10001:10001") in stages()[runtime]
     assert arguments_of(target, "HEALTHCHECK")
     assert json.loads(arguments_of(target, "ENTRYPOINT")[0])[0] == "apf"
     for arguments in arguments_of(target, "COPY"):
