@@ -195,7 +195,7 @@ def test_workers_get_time_to_give_their_shard_back() -> None:
 
 @pytest.mark.parametrize("target", ["producer", "worker"])
 def test_each_target_is_complete(target: str) -> None:
-    """Both targets run as the user apf, by its number, have a health check, start `apf`, and copy from a stage that exists."""
+    """Both targets run as apf, by its number, have a health check, start `apf`, and copy from a stage that exists."""
     runtime = arguments_of(target, "FROM")[0].split()[0]
     assert ("USER", "10001:10001") in stages()[runtime]
     assert arguments_of(target, "HEALTHCHECK")
