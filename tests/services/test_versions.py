@@ -9,7 +9,8 @@ import pytest
 
 from tests.conftest import RedisServer
 from tests.faults.world import World, closing_world, photos, until
-from workers.app import BULK, TASK
+from workers.app import TASK
+from workers.job import BULK
 
 pytestmark = pytest.mark.timeout(240)
 
