@@ -19,7 +19,7 @@ from apf.faces import CROP
 from apf.gradient import CHANNELS
 from apf.models.probe import Probe, fused
 from apf.models.unet import TransferNet
-from apf.recipe import VERSION, WEIGHTS_DIR, Recipe, check_weights, load_recipe, weights_digest
+from apf.recipe import WEIGHTS_DIR, Recipe, check_weights, load_recipe, other_version
 from apf.refine import refine
 from apf.stages import join_stages
 from apf.threads import each
@@ -52,7 +52,8 @@ class Filter:
             WeightsError: the weights are missing or damaged.
         """
         found = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
-        _check_version(found)
+        if reason := other_version(found):
+            raise OtherVersion(reason)
         check_weights(WEIGHTS_DIR)
         probe, network = Probe(), TransferNet(CHANNELS)
         _restore(probe, "probe")
@@ -108,20 +109,6 @@ class Filter:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return result
-
-
-def _check_version(recipe: Recipe) -> None:
-    """Outputs carry the recipe's id: what would make other pixels under the same id is refused."""
-    if recipe.version != VERSION:
-        raise OtherVersion(
-            f"recipe {recipe.name!r} is of version {recipe.version}, this installation does version {VERSION}: "
-            "install the same version everywhere"
-        )
-    if recipe.weights != weights_digest():
-        raise OtherVersion(
-            f"recipe {recipe.name!r} is for weights {recipe.weights[:16] or 'of no digest'}, this installation has "
-            f"{weights_digest()[:16]}: install the same version everywhere"
-        )
 
 
 def _check(faces: Tensor) -> None:

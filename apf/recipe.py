@@ -103,6 +103,21 @@ def check_weights(folder: Path = WEIGHTS_DIR) -> None:
             raise WeightsError(f"weights {folder / name} are damaged: install the package again")
 
 
+def other_version(recipe: Recipe) -> str | None:
+    """What keeps this installation from doing the recipe: outputs carry its id, and would be other pixels under it."""
+    if recipe.version != VERSION:
+        return (
+            f"recipe {recipe.name!r} is of version {recipe.version}, this installation does version {VERSION}: "
+            "install the same version everywhere"
+        )
+    if recipe.weights != weights_digest():
+        return (
+            f"recipe {recipe.name!r} is for weights {recipe.weights[:16] or 'of no digest'}, this installation has "
+            f"{weights_digest()[:16]}: install the same version everywhere"
+        )
+    return None
+
+
 def write_sums(folder: Path) -> None:
     """Note the digests of the folder's weights, for `check_weights`."""
     files = sorted(folder.glob("*.safetensors"))

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from apf.recipe import other_version
 from workers.errors import StoreUnavailable
 from workers.watch import BatchSummary, BatchWatch
 
@@ -111,6 +112,11 @@ def print_summary(summary: BatchSummary) -> None:
     )
     if batch.note:
         console.print(f"[yellow]{escape(batch.note)}[/yellow]", highlight=False, soft_wrap=True)
+    if not summary.done and (reason := other_version(batch.recipe)):
+        # Workers of this version leave it open, and nothing else would say why.
+        console.print(
+            f"[yellow]{escape(reason)}, or cancel it and protect again[/yellow]", highlight=False, soft_wrap=True
+        )
     if summary.missing:
         console.print(
             f"[red]{summary.missing} photos have no outcome[/red]: they were deleted while a torn plan was made anew; "

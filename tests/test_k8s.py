@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import os
 import re
 import shutil
+import socket
 import subprocess
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import kubernetes_validate
 import pytest
+import redis
 import yaml
 
 from tests.kustomize import Manifest, build, containers, pod_of, read
 from tests.test_infra import LATER
+from workers.app import make_app
+from workers.job import ShardJob
+from workers.sending import Sender, waiting
 from workers.settings import Settings, check_worker
 
 ROOT = Path(__file__).parents[1]
@@ -119,6 +126,22 @@ def test_every_file_is_listed_and_every_listed_file_exists() -> None:
     assert files - listed == set((K8S / "examples").iterdir())
 
 
+def test_the_documentation_tells_of_every_value() -> None:
+    """docs/running.md names each folder, secret, key and deadline that an operator may have to change."""
+    told = (ROOT / "docs" / "running.md").read_text()
+    spec = of_kind("Deployment")["apf-worker"]["spec"]["template"]["spec"]
+    scaled = of_kind("ScaledObject")["apf-worker"]["spec"]
+    values = {f"`{path.name}`" for path in K8S.iterdir()}
+    for secret in of_kind("Secret").values():
+        values |= {f"`{secret['metadata']['name']}`", *(f"`{key}`" for key in secret["stringData"])}
+    values |= {
+        f"{variables_of(of_kind('Deployment')['apf-worker'])['APF_SHUTDOWN_GRACE_S']} / "
+        f"{spec['terminationGracePeriodSeconds']}",
+        f"{scaled['minReplicaCount']} / {scaled['maxReplicaCount']}",
+    }
+    assert {value for value in values if value not in told} == set()
+
+
 def test_no_namespace_is_named() -> None:
     """Whoever applies it chooses the namespace."""
     assert all("namespace" not in manifest["metadata"] for manifest in ALL)
@@ -132,6 +155,46 @@ def test_redis_is_configured_as_everywhere() -> None:
     assert f"ACL SETUSER {acl[1].removeprefix('user ')}" in (ROOT / "SECURITY.md").read_text()
     prefix = of_kind("ConfigMap")["apf-settings"]["data"]["APF_BROKER_KEY_PREFIX"]
     assert f"~{prefix}* " in acl[1]
+
+
+def test_a_real_redis_starts_on_it_and_knows_our_user_alone(tmp_path: Path) -> None:
+    """With the pod's arguments, the map's configuration and the example's users: APF can send, anybody else nothing."""
+    server = shutil.which("redis-server")
+    if not server:
+        if os.environ.get("APF_REQUIRE_SERVICES") == "1":
+            pytest.fail("redis-server is missing: install it")
+        pytest.skip("redis-server is not installed")
+    (container,) = containers(of_kind("StatefulSet")["apf-redis"])
+    files = {
+        "/etc/redis/redis.conf": of_kind("ConfigMap")["apf-redis"]["data"]["redis.conf"],
+        "/etc/redis-acl/users.acl": of_kind("Secret")["apf-redis-acl"]["stringData"]["users.acl"],
+    }
+    for name, text in files.items():
+        (tmp_path / Path(name).name).write_text(text)
+    arguments = [str(tmp_path / Path(word).name) if word in files else word for word in container["args"][1:]]
+    port = free_port()
+    command = [server, *arguments, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(tmp_path)]
+    url = of_kind("Secret")["apf-broker"]["stringData"]["APF_BROKER_URL"].replace("apf-redis:6379", f"127.0.0.1:{port}")
+    prefix = of_kind("ConfigMap")["apf-settings"]["data"]["APF_BROKER_KEY_PREFIX"]
+    app = make_app(Settings(broker_url=url, broker_key_prefix=prefix, allowed_urls="*"))
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            assert any("ready to accept" in line.lower() for line in process.stdout)
+            Sender(app)(ShardJob(batch_url="s3://public/.apf/batches/b1", shard=0))
+            assert waiting(app).queued == 1
+            with closing(redis.Redis(port=port)) as stranger, pytest.raises(redis.AuthenticationError):
+                stranger.ping()
+        finally:
+            app.close()
+            process.terminate()
+
+
+def free_port() -> int:
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 @pytest.mark.parametrize("workload", WORKLOADS, ids=name_of)
