@@ -182,7 +182,7 @@ def test_a_real_redis_starts_on_it_and_knows_our_user_alone(tmp_path: Path) -> N
         try:
             assert any("ready to accept" in line.lower() for line in process.stdout)
             Sender(app)(ShardJob(batch_url="s3://public/.apf/batches/b1", shard=0))
-            assert waiting(app).queued == 1
+            assert sum(waiting(app).queued.values()) == 1
             with closing(redis.Redis(port=port)) as stranger, pytest.raises(redis.AuthenticationError):
                 stranger.ping()
         finally:
