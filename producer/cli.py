@@ -17,6 +17,7 @@ from rich.markup import escape
 from producer import batch as batches
 from producer import doctor
 from producer.batch import Asked
+from producer.listen_command import listen
 from producer.report import console, follow, json_object, print_failures, print_summary
 from producer.terminal import (
     DONE,
@@ -70,6 +71,8 @@ class LaneName(StrEnum):
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+app.command("listen")(listen)
 
 
 @app.command()

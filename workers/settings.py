@@ -6,7 +6,7 @@ import re
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, StringConstraints, ValidationError, field_validator, model_validator
+from pydantic import Field, SecretStr, StringConstraints, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from workers.allowed import EVERYTHING
@@ -84,6 +84,17 @@ class Settings(BaseSettings):
 
     #: Whether a worker's log may name photos by their keys.
     log_keys: bool = False
+
+    #: `apf listen --http`: what signs events (whsec_ and base64, or text), and what stores send that cannot sign; of
+    #: each, several with spaces between while one is changed. Or files that hold them.
+    listen_secret: SecretStr | None = None
+    listen_secret_file: Text | None = None
+    listen_token: SecretStr | None = None
+    listen_token_file: Text | None = None
+    #: `apf listen --redis`: the Redis of the list; None: the queue's.
+    listen_redis_url: Text | None = None
+    #: `apf listen --sqs`: endpoint of an SQS-compatible queue; None: as its URL says.
+    listen_sqs_endpoint_url: Text | None = None
 
     @field_validator("broker_url")
     @classmethod

@@ -1,0 +1,1 @@
+"""`apf listen`: from a store's event notifications to batches on the interactive lane."""

@@ -1,0 +1,243 @@
+"""From messages to batches: understood, routed, told from what was there, gathered for a moment, submitted.
+
+Sources hand in messages and get a future for each, done once everything in it lies in a ledger. Until then the message
+stays where it is, so a listener that dies, or a store that is down, loses nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Protocol
+
+from producer.events.formats import Notice, understand
+from producer.events.marks import Marks
+from producer.events.metrics import EVENT_AGE, EVENTS, SUBMIT_FAILURES, SUBMIT_SECONDS
+from producer.events.notice import Created
+from producer.events.routes import Ignored, Route, Routes, tenant_of
+from workers.errors import WorkerError
+from workers.logs import Key
+
+log = logging.getLogger(__name__)
+
+#: Batches that are submitted at once: one that waits for a slow store does not hold up the others.
+SUBMITTERS = 4
+
+
+class Stopping(WorkerError):
+    """Raised when a message comes after the listener was asked to stop. Whoever sent it keeps it."""
+
+    transient = True
+
+
+class NotSubmitted(WorkerError):
+    """Raised when a batch could not be submitted for a reason that is no WorkerError. The log has it."""
+
+    transient = True
+
+
+class Submit(Protocol):
+    """Submits photos as one batch on the interactive lane."""
+
+    def __call__(self, source: str, destination: str, photos: Sequence[str], *, tenant: str) -> int:
+        """How many photos the batch has; those that are gone already are left out, and no photo makes no batch.
+
+        Raises:
+            WorkerError: nothing is submitted, or not for sure.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gathering:
+    """How long events are gathered, and how many photos make a batch at once."""
+
+    seconds: float = 0.5
+    photos: int = 64
+    #: Folders of a key that name its tenant; 0: none.
+    tenant_segments: int = 0
+
+
+@dataclass(eq=False)
+class _Ticket:
+    """A message with photos in some groups."""
+
+    source: str
+    photos: int
+    future: Future[int] = field(default_factory=Future)
+    left: int = 0
+    error: WorkerError | None = None
+
+    def settle(self) -> None:
+        """All groups are done with. Callbacks of the source run here, and take their time: hold no lock."""
+        if self.error:
+            self.future.set_exception(self.error)
+        else:
+            self.future.set_result(self.photos)
+
+
+@dataclass(eq=False)
+class _Group:
+    """Photos of one route and tenant, for one batch."""
+
+    route: Route
+    tenant: str
+    due: float
+    opened: float
+    #: The latest event of each photo, by its key below the source.
+    photos: dict[str, Created] = field(default_factory=dict)
+    tickets: dict[_Ticket, int] = field(default_factory=dict)
+
+
+class Intake:
+    """Where all sources hand in their messages. Safe to share between threads; close it."""
+
+    def __init__(self, routes: Routes, submit: Submit, marks: Marks, gathering: Gathering) -> None:
+        self._routes = routes
+        self._submit = submit
+        self._marks = marks
+        self._gathering = gathering
+        self._groups: dict[tuple[Route, str], _Group] = {}
+        self._changed = threading.Condition()
+        self._settling = threading.Lock()
+        self._stopping = False
+        self._pool = ThreadPoolExecutor(SUBMITTERS, thread_name_prefix="submit")
+        self._running: set[Future[None]] = set()
+        self._clock = threading.Thread(target=self._gather, name="gather", daemon=True)
+        self._clock.start()
+
+    def take(self, body: bytes | str, source: str) -> Future[int]:
+        """A future of how many photos of this message are in a ledger now; it raises WorkerError if they are not.
+
+        Args:
+            source: names where the message came from, for metrics.
+
+        Raises:
+            MalformedEvent: the message is none that we know.
+            Stopping: the listener stops.
+        """
+        if self._stopping:
+            raise Stopping("the listener stops: send it again")
+        notice = understand(body)
+        self._tell(notice, source)
+        self._marks.forget(notice.removed)
+        wanted = self._new(self._routed(notice.created, source), source)
+        ticket = _Ticket(source=source, photos=len(wanted))
+        if not wanted:
+            ticket.future.set_result(0)
+            return ticket.future
+        with self._changed:
+            if self._stopping:
+                raise Stopping("the listener stops: send it again")
+            for route, key, event in wanted:
+                self._add(ticket, route, key, event)
+            self._changed.notify()
+        return ticket.future
+
+    def close(self, within_s: float) -> bool:
+        """Submit what is in hand. Returns whether all of it was done with in time."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify()
+        deadline = time.monotonic() + within_s
+        self._clock.join(within_s)
+        unfinished = wait(set(self._running), timeout=max(0.0, deadline - time.monotonic())).not_done
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        return not unfinished and not self._clock.is_alive()
+
+    def _tell(self, notice: Notice, source: str) -> None:
+        for problem in notice.malformed:
+            log.warning("a record of an event from %s is left out: %s", source, problem)
+        EVENTS.labels(source, "malformed").inc(len(notice.malformed))
+        EVENTS.labels(source, "other").inc(notice.other)
+        EVENTS.labels(source, "removed").inc(len(notice.removed))
+
+    def _routed(self, events: Sequence[Created], source: str) -> list[tuple[Route, str, Created]]:
+        found = []
+        for event in events:
+            place = self._routes.find(event.bucket, event.key)
+            if isinstance(place, Ignored):
+                EVENTS.labels(source, place.value).inc()
+            else:
+                found.append((*place, event))
+        return found
+
+    def _new(self, wanted: list[tuple[Route, str, Created]], source: str) -> list[tuple[Route, str, Created]]:
+        seen = self._marks.seen([event for _, _, event in wanted])
+        EVENTS.labels(source, "duplicate").inc(sum(seen))
+        return [one for one, known in zip(wanted, seen, strict=True) if not known]
+
+    def _add(self, ticket: _Ticket, route: Route, key: str, event: Created) -> None:
+        tenant = tenant_of(key, self._gathering.tenant_segments)
+        now = time.monotonic()
+        fresh = _Group(route, tenant, due=now + self._gathering.seconds, opened=now)
+        group = self._groups.setdefault((route, tenant), fresh)
+        group.photos[key] = event
+        if ticket not in group.tickets:
+            group.tickets[ticket] = 0
+            ticket.left += 1
+        group.tickets[ticket] += 1
+        if len(group.photos) >= self._gathering.photos:
+            self._send(group)
+
+    def _gather(self) -> None:
+        with self._changed:
+            while True:
+                now = time.monotonic()
+                for group in [group for group in self._groups.values() if self._stopping or group.due <= now]:
+                    self._send(group)
+                if self._stopping:
+                    return
+                due = min((group.due for group in self._groups.values()), default=None)
+                self._changed.wait(None if due is None else max(0.0, due - now))
+
+    def _send(self, group: _Group) -> None:
+        del self._groups[group.route, group.tenant]
+        running = self._pool.submit(self._finish, group)
+        self._running.add(running)
+        running.add_done_callback(self._running.discard)
+
+    def _finish(self, group: _Group) -> None:
+        error = self._submitted(group)
+        with self._settling:  # a ticket may be in several groups
+            for ticket, photos in group.tickets.items():
+                if error:
+                    EVENTS.labels(ticket.source, "failed").inc(photos)
+                ticket.error = ticket.error or error
+                ticket.left -= 1
+            settled = [ticket for ticket in group.tickets if ticket.left == 0]
+        for ticket in settled:
+            ticket.settle()
+
+    def _submitted(self, group: _Group) -> WorkerError | None:
+        keys = sorted(group.photos)
+        try:
+            count = self._submit(group.route.source, group.route.destination, keys, tenant=group.tenant)
+        except WorkerError as error:
+            log.error(
+                "%d photos of %s are not submitted, and stay where they are: %s", len(keys), group.route.source, error
+            )
+            SUBMIT_FAILURES.inc()
+            return error
+        except Exception:
+            log.exception("%d photos of %s are not submitted, and stay where they are", len(keys), group.route.source)
+            SUBMIT_FAILURES.inc()
+            return NotSubmitted(f"{len(keys)} photos could not be submitted: the listener's log says why")
+        self._marks.remember(list(group.photos.values()))
+        self._count(group, count)
+        log.info("%d photos of %s submitted, the first of them %s", count, group.route.source, Key(keys[0]))
+        return None
+
+    def _count(self, group: _Group, count: int) -> None:
+        for ticket, photos in group.tickets.items():
+            EVENTS.labels(ticket.source, "submitted").inc(photos)
+        if missing := len(group.photos) - count:
+            EVENTS.labels(next(iter(group.tickets)).source, "missing").inc(missing)
+        SUBMIT_SECONDS.observe(time.monotonic() - group.opened)
+        times = [event.at for event in group.photos.values() if event.at]
+        if times:
+            EVENT_AGE.set((datetime.now(UTC) - max(times)).total_seconds())

@@ -1,0 +1,84 @@
+"""What was submitted lately, so that an event that comes twice costs nothing. Best effort: nothing depends on it.
+
+Redis holds one mark for each object, its name a digest of bucket and key, its value the ETag that was submitted last.
+With marks for (bucket, key, ETag), an object that goes from A to B and back to A within a day would stay at B.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Protocol
+
+import redis
+
+from producer.events.notice import Created, Removed
+from workers.settings import Settings
+
+log = logging.getLogger(__name__)
+
+#: Longer than stores and queues usually deliver late; the schedule knows no such limit.
+REMEMBERED_S = 24 * 3600
+
+
+class Marks(Protocol):
+    """A memory for what was submitted. No method raises."""
+
+    def seen(self, events: Sequence[Created]) -> list[bool]:
+        """For each event, whether it was submitted already."""
+
+    def remember(self, events: Sequence[Created]) -> None:
+        """They are submitted: only then, or a crash in between would lose them."""
+
+    def forget(self, events: Sequence[Removed]) -> None:
+        """The objects are gone: the same bytes under the same key would be new."""
+
+
+class RedisMarks:
+    """Marks in Redis. Where it does not answer, every event counts as new."""
+
+    def __init__(self, client: redis.Redis, prefix: str) -> None:
+        """`prefix`: of all keys, as APF_BROKER_KEY_PREFIX."""
+        self._client = client
+        self._prefix = f"{prefix}listen:seen:"
+
+    def seen(self, events: Sequence[Created]) -> list[bool]:
+        if not events:
+            return []
+        try:
+            found = self._client.mget([self._name(event.bucket, event.key) for event in events])
+        except redis.RedisError as error:
+            log.warning("what was submitted before is not known now: Redis does not answer (%s)", error)
+            return [False] * len(events)
+        # What no ETag tells apart is never taken for the same.
+        return [bool(e.etag) and mark == e.etag.encode() for e, mark in zip(events, found, strict=True)]
+
+    def remember(self, events: Sequence[Created]) -> None:
+        def mark(pipe: redis.client.Pipeline) -> None:
+            for event in events:
+                pipe.set(self._name(event.bucket, event.key), event.etag, ex=REMEMBERED_S)
+
+        self._do(mark)
+
+    def forget(self, events: Sequence[Removed]) -> None:
+        if events:
+            self._do(lambda pipe: pipe.delete(*(self._name(event.bucket, event.key) for event in events)))
+
+    def _do(self, commands: Callable[[redis.client.Pipeline], object]) -> None:
+        with suppress(redis.RedisError), self._client.pipeline(transaction=False) as pipe:
+            commands(pipe)
+            pipe.execute()
+
+    def _name(self, bucket: str, key: str) -> str:
+        digest = hashlib.sha256(f"{bucket}/{key}".encode("utf-8", "surrogatepass")).hexdigest()
+        return f"{self._prefix}{digest[:32]}"
+
+
+def redis_client(url: str, settings: Settings) -> redis.Redis:
+    """A client whose every call ends: after 5 s without a connection, or 15 s without an answer."""
+    from workers.app import redis_tls  # noqa: PLC0415 - loads Celery
+
+    tls = redis_tls(settings.model_copy(update={"broker_url": url}))
+    return redis.Redis.from_url(url, socket_timeout=15, socket_connect_timeout=5, health_check_interval=30, **tls)

@@ -1,0 +1,53 @@
+"""What events come down to, whoever sent them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from workers.errors import WorkerError
+
+
+class MalformedEvent(WorkerError):
+    """Raised when a message is no event that we know. Permanent: it says the same the next time."""
+
+
+@dataclass(frozen=True)
+class Created:
+    """An object's bytes are new."""
+
+    bucket: str
+    #: As the store has it, decoded.
+    key: str
+    #: Without quotes; empty where the event does not say it.
+    etag: str = ""
+    #: With its zone; None where the event does not say it.
+    at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Removed:
+    """An object, or a version of it, is gone."""
+
+    bucket: str
+    key: str
+
+
+def dictionary(value: Any, what: str) -> dict[str, Any]:
+    """The value, if it is a JSON object; raises MalformedEvent."""
+    if not isinstance(value, dict):
+        raise MalformedEvent(f"{what} is no object, but {type(value).__name__}")
+    return value
+
+
+def text(value: Any, what: str) -> str:
+    """The value, if it is text with something in it; raises MalformedEvent."""
+    if not isinstance(value, str) or not value:
+        raise MalformedEvent(f"{what} is {'empty' if value == '' else 'no text, but ' + type(value).__name__}")
+    return value
+
+
+def unquoted(etag: Any) -> str:
+    """An ETag without the quotes that some stores leave around it; empty for what is no text."""
+    return etag.removeprefix("W/").strip('"') if isinstance(etag, str) else ""

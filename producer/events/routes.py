@@ -1,0 +1,98 @@
+"""Which bucket and prefix goes where, and what is left alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from workers.errors import SettingsError, StoreError
+from workers.planning import may_be_photo
+from workers.store import RESERVED, ObjectInfo, canonical_url, inside, overlap
+from workers.store.urls import bucket_and_prefix
+
+SCHEME = "s3://"
+
+
+@dataclass(frozen=True)
+class Route:
+    """Photos below one URL are protected into another. Both are canonical s3:// URLs."""
+
+    source: str
+    destination: str
+
+
+class Ignored(StrEnum):
+    """Why an object is left alone."""
+
+    #: It lies under no route's source.
+    unrouted = "unrouted"
+    #: We wrote it ourselves: taken for an upload, it would go round for ever.
+    own_output = "own_output"
+    #: A ledger's.
+    reserved = "reserved"
+    #: Its suffix says that it is no photo.
+    no_photo = "no_photo"
+
+
+def parse_routes(texts: Sequence[str]) -> tuple[Route, ...]:
+    """Routes from `s3://from/here=s3://to/there`.
+
+    Raises:
+        SettingsError: there is none, one is malformed or doubled, or one's output would be another's upload.
+    """
+    routes = tuple(_route(text) for text in texts)
+    if not routes:
+        raise SettingsError("no route: say which uploads go where, as in --route s3://uploads=s3://public")
+    sources = [route.source for route in routes]
+    if doubled := {source for source in sources if sources.count(source) > 1}:
+        raise SettingsError(f"two routes begin at {doubled.pop()}: leave one")
+    for route in routes:
+        for source in sources:
+            if overlap(source, route.destination):
+                raise SettingsError(
+                    f"{route.destination} and {source} overlap, so that outputs would be taken for uploads, round and "
+                    "round: give a destination outside all sources"
+                )
+    return routes
+
+
+def _route(text: str) -> Route:
+    source, equals, destination = text.partition(f"={SCHEME}")
+    if not equals or not source.startswith(SCHEME):
+        raise SettingsError(f"route {text!r} is malformed: write s3://bucket/prefix=s3://bucket/prefix")
+    try:
+        return Route(canonical_url(source), canonical_url(SCHEME + destination))
+    except StoreError as error:
+        raise SettingsError(f"route {text!r}: {error}") from error
+
+
+class Routes:
+    """All routes; the longest source that an object lies under decides."""
+
+    def __init__(self, routes: Iterable[Route], *, own: Iterable[str] = ()) -> None:
+        """`own`: further canonical URLs under which we write, such as the ledgers'."""
+        self._routes = sorted(routes, key=lambda route: len(route.source), reverse=True)
+        self._own = [*(route.destination for route in self._routes), *own]
+
+    def find(self, bucket: str, key: str) -> tuple[Route, str] | Ignored:
+        """The object's route, and its key below the route's source; or why it is left alone."""
+        url = f"{SCHEME}{bucket}/{key}"
+        if any(inside(url, own) for own in self._own):
+            return Ignored.own_output
+        route = next((route for route in self._routes if url.startswith(route.source + "/")), None)
+        if route is None:
+            return Ignored.unrouted
+        prefix = bucket_and_prefix(route.source)[1]
+        below = key.removeprefix(f"{prefix}/") if prefix else key
+        if RESERVED.rstrip("/") in below.split("/"):
+            return Ignored.reserved
+        if not below or not may_be_photo(ObjectInfo(key=below, size=0, etag="")):
+            return Ignored.no_photo
+        return route, below
+
+
+def tenant_of(key: str, segments: int) -> str:
+    """The first folders of a key, as the tenant whose photo it is; empty where there are fewer, or for no segments."""
+    folders = key.split("/")[:-1]
+    return "/".join(folders[:segments]) if segments and len(folders) >= segments else ""

@@ -1,0 +1,121 @@
+"""Puts a listener together from what was asked and from the settings, and runs it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from pydantic import SecretStr
+
+from producer.events.intake import Gathering, Intake
+from producer.events.listener import Source, listen
+from producer.events.marks import RedisMarks, redis_client
+from producer.events.routes import Routes, parse_routes
+from producer.events.signature import gate
+from producer.events.submitting import check_routes, submitter
+from workers.errors import SettingsError
+from workers.ledger import ledger_url
+from workers.logs import masked
+from workers.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listening:
+    """What to listen to, and what to do with what is heard."""
+
+    #: As `s3://from/here=s3://to/there`.
+    routes: tuple[str, ...]
+    #: A queue's URL, a list's key, and host and port; None: not from there.
+    sqs: str | None = None
+    redis: str | None = None
+    http: str | None = None
+    #: light, standard, strong, or a TOML file.
+    recipe: str = "standard"
+    no_face: Literal["copy", "skip"] = "copy"
+    gathering: Gathering = field(default_factory=Gathering)
+    metrics_port: int | None = None
+
+
+def run(asked: Listening, settings: Settings) -> bool:
+    """Listen until SIGTERM. Returns whether all went well.
+
+    Raises:
+        SettingsError: something that it needs is missing or malformed.
+        NotAllowed, RecipeError: as `check_routes`.
+    """
+    if not settings.broker_url:
+        raise SettingsError("listening needs a queue that others work on: set APF_BROKER_URL")
+    if not (asked.sqs or asked.redis or asked.http):
+        raise SettingsError("nothing to listen to: give --sqs, --redis or --http")
+    stop = threading.Event()
+    intake = _intake(asked, settings.broker_url, settings)
+    sources = list(_sources(asked, intake, stop, settings))
+    if asked.metrics_port:
+        _serve_metrics(asked.metrics_port)
+    return listen(sources, intake, stop, grace_s=settings.shutdown_grace_s)
+
+
+def _intake(asked: Listening, broker_url: str, settings: Settings) -> Intake:
+    routes = parse_routes(asked.routes)
+    check_routes(routes, asked.recipe, settings)
+    own = [ledger_url(route.destination, settings.ledger_url) for route in routes]
+    marks = RedisMarks(redis_client(broker_url, settings), settings.broker_key_prefix)
+    for route in routes:
+        log.info("photos of %s go to %s", route.source, route.destination)
+    submit = submitter(settings, recipe=asked.recipe, no_face=asked.no_face)
+    return Intake(Routes(routes, own=own), submit, marks, asked.gathering)
+
+
+def _sources(asked: Listening, intake: Intake, stop: threading.Event, settings: Settings) -> Iterator[Source]:
+    if asked.sqs:
+        from producer.events.sqs import SqsSource  # noqa: PLC0415 - boto3 takes long to load
+
+        endpoint = settings.listen_sqs_endpoint_url
+        log.info("events come from the queue %s", asked.sqs)
+        yield SqsSource(asked.sqs, intake, stop, endpoint_url=endpoint, region=settings.s3_region)
+    if asked.redis:
+        from producer.events.redis_list import RedisSource  # noqa: PLC0415
+
+        url = settings.listen_redis_url or settings.broker_url or ""
+        log.info("events come from the list %s of %s", asked.redis, masked(url))
+        yield RedisSource(redis_client(url, settings), asked.redis, intake, stop)
+    if asked.http:
+        from producer.events.http import EventsApp, HttpSource  # noqa: PLC0415
+
+        doors = gate(
+            _secret("LISTEN_SECRET", settings.listen_secret, settings.listen_secret_file),
+            _secret("LISTEN_TOKEN", settings.listen_token, settings.listen_token_file),
+        )
+        source = HttpSource(asked.http, EventsApp(intake, doors, stop), stop)
+        log.info("events are taken at http://%s/events", asked.http)
+        yield source
+
+
+def _secret(name: str, value: SecretStr | None, file: str | None) -> str:
+    """A secret from its variable or its file; empty where there is neither."""
+    if value and file:
+        raise SettingsError(f"APF_{name} and APF_{name}_FILE are both set: unset one")
+    if not file:
+        return value.get_secret_value() if value else ""
+    try:
+        text = Path(file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"APF_{name}_FILE cannot be read: {error}") from error
+    if not text.strip():
+        raise SettingsError(f"APF_{name}_FILE {file} is empty")
+    return text
+
+
+def _serve_metrics(port: int) -> None:
+    from prometheus_client import start_http_server  # noqa: PLC0415
+
+    try:
+        start_http_server(port)
+    except OSError as error:
+        raise SettingsError(f"--metrics-port {port}: cannot listen there: {error}") from error

@@ -1,0 +1,62 @@
+"""`apf listen`: protect photos as they are uploaded."""
+
+from __future__ import annotations
+
+import logging
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from producer.terminal import COULD_NOT_RUN, errors_end_the_command
+from workers.settings import load_settings
+
+
+class NoFace(StrEnum):
+    copy = "copy"
+    skip = "skip"
+
+
+@errors_end_the_command
+def listen(
+    route: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SRC=DST",
+            help="Which uploads go where, as in s3://uploads=s3://public. May be repeated; the longest SRC decides.",
+        ),
+    ] = None,
+    sqs: Annotated[str | None, typer.Option(metavar="URL", help="Take events from this SQS queue.")] = None,
+    redis: Annotated[str | None, typer.Option(metavar="KEY", help="Take events from this Redis list.")] = None,
+    http: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Take events POSTed to /events here.")] = None,
+    recipe: Annotated[str, typer.Option(help="light, standard, strong, or a TOML file.")] = "standard",
+    no_face: Annotated[NoFace, typer.Option(help="What to do with a photo that has no face.")] = NoFace.copy,
+    tenant_from_prefix: Annotated[
+        int, typer.Option(min=0, max=4, help="So many folders below SRC name the tenant whose photo it is; 0: none.")
+    ] = 0,
+    gather: Annotated[float, typer.Option(min=0, max=30, help="Seconds to gather events for one batch.")] = 0.5,
+    photos: Annotated[int, typer.Option(min=1, max=1000, help="Photos that make a batch at once.")] = 64,
+    metrics_port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Serve Prometheus metrics on this port.")
+    ] = None,
+) -> None:
+    """Listen for a store's events, and submit new photos on the interactive lane (docs/events.md)."""
+    from producer.events.intake import Gathering  # noqa: PLC0415 - what only this command needs
+    from producer.events.start import Listening, run  # noqa: PLC0415
+    from workers.logs import install  # noqa: PLC0415
+
+    settings = load_settings()
+    install()
+    logging.getLogger("producer").setLevel(logging.INFO)
+    asked = Listening(
+        routes=tuple(route or ()),
+        sqs=sqs,
+        redis=redis,
+        http=http,
+        recipe=recipe,
+        no_face=no_face.value,
+        gathering=Gathering(seconds=gather, photos=photos, tenant_segments=tenant_from_prefix),
+        metrics_port=metrics_port,
+    )
+    if not run(asked, settings):
+        raise typer.Exit(COULD_NOT_RUN)
