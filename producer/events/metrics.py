@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from prometheus_client import Counter, Gauge, Histogram
 
-EVENTS = Counter(
-    "apf_listen_events",
-    "Objects that events told of, by source (sqs, redis, http) and result: submitted, missing (of those, gone already), "
-    "duplicate, removed, other, unrouted, own_output, reserved, no_photo, malformed, failed (and kept for another try).",
-    ["source", "result"],
-)
+#: Results: submitted; missing (of those, gone already); failed (kept for another try); duplicate, removed, other,
+#: unrouted, own_output, reserved, no_photo, malformed.
+EVENTS = Counter("apf_listen_events", "Objects that events told of, by source and result.", ["source", "result"])
+#: Reasons: malformed, unauthorized, too_large, busy.
 REFUSED = Counter(
     "apf_listen_refused",
-    "Messages that were refused, by source and reason: malformed, unauthorized, too_large, busy.",
+    "Messages that were refused, by source and reason.",
     ["source", "reason"],
 )
 SUBMIT_SECONDS = Histogram(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -12,6 +13,8 @@ from workers.store import RESERVED, ObjectInfo, canonical_url, inside, overlap
 from workers.store.urls import bucket_and_prefix
 
 SCHEME = "s3://"
+#: Of a batch's tenant, in characters.
+MAX_TENANT = 200
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,8 @@ class Routes:
 
     def find(self, bucket: str, key: str) -> tuple[Route, str] | Ignored:
         """The object's route, and its key below the route's source; or why it is left alone."""
+        if "/" in bucket:  # forged: it would name another place than it seems to
+            return Ignored.unrouted
         url = f"{SCHEME}{bucket}/{key}"
         if any(inside(url, own) for own in self._own):
             return Ignored.own_output
@@ -95,4 +100,7 @@ class Routes:
 def tenant_of(key: str, segments: int) -> str:
     """The first folders of a key, as the tenant whose photo it is; empty where there are fewer, or for no segments."""
     folders = key.split("/")[:-1]
-    return "/".join(folders[:segments]) if segments and len(folders) >= segments else ""
+    if not segments or len(folders) < segments:
+        return ""
+    name = "/".join(folders[:segments])
+    return name if len(name) <= MAX_TENANT else hashlib.sha256(name.encode()).hexdigest()

@@ -33,8 +33,8 @@ BATCH = 10
 POLL_S = 10
 #: A message that is not deleted comes again after so long; submitting takes a second or two, or a store's time-outs.
 VISIBILITY_S = 120
-#: After a failure it comes again sooner, then later and later: longer than this it is not held back.
-LONGEST_RETRY_S = 900
+#: After a failure it comes again after the first, twice as long each time, up to the second.
+FIRST_RETRY_S, LONGEST_RETRY_S = 5, 900
 #: Messages taken and not yet done with.
 PLACES = 200
 
@@ -104,7 +104,7 @@ class SqsSource:
             self._done.put(receipt)  # its place is free when it is deleted
         else:
             self._pause.failed()
-            self._give_back(receipt, min(LONGEST_RETRY_S, 5 * 2 ** min(times, 10)))
+            self._give_back(receipt, min(LONGEST_RETRY_S, FIRST_RETRY_S * 2 ** min(times - 1, 10)))
 
     def _refuse(self, message: dict[str, Any], error: MalformedEvent) -> None:
         REFUSED.labels(NAME, "malformed").inc()

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
 
 from apf.recipe import load_recipe
-from producer.batch import Asked, create_batch
+from producer.client import Client
 from producer.events.intake import Submit
 from producer.events.routes import Route
 from workers.allowed import check_allowed
-from workers.app import INTERACTIVE, TASK, make_app
-from workers.job import PhotoRef, ShardJob
-from workers.sending import BrokerError
+from workers.errors import BadRequest
 from workers.settings import Settings
 from workers.store import open_store
 
@@ -33,24 +30,19 @@ def check_routes(routes: Sequence[Route], recipe: str, settings: Settings) -> No
 
 
 def submitter(settings: Settings, *, recipe: str, no_face: Literal["copy", "skip"]) -> Submit:
-    """Submits with these settings."""
-    celery = make_app(settings)
+    """Submits through `Client`, on the interactive lane; raises SettingsError where there is no queue."""
+    client = Client(settings)
 
     def submit(source: str, destination: str, photos: Sequence[str], *, tenant: str) -> int:
-        store = open_store(source, s3=settings.s3)
-        with ThreadPoolExecutor(8) as pool:
-            infos = [info for info in pool.map(store.head, photos) if info]
-        if not infos:
-            return 0
-        asked = Asked(recipe=recipe, no_face=no_face, lane="interactive", tenant=tenant)
-        ledger, batch = create_batch(source, destination, asked, settings)
-        ledger.write_plan(batch.id, 0, [PhotoRef(key=i.key, etag=i.etag, size=i.size) for i in infos])
-        ledger.write_batch(batch.model_copy(update={"planned": True, "shards": 1, "photos": len(infos)}))
-        job = ShardJob(batch_url=ledger.batch_url(batch.id), shard=0)
         try:
-            celery.send_task(TASK, args=[job.encode()], queue=INTERACTIVE)
-        except Exception as error:
-            raise BrokerError(str(error)) from error
-        return len(infos)
+            submitted = client.submit(
+                source, destination, photos=photos, recipe=recipe, no_face=no_face, tenant=tenant, missing="ignore"
+            )
+        except BadRequest:
+            store = open_store(source, s3=settings.s3)
+            if any(store.head(key) for key in photos):
+                raise
+            return 0  # all of them are gone: nothing is left to do
+        return submitted.photos or 0
 
     return submit

@@ -1,0 +1,108 @@
+"""What tests of the listener share: a submit that notes what it is given, and sources that run in a thread."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from prometheus_client import REGISTRY
+
+from producer.events.intake import Gathering, Intake
+from producer.events.listener import Source
+from producer.events.marks import Marks
+from producer.events.notice import Created, Removed
+from producer.events.routes import Routes, parse_routes
+from tests.producer.events.samples import s3_record
+
+ROUTES = parse_routes(["s3://uploads=s3://public", "s3://uploads/teamA=s3://public/teamA"])
+
+
+@dataclass
+class Notes:
+    """A `Submit` that notes its batches; while `failing` is set it raises that."""
+
+    batches: list[tuple[str, str, tuple[str, ...], str]] = field(default_factory=list)
+    failing: Exception | None = None
+    tries: int = 0
+    #: Closed, it holds up every submission.
+    open: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        self.open.set()
+
+    def __call__(self, source: str, destination: str, photos: Sequence[str], *, tenant: str) -> int:
+        self.tries += 1
+        assert self.open.wait(30)
+        if self.failing:
+            raise self.failing
+        self.batches.append((source, destination, tuple(photos), tenant))
+        return len(photos)
+
+    @property
+    def keys(self) -> list[str]:
+        """All keys that were submitted, as often as they were."""
+        return sorted(key for _, _, keys, _ in self.batches for key in keys)
+
+
+class NoMarks:
+    """Marks that remember nothing."""
+
+    def seen(self, events: Sequence[Created]) -> list[bool]:
+        return [False] * len(events)
+
+    def remember(self, events: Sequence[Created]) -> None:
+        pass
+
+    def forget(self, events: Sequence[Removed]) -> None:
+        pass
+
+
+@contextmanager
+def an_intake(notes: Notes, marks: Marks | None = None, **gathering: Any) -> Iterator[Intake]:
+    """An intake that gathers for a moment only; closed at the end."""
+    asked = Gathering(**{"seconds": 0.05, **gathering})
+    intake = Intake(Routes(ROUTES), notes, marks or NoMarks(), asked)
+    try:
+        yield intake
+    finally:
+        notes.open.set()
+        intake.close(10)
+
+
+@contextmanager
+def running(source: Source, intake: Intake, stop: threading.Event) -> Iterator[None]:
+    """The source in a thread, as a listener runs it."""
+    thread = threading.Thread(target=source.run)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        intake.close(10)
+        thread.join(30)
+    assert not thread.is_alive(), "it stops when it is asked to"
+
+
+def event(*keys: str, name: str = "ObjectCreated:Put", **item: Any) -> str:
+    """The body of a message about these keys."""
+    return json.dumps({"Records": [s3_record(key, name, **item) for key in keys]})
+
+
+def until(happened: Callable[[], object], within_s: float, what: str) -> None:
+    """Wait for something, or fail with its name."""
+    deadline = time.monotonic() + within_s
+    while not happened():
+        if time.monotonic() > deadline:
+            pytest.fail(f"not within {within_s} s: {what}")
+        time.sleep(0.05)
+
+
+def counted(name: str, **labels: str) -> float:
+    """A metric of this process as it stands."""
+    return REGISTRY.get_sample_value(name, labels) or 0.0
