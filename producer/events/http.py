@@ -28,7 +28,8 @@ NAME = "http"
 ANSWER_WITHIN_S = 25.0
 #: What a sender is asked to wait when it is refused for now.
 RETRY_AFTER_S = 5
-THREADS = 16
+#: Each request that is being submitted holds a thread. Some are kept for those that only ask how we are.
+THREADS, SUBMITTING = 64, 60
 
 Answer = tuple[HTTPStatus, dict[str, Any], list[tuple[str, str]]]
 
@@ -40,6 +41,7 @@ class EventsApp:
         self._intake = intake
         self._gate = gate
         self._stop = stop
+        self._places = threading.BoundedSemaphore(SUBMITTING)
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         status, says, headers = self._answer(environ)
@@ -85,6 +87,8 @@ class EventsApp:
         return self._submit(body)
 
     def _submit(self, body: bytes) -> Answer:
+        if not self._places.acquire(blocking=False):
+            return self._later(f"{SUBMITTING} requests are being submitted already")
         try:
             photos = self._intake.take(body, NAME).result(ANSWER_WITHIN_S)
         except MalformedEvent as error:
@@ -92,10 +96,15 @@ class EventsApp:
             log.warning("a request is refused: %s", error)
             return _says(HTTPStatus.BAD_REQUEST, str(error))
         except (WorkerError, NotInTime) as error:
-            REFUSED.labels(NAME, "busy").inc()
-            log.warning("a request is to come again: %s", str(error) or f"not done in {ANSWER_WITHIN_S} s")
-            return _says(HTTPStatus.SERVICE_UNAVAILABLE, "try again", [("Retry-After", str(RETRY_AFTER_S))])
+            return self._later(str(error) or f"not done in {ANSWER_WITHIN_S} s")
+        finally:
+            self._places.release()
         return HTTPStatus.OK, {"photos": photos}, []
+
+    def _later(self, why: str) -> Answer:
+        REFUSED.labels(NAME, "busy").inc()
+        log.warning("a request is to come again: %s", why)
+        return _says(HTTPStatus.SERVICE_UNAVAILABLE, "try again", [("Retry-After", str(RETRY_AFTER_S))])
 
 
 def _says(status: HTTPStatus, error: str, headers: list[tuple[str, str]] | None = None) -> Answer:

@@ -21,7 +21,6 @@ from producer.events.metrics import EVENT_AGE, EVENTS, SUBMIT_FAILURES, SUBMIT_S
 from producer.events.notice import Created
 from producer.events.routes import Ignored, Route, Routes, tenant_of
 from workers.errors import WorkerError
-from workers.logs import Key
 
 log = logging.getLogger(__name__)
 
@@ -229,7 +228,7 @@ class Intake:
             return NotSubmitted(f"{len(keys)} photos could not be submitted: the listener's log says why")
         self._marks.remember(list(group.photos.values()))
         self._count(group, count)
-        log.info("%d photos of %s submitted, the first of them %s", count, group.route.source, Key(keys[0]))
+        log.info("%d photos of %s submitted", count, group.route.source)
         return None
 
     def _count(self, group: _Group, count: int) -> None:

@@ -110,7 +110,7 @@ def test_a_recorded_request_cannot_be_sent_again_later(site: Site) -> None:
     assert site.notes.keys == ["a.jpg"]
 
 
-@pytest.mark.parametrize("body", ["", "{", "[]]", '{"Records": [{}]}', "\ud83d\ude00"])
+@pytest.mark.parametrize("body", ["", "{", "[]]", '{"Records": [{}]}', "\x00\x01"])
 def test_bad_input_is_the_senders_fault(site: Site, body: str) -> None:
     """400: coming again would not help."""
     assert site.post(body) == 400
@@ -148,6 +148,22 @@ def test_a_store_that_hangs_does_not_hold_the_sender(site: Site, monkeypatch: py
     monkeypatch.setattr(http, "ANSWER_WITHIN_S", 0.5)
     site.notes.open.clear()
     assert site.post(event("a.jpg")) == 503
+
+
+def test_health_is_answered_however_many_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store that hangs is no reason to restart the listener; who comes on top is asked to come again."""
+    monkeypatch.setattr(http, "SUBMITTING", 2)
+    with serving(Notes()) as site:
+        site.notes.open.clear()
+        senders = [threading.Thread(target=site.post, args=(event(f"{number}.jpg"),)) for number in range(2)]
+        for sender in senders:
+            sender.start()
+        until(lambda: site.ask(body=event("z.jpg"), **BEARER).status == 503, 10, "both places are taken")
+        assert site.ask("/healthz", method="GET").status == 200
+        site.notes.open.set()
+        for sender in senders:
+            sender.join(20)
+        assert site.post(event("z.jpg")) == 200
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,331 @@
+"""The `apf listen` process with real parts: Redis, moto's S3 and SQS, workers whose filter is cheap, signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+import redis
+import urllib3
+from standardwebhooks.webhooks import Webhook
+
+from producer.batch import find_ledger
+from tests.conftest import RedisServer, S3Server, _free_ports
+from tests.faults import cheap_output
+from tests.faults.world import QUICK, ROOT
+from tests.producer.events import samples
+from tests.producer.events.helpers import until
+from tests.producer.events.test_signature import SECRET, TOKEN
+from workers.lanes import all_queues
+from workers.settings import Settings
+
+pytestmark = pytest.mark.timeout(240)
+
+#: The command, with queues that give messages back sooner than in production.
+LISTEN = [
+    sys.executable, "-c",
+    "import producer.events.sqs as sqs; sqs.VISIBILITY_S, sqs.POLL_S = 4, 1\n"
+    "from producer.cli import main; main()", "listen",
+]  # fmt: skip
+KEY = "apf:events"
+
+
+class Platform:
+    """A bucket with uploads under in/ and outputs under out/, and a listener that can be killed."""
+
+    def __init__(self, folder: Path, broker: RedisServer, s3: S3Server) -> None:
+        self.folder, self.broker, self.s3 = folder, broker, s3
+        self.bucket = s3.new_bucket("photos")
+        self.source, self.destination = f"s3://{self.bucket}/in", f"s3://{self.bucket}/out"
+        self.variables = {
+            **QUICK,
+            "APF_BROKER_URL": broker.url,
+            "APF_S3_ENDPOINT_URL": s3.endpoint_url,
+            "APF_ALLOWED_URLS": f"s3://{self.bucket}",
+            "APF_LISTEN_SECRET": SECRET,
+            "APF_LISTEN_TOKEN": TOKEN,
+            "APF_SHUTDOWN_GRACE_S": "10",
+            "CHEAP_REPORTING": str(folder / "reporting"),
+        }
+        names = {name.removeprefix("APF_").lower(): v for name, v in self.variables.items() if name.startswith("APF_")}
+        self.settings = Settings.model_validate(names)
+        self.log = folder / "listen.log"
+        self.processes: list[subprocess.Popen[bytes]] = []
+
+    def start(self, *options: str) -> subprocess.Popen[bytes]:
+        """A listener that has begun to listen."""
+        before = self.said("events ")
+        command = [*LISTEN, "--route", f"{self.source}={self.destination}", "--recipe", "light", *options]
+        process = self._process(command, self.log)
+        until(lambda: self.said("events ") > before or process.poll() is not None, 60, f"it listens; {self.log}")
+        assert process.poll() is None, self.log.read_text()
+        return process
+
+    def start_worker(self) -> None:
+        command = [sys.executable, "-m", "celery", "-A", "tests.faults.celeryapp", "worker", "--loglevel", "INFO"]
+        log = self.folder / "worker.log"
+        self._process([*command, "-Q", ",".join(all_queues())], log)
+        until(lambda: b" ready." in log.read_bytes(), 60, f"the worker is ready; {log}")
+
+    def _process(self, command: list[str], log: Path) -> subprocess.Popen[bytes]:
+        environment = {**os.environ, "REMAP_SIGTERM": "SIGQUIT", **self.variables}
+        with log.open("ab") as output:
+            process = subprocess.Popen(
+                command, cwd=ROOT, env=environment, stdout=output, stderr=output, start_new_session=True
+            )
+        self.processes.append(process)
+        return process
+
+    def said(self, text: str) -> int:
+        return self.log.read_text().count(text) if self.log.exists() else 0
+
+    def upload(self, key: str, text: str = "face") -> bytes:
+        """Put a photo; returns its bytes."""
+        data = f"{text} {key} ".encode() * 500
+        self.s3.client.put_object(Bucket=self.bucket, Key=f"in/{key}", Body=data)
+        return data
+
+    def event(self, key: str, etag: str = samples.ETAG) -> str:
+        """An event about an upload."""
+        record = samples.s3_record(f"in/{key}", eTag=etag)
+        record["s3"]["bucket"]["name"] = self.bucket
+        return json.dumps({"Records": [record]})
+
+    def submitted(self) -> list[str]:
+        """Keys in all plans, as often as they are planned."""
+        ledger = find_ledger(self.destination, self.settings)
+        found = []
+        for batch_id in ledger.batches():
+            batch = ledger.read_batch(batch_id)
+            assert batch.lane == "interactive"
+            found += [ref.key for shard in range(batch.shards) for ref in ledger.read_plan(batch_id, shard)]
+        return sorted(found)
+
+    def outputs(self) -> dict[str, bytes]:
+        listing = self.s3.client.list_objects_v2(Bucket=self.bucket, Prefix="out/").get("Contents", [])
+        keys = [item["Key"] for item in listing if "/.apf/" not in item["Key"]]
+        bodies = (self.s3.client.get_object(Bucket=self.bucket, Key=key)["Body"].read() for key in keys)
+        return {key.removeprefix("out/"): body for key, body in zip(keys, bodies, strict=True)}
+
+    def close(self) -> None:
+        for process in self.processes:
+            try:
+                os.killpg(process.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+            process.wait()
+
+
+@pytest.fixture
+def platform(tmp_path: Path, redis_server: RedisServer, moto_server: S3Server) -> Iterator[Platform]:
+    place = Platform(tmp_path, redis_server, moto_server)
+    try:
+        yield place
+    finally:
+        place.close()
+
+
+@pytest.fixture
+def server(redis_server: RedisServer) -> Iterator[Any]:
+    with closing(redis.Redis(port=redis_server.port)) as client:
+        yield client
+
+
+@contextmanager
+def a_queue(platform: Platform) -> Iterator[tuple[Any, str]]:
+    """An SQS queue, and a client for it."""
+    with closing(boto3.client("sqs", endpoint_url=platform.s3.endpoint_url)) as client:
+        yield client, client.create_queue(QueueName=f"uploads-{uuid.uuid4().hex[:8]}")["QueueUrl"]
+
+
+def empty(client: Any, url: str) -> bool:
+    names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
+    found = client.get_queue_attributes(QueueUrl=url, AttributeNames=names)["Attributes"]
+    return all(int(found[name]) == 0 for name in names)
+
+
+def test_what_is_uploaded_is_protected(platform: Platform) -> None:
+    """From the bucket's notifications by SQS and Redis to the output, and no output comes round as an upload."""
+    with a_queue(platform) as (client, url):
+        arn = client.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+        told = {"QueueArn": arn, "Events": ["s3:ObjectCreated:*", "s3:ObjectRemoved:*"]}
+        platform.s3.client.put_bucket_notification_configuration(
+            Bucket=platform.bucket, NotificationConfiguration={"QueueConfigurations": [told]}
+        )
+        platform.start_worker()
+        platform.start("--sqs", url, "--gather", "0.2")
+        photos = {key: platform.upload(key) for key in ("a b+c%41 é.jpg", "teamA/1.jpg", "x//y.png")}
+        platform.upload("notes.txt")
+        wanted = {key: cheap_output(data) for key, data in photos.items()}
+        until(lambda: platform.outputs() == wanted, 40, "all outputs are there")
+        until(lambda: empty(client, url), 30, "the events of outputs, too, are read")
+        assert platform.submitted() == sorted(photos)
+
+
+def test_a_killed_listener_loses_no_entry_of_a_list(platform: Platform, server: Any) -> None:
+    """SIGKILL when entries are taken and not yet submitted, and again in the midst of submitting."""
+    keys = [f"{number:02}.jpg" for number in range(20)]
+    for key in keys:
+        platform.upload(key)
+        server.rpush(KEY, platform.event(key, etag=key))
+
+    def taken() -> int:
+        return sum(server.llen(name) for name in server.scan_iter(f"{KEY}:taken:*"))
+
+    first = platform.start("--redis", KEY, "--gather", "20", "--photos", "100")
+    until(lambda: taken() == len(keys), 30, "all entries are taken")
+    os.killpg(first.pid, signal.SIGKILL)
+    assert platform.submitted() == []
+    _time_passes(server)
+    second = platform.start("--redis", KEY, "--gather", "0", "--photos", "3")
+    until(lambda: len(platform.submitted()) >= 3, 30, "some are submitted")
+    os.killpg(second.pid, signal.SIGKILL)
+    second.wait()
+    _time_passes(server)
+    platform.start("--redis", KEY)
+    until(lambda: set(platform.submitted()) == set(keys) and not server.llen(KEY) and not taken(), 60, "all are")
+
+
+def _time_passes(server: Any) -> None:
+    """So long that a listener that is dead is known to be."""
+    for name in server.scan_iter(f"{KEY}:alive:*"):
+        server.delete(name)
+
+
+def test_a_killed_listener_loses_no_message_of_a_queue(platform: Platform) -> None:
+    """SIGKILL when messages are taken and not yet submitted: they come again after the visibility time-out."""
+    keys = [f"{number:02}.jpg" for number in range(12)]
+    with a_queue(platform) as (client, url):
+        for key in keys:
+            platform.upload(key)
+            client.send_message(QueueUrl=url, MessageBody=platform.event(key, etag=key))
+        first = platform.start("--sqs", url, "--gather", "20", "--photos", "100")
+
+        def none_waits() -> bool:
+            name = "ApproximateNumberOfMessages"
+            found = client.get_queue_attributes(QueueUrl=url, AttributeNames=[name])
+            return int(found["Attributes"][name]) == 0
+
+        until(none_waits, 30, "all messages are taken")
+        os.killpg(first.pid, signal.SIGKILL)
+        assert platform.submitted() == []
+        platform.start("--sqs", url)
+        until(lambda: set(platform.submitted()) == set(keys), 60, "all are submitted")
+        until(lambda: empty(client, url), 30, "and deleted")
+
+
+def post(port: int, body: str) -> int:
+    """A signed POST, as the documentation shows it."""
+    now = datetime.now(UTC)
+    headers = {
+        "Webhook-Id": "msg_1",
+        "Webhook-Timestamp": str(int(now.timestamp())),
+        "Webhook-Signature": Webhook(SECRET).sign("msg_1", now, body),
+    }
+    url = f"http://127.0.0.1:{port}/events"
+    return int(urllib3.request("POST", url, body=body, headers=headers, timeout=60, retries=False).status)
+
+
+def test_an_event_that_comes_by_two_ways_is_submitted_once(platform: Platform, server: Any) -> None:
+    """By HTTP and by the list; a photo that is gone harms no other; SIGTERM ends the process well; metrics tell."""
+    port, metrics = _free_ports([0]), _free_ports([0])
+    platform.upload("a.jpg")
+    platform.upload("b.jpg")
+    process = platform.start("--http", f"127.0.0.1:{port}", "--redis", KEY, "--metrics-port", str(metrics))
+    until(lambda: _answers(port), 30, "it serves")
+    assert post(port, platform.event("a.jpg")) == 200
+    assert post(port, platform.event("a.jpg")) == 200
+    server.rpush(KEY, platform.event("a.jpg"), platform.event("gone.jpg"), platform.event("b.jpg"))
+    until(lambda: platform.submitted() == ["a.jpg", "b.jpg"] and not server.llen(KEY), 30, "both are, once")
+    assert post(port, platform.event("gone.jpg", etag="other")) == 200, "nothing but a photo that is gone"
+    text = urllib3.request("GET", f"http://127.0.0.1:{metrics}/metrics").data.decode()
+    assert 'apf_listen_events_total{result="duplicate",source="http"} 1.0' in text
+    assert 'apf_listen_events_total{result="duplicate",source="redis"} 1.0' in text
+    assert platform.submitted() == ["a.jpg", "b.jpg"]
+    started = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 0, platform.log.read_text()
+    assert time.monotonic() - started < 11
+    assert ".jpg" not in platform.log.read_text(), "a log tells no keys"
+    assert TOKEN not in platform.log.read_text()
+
+
+def _answers(port: int) -> bool:
+    try:
+        return urllib3.request("GET", f"http://127.0.0.1:{port}/healthz", retries=False).status == 200
+    except urllib3.exceptions.HTTPError:
+        return False
+
+
+def test_while_the_queue_is_down_the_sender_is_asked_to_come_again(
+    platform: Platform, redis_server: RedisServer
+) -> None:
+    """503, soon and with nothing half-submitted; the process lives, and takes the event once Redis is back."""
+    port = _free_ports([0])
+    platform.upload("a.jpg")
+    platform.start("--http", f"127.0.0.1:{port}")
+    until(lambda: _answers(port), 30, "it serves")
+    redis_server.kill()
+    started = time.monotonic()
+    assert post(port, platform.event("a.jpg")) == 503
+    assert time.monotonic() - started < 30
+    assert _answers(port)
+    assert platform.submitted() == []
+    redis_server.start()
+    until(lambda: post(port, platform.event("a.jpg")) == 200, 30, "it is taken")
+    assert platform.submitted() == ["a.jpg"]
+
+
+def test_a_stop_submits_what_was_gathered(platform: Platform, server: Any) -> None:
+    """SIGTERM in the midst of gathering: the batch is made at once, and the process ends well."""
+    platform.upload("a.jpg")
+    server.rpush(KEY, platform.event("a.jpg"))
+    process = platform.start("--redis", KEY, "--gather", "30")
+    until(lambda: not server.llen(KEY), 30, "the entry is taken")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 0, platform.log.read_text()
+    assert platform.submitted() == ["a.jpg"]
+    assert list(server.scan_iter(f"{KEY}*")) == []
+
+
+Change = Callable[[dict[str, str]], object]
+
+
+@pytest.mark.parametrize(
+    ("options", "change", "message"),
+    [
+        (["--route", "s3://a=s3://b"], None, "nothing to listen to"),
+        (["--redis", "k"], None, "no route"),
+        (["--route", "s3://a=s3://a/b", "--redis", "k"], None, "overlap"),
+        (["--route", "s3://a=s3://b", "--redis", "k"], {"APF_BROKER_URL": ""}, "set APF_BROKER_URL"),
+        (["--route", "s3://a=s3://b", "--redis", "k"], {"APF_ALLOWED_URLS": "s3://a"}, "s3://b lies under none"),
+        (["--route", "s3://a=s3://b", "--redis", "k", "--recipe", "nope"], None, "nope"),
+        (["--route", "s3://a=s3://b", "--http", "127.0.0.1:0"], None, "needs a secret"),
+        (["--route", "s3://a=s3://b", "--http", "127.0.0.1:0"], {"APF_LISTEN_SECRET_FILE": "/nowhere"}, "cannot be read"),
+        (["--route", "s3://a=s3://b", "--http", "127.0.0.1:0"],
+         {"APF_LISTEN_TOKEN": TOKEN, "APF_LISTEN_TOKEN_FILE": "/x"}, "both set"),
+        (["--route", "s3://a=s3://b", "--sqs", "uploads"], None, "no queue's URL"),
+    ],
+)  # fmt: skip
+def test_what_cannot_work_is_told_at_the_start(options: list[str], change: dict[str, str] | None, message: str) -> None:
+    """With its cure, and before the first event is taken."""
+    variables = {"APF_BROKER_URL": "redis://127.0.0.1:1/0", **(change or {})}
+    command = [sys.executable, "-m", "producer", "listen", *options]
+    ended = subprocess.run(
+        command, env={**os.environ, **variables}, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert ended.returncode == 2, ended.stderr
+    assert message in ended.stdout + ended.stderr
+    assert "Traceback" not in ended.stderr
