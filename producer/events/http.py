@@ -151,10 +151,10 @@ class HttpSource:
         from waitress import wasyncore  # noqa: PLC0415
 
         while not self._stop.is_set():
-            wasyncore.loop(timeout=0.3, map=self._map, count=1)
+            wasyncore.loop(timeout=0.3, map=self._map, count=1, use_poll=True)
         until = time.monotonic() + ANSWER_WITHIN_S
         while self._is_busy() and time.monotonic() < until:
-            wasyncore.loop(timeout=0.1, map=self._map, count=1)
+            wasyncore.loop(timeout=0.1, map=self._map, count=1, use_poll=True)
         self._server.task_dispatcher.shutdown(timeout=1)
         wasyncore.close_all(self._map, ignore_all=True)
 

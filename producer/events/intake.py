@@ -89,7 +89,8 @@ class _Group:
     opened: float
     #: The latest event of each photo, by its key below the source.
     photos: dict[str, Created] = field(default_factory=dict)
-    tickets: dict[_Ticket, int] = field(default_factory=dict)
+    #: Which of them each message told of.
+    tickets: dict[_Ticket, set[str]] = field(default_factory=dict)
 
 
 class Intake:
@@ -177,9 +178,9 @@ class Intake:
         group = self._groups.setdefault((route, tenant), fresh)
         group.photos[key] = event
         if ticket not in group.tickets:
-            group.tickets[ticket] = 0
+            group.tickets[ticket] = set()
             ticket.left += 1
-        group.tickets[ticket] += 1
+        group.tickets[ticket].add(key)
         if len(group.photos) >= self._gathering.photos:
             self._send(group)
 
@@ -201,41 +202,56 @@ class Intake:
         running.add_done_callback(self._running.discard)
 
     def _finish(self, group: _Group) -> None:
-        error = self._submitted(group)
+        keys = sorted(group.photos)
+        error = self._batch(group, keys)
+        failed = self._narrowed(group, keys, error) if error else {}
+        self._count(group, failed)
         with self._settling:  # a ticket may be in several groups
-            for ticket, photos in group.tickets.items():
-                if error:
-                    EVENTS.labels(ticket.source, "failed").inc(photos)
-                ticket.error = ticket.error or error
+            for ticket, told in group.tickets.items():
+                ticket.error = ticket.error or next((failed[key] for key in told if key in failed), None)
                 ticket.left -= 1
             settled = [ticket for ticket in group.tickets if ticket.left == 0]
         for ticket in settled:
             ticket.settle()
 
-    def _submitted(self, group: _Group) -> WorkerError | None:
-        keys = sorted(group.photos)
+    def _narrowed(self, group: _Group, keys: list[str], error: WorkerError) -> dict[str, WorkerError]:
+        """What fails of these keys, by key: one photo that nobody may read must not keep the others.
+
+        Where both halves fail, it is not for one photo, and all wait for the next time.
+        """
+        if error.transient or len(keys) == 1:
+            return dict.fromkeys(keys, error)
+        halves = (keys[: len(keys) // 2], keys[len(keys) // 2 :])
+        failed = [(half, failure) for half in halves if (failure := self._batch(group, half))]
+        if len(failed) == len(halves):
+            return dict.fromkeys(keys, error)
+        return self._narrowed(group, *failed[0]) if failed else {}
+
+    def _batch(self, group: _Group, keys: list[str]) -> WorkerError | None:
+        """Submit these; returns why they are not submitted."""
+        source = group.route.source
         try:
-            count = self._submit(group.route.source, group.route.destination, keys, tenant=group.tenant)
+            count = self._submit(source, group.route.destination, keys, tenant=group.tenant)
         except WorkerError as error:
-            log.error(
-                "%d photos of %s are not submitted, and stay where they are: %s", len(keys), group.route.source, error
-            )
+            log.error("%d photos of %s are not submitted, and are kept: %s", len(keys), source, error)
             SUBMIT_FAILURES.inc()
             return error
         except Exception:
-            log.exception("%d photos of %s are not submitted, and stay where they are", len(keys), group.route.source)
+            log.exception("%d photos of %s are not submitted, and are kept", len(keys), source)
             SUBMIT_FAILURES.inc()
             return NotSubmitted(f"{len(keys)} photos could not be submitted: the listener's log says why")
-        self._marks.remember(list(group.photos.values()))
-        self._count(group, count)
-        log.info("%d photos of %s submitted", count, group.route.source)
+        self._marks.remember([group.photos[key] for key in keys])
+        if missing := len(keys) - count:
+            EVENTS.labels(next(iter(group.tickets)).source, "missing").inc(missing)
+        log.info("%d photos of %s submitted", count, source)
         return None
 
-    def _count(self, group: _Group, count: int) -> None:
-        for ticket, photos in group.tickets.items():
-            EVENTS.labels(ticket.source, "submitted").inc(photos)
-        if missing := len(group.photos) - count:
-            EVENTS.labels(next(iter(group.tickets)).source, "missing").inc(missing)
+    def _count(self, group: _Group, failed: dict[str, WorkerError]) -> None:
+        for ticket, told in group.tickets.items():
+            EVENTS.labels(ticket.source, "failed").inc(len(told & failed.keys()))
+            EVENTS.labels(ticket.source, "submitted").inc(len(told - failed.keys()))
+        if len(failed) == len(group.photos):
+            return
         SUBMIT_SECONDS.observe(time.monotonic() - group.opened)
         times = [event.at for event in group.photos.values() if event.at]
         if times:

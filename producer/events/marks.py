@@ -15,12 +15,17 @@ from typing import Protocol
 import redis
 
 from producer.events.notice import Created, Removed
+from workers.app import redis_tls
+from workers.errors import SettingsError
+from workers.logs import masked
 from workers.settings import Settings
 
 log = logging.getLogger(__name__)
 
 #: Longer than stores and queues usually deliver late; the schedule knows no such limit.
 REMEMBERED_S = 24 * 3600
+#: URLs that redis-py itself understands.
+ASKABLE = ("redis://", "rediss://")
 
 
 class Marks(Protocol):
@@ -34,6 +39,19 @@ class Marks(Protocol):
 
     def forget(self, events: Sequence[Removed]) -> None:
         """The objects are gone: the same bytes under the same key would be new."""
+
+
+class NoMarks:
+    """Marks that remember nothing: every event counts as new."""
+
+    def seen(self, events: Sequence[Created]) -> list[bool]:
+        return [False] * len(events)
+
+    def remember(self, events: Sequence[Created]) -> None:
+        pass
+
+    def forget(self, events: Sequence[Removed]) -> None:
+        pass
 
 
 class RedisMarks:
@@ -77,8 +95,12 @@ class RedisMarks:
 
 
 def redis_client(url: str, settings: Settings) -> redis.Redis:
-    """A client whose every call ends: after 5 s without a connection, or 15 s without an answer."""
-    from workers.app import redis_tls  # noqa: PLC0415 - loads Celery
+    """A client whose every call ends: after 5 s without a connection, or 15 s without an answer.
 
+    Raises:
+        SettingsError: redis-py cannot ask at such a URL, as at Sentinel's.
+    """
+    if not url.startswith(ASKABLE):
+        raise SettingsError(f"{masked(url)} begins with none of {', '.join(ASKABLE)}: set APF_LISTEN_REDIS_URL to one")
     tls = redis_tls(settings.model_copy(update={"broker_url": url}))
     return redis.Redis.from_url(url, socket_timeout=15, socket_connect_timeout=5, health_check_interval=30, **tls)

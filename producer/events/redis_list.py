@@ -38,8 +38,10 @@ WAIT_S = 1.0
 MIND_S = 10.0
 #: Entries taken and not yet done with.
 PLACES = 500
-#: Refused entries that are kept to look at.
-KEPT_REFUSED = 1000
+#: Refused entries that are kept to look at, and to be put back.
+KEPT_REFUSED = 10_000
+#: An entry that fails so often, for a reason that does not pass by itself, is refused.
+MAX_TRIES = 10
 
 #: Only where the entry is ours still: another listener may have held this one for dead, and have it.
 _TO_THE_END = """
@@ -63,6 +65,8 @@ class RedisSource:
         #: By entry, how often; entries of the same text are the same for Redis, too.
         self._in_hand: Counter[bytes] = Counter()
         self._lock = threading.Lock()
+        #: How often each failed that may be hopeless.
+        self._tries: Counter[bytes] = Counter()
 
     def run(self) -> None:
         """Read until the stop; returns when nothing is in hand any more."""
@@ -98,9 +102,13 @@ class RedisSource:
 
     def _settle(self, entry: bytes, future: Future[int]) -> None:
         try:
-            if future.exception() is None:
+            error = future.exception()
+            if error is None:
                 self._pause.succeeded()
+                self._tries.pop(entry, None)
                 self._client.lrem(self._mine, 1, entry)
+            elif self._is_hopeless(entry, error):
+                self._put_aside(entry, str(error), "hopeless")
             else:
                 self._pause.failed()
                 self._to_the_end(entry)
@@ -113,18 +121,30 @@ class RedisSource:
         """Behind the others, which may be for another route."""
         self._client.eval(_TO_THE_END, 2, self._mine, self._key, entry)
 
+    def _is_hopeless(self, entry: bytes, error: BaseException) -> bool:
+        if getattr(error, "transient", False):
+            return False
+        self._tries[entry] += 1
+        if self._tries[entry] < MAX_TRIES:
+            return False
+        del self._tries[entry]
+        return True
+
     def _refuse(self, entry: bytes, error: MalformedEvent) -> None:
-        REFUSED.labels(NAME, "malformed").inc()
-        refused = f"{self._key}:refused"
-        log.warning("an entry of %s is refused, and put into %s: %s", self._key, refused, error)
         try:
-            with self._client.pipeline(transaction=True) as pipe:
-                pipe.lpush(refused, entry)
-                pipe.ltrim(refused, 0, KEPT_REFUSED - 1)
-                pipe.lrem(self._mine, 1, entry)
-                pipe.execute()
+            self._put_aside(entry, str(error))
         finally:
             self._leave(entry)
+
+    def _put_aside(self, entry: bytes, why: str, reason: str = "malformed") -> None:
+        REFUSED.labels(NAME, reason).inc()
+        refused = f"{self._key}:refused"
+        log.warning("an entry of %s is refused, and put into %s: %s", self._key, refused, why)
+        with self._client.pipeline(transaction=True) as pipe:
+            pipe.lpush(refused, entry)
+            pipe.ltrim(refused, 0, KEPT_REFUSED - 1)
+            pipe.lrem(self._mine, 1, entry)
+            pipe.execute()
 
     def _mind(self) -> None:
         """Say that this one lives, and bring back what the dead had in hand."""

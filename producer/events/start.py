@@ -13,7 +13,7 @@ from pydantic import SecretStr
 
 from producer.events.intake import Gathering, Intake
 from producer.events.listener import Source, listen
-from producer.events.marks import RedisMarks, redis_client
+from producer.events.marks import ASKABLE, Marks, NoMarks, RedisMarks, redis_client
 from producer.events.routes import Routes, parse_routes
 from producer.events.signature import gate
 from producer.events.submitting import check_routes, submitter
@@ -65,11 +65,17 @@ def _intake(asked: Listening, broker_url: str, settings: Settings) -> Intake:
     routes = parse_routes(asked.routes)
     check_routes(routes, asked.recipe, settings)
     own = [ledger_url(route.destination, settings.ledger_url) for route in routes]
-    marks = RedisMarks(redis_client(broker_url, settings), settings.broker_key_prefix)
     for route in routes:
         log.info("photos of %s go to %s", route.source, route.destination)
     submit = submitter(settings, recipe=asked.recipe, no_face=asked.no_face)
-    return Intake(Routes(routes, own=own), submit, marks, asked.gathering)
+    return Intake(Routes(routes, own=own), submit, _marks(broker_url, settings), asked.gathering)
+
+
+def _marks(broker_url: str, settings: Settings) -> Marks:
+    if broker_url.startswith(ASKABLE):
+        return RedisMarks(redis_client(broker_url, settings), settings.broker_key_prefix)
+    log.warning("events that come twice are submitted twice: only redis:// and rediss:// can be asked")
+    return NoMarks()
 
 
 def _sources(asked: Listening, intake: Intake, stop: threading.Event, settings: Settings) -> Iterator[Source]:

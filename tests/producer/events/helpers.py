@@ -15,8 +15,7 @@ from prometheus_client import REGISTRY
 
 from producer.events.intake import Gathering, Intake
 from producer.events.listener import Source
-from producer.events.marks import Marks
-from producer.events.notice import Created, Removed
+from producer.events.marks import Marks, NoMarks
 from producer.events.routes import Routes, parse_routes
 from tests.producer.events.samples import s3_record
 
@@ -48,19 +47,6 @@ class Notes:
     def keys(self) -> list[str]:
         """All keys that were submitted, as often as they were."""
         return sorted(key for _, _, keys, _ in self.batches for key in keys)
-
-
-class NoMarks:
-    """Marks that remember nothing."""
-
-    def seen(self, events: Sequence[Created]) -> list[bool]:
-        return [False] * len(events)
-
-    def remember(self, events: Sequence[Created]) -> None:
-        pass
-
-    def forget(self, events: Sequence[Removed]) -> None:
-        pass
 
 
 @contextmanager

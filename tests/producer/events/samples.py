@@ -1,5 +1,7 @@
-"""Events as stores send them, each with the document or source that shows its form; values are made up where theirs are
-placeholders."""
+"""Events as stores send them, each with the document or source that shows its form.
+
+Values are made up where theirs are placeholders.
+"""
 
 from __future__ import annotations
 
@@ -167,7 +169,8 @@ CEPH = {
 
 def seaweedfs(kind: str, path: str, **message: Any) -> dict[str, Any]:
     """SeaweedFS: weed/notification/webhook/http.go, with filer_pb.EventNotification as Go's encoding/json writes it;
-    which path and parent it sends, weed/filer/filer_notify.go."""
+    which path and parent it sends, weed/filer/filer_notify.go.
+    """
     return {"key": path, "event_type": kind, "message": {"signatures": [1], **message}}
 
 

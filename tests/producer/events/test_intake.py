@@ -13,7 +13,7 @@ from producer.events.marks import REMEMBERED_S, RedisMarks, redis_client
 from producer.events.notice import MalformedEvent
 from tests.conftest import RedisServer
 from tests.producer.events.helpers import Notes, an_intake, counted, event, until
-from workers.errors import StoreUnavailable
+from workers.errors import Forbidden, StoreUnavailable
 from workers.settings import Settings
 
 
@@ -130,6 +130,31 @@ def test_a_message_of_two_groups_is_done_when_both_are(notes: Notes) -> None:
         with pytest.raises(StoreUnavailable, match="that bucket"):
             future.result(10)
     assert notes.keys == ["a.jpg"]
+
+
+def test_a_photo_that_nobody_may_read_keeps_no_other(notes: Notes) -> None:
+    """The batch is cut in halves until it stands alone; its message stays, and those of the others are done."""
+
+    def one_is_forbidden(source: str, destination: str, photos: list[str], *, tenant: str) -> int:
+        if "13.jpg" in photos:
+            raise Forbidden("no right to read it")
+        return notes(source, destination, photos, tenant=tenant)
+
+    with an_intake(notes, seconds=0.3) as intake:
+        intake._submit = one_is_forbidden  # type: ignore[assignment]
+        futures = {number: intake.take(event(f"{number}.jpg"), "http") for number in range(20)}
+        failed = {number for number, future in futures.items() if future.exception(20)}
+    assert failed == {13}
+    assert notes.keys == sorted(f"{number}.jpg" for number in range(20) if number != 13)
+    assert len(notes.batches) < 8
+
+
+def test_where_all_fail_it_is_not_tried_photo_by_photo(notes: Notes) -> None:
+    """A bucket that is not there: three tries, and not forty."""
+    notes.failing = Forbidden("no right to read any")
+    with an_intake(notes) as intake, pytest.raises(Forbidden):
+        intake.take(event(*(f"{number}.jpg" for number in range(20))), "http").result(10)
+    assert notes.tries == 3
 
 
 def test_a_slow_store_does_not_hold_up_the_next_batch(notes: Notes) -> None:

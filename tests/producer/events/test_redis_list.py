@@ -13,12 +13,12 @@ import redis
 
 from producer.events import redis_list
 from producer.events.intake import Intake
-from producer.events.marks import redis_client
+from producer.events.marks import RedisMarks, redis_client
 from producer.events.redis_list import RedisSource
 from tests.conftest import RedisServer
 from tests.producer.events import samples
 from tests.producer.events.helpers import Notes, an_intake, event, running, until
-from workers.errors import StoreUnavailable
+from workers.errors import Forbidden, StoreUnavailable
 from workers.settings import Settings
 
 KEY = "apf:events"
@@ -75,6 +75,41 @@ def test_what_cannot_be_submitted_is_tried_again_behind_the_others(
     assert not server.llen(KEY)
 
 
+def test_what_fails_for_good_is_put_aside_in_the_end(
+    redis_server: RedisServer, server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After some tries, so that a right that is given meanwhile still helps."""
+    monkeypatch.setattr("producer.events.pause.FIRST_S", 0.01)
+    monkeypatch.setattr("producer.events.pause.LONGEST_S", 0.05)
+    monkeypatch.setattr(redis_list, "MAX_TRIES", 3)
+    notes, stop = Notes(failing=Forbidden("no right to read it")), threading.Event()
+    server.rpush(KEY, event("a.jpg"))
+    with an_intake(notes) as intake, running(source(redis_server, intake, stop), intake, stop):
+        until(lambda: server.llen(f"{KEY}:refused"), 20, "it is put aside")
+        assert notes.tries == 3
+    assert (server.llen(KEY), taken(server)) == (0, [])
+
+
+def test_a_user_that_may_touch_our_keys_alone_is_enough(redis_server: RedisServer, server: Any) -> None:
+    """The ACL of SECURITY.md, and marks in the same Redis."""
+    server.execute_command(
+        *"ACL SETUSER apf on >secret ~apf:* &* +@all -@dangerous +info -@admin".split()  # noqa: SIM905
+    )
+    url = redis_server.url.replace("//", "//apf:secret@")
+    notes, stop = Notes(), threading.Event()
+    server.rpush(KEY, event("a.jpg"), "no event", event("a.jpg"), event("b.jpg"))
+    with (
+        closing(redis_client(url, Settings())) as client,
+        an_intake(notes, RedisMarks(client, "apf:"), seconds=0) as intake,
+        running(RedisSource(client, KEY, intake, stop), intake, stop),
+    ):
+        until(lambda: {"a.jpg", "b.jpg"} <= set(notes.keys) and not taken(server), 20, "all are done")
+        assert server.llen(f"{KEY}:refused") == 1
+        assert server.exists(f"{KEY}:listeners")
+    server.execute_command("ACL", "DELUSER", "apf")
+    assert not server.exists(f"{KEY}:listeners")
+
+
 def test_a_stop_leaves_what_is_not_done_in_the_list(redis_server: RedisServer, server: Any) -> None:
     """At its front, for the next listener."""
     notes, stop = Notes(failing=StoreUnavailable("down")), threading.Event()
@@ -116,7 +151,7 @@ def test_an_entry_that_was_taken_unawares_is_found(
 
 
 def test_an_entry_that_another_has_taken_over_is_not_doubled(redis_server: RedisServer, server: Any) -> None:
-    """This one was held for dead while it submitted, and fails now: the entry is no longer its own to put back."""
+    """Our own was held for dead while it submitted, and fails now: the entry is no longer its own to put back."""
     notes, stop = Notes(failing=StoreUnavailable("down")), threading.Event()
     notes.open.clear()
     server.rpush(KEY, event("a.jpg"))

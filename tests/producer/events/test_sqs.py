@@ -118,7 +118,7 @@ def test_a_queue_that_is_down_is_asked_again(
 
 def test_a_queue_that_is_not_there_is_told_at_the_start(queue_url: str) -> None:
     """With the option to correct."""
-    with an_intake(Notes()) as intake, pytest.raises(SettingsError, match="there is no queue .*: correct --sqs"):
+    with an_intake(Notes()) as intake, pytest.raises(SettingsError, match=r"there is no queue .*: correct --sqs"):
         source(queue_url + "-gone", intake, threading.Event())
 
 
