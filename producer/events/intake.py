@@ -240,9 +240,11 @@ class Intake:
             log.exception("%d photos of %s are not submitted, and are kept", len(keys), source)
             SUBMIT_FAILURES.inc()
             return NotSubmitted(f"{len(keys)} photos could not be submitted: the listener's log says why")
-        self._marks.remember([group.photos[key] for key in keys])
         if missing := len(keys) - count:
+            # Which ones is not known, and a store may show an object late: none is taken for done.
             EVENTS.labels(next(iter(group.tickets)).source, "missing").inc(missing)
+        else:
+            self._marks.remember([group.photos[key] for key in keys])
         log.info("%d photos of %s submitted", count, source)
         return None
 

@@ -116,6 +116,20 @@ def test_what_was_not_submitted_is_not_remembered(notes: Notes, marks: RedisMark
     assert notes.keys == ["a.jpg"]
 
 
+def test_a_photo_that_was_not_there_may_come_again(notes: Notes, marks: RedisMarks) -> None:
+    """A store that shows an object late, or an event before it: the next one counts."""
+
+    def none_is_there(source: str, destination: str, photos: object, *, tenant: str) -> int:
+        return 0
+
+    with an_intake(notes, marks) as intake:
+        intake._submit = none_is_there
+        assert intake.take(event("a.jpg"), "http").result(10) == 1
+        intake._submit = notes
+        assert intake.take(event("a.jpg"), "http").result(10) == 1
+    assert notes.keys == ["a.jpg"]
+
+
 def test_a_message_of_two_groups_is_done_when_both_are(notes: Notes) -> None:
     """One that fails is enough to keep the whole message."""
 
