@@ -30,8 +30,8 @@ BEARER = {"Authorization": f"Bearer {TOKEN}"}
 class Site:
     """A running endpoint."""
 
-    def __init__(self, port: int, notes: Notes, stop: threading.Event) -> None:
-        self.port, self.notes, self.stop = port, notes, stop
+    def __init__(self, port: int, app: EventsApp, notes: Notes, stop: threading.Event) -> None:
+        self.port, self.app, self.notes, self.stop = port, app, notes, stop
 
     def ask(self, path: str = "/events", body: Any = None, method: str = "POST", **headers: str) -> Any:
         url = f"http://127.0.0.1:{self.port}{path}"
@@ -46,9 +46,9 @@ def serving(notes: Notes) -> Iterator[Site]:
     stop = threading.Event()
     port = _free_ports([0])
     with an_intake(notes) as intake:
-        source = HttpSource(f"127.0.0.1:{port}", EventsApp(intake, gate(SECRET, TOKEN), stop), stop)
-        with running(source, intake, stop):
-            yield Site(port, notes, stop)
+        app = EventsApp(intake, gate(SECRET, TOKEN), stop)
+        with running(HttpSource(f"127.0.0.1:{port}", app, stop), intake, stop):
+            yield Site(port, app, notes, stop)
 
 
 @pytest.fixture
@@ -148,6 +148,7 @@ def test_a_store_that_hangs_does_not_hold_the_sender(site: Site, monkeypatch: py
     monkeypatch.setattr(http, "ANSWER_WITHIN_S", 0.5)
     site.notes.open.clear()
     assert site.post(event("a.jpg")) == 503
+    site.notes.open.set()
 
 
 def test_health_is_answered_however_many_wait(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,7 +159,8 @@ def test_health_is_answered_however_many_wait(monkeypatch: pytest.MonkeyPatch) -
         senders = [threading.Thread(target=site.post, args=(event(f"{number}.jpg"),)) for number in range(2)]
         for sender in senders:
             sender.start()
-        until(lambda: site.ask(body=event("z.jpg"), **BEARER).status == 503, 10, "both places are taken")
+        until(lambda: not site.app._places._value, 10, "both places are taken")
+        assert site.post(event("z.jpg")) == 503
         assert site.ask("/healthz", method="GET").status == 200
         site.notes.open.set()
         for sender in senders:
