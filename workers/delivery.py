@@ -5,10 +5,14 @@ from __future__ import annotations
 import logging
 import random
 import secrets
+import time
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
+from workers import resting
+from workers.address import parse_target
 from workers.allowed import check_allowed
 from workers.attempts import now
 from workers.callback import Callback, later, read_callback, write_callback
@@ -36,7 +40,7 @@ PASSING = {408, 425, 429}
 #: After so many tries (ten minutes) a receiver that finds the request wrong is believed.
 REFUSED_TRIES = 8
 
-Result = Literal["delivered", "failed", "gave_up", "nothing_to_do"]
+Result = Literal["delivered", "failed", "gave_up", "postponed", "nothing_to_do"]
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,8 @@ def deliver(batch_url: str, settings: Settings) -> Delivery:
         return NOTHING_TO_DO
     if callback.due_in_s() > EARLY_S:
         return NOTHING_TO_DO  # somebody else is at it
+    if wait_s := _rest_s(batch.callback):
+        return Delivery("postponed", wait_s * random.uniform(1, 1.25))  # noqa: S311  jitter, no secret
     body = _body(ledger, batch)
     if body is None or (claimed := _claim(ledger, batch, callback, settings)) is None:
         return NOTHING_TO_DO
@@ -105,11 +111,25 @@ def _claim(ledger: Ledger, batch: Batch, callback: Callback, settings: Settings)
 
 def _post(ledger: Ledger, batch: Batch, post: Post, settings: Settings) -> Answer | str:
     """The receiver's answer, or why there is none."""
+    started = time.monotonic()
+    answer: Answer | str
     try:
         check_batch(ledger, batch, settings)
-        return send(post, settings.callback_keys(), settings.posting)
+        answer = send(post, settings.callback_keys(), settings.posting)
     except (CallbackError, NotAllowed) as error:
-        return str(error)
+        answer = str(error)
+    with suppress(CallbackError):
+        origin = parse_target(post.url).origin
+        resting.note(origin, time.monotonic() - started, answered=isinstance(answer, Answer))
+    return answer
+
+
+def _rest_s(url: str) -> float:
+    """Seconds for which the URL's receiver is left alone; a URL that is none has its try, which says so."""
+    try:
+        return resting.rest_s(parse_target(url).origin)
+    except CallbackError:
+        return 0.0
 
 
 def _tried(callback: Callback, answer: Answer | str, settings: Settings) -> Callback:

@@ -23,8 +23,15 @@ LONGEST_REASON = 300
 FEW_PHOTOS = 10
 
 
+def _open(schema: dict[str, Any]) -> None:
+    """Here an unknown field is an error; for receivers it is one of a newer version."""
+    schema.pop("additionalProperties", None)
+
+
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", json_schema_serialization_defaults_required=True, json_schema_extra=_open
+    )
 
 
 class FailedPhoto(_Part):

@@ -13,8 +13,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from workers.address import AddressPolicy, check_allowed_hosts
 from workers.allowed import EVERYTHING
 from workers.errors import CallbackError, SettingsError, StoreError
+from workers.signature import parse_secrets
 from workers.store import S3Options, canonical_url
-from workers.webhook import Posting, parse_secrets
+from workers.webhook import Posting
 
 MEBIBYTE = 2**20
 

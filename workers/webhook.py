@@ -1,11 +1,7 @@
-"""One signed POST, as https://www.standardwebhooks.com has it: who receives it can verify it with any such library."""
+"""One signed POST: to an address that was checked, within a bounded time, and no further."""
 
 from __future__ import annotations
 
-import base64
-import binascii
-import hashlib
-import hmac
 import http.client
 import socket
 import threading
@@ -23,10 +19,8 @@ from urllib3.exceptions import HTTPError
 
 from workers.address import AddressPolicy, Target, addresses, parse_target
 from workers.errors import CallbackError
+from workers.signature import signed_headers
 
-SECRET_PREFIX = "whsec_"  # noqa: S105  what comes before one
-#: Of a secret, decoded; the standard's own bounds.
-SECRET_BYTES = range(24, 65)
 #: Of the answer; nobody looks at it.
 ANSWER_BYTES = 4096
 #: Addresses of a host that are tried in turn, and the part of the time that each has to connect.
@@ -69,39 +63,6 @@ class Answer:
         return 200 <= self.status < 300
 
 
-def parse_secrets(text: str) -> tuple[bytes, ...]:
-    """The keys of secrets with blanks between.
-
-    Raises:
-        ValueError: one is malformed; it is not told which text it has.
-    """
-    keys = []
-    for number, secret in enumerate(text.split(), start=1):
-        try:
-            key = base64.b64decode(secret.removeprefix(SECRET_PREFIX), validate=True)
-        except (binascii.Error, ValueError):
-            key = b""
-        if not secret.startswith(SECRET_PREFIX) or len(key) not in SECRET_BYTES:
-            raise ValueError(
-                f"secret {number} is not {SECRET_PREFIX} and the base64 of {SECRET_BYTES.start} to "
-                f'{SECRET_BYTES.stop - 1} bytes: make one by  echo "{SECRET_PREFIX}$(openssl rand -base64 32)"'
-            )
-        keys.append(key)
-    return tuple(keys)
-
-
-def signed_headers(post: Post, keys: Sequence[bytes], moment: datetime) -> dict[str, str]:
-    """The three headers that prove who sent a body, and when; a signature for each key."""
-    timestamp = str(int(moment.timestamp()))
-    signed = f"{post.id}.{timestamp}.".encode() + post.body
-    signatures = [base64.b64encode(hmac.digest(key, signed, hashlib.sha256)).decode() for key in keys]
-    return {
-        "webhook-id": post.id,
-        "webhook-timestamp": timestamp,
-        "webhook-signature": " ".join(f"v1,{signature}" for signature in signatures),
-    }
-
-
 def send(post: Post, keys: Sequence[bytes], how: Posting) -> Answer:
     """Post once, and follow no redirect.
 
@@ -120,7 +81,7 @@ def send(post: Post, keys: Sequence[bytes], how: Posting) -> Answer:
         "Host": target.origin.partition("://")[2],
         "Content-Type": "application/json",
         "User-Agent": "apf-callback/1",
-        **signed_headers(post, keys, datetime.now(UTC)),
+        **signed_headers(post.id, post.body, keys, datetime.now(UTC)),
     }
     return _within(how.timeout_s, lambda: exchange.run(post.body, headers), exchange.abort, target)
 

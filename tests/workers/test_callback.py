@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -13,10 +14,10 @@ import jsonschema
 import pytest
 
 from producer.batch import Asked, new_batch, retry
-from tests.receivers import LOOPBACK, SECRETS, Receiver, receiving, status
+from tests.receivers import LOOPBACK, SECRETS, Receiver, hangs, receiving, status
 from tests.workers.fakes import FakeEngine
 from tests.workers.test_shard import make_batch
-from workers import attempts, callback, delivery
+from workers import attempts, callback, delivery, resting
 from workers.callback import RECORD, Callback, read_callback, tell_of_end, webhook_id, write_callback
 from workers.delivery import REFUSED_TRIES, Delivery, delay_after, deliver
 from workers.errors import CallbackError, NotAllowed
@@ -180,7 +181,8 @@ def test_the_documented_schema_is_the_codes() -> None:
     from workers.event import schema  # noqa: PLC0415
 
     assert SCHEMA.read_text() == schema()
-    assert set(Event.model_fields) == set(json.loads(schema())["required"]) | {"version"}
+    assert set(Event.model_fields) == set(json.loads(schema())["required"])
+    assert "additionalProperties" not in schema(), "fields may be added"
 
 
 def test_a_receiver_that_is_down_is_tried_again(done: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,6 +203,33 @@ def test_a_receiver_that_is_down_is_tried_again(done: World, monkeypatch: pytest
     assert done.callback.state == "delivered"
     assert done.callback.as_json()["last_error"] == ""
     assert not done.is_registered()
+
+
+def test_a_receiver_that_hangs_is_left_alone_for_a_while(done: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It costs a worker its time-out once, and not for each of the batches that name it; others are not held up."""
+    done.settings = Settings.model_validate({**done.settings.model_dump(), "callback_timeout_s": 1.2})
+    done.receiver.answers = [hangs, status(200)]
+    assert done.deliver().result == "failed"
+    done.pass_time(monkeypatch, 6)
+    started = time.monotonic()
+    postponed = done.deliver()
+    assert (postponed.result, len(done.receiver.got)) == ("postponed", 1)
+    assert 0.9 * resting.REST_S < (postponed.again_s or 0) <= 1.25 * resting.REST_S
+    assert time.monotonic() - started < 1
+    assert done.callback.tries == 1, "that was no try"
+    monkeypatch.setattr(resting, "REST_S", 0.0)
+    resting.forget()
+    assert done.deliver().result == "delivered"
+
+
+def test_receivers_that_hang_fill_no_memory() -> None:
+    for number in range(resting.MOST + 10):
+        resting.note(f"https://{number}.example", 10, answered=False)
+    assert len(resting._until) == resting.MOST
+    assert (resting.rest_s("https://0.example"), resting.rest_s(f"https://{resting.MOST}.example") > 0) == (0, True)
+    resting.note(f"https://{resting.MOST}.example", 10, answered=True)
+    assert resting.rest_s(f"https://{resting.MOST}.example") == 0
+    resting.forget()
 
 
 def test_what_was_delivered_is_not_delivered_again(done: World) -> None:

@@ -17,7 +17,8 @@ from tests.receivers import SECRETS, drips, floods, hangs, receiving, status
 from workers.address import AddressPolicy
 from workers.errors import AddressRefused, CallbackError
 from workers.settings import Settings, load_settings
-from workers.webhook import Answer, Post, Posting, parse_secrets, send, signed_headers
+from workers.signature import parse_secrets, signed_headers
+from workers.webhook import Answer, Post, Posting, send
 
 KEYS = parse_secrets(SECRETS[0])
 BODY = '{"type":"test","é":1}'.encode()
@@ -34,7 +35,7 @@ def posted(url: str, how: Posting = HERE, keys: tuple[bytes, ...] = KEYS) -> Ans
 
 def test_the_standards_own_example() -> None:
     secret, message, moment, body = SPEC
-    headers = signed_headers(Post("", message, body), parse_secrets(secret), datetime.fromtimestamp(moment, UTC))
+    headers = signed_headers(message, body, parse_secrets(secret), datetime.fromtimestamp(moment, UTC))
     assert headers["webhook-signature"] == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
     assert headers["webhook-timestamp"] == str(moment)
 
