@@ -67,7 +67,7 @@ def deliver(batch_url: str, settings: Settings) -> Delivery:
     check_allowed(batch_url, settings.allowed_for_batches, what="batch")
     ledger, batch_id = open_batch(batch_url, s3=settings.s3)
     batch = ledger.read_batch(batch_id)
-    if batch.callback is None or not batch.planned or ledger.stopped(batch_id):
+    if batch.callback is None or not batch.planned:
         return NOTHING_TO_DO
     callback = read_callback(ledger, batch)
     if callback.settled:

@@ -294,6 +294,16 @@ def test_a_stopped_batch_calls_back_once_it_was_resumed_and_is_done(world: World
     assert world.deliver().result == "delivered"
 
 
+def test_a_stop_after_the_last_report_holds_the_callback_back(done: World) -> None:
+    """Whoever cancelled it in that moment expects to hear no more of it, until it is resumed."""
+    done.ledger.stop("b1", "cancelled")
+    assert done.deliver() == delivery.NOTHING_TO_DO
+    assert done.reconcile() == []
+    done.ledger.go_on("b1")
+    assert done.reconcile() == [done.url]
+    assert done.deliver().result == "delivered"
+
+
 def test_a_callback_that_nobody_was_told_of_is_found(done: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Redis was flushed, or the worker died after its report: the ledger knows. And asks are not piled up."""
     assert done.reconcile() == [done.url]
@@ -433,6 +443,7 @@ def test_torn_records_call_back_once_more_under_the_same_id(done: World, torn: b
     done.ledger.store.put(done.ledger.key("b1", "callback", "00003.json"), torn)
     assert done.deliver().result == "delivered"
     assert len({got.id for got in done.receiver.got}) == 1
+    assert done.receiver.got[1].verified()["data"]["photos"] == 5
 
 
 def test_ids_differ_between_batches_and_ends(done: World) -> None:
