@@ -11,6 +11,7 @@ from typing import Literal
 from pydantic import ValidationError
 
 from apf.recipe import load_recipe
+from workers.address import parse_target
 from workers.allowed import check_allowed
 from workers.errors import BadRequest, LedgerError, WorkerError
 from workers.job import Batch, Lane, PhotoRef, ShardJob, explain
@@ -65,6 +66,7 @@ def new_batch(
         NotAllowed: APF_ALLOWED_URLS is set, and one of the two lies outside.
         RecipeError: the recipe is unknown or malformed.
         LedgerError: the id is none.
+        CallbackError: the callback's URL is malformed; whether it may be reached is the workers' to say.
         StoreError: the source is missing.
     """
     source, destination = canonical_url(source), canonical_url(destination)
@@ -73,6 +75,8 @@ def new_batch(
         check_allowed(destination, settings.allowed, what="destination")
     if overlap(source, destination):
         raise OverlapError(f"{source} and {destination} overlap: give a destination outside the source")
+    if asked.callback is not None:
+        parse_target(asked.callback)
     recipe = load_recipe(asked.recipe, detector=settings.detector)
     open_store(source, s3=settings.s3)
     open_store(destination, s3=settings.s3, create=True)
@@ -125,14 +129,19 @@ def retry(ledger: Ledger, batch_id: str, send: Send, settings: Settings) -> int:
     register(ledger, batch, settings)
     source = open_store(batch.source, s3=settings.s3)
     photos = [_as_it_is_now(failure, source) for failure in summary.failures]
-    for start in range(0, len(photos), batch.max_shard_photos):
-        ledger.write_plan(batch_id, batch.shards, photos[start : start + batch.max_shard_photos])
+    parts = [photos[start : start + batch.max_shard_photos] for start in range(0, len(photos), batch.max_shard_photos)]
+    shards = range(batch.shards, batch.shards + len(parts))
+    for shard, part in zip(shards, parts, strict=True):
+        ledger.write_plan(batch_id, shard, part)
+    if parts:
         first = batch.shards if batch.first_retry is None else batch.first_retry
-        batch = batch.model_copy(update={"shards": batch.shards + 1, "first_retry": first})
+        # All at once: with the first alone the batch could end, and call back, before the others are there.
+        batch = batch.model_copy(update={"shards": shards.stop, "first_retry": first})
         ledger.write_batch(batch)
         # Once more: somebody may have found the batch done, and taken it off, until now.
         register(ledger, batch, settings)
-        send(job_of(ledger, batch, batch.shards - 1))
+    for shard in shards:
+        send(job_of(ledger, batch, shard))
     return len(photos)
 
 

@@ -17,8 +17,10 @@ from rich.markup import escape
 from producer import batch as batches
 from producer import doctor
 from producer.batch import Asked
+from producer.callback_command import app as callback_app
+from producer.callback_command import await_callback, check_callback_here
 from producer.listen_command import listen
-from producer.report import console, follow, json_object, print_failures, print_summary
+from producer.report import console, follow, print_failures, print_summary
 from producer.terminal import (
     DONE,
     INTERRUPTED,
@@ -43,6 +45,7 @@ from workers.registry import OPEN, check_registry, roots
 from workers.sending import BrokerError, Sender, choose_queue, waiting
 from workers.settings import Settings, check_worker, load_settings
 from workers.store import open_store
+from workers.summary import json_object
 from workers.watch import BatchSummary, BatchWatch
 
 #: Between two looks at the ledger: of a worker in this process, and of workers elsewhere.
@@ -57,6 +60,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(callback_app, name="callback")
 
 
 class NoFace(StrEnum):
@@ -85,13 +89,18 @@ def protect(
     no_face: Annotated[NoFace, typer.Option(help="What to do with a photo that has no face.")] = NoFace.copy,
     lane: Annotated[LaneName, typer.Option(help="interactive overtakes bulk on shared workers.")] = LaneName.bulk,
     tenant: Annotated[str, typer.Option(help="Whose photos these are: tenants get equal shares of a lane.")] = "",
+    callback: Annotated[
+        str | None, typer.Option(metavar="URL", help="POST there when the batch is done (docs/callbacks.md).")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Protect every photo of SRC into DST; only what is new or changed since the last time."""
     settings = load_settings()
     _refuse_what_cannot_run(settings, wait)
+    if callback is not None:
+        check_callback_here(callback, settings)
     queue = choose_queue(make_app(settings), lane.value, tenant)
-    asked = Asked(recipe=recipe, no_face=no_face.value, lane=lane.value, tenant=tenant, queue=queue)
+    asked = Asked(recipe=recipe, no_face=no_face.value, lane=lane.value, tenant=tenant, callback=callback, queue=queue)
     ledger, batch = batches.create_batch(source, destination, asked, settings)
 
     def send(sender: Sender) -> None:
@@ -197,8 +206,10 @@ def reconcile_command(
         refuse("no place to look for open batches: name destinations, or set APF_ALLOWED_URLS or APF_LEDGER_URL")
     waiting(celery)  # the pass leaves a batch for the next time where the queue refuses: good for a clock, not here
     problems = _unlisted(where, settings)
-    send, ask = _noting(Sender(celery), problems), _noting(lambda: waiting(celery), problems)
-    sent = reconcile([url for url in where if url not in problems], send, settings, ask)
+    sender = Sender(celery)
+    send, ask = _noting(sender, problems), _noting(lambda: waiting(celery), problems)
+    notify = _noting(sender.callback, problems)
+    sent = reconcile([url for url in where if url not in problems], send, settings, ask, notify)
     if as_json:
         print(json.dumps(sent))
     for batch_id, count in sent.items():
@@ -308,8 +319,9 @@ def _run(
             with embedded_worker(celery) as check:
                 send(sender)
                 summary = follow(watch, every_s=EMBEDDED_POLL_S, show=not as_json, on_poll=lambda: (check(), mind()))
+                summary = await_callback(watch, summary, sender.callback, check)
     if summary.done:
-        close(ledger, summary.batch, settings)
+        close(ledger, summary.batch, settings, sender.callback if settings.broker_url else None)
     _finish(summary, as_json=as_json, waited=wait)
 
 

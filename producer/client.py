@@ -112,6 +112,7 @@ class Client:
         Raises:
             BadRequest: no photos, too many, or a field that does not validate.
             NotFound: a named photo is not there, or neither is the source.
+            CallbackError: the callback's URL is malformed, or holds a password.
             BrokerError: Redis does not answer, or refuses.
             NotAllowed, OverlapError, RecipeError, StoreError, LedgerError: as `producer.batch.create_batch`.
         """

@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from apf.recipe import other_version
+from workers.callback import Callback
 from workers.errors import StoreUnavailable
 from workers.watch import BatchSummary, BatchWatch
 
@@ -62,38 +63,6 @@ def _bar(show: bool) -> Progress:
     )
 
 
-def json_object(summary: BatchSummary) -> dict[str, object]:
-    """The one object that `--json` prints. The four outcomes, `pending` and `missing` add up to `photos`."""
-    batch = summary.batch
-    return {
-        "batch": batch.id,
-        "source": batch.source,
-        "destination": batch.destination,
-        "recipe": batch.recipe.name,
-        "recipe_id": batch.recipe.id,
-        "photos": summary.photos,
-        "protected": summary.protected,
-        "no_face": summary.no_face,
-        "skipped": summary.skipped,
-        "failed": summary.failed,
-        "pending": summary.pending,
-        "missing": summary.missing,
-        "ignored": batch.ignored,
-        "faces": summary.faces,
-        "planned": batch.planned,
-        "note": batch.note,
-        "cancelled": summary.cancelled,
-        "paused": summary.stopped == "paused",
-        "wall_seconds": round(summary.wall_seconds, 3),
-        "stage_seconds": {name: round(seconds, 3) for name, seconds in summary.stage_seconds.items()},
-        "peak_memory_bytes": summary.peak_memory_bytes,
-        "failures": [
-            {"key": f.key, "reason": f.reason, "attempts": f.attempts, "transient": f.transient}
-            for f in summary.failures
-        ],
-    }
-
-
 def print_summary(summary: BatchSummary) -> None:
     """What became of the batch, in a few lines."""
     batch = summary.batch
@@ -130,8 +99,23 @@ def print_summary(summary: BatchSummary) -> None:
         )
     if len(summary.failures) > SHOWN_FAILURES:
         console.print(f"  and {len(summary.failures) - SHOWN_FAILURES} more: --json lists all")
+    if callback := summary.callback:
+        console.print(escape(_callback_line(callback)), highlight=False, soft_wrap=True)
     if summary.failures:
         console.print(f"after a fix: apf retry {escape(batch.destination)} {batch.id}", highlight=False, soft_wrap=True)
+
+
+def _callback_line(callback: Callback) -> str:
+    tries = f"{callback.tries} {'try' if callback.tries == 1 else 'tries'}"
+    match callback.state:
+        case "waiting":
+            return "callback: when the batch is done"
+        case "delivered":
+            return f"callback: delivered after {tries}"
+        case "retrying":
+            return f"callback: not delivered after {tries}, and tried again: {callback.last_error}"
+        case "gave_up":
+            return f"callback: given up after {tries}: {callback.last_error}"
 
 
 def print_failures(summary: BatchSummary) -> None:

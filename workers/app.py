@@ -12,6 +12,7 @@ from workers.settings import Settings
 TASK = "workers.tasks.protect_shard"
 RECONCILE = "workers.tasks.reconcile_all"
 PLAN = "workers.tasks.plan_batch"
+CALLBACK = "workers.tasks.deliver_callback"
 EMBEDDED_BROKER = "memory://localhost/"
 #: Where messages go whose queue binding Redis has lost; without it they vanish silently.
 DEAD_LETTERS = "apf-unroutable"

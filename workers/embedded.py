@@ -28,6 +28,9 @@ def embedded_worker(app: Celery) -> Iterator[Callable[[], None]]:
     Raises:
         WorkerError: the worker did not start.
     """
+    # Tasks run in the worker's thread, their retries in its timer's, where no app is the current one: a retry would be
+    # sent to Celery's default broker, and be lost.
+    app.set_default()
     ready = threading.Event()
     worker = app.WorkController(
         pool="solo",

@@ -7,6 +7,8 @@ WorkerError
 ├── BadRequest            what a caller asks of a batch makes no sense
 ├── LedgerError           a record of a batch is missing, torn or does not validate
 │   └── NewerRecord           a newer version wrote it
+├── CallbackError         a callback was not delivered; it is tried again
+│   └── AddressRefused        it may not go to this address
 └── StoreError            the store refused; a retry does not help
     ├── NotFound              no object of that name
     │   └── StoreGone             no bucket or folder of that name
@@ -51,6 +53,21 @@ class LedgerError(WorkerError):
 
 class NewerRecord(LedgerError):
     """Raised when a newer version wrote a record: it is whole, and not this version's to do or to mend. Permanent."""
+
+
+class CallbackError(WorkerError):
+    """Raised when a callback was not delivered. Transient: receivers come back, and settings are corrected.
+
+    Its text never holds the URL's path or query, which may be a receiver's secret.
+    """
+
+    transient = True
+
+
+class AddressRefused(CallbackError):
+    """Raised when a callback may not go to an address. Permanent until APF_CALLBACK_ settings allow it."""
+
+    transient = False
 
 
 class StoreError(WorkerError):

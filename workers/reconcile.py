@@ -20,6 +20,7 @@ from datetime import datetime, timedelta
 from pydantic import BaseModel
 
 from workers.attempts import attempts_at, is_live, mark_missed, now
+from workers.callback import Notify, owes_callback, remind
 from workers.errors import LedgerError, NewerRecord, WorkerError
 from workers.job import BULK, Attempt, Batch, ShardJob, parse
 from workers.lanes import queue_of
@@ -74,15 +75,23 @@ def resume(ledger: Ledger, batch_id: str, send: Send, settings: Settings) -> int
     return count
 
 
-def reconcile(urls: Iterable[str], send: Send, settings: Settings, waiting: Callable[[], Waiting]) -> dict[str, int]:
+def reconcile(
+    urls: Iterable[str],
+    send: Send,
+    settings: Settings,
+    waiting: Callable[[], Waiting],
+    notify: Notify | None = None,
+) -> dict[str, int]:
     """What `resume` does, for every open batch under these URLs, but for stopped ones and where nothing is due.
+
+    A batch that is done and owes a callback is handed to `notify`, where that is given.
 
     Returns how many shards were sent, by batch. A batch that cannot be read is logged and left for the next time.
     """
     sent: dict[str, int] = {}
     for ledger, batch_id in open_batches(urls, settings):
         try:
-            count = reconcile_batch(ledger, batch_id, send, settings, waiting)
+            count = reconcile_batch(ledger, batch_id, send, settings, waiting, notify)
         except WorkerError as error:
             log.warning("batch %s is left for the next time: %s", batch_id, error)
             continue
@@ -142,7 +151,12 @@ def job_of(ledger: Ledger, batch: Batch, shard: int) -> ShardJob:
 
 
 def reconcile_batch(
-    ledger: Ledger, batch_id: str, send: Send, settings: Settings, waiting: Callable[[], Waiting]
+    ledger: Ledger,
+    batch_id: str,
+    send: Send,
+    settings: Settings,
+    waiting: Callable[[], Waiting],
+    notify: Notify | None = None,
 ) -> int:
     """`reconcile` for one batch; raises WorkerError."""
     batch = ledger.read_batch(batch_id)
@@ -150,7 +164,7 @@ def reconcile_batch(
         return 0
     open_shards = ledger.open_shards(batch)
     if batch.planned and not open_shards:
-        close(ledger, batch, settings)
+        close(ledger, batch, settings, notify)
         return 0
     count = _send_lost(ledger, batch, open_shards, send, settings, waiting())
     if not batch.planned and _is_old(batch.updated_at or batch.created_at, PLANNER_LEASE_S):
@@ -160,8 +174,12 @@ def reconcile_batch(
     return count
 
 
-def close(ledger: Ledger, batch: Batch, settings: Settings) -> None:
-    """The batch is done: nobody looks after it any more."""
+def close(ledger: Ledger, batch: Batch, settings: Settings, notify: Notify | None = None) -> None:
+    """The batch is done: nobody looks after it any more, once its callback is delivered."""
+    if owes_callback(ledger, batch):
+        if notify:
+            remind(ledger, batch, notify, settings)
+        return
     unregister(batch, settings)
     if ledger.read_batch(batch.id) != batch:  # retried in this very moment
         register(ledger, batch, settings)

@@ -14,7 +14,7 @@ from kombu.exceptions import OperationalError
 from redis import Redis
 from redis.exceptions import AuthenticationError, NoPermissionError, OutOfMemoryError, RedisError
 
-from workers.app import EMBEDDED_BROKER, PLAN, TASK
+from workers.app import CALLBACK, EMBEDDED_BROKER, PLAN, TASK
 from workers.errors import JobError, WorkerError
 from workers.job import INTERACTIVE, Lane, ShardJob
 from workers.lanes import all_queues, chosen
@@ -46,6 +46,10 @@ class Sender:
     def plan(self, batch_url: str) -> None:
         """Have a worker plan a batch and send its shards; raises BrokerError."""
         self._send(PLAN, batch_url, INTERACTIVE)
+
+    def callback(self, batch_url: str) -> None:
+        """Have a worker deliver the callback of a batch that is done; raises BrokerError."""
+        self._send(CALLBACK, batch_url, INTERACTIVE)
 
     def _send(self, task: str, argument: object, queue: str) -> None:
         with explained(self._app):

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, StringConstraints, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from workers.address import AddressPolicy, check_allowed_hosts
 from workers.allowed import EVERYTHING
-from workers.errors import SettingsError, StoreError
+from workers.errors import CallbackError, SettingsError, StoreError
+from workers.signature import parse_secrets
 from workers.store import S3Options, canonical_url
+from workers.webhook import Posting
 
 MEBIBYTE = 2**20
 
@@ -96,6 +100,36 @@ class Settings(BaseSettings):
     #: `apf listen --sqs`: endpoint of an SQS-compatible queue; None: as its URL says.
     listen_sqs_endpoint_url: Text | None = None
 
+    # Callbacks (docs/callbacks.md); read where workers run, and by `apf callback test`.
+
+    #: Secrets that sign callbacks, each as whsec_ and base64, with blanks between: every one signs, so that a new one
+    #: can be handed out before the old one goes. A process that has none delivers no callback.
+    callback_secrets: SecretStr | None = None
+    #: A file with more of them, read anew at each callback.
+    callback_secrets_file: Text | None = None
+    #: Hosts and networks that callbacks may go to though they are not public, with blanks between:
+    #: "hooks.internal 10.0.0.0/8".
+    callback_allowed_hosts: str = ""
+    #: Whether callbacks may go over http, where anyone on the way can read them.
+    callback_allow_http: bool = False
+    #: File of the authorities that receivers' certificates must be signed by; None: the system's own.
+    callback_ca_file: Text | None = None
+    #: One try may take so long, and all of them together.
+    callback_timeout_s: float = Field(default=10, gt=0, le=60)
+    callback_give_up_s: float = Field(default=24 * 3600, ge=0)
+
+    @field_validator("callback_secrets")
+    @classmethod
+    def _secrets_are_keys(cls, secrets: SecretStr | None) -> SecretStr | None:
+        parse_secrets(secrets.get_secret_value() if secrets else "")
+        return secrets
+
+    @field_validator("callback_allowed_hosts")
+    @classmethod
+    def _are_hosts(cls, text: str) -> str:
+        check_allowed_hosts(tuple(text.split()))
+        return text
+
     @field_validator("broker_url")
     @classmethod
     def _broker_is_redis(cls, url: str | None) -> str | None:
@@ -153,6 +187,26 @@ class Settings(BaseSettings):
         if self.broker_url is None:
             return (EVERYTHING,)
         return tuple(text if text == EVERYTHING else canonical_url(text) for text in (self.allowed_urls or "").split())
+
+    @property
+    def posting(self) -> Posting:
+        """How callbacks are posted."""
+        policy = AddressPolicy(self.callback_allow_http, tuple(self.callback_allowed_hosts.split()))
+        return Posting(policy, self.callback_ca_file, self.callback_timeout_s)
+
+    def callback_keys(self) -> tuple[bytes, ...]:
+        """The keys of all secrets, those of the file as it is now.
+
+        Raises:
+            CallbackError: the file cannot be read, or holds something else.
+        """
+        given = parse_secrets(self.callback_secrets.get_secret_value()) if self.callback_secrets else ()
+        if self.callback_secrets_file is None:
+            return given
+        try:
+            return given + parse_secrets(Path(self.callback_secrets_file).read_text())
+        except (OSError, ValueError) as error:
+            raise CallbackError(f"APF_CALLBACK_SECRETS_FILE ({self.callback_secrets_file}): {error}") from error
 
     @property
     def s3(self) -> S3Options:

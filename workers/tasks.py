@@ -17,8 +17,10 @@ from celery.worker import state
 
 from apf.errors import OtherVersion
 from workers.allowed import check_allowed
-from workers.app import PLAN, RECONCILE, TASK
+from workers.app import CALLBACK, PLAN, RECONCILE, TASK
 from workers.attempts import give_back
+from workers.callback import tell_of_end
+from workers.delivery import deliver
 from workers.errors import JobError, NewerRecord, StoreError, WorkerError
 from workers.job import BULK, ShardJob
 from workers.ledger import open_batch
@@ -82,6 +84,7 @@ def after_failure(
         # Nobody can learn of it from the ledger: a command that runs this worker inside must not wait for ever.
         sender.app.apf_unreported = str(error)
         raise
+    tell_of_end(job.batch_url, job.shard, load_settings(), Sender(sender.app).callback)
 
 
 @worker_shutdown.connect
@@ -112,6 +115,8 @@ def protect_shard(self: Any, message: dict[str, object]) -> dict[str, object] | 
         raise self.retry(exc=error, countdown=1, max_retries=None) from error
     except ShardOvertaken as error:
         raise self.retry(exc=error, countdown=0, max_retries=None) from error
+    # Also where there was nothing to do: whoever reported the shard may have died before this.
+    tell_of_end(job.batch_url, job.shard, load_settings(), Sender(self.app).callback)
     return totals.model_dump() if totals else None
 
 
@@ -126,17 +131,30 @@ def plan_batch(self: Any, batch_url: str) -> int:
     ledger, batch_id = open_batch(batch_url, s3=settings.s3)
     check_batch(ledger, ledger.read_batch(batch_id), settings)
     try:
-        return plan_and_send(ledger, batch_id, Sender(self.app), settings).shards
+        shards = plan_and_send(ledger, batch_id, Sender(self.app), settings).shards
     except Taken as error:
         logger.info("not planned here: %s", error)
         return ledger.read_batch(batch_id).shards
+    # A source without photos is done by now.
+    tell_of_end(batch_url, max(0, shards - 1), settings, Sender(self.app).callback)
+    return shards
 
 
 @shared_task(bind=True, name=RECONCILE)
 def reconcile_all(self: Any) -> dict[str, int]:
     """Send again what nobody is at, in every open batch that the settings let find."""
     settings = load_settings()
-    return reconcile(roots(settings), Sender(self.app), settings, lambda: waiting(self.app))
+    sender = Sender(self.app)
+    return reconcile(roots(settings), sender, settings, lambda: waiting(self.app), sender.callback)
+
+
+@shared_task(bind=True, name=CALLBACK)
+def deliver_callback(self: Any, batch_url: str) -> str:
+    """Post the callback of a batch that is done; a receiver that does not take it is tried again, with back-off."""
+    delivery = deliver(batch_url, load_settings())
+    if delivery.again_s is not None:
+        raise self.retry(countdown=delivery.again_s, max_retries=None)
+    return delivery.result
 
 
 def _overtaken(app: Celery, job: ShardJob) -> Callable[[], bool]:

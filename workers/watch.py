@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from workers.attempts import attempts_at, is_live
+from workers.callback import Callback, read_callback
 from workers.errors import LedgerError
 from workers.job import Batch, Outcome, PhotoReport, ShardReport, Totals
 from workers.ledger import ASKED_BY_NAME, Ledger, Stop, read_all
@@ -46,6 +47,8 @@ class BatchSummary:
     peak_memory_bytes: int
     #: Sums over what running shards say that they have done; part of `pending`, and best effort.
     running: Totals = field(default_factory=Totals)
+    #: How far the callback is of a batch that asked for one; one that is not done has none due.
+    callback: Callback | None = None
 
     @property
     def id(self) -> str:
@@ -130,7 +133,12 @@ class BatchWatch:
             wall_seconds=self._wall_seconds,
             peak_memory_bytes=self._peak_memory_bytes,
             running=self._running() if running else Totals(),
+            callback=read_callback(self.ledger, batch) if batch.callback else None,
         )
+
+    def photos(self) -> list[PhotoReport]:
+        """What `poll` found of each photo, by key, ascending."""
+        return [self._latest[key][1] for key in sorted(self._latest)]
 
     def _find_retries(self, batch: Batch) -> None:
         """Reads the plans of new retry shards: the photos of one that is not reported are pending again."""

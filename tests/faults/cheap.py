@@ -24,8 +24,10 @@ from tests.faults import cheap_output
 from workers.job import ShardReport
 from workers.ledger import Ledger
 
-#: Seconds for each photo and before each report; the file to make when a report is about to be written.
+#: Seconds for each photo and before each report; the file to make when a report is about to be written; the file that
+#: lets a process die, once, right after its report.
 SECONDS, REPORT_SECONDS, REPORTING = "CHEAP_SECONDS", "CHEAP_REPORT_SECONDS", "CHEAP_REPORTING"
+DEADLY_REPORT = "CHEAP_DEADLY_REPORT"
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,10 @@ def install() -> None:
             Path(os.environ[REPORTING]).touch()
         time.sleep(float(os.environ.get(REPORT_SECONDS, "0")))
         write(ledger, batch_id, report)
+        deadly = Path(os.environ.get(DEADLY_REPORT, os.devnull))
+        if deadly.is_file():
+            deadly.unlink()
+            os.kill(os.getpid(), signal.SIGKILL)
 
     Ledger.write_report = slow  # type: ignore[method-assign]
 

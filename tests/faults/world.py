@@ -71,6 +71,7 @@ class World:
     variables: dict[str, str] = field(default_factory=dict)
     workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
     batch_id: str = ""
+    callback: str | None = None
 
     def __post_init__(self) -> None:
         self.reporting = self.folder / "reporting"
@@ -126,7 +127,7 @@ class World:
 
     def submit(self) -> None:
         """Plan and send all, here."""
-        asked = batches.Asked(recipe="light")
+        asked = batches.Asked(recipe="light", callback=self.callback)
         _, batch = batches.create_batch(self.source_url, self.destination_url, asked, self.settings)
         self.batch_id = batch.id
         plan_and_send(self.ledger, batch.id, Sender(self.app), self.settings)
@@ -142,7 +143,8 @@ class World:
     def reconcile(self) -> None:
         """What the periodic task does; a Redis that is down is for the next time."""
         with suppress(BrokerError):
-            reconcile(roots(self.settings), Sender(self.app), self.settings, lambda: waiting(self.app))
+            sender = Sender(self.app)
+            reconcile(roots(self.settings), sender, self.settings, lambda: waiting(self.app), sender.callback)
 
     def resume(self) -> None:
         resume(self.ledger, self.batch_id, Sender(self.app), self.settings)

@@ -1,0 +1,160 @@
+"""What a callback says. docs/callback.schema.json is made from this: change both together (a test compares them)."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from workers.attempts import now
+from workers.job import Lane, Outcome, PhotoReport
+from workers.ledger import Ledger
+from workers.summary import counts, failures
+from workers.watch import BatchWatch
+
+#: Of the body; raised when a receiver of an older one would misread a newer one. New fields do not raise it.
+VERSION: Literal[1] = 1
+#: Receivers refuse large bodies: more failures, and longer reasons, are cut off.
+MOST_FAILURES = 100
+LONGEST_REASON = 300
+#: A batch with no more photos says what became of each: it is an upload, and its sender wants to know.
+FEW_PHOTOS = 10
+
+
+def _open(schema: dict[str, Any]) -> None:
+    """Here an unknown field is an error; for receivers it is one of a newer version."""
+    schema.pop("additionalProperties", None)
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", json_schema_serialization_defaults_required=True, json_schema_extra=_open
+    )
+
+
+class FailedPhoto(_Part):
+    """A photo that has no output."""
+
+    key: str
+    reason: str
+    #: How often a worker began it.
+    attempts: int
+    #: Whether trying again can help.
+    transient: bool
+
+
+class PhotoResult(_Part):
+    """What became of one photo."""
+
+    key: str
+    outcome: Outcome
+    reason: str | None
+    faces: int
+    bytes_in: int
+    bytes_out: int
+
+
+class BatchDone(_Part):
+    """How a batch ended; names as in `apf status --json`."""
+
+    batch: str
+    source: str
+    destination: str
+    recipe: str
+    recipe_id: str
+    lane: Lane
+    tenant: str
+    photos: int
+    protected: int
+    no_face: int
+    skipped: int
+    failed: int
+    missing: int
+    ignored: int
+    faces: int
+    note: str
+    #: Seconds of work, added up over shards.
+    wall_seconds: float
+    failures: list[FailedPhoto] = Field(max_length=MOST_FAILURES)
+    #: Whether more photos failed than `failures` lists.
+    failures_truncated: bool
+    #: Of a batch of few photos, each of them; else null.
+    results: list[PhotoResult] | None = Field(max_length=FEW_PHOTOS)
+
+
+class Event(_Part):
+    """The body of a callback."""
+
+    type: Literal["batch.done", "test"]
+    version: Literal[1] = VERSION
+    #: When the event happened: ISO 8601 with its offset.
+    timestamp: str
+    #: Null in a test.
+    data: BatchDone | None
+
+
+def schema() -> str:
+    """The JSON schema of `Event`, as it is documented."""
+    return json.dumps(Event.model_json_schema(mode="serialization"), indent=1) + "\n"
+
+
+def trial() -> bytes:
+    """What `apf callback test` posts."""
+    return _encoded(Event(type="test", timestamp=_moment(), data=None))
+
+
+def is_whole(body: bytes) -> bool:
+    """Whether it is an event as this module makes them, and not torn."""
+    with suppress(ValidationError):
+        Event.model_validate_json(body)
+        return True
+    return False
+
+
+def batch_done(ledger: Ledger, batch_id: str) -> bytes | None:
+    """The body for a batch that is done; None for one that is not.
+
+    Raises:
+        LedgerError, StoreError: it cannot be read.
+    """
+    watch = BatchWatch(ledger, batch_id)
+    summary = watch.poll()
+    if not summary.done or summary.stopped:
+        return None
+    facts: dict[str, Any] = counts(summary)
+    few = summary.photos <= FEW_PHOTOS
+    data = BatchDone(
+        **facts,
+        failures=[
+            FailedPhoto.model_validate({**failure, "reason": _cut(str(failure["reason"]))})
+            for failure in failures(summary.failures[:MOST_FAILURES])
+        ],
+        failures_truncated=len(summary.failures) > MOST_FAILURES,
+        results=[_result(photo) for photo in watch.photos()] if few else None,
+    )
+    return _encoded(Event(type="batch.done", timestamp=_moment(), data=data))
+
+
+def _result(photo: PhotoReport) -> PhotoResult:
+    return PhotoResult(
+        key=photo.key,
+        outcome=photo.outcome,
+        reason=_cut(photo.reason) if photo.reason else None,
+        faces=photo.faces,
+        bytes_in=photo.bytes_in,
+        bytes_out=photo.bytes_out,
+    )
+
+
+def _cut(reason: str) -> str:
+    return reason if len(reason) <= LONGEST_REASON else reason[: LONGEST_REASON - 1] + "…"
+
+
+def _encoded(event: Event) -> bytes:
+    return event.model_dump_json().encode()
+
+
+def _moment() -> str:
+    return now().isoformat(timespec="milliseconds")

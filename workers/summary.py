@@ -1,0 +1,50 @@
+"""A batch's summary as plain JSON values, under the names that `--json` and callbacks share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from workers.watch import BatchSummary, Failure
+
+
+def counts(summary: BatchSummary) -> dict[str, object]:
+    """What was asked, and sums. The four outcomes, pending and missing photos add up to `photos`."""
+    batch = summary.batch
+    return {
+        "batch": batch.id,
+        "source": batch.source,
+        "destination": batch.destination,
+        "recipe": batch.recipe.name,
+        "recipe_id": batch.recipe.id,
+        "lane": batch.lane,
+        "tenant": batch.tenant,
+        "photos": summary.photos,
+        "protected": summary.protected,
+        "no_face": summary.no_face,
+        "skipped": summary.skipped,
+        "failed": summary.failed,
+        "missing": summary.missing,
+        "ignored": batch.ignored,
+        "faces": summary.faces,
+        "note": batch.note,
+        "wall_seconds": round(summary.wall_seconds, 3),
+    }
+
+
+def failures(found: Sequence[Failure]) -> list[dict[str, object]]:
+    return [{"key": f.key, "reason": f.reason, "attempts": f.attempts, "transient": f.transient} for f in found]
+
+
+def json_object(summary: BatchSummary) -> dict[str, object]:
+    """The one object that `--json` prints."""
+    return {
+        **counts(summary),
+        "pending": summary.pending,
+        "planned": summary.batch.planned,
+        "cancelled": summary.cancelled,
+        "paused": summary.stopped == "paused",
+        "stage_seconds": {name: round(seconds, 3) for name, seconds in summary.stage_seconds.items()},
+        "peak_memory_bytes": summary.peak_memory_bytes,
+        "failures": failures(summary.failures),
+        "callback": summary.callback.as_json() if summary.callback else None,
+    }
