@@ -19,6 +19,7 @@ from producer import batch as batches
 from producer.doctor import missing_worker_parts
 from producer.report import console
 from producer.terminal import AsJson, Destination, errors_end_the_command, refuse, say
+from workers.album.target import Target
 from workers.settings import load_settings
 
 if TYPE_CHECKING:
@@ -58,8 +59,10 @@ def report(
     settings = load_settings()
     ledger = batches.find_ledger(destination, settings)
     batch_id = batch or batches.latest_batch(ledger, destination)
+    place = Target.at(output, batch_id)
+    asked_of = ledger.read_batch(batch_id)
+    place.check(apart=(asked_of.source, asked_of.destination))  # before libraries load that take seconds
     album: Any = importlib.import_module("workers.album.build")
-    place = importlib.import_module("workers.album.target").Target.at(output, batch_id)
     asked = album.Asked(with_originals=with_originals, measure=measure, limit=limit)
     with _bar(show=not as_json) as progress:
         written: Written = album.build(ledger, batch_id, place, asked, settings, progress=progress)

@@ -8,7 +8,7 @@
     card.py      all that the page knows of one photo
     page.py      cards to HTML; page.html, page.css and page.js beside it
     target.py    where the page lies, and how an older one is replaced
-    build.py     all of it, called by name from `producer.report_command`, which may not load torch
+    build.py     all of it, loaded by name from `producer.report_command`, which may not load an image library
 
 An original's pixels, its difference to the protected photo and its faces enter the page only where originals are asked
 for: the difference and the protected photo together are the original.

@@ -8,9 +8,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from apf.filter import Filter
 from apf.photo import Limits
 from apf.recipe import Recipe, weights_digest
 from workers.album.card import Card
@@ -27,6 +26,9 @@ from workers.ledger import Ledger
 from workers.settings import Settings
 from workers.store import Store, open_store
 from workers.watch import BatchWatch
+
+if TYPE_CHECKING:
+    from apf.filter import Filter
 
 #: An album of so many photos is one file, which can be sent and kept like a photo: about 10 MB, with originals 40. A
 #: larger one keeps its pictures in a folder beside the page, so that a browser loads only those that are looked at.
@@ -104,7 +106,6 @@ def build(
         target.publish(render(summary, records, scope))
     finally:
         target.discard()
-        viewer.decoder.close()
     return Written(target.page, target.folder if beside else None, len(chosen), with_measure, target.size_bytes)
 
 
@@ -151,6 +152,8 @@ def _source(batch: Batch, settings: Settings) -> Store | None:
 
 
 def _eyes(recipe: Recipe, settings: Settings) -> Filter:
+    from apf.filter import Filter  # noqa: PLC0415  torch takes seconds to import
+
     # The probe of this installation measures all: numbers of older weights' batches compare with today's.
     found = Filter.load(recipe.model_copy(update={"weights": weights_digest()}), device=usable_device(settings.device))
     _ = found.detector  # a missing one fails here, not at the first photo

@@ -6,11 +6,11 @@ import math
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from apf.errors import PhotoError
 from apf.faces import Face, align, alignment
 from apf.photo import Limits, Photo
-from apf.showcase import Eyes, compare, difference
 from workers.album import pictures
 from workers.album.card import Card, FaceCard
 from workers.album.cures import cure
@@ -20,6 +20,9 @@ from workers.decoder import Decoder
 from workers.errors import BadCredentials, Changed, NotFound, StoreError, StoreGone, StoreUnavailable
 from workers.job import Batch, Outcome, PhotoReport
 from workers.store import Store
+
+if TYPE_CHECKING:
+    from apf.showcase import Eyes
 
 #: Of the destination, these end the report: no other photo can be read either.
 DESTINATION_GONE = (StoreGone, BadCredentials, StoreUnavailable)
@@ -129,6 +132,8 @@ class Viewer:
         """Faces as the detector finds them in the source, or else in the output; PSNR in dB where there is a source."""
         if self.eyes is None:
             return (), None
+        from apf.showcase import compare  # noqa: PLC0415  torch takes seconds to import
+
         with self._looking:
             faces = self.eyes.detector.detect([(before or after).pixels])[0]
             compared = compare("", before, after, faces, self.eyes.probe) if before else None
@@ -149,6 +154,8 @@ class Viewer:
     def _pictures(self, before: Photo | None, after: Photo) -> dict[str, bytes]:
         made = {"thumb": pictures.thumb(after.pixels, after), "view": pictures.view(after.pixels, after)}
         if before and self.with_originals:
+            from apf.showcase import difference  # noqa: PLC0415
+
             made["before-thumb"] = pictures.thumb(before.pixels, before)
             made["before"] = pictures.view(before.pixels, before)
             made["difference"] = pictures.plain(difference(before.pixels, after.pixels))
