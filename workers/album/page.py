@@ -23,6 +23,7 @@ from typing import Any
 from workers.album.card import legible
 from workers.album.cures import cure
 from workers.album.target import GENERATOR
+from workers.store.urls import file_path
 from workers.watch import BatchSummary
 
 #: Failures that stand in the page's text; the grid shows all of them.
@@ -127,8 +128,8 @@ def _privacy(scope: Scope) -> str:
 def _facts(summary: BatchSummary, scope: Scope) -> str:
     batch, recipe = summary.batch, summary.batch.recipe
     facts = [
-        ("From", batch.source),
-        ("Into", batch.destination),
+        ("From", _place(batch.source)),
+        ("Into", _place(batch.destination)),
         ("Recipe", f"{recipe.name}: no pixel of a face moves by more than {recipe.epsilon_levels} of 255 levels"),
         ("Work", f"{_duration(summary.wall_seconds)} of a worker's time"),
         ("Batch", batch.id),
@@ -164,12 +165,17 @@ def _failures(summary: BatchSummary) -> str:
     )
     more = len(summary.failures) - LISTED_FAILURES
     rest = f"<p>And {more:,} more: they are among the photos below, under “Failed”.</p>" if more > 0 else ""
-    again = shlex.join(["apf", "retry", summary.batch.destination, summary.batch.id])
+    again = shlex.join(["apf", "retry", _place(summary.batch.destination), summary.batch.id])
     return (
         '<section class="failures" aria-labelledby="failures-title"><h2 id="failures-title">Failed photos</h2>'
         f"<p>They have no output: nothing unprotected was published. To try all of them again:</p>"
         f"<pre><code>{_text(again)}</code></pre><ol>{rows}</ol>{rest}</section>"
     )
+
+
+def _place(url: str) -> str:
+    """A folder's path rather than its URL, as the user knows it."""
+    return str(file_path(url)) if url.startswith("file:") else url
 
 
 def _text(text: str) -> str:

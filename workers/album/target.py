@@ -12,6 +12,8 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
@@ -70,22 +72,24 @@ class Target:
 
     def place(self, name: str, data: bytes) -> str:
         """Write a picture; returns what the page calls it."""
-        if not self._new.exists():
-            self._new.mkdir(parents=True)
-            (self._new / MARK).touch()
-        (self._new / name).write_bytes(data)
+        with self._explained():
+            if not self._new.exists():
+                self._new.mkdir(parents=True)
+                (self._new / MARK).touch()
+            (self._new / name).write_bytes(data)
         return f"{quote(self.folder.name)}/{name}"
 
     def publish(self, page: str) -> None:
         """Put page and pictures in place, and take older ones away."""
-        self.page.parent.mkdir(parents=True, exist_ok=True)
         temporary = self.page.with_name(f".{self.page.name}.{secrets.token_hex(4)}")
-        temporary.write_text(page, encoding="utf-8", newline="\n")
-        if self.folder.exists():
-            shutil.rmtree(self.folder)
-        if self._new.exists():
-            self._new.rename(self.folder)
-        temporary.replace(self.page)
+        with self._explained():
+            self.page.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_text(page, encoding="utf-8", newline="\n")
+            if self.folder.exists():
+                shutil.rmtree(self.folder)
+            if self._new.exists():
+                self._new.rename(self.folder)
+            temporary.replace(self.page)
 
     def discard(self) -> None:
         """Take away what was not published."""
@@ -96,6 +100,13 @@ class Target:
         """Of page and pictures together."""
         files = [self.page, *(self.folder.iterdir() if self.folder.exists() else ())]
         return sum(path.stat().st_size for path in files)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise TargetError(f"{self.page} cannot be written ({error}): name another place with -o") from error
 
     def _is_ours(self) -> bool:
         if not self.page.is_file():

@@ -56,6 +56,15 @@ def test_other_peoples_files_and_folders_are_left_alone(tmp_path: Path) -> None:
     Target(page).check(apart=())
 
 
+def test_a_place_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
+    """A file stands where a folder should be: an error with a cure, and not a traceback."""
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(TargetError, match=r"page.html cannot be written .*name another place"):
+        Target(tmp_path / "file" / "page.html").publish("page")
+    with pytest.raises(TargetError, match="name another place"):
+        Target(tmp_path / "file" / "page.html").place("1.jpg", b"x")
+
+
 def test_a_new_page_replaces_the_old_one_whole(tmp_path: Path) -> None:
     """Old pictures go with the old page; a report that is given up leaves the old one as it was."""
     page = tmp_path / "a b.html"
