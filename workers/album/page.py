@@ -147,6 +147,8 @@ def _facts(summary: BatchSummary, scope: Scope) -> str:
 
 
 def _measured(scope: Scope) -> str:
+    if not scope.measured and not scope.unmeasured:
+        return "no photo here has a protected face"
     if not scope.measured:
         return "no photo: sources were not read (--measure), or are gone"
     if scope.unmeasured:

@@ -100,7 +100,7 @@ class Album:
 
     @property
     def ledger(self) -> Ledger:
-        return open_ledger(self.destination.url)
+        return open_ledger(self.destination.url, s3=self.settings.s3)
 
     def photo(
         self,

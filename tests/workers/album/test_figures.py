@@ -8,9 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.conftest import S3Server
 from tests.workers.album.albums import Album, SeesOneFace, encoded, pixels, records
 from workers.errors import StoreUnavailable
 from workers.job import Outcome
+from workers.settings import Settings
+from workers.store import open_store
 
 
 def of(album: Album, tmp_path: Path, **asked: Any) -> Any:
@@ -114,6 +117,24 @@ def test_faces_that_did_not_change_are_told(tmp_path: Path) -> None:
     record = of(album, tmp_path)
     assert record["psnr"] is None
     assert "they are not protected" in record["notes"][0]
+
+
+def test_buckets_and_folders_give_the_same_page(swift: S3Server, tmp_path: Path) -> None:
+    """A real S3 server's ETags and metadata serve as a folder's do; changed and missing sources are told apart."""
+    settings = Settings(s3_endpoint_url=swift.endpoint_url)
+    bucket = swift.new_bucket()
+    pages = []
+    for number, url in enumerate((f"s3://{bucket}", tmp_path.as_uri())):
+        source, out = (open_store(f"{url}/{name}", s3=settings.s3, create=True) for name in ("in", "out"))
+        album = Album(source, out, settings)
+        for key in ("a.png", "sub/b é.png", "c.png"):
+            album.photo(key)
+        album.source.put("a.png", encoded(pixels(9)))
+        album.source.delete("c.png")
+        pages.append(records(album.report(tmp_path / f"{number}.html", with_originals=True).page))
+    assert pages[0] == pages[1]
+    assert "changed" in pages[0]["a.png"]["notes"][0] and "gone" in pages[0]["c.png"]["notes"][0]
+    assert pages[0]["sub/b é.png"]["measured"]
 
 
 def test_quick_looks_at_no_face_and_reads_no_source(tmp_path: Path) -> None:
