@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,8 +15,9 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from tests.conftest import _without
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
+    """Of one module alone: while it is there its event loop runs, and no other test could call `asyncio.run`."""
     program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if not program:
         _without("Chromium", "no chromium on PATH: install it")
@@ -53,3 +55,16 @@ def window(chromium: Browser) -> Iterator[Window]:
         page.context.close()
     assert opened.said == []
     assert [url for url in opened.asked_for if not url.startswith(("file:///", "data:"))] == []
+
+
+def loaded(page: Page) -> None:
+    """Until every picture in sight is there."""
+    until(page, "[...document.images].every((i) => i.complete || i.getBoundingClientRect().top > innerHeight)")
+
+
+def until(page: Page, condition: str) -> None:
+    """Playwright's own waiting compiles text to a function inside the page, which the page's policy refuses."""
+    deadline = time.monotonic() + 10
+    while not page.evaluate(condition):
+        assert time.monotonic() < deadline, condition
+        page.wait_for_timeout(20)
