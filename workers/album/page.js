@@ -285,4 +285,5 @@
   controls();
   viewer();
   find();
+  document.body.classList.add("ready");
 })();
