@@ -21,6 +21,7 @@ from producer.callback_command import app as callback_app
 from producer.callback_command import await_callback, check_callback_here
 from producer.listen_command import listen
 from producer.report import console, follow, print_failures, print_summary
+from producer.report_command import report
 from producer.terminal import (
     DONE,
     INTERRUPTED,
@@ -61,6 +62,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(callback_app, name="callback")
+app.command()(report)
 
 
 class NoFace(StrEnum):

@@ -41,7 +41,7 @@ class FilterEngine:
         from apf.filter import Filter  # noqa: PLC0415  torch takes seconds to import
         from apf.photo import Limits  # noqa: PLC0415
 
-        self._filter = Filter.load(recipe, device=_device(settings.device))
+        self._filter = Filter.load(recipe, device=usable_device(settings.device))
         _ = self._filter.detector  # a missing detector fails here, not at the first photo
         self._limits = Limits(max_bytes=settings.max_photo_bytes, max_pixels=settings.max_photo_pixels)
         self._decoder = shared_decoder(settings)
@@ -85,7 +85,7 @@ def load_engine(recipe: Recipe, settings: Settings) -> Engine:
     return FilterEngine(recipe, settings)
 
 
-def _device(name: str) -> str:
+def usable_device(name: str) -> str:
     if name != "auto":
         return name
     import torch  # noqa: PLC0415

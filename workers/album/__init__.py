@@ -1,0 +1,15 @@
+"""A page that shows a person what became of an album: `apf report`.
+
+    choice.py    which photos are shown, and which are measured
+    outputs.py   what is published under a photo's key now
+    figures.py   one photo: decoded, compared, boxed        (torch)
+    pictures.py  its small JPEGs                            (Pillow)
+    cures.py     what to do about a failure
+    card.py      all that the page knows of one photo
+    page.py      cards to HTML; page.html, page.css and page.js beside it
+    target.py    where the page lies, and how an older one is replaced
+    build.py     all of it, loaded by name from `producer.report_command`, which may not load an image library
+
+An original's pixels, its difference to the protected photo and its faces enter the page only where originals are asked
+for: the difference and the protected photo together are the original.
+"""

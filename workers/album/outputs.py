@@ -1,0 +1,52 @@
+"""What is published under a photo's key now, by the marks that the workers put on it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from workers.job import Batch, Outcome
+from workers.shard import BATCH, FACES, OUTCOME, RECIPE, SOURCE_ETAG
+from workers.store import ObjectInfo, Store
+
+
+@dataclass(frozen=True)
+class Output:
+    """An object that a worker wrote."""
+
+    info: ObjectInfo
+    outcome: Outcome
+    faces: int
+    #: Of the source that it was made from.
+    source_etag: str
+    recipe_id: str
+    batch_id: str
+
+    def notes(self, batch: Batch, reported: Outcome) -> list[str]:
+        """How it differs from what the batch has written, or found there and `skipped`."""
+        found = []
+        if reported is not Outcome.skipped and self.batch_id != batch.id:
+            found.append("Another batch has replaced this output since; the newer one is shown.")
+        if self.recipe_id != batch.recipe.id:
+            found.append("It was made by another recipe than this batch's.")
+        if self.outcome is Outcome.no_face:
+            found.append("No face was found, so it is published as it is: a face in it is not protected.")
+        return found
+
+
+def published(key: str, store: Store) -> Output | None:
+    """The output under a key; None where there is none, or one that no worker wrote.
+
+    An object without our marks may be anything, an unprotected photo included: the page never shows it.
+
+    Raises:
+        StoreError: the store refuses.
+    """
+    info = store.head(key)
+    if info is None:
+        return None
+    marks = info.metadata
+    try:
+        outcome, faces = Outcome(marks[OUTCOME]), int(marks[FACES])
+    except (KeyError, ValueError):
+        return None
+    return Output(info, outcome, faces, marks.get(SOURCE_ETAG, ""), marks.get(RECIPE, ""), marks.get(BATCH, ""))
