@@ -76,8 +76,15 @@ class Schedule(_Record):
 
     def batch_id(self, fire_time: datetime, part: Part, *, asked: bool) -> str:
         """The same for everybody who fires the schedule for this moment; sorts among others by time."""
-        digest = hashlib.sha256(f"{self.name}\0{self.destination}\0{asked}".encode()).hexdigest()[:8]
-        return f"{fire_time.astimezone(UTC):%Y%m%d-%H%M%S-%f}-{digest}" + ("-rest" if part == "rest" else "")
+        stamp = f"{fire_time.astimezone(UTC):%Y%m%d-%H%M%S-%f}"
+        return f"{stamp}-{self._mark(asked=asked)}" + ("-rest" if part == "rest" else "")
+
+    def is_batch(self, batch_id: str) -> bool:
+        """Whether an id is of one of its batches, by its looks."""
+        return any(self._mark(asked=asked) in batch_id for asked in (True, False))
+
+    def _mark(self, *, asked: bool) -> str:
+        return hashlib.sha256(f"{self.name}\0{self.destination}\0{asked}".encode()).hexdigest()[:8]
 
 
 class Piece(_Record):
