@@ -33,7 +33,7 @@ class Side:
     faces: int = 0
     bytes_in: int = 0
     bytes_out: int = 0
-    #: Of the shards that held these photos, all added up, and their photos.
+    #: Of the shards that held these photos, in all stages, added up over threads; and those shards' photos.
     seconds: float = 0.0
     shard_photos: int = 0
     #: Keys of protected outputs that are there now, for a sample.
@@ -115,7 +115,7 @@ def _add(side: Side, report: ShardReport, photos: list[PhotoReport], of: int) ->
     for photo in photos:
         side.take(photo)
     if photos:
-        side.seconds += report.wall_seconds
+        side.seconds += sum(report.stage_seconds.values())
         side.shard_photos += of
 
 
