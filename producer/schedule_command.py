@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -29,6 +30,10 @@ app = typer.Typer(
     help="Protect a library again and again: on a clock, or when photos, recipe or weights have changed.",
     no_args_is_help=True,
 )
+
+
+#: Between two looks at a schedule that is waited for.
+POLL_S = 1.0
 
 
 class NoFace(StrEnum):
@@ -137,10 +142,19 @@ def list_command(as_json: AsJson = False) -> None:
 
 @app.command()
 @errors_end_the_command
-def show(name: Name, as_json: AsJson = False) -> None:
+def show(
+    name: Name,
+    wait: Annotated[bool, typer.Option("--wait", help="First wait until nothing is due and no run goes on.")] = False,
+    as_json: AsJson = False,
+) -> None:
     """Show one schedule, with its last run."""
     settings = load_settings()
-    _show(find_schedule(name, settings), name, settings, as_json=as_json)
+    shelf = find_schedule(name, settings)
+    while wait and not (one := overview(shelf, name, settings)).at_rest:
+        if one.error:
+            refuse(one.error)
+        time.sleep(POLL_S)
+    _show(shelf, name, settings, as_json=as_json)
 
 
 @app.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -31,6 +32,9 @@ Plan = Callable[[str], None]
 Clock = Callable[[], datetime]
 #: The queue for a batch of this lane and tenant; empty: by hashes.
 Choose = Callable[[Lane, str], str]
+
+#: So many replaced recipes are remembered.
+MAX_FORMER = 20
 
 #: A schedule's work has time.
 LANE: Lane = "bulk"
@@ -216,6 +220,9 @@ def _considered(schedule: Schedule, state: State, due: Due, settings: Settings, 
     source = open_store(schedule.source, s3=settings.s3)
     as_of = clock_of(source)
     wanted = wanted_pieces(schedule, state, settings)
+    every_photo = not schedule.on_change or (due.asked and schedule.asked_all)
+    if not (due.asked and schedule.asked_all):
+        _check_weights(schedule, state, {recipe.id for _, recipe in wanted})
     all_covered = all(is_covered(piece, state.covered) for piece, _ in wanted)
     reason = _reason(schedule, state, asked=due.asked, covered=all_covered)
     if reason is None and "new" in schedule.on_change:
@@ -225,7 +232,6 @@ def _considered(schedule: Schedule, state: State, due: Due, settings: Settings, 
             return state.model_copy(update={"as_of": as_of})
     if reason is None:
         return state
-    every_photo = not schedule.on_change or (due.asked and schedule.asked_all)
     parts = tuple(
         RunPart(
             batch=schedule.batch_id(due.moment, piece.part, asked=due.asked),
@@ -240,7 +246,25 @@ def _considered(schedule: Schedule, state: State, due: Due, settings: Settings, 
     # What this run is about to replace is covered no more, even if it breaks off.
     kept = tuple(part.piece for part in parts if is_covered(part.piece, state.covered))
     done = {"asked_done": schedule.asked_at} if due.asked else {}
-    return state.model_copy(update={"run": run, "covered": kept, **done})
+    return state.model_copy(update={"run": run, "covered": kept, "former": _former(state, run), **done})
+
+
+def _check_weights(schedule: Schedule, state: State, ids: set[str]) -> None:
+    """Raises LedgerError in a worker with older weights: it would run everything again, and a newer one yet again."""
+    if state.run and state.run.revision == schedule.revision and ids & set(state.former):
+        raise LedgerError(
+            f"{socket.gethostname()} has the weights that schedule {schedule.name} ran with before the present ones: "
+            f"upgrade it, or go back to them from there with apf schedule run-now {schedule.name}"
+        )
+
+
+def _former(state: State, run: Run) -> tuple[str, ...]:
+    """The recipes that were replaced, now that this run begins."""
+    if state.run is None or state.run.revision != run.revision:
+        return ()
+    now = {part.recipe.id for part in run.parts}
+    before = [*state.former, *(part.recipe.id for part in state.run.parts)]
+    return tuple(dict.fromkeys(one for one in before if one not in now))[-MAX_FORMER:]
 
 
 def _reason(schedule: Schedule, state: State, *, asked: bool, covered: bool) -> str | None:

@@ -17,6 +17,9 @@ from workers.schedules.outcome import is_over
 from workers.schedules.record import RecipeFields, Schedule, Shelf, State, all_schedules
 from workers.settings import Settings
 
+#: A run's states before its end.
+GOING_ON = ("starting", "running")
+
 
 @dataclass(frozen=True)
 class LastRun:
@@ -50,6 +53,12 @@ class Overview:
     #: The last moment at which a run was still going on, so that none began.
     skipped: str = ""
     error: str = ""
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether nothing is due and no run goes on."""
+        due = bool(self.next) and datetime.fromisoformat(self.next) <= attempts.now()
+        return not due and (self.last is None or self.last.status not in GOING_ON)
 
     def as_dict(self) -> dict[str, object]:
         """Plain values, for JSON."""
@@ -119,7 +128,7 @@ def _last(schedule: Schedule, state: State, settings: Settings) -> LastRun | Non
         with suppress(LedgerError):  # not made yet
             shards += ledger.read_batch(part.batch).shards
             reported += len(ledger.reported_shards(part.batch))
-    going = "running" if run.created else "starting"
+    going = GOING_ON[1] if run.created else GOING_ON[0]
     return LastRun(
         fired_for=run.fire_time,
         reason=run.reason,

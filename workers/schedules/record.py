@@ -148,6 +148,8 @@ class State(_Record):
     as_of: str = ""
     #: Digests of photos that were dealt with and have no output.
     without_output: tuple[str, ...] = ()
+    #: Ids of recipes that other weights have replaced since the schedule was last changed.
+    former: tuple[str, ...] = ()
     #: The last `Schedule.asked_at` that was run.
     asked_done: str = ""
 

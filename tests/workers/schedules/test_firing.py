@@ -325,6 +325,29 @@ class TestOnChange:
         assert world.run(1) == ["a", "b", "c"]
         assert world.last().reason == "the schedule was changed"
 
+    def test_old_and_new_workers_side_by_side_do_not_undo_each_other(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A worker with the former weights leaves the schedule alone, until somebody goes back to them on purpose."""
+        world.photos("a")
+        world.add(on_change=("recipe", "new"))
+        world.run()
+        with monkeypatch.context() as upgraded:
+            upgraded.setattr("apf.recipe.weights_digest", lambda: "0" * 64)
+            assert world.run(2) == ["a"]
+        assert world.tick(1) == []
+        problem = world.shelf.problem("nightly")
+        assert problem is not None
+        assert "upgrade it, or go back to them from there with apf schedule run-now nightly" in problem.error
+        with monkeypatch.context() as upgraded:
+            upgraded.setattr("apf.recipe.weights_digest", lambda: "0" * 64)
+            assert world.tick() == []
+        assert world.shelf.problem("nightly") is None
+        world.change(asked_at=world.now.isoformat(), asked_all=True)
+        assert world.run() == ["a"]
+        assert set(world.recipes().values()) == {load_recipe("light").id}
+        assert world.tick(2) == []
+
     def test_a_run_that_broke_off_is_made_again(self, world: World) -> None:
         world.photos("a", "b")
         world.add(on_change=("new",))
