@@ -23,7 +23,7 @@ from workers.schedules.editing import (
     trigger,
 )
 from workers.schedules.overview import overview, overviews
-from workers.schedules.record import Shelf, find_schedule
+from workers.schedules.shelf import Shelf, find_schedule
 from workers.settings import Settings, load_settings
 
 app = typer.Typer(

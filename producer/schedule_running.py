@@ -16,7 +16,7 @@ from workers.asking import find_ledger
 from workers.schedules.compare import sides
 from workers.schedules.editing import asked_now, change_schedule
 from workers.schedules.overview import unfinished
-from workers.schedules.record import Shelf, find_schedule
+from workers.schedules.shelf import Shelf, find_schedule
 from workers.settings import load_settings
 from workers.store import open_store
 

@@ -19,7 +19,7 @@ from workers.ledger import Ledger
 from workers.reconcile import close, minder, resume
 from workers.schedules.firing import Fired, run_due
 from workers.schedules.overview import unfinished
-from workers.schedules.record import all_schedules
+from workers.schedules.shelf import all_schedules
 from workers.sending import Sender, choose_queue, waiting
 from workers.settings import Settings
 from workers.watch import BatchSummary, BatchWatch

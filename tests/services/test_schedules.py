@@ -18,7 +18,7 @@ from apf.recipe import load_recipe
 from tests.conftest import RedisServer
 from tests.faults.strikes import flush_redis
 from tests.faults.world import ROOT, World, closing_world, photos, until
-from workers.schedules.record import Shelf, shelf_for
+from workers.schedules.shelf import Shelf, shelf_for
 
 pytestmark = pytest.mark.timeout(280)
 

@@ -14,7 +14,8 @@ from workers.asking import OverlapError
 from workers.attempts import now
 from workers.errors import BadRequest, LedgerError
 from workers.job import explain
-from workers.schedules.record import Change, RecipeFields, Rollout, Schedule, Shelf, all_schedules, shelf_for
+from workers.schedules.record import Change, RecipeFields, Rollout, Schedule
+from workers.schedules.shelf import Shelf, all_schedules, shelf_for
 from workers.schedules.times import Trigger, seconds
 from workers.settings import Settings
 from workers.store import canonical_url, open_store, overlap

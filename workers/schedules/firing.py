@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import logging
-import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 
 from apf.errors import ApfError
 from workers import attempts
 from workers.asking import Asked, create_batch, find_ledger
 from workers.errors import LedgerError, WorkerError
-from workers.job import Lane, Totals
+from workers.job import Lane
 from workers.ledger import Ledger, open_batch
 from workers.planning import Taken
 from workers.reconcile import Send, plan_and_send
 from workers.registry import is_registered
-from workers.schedules.changes import clock_of, has_new, is_covered, merged, since, wanted_pieces
-from workers.schedules.outcome import is_over, outcome_of
-from workers.schedules.record import Problem, Run, RunPart, Schedule, Shelf, State, all_schedules, shelf_for
-from workers.schedules.turn import Turn, TurnLost, turn_at
+from workers.schedules.deciding import considered, due_at, settled
+from workers.schedules.record import Problem, Run, Schedule, State
+from workers.schedules.shelf import Shelf, all_schedules, shelf_for
+from workers.schedules.turn import TurnLost, turn_at
 from workers.settings import Settings
-from workers.store import open_store
 
 log = logging.getLogger(__name__)
 
@@ -33,15 +31,8 @@ Clock = Callable[[], datetime]
 #: The queue for a batch of this lane and tenant; empty: by hashes.
 Choose = Callable[[Lane, str], str]
 
-#: So many replaced recipes are remembered.
-MAX_FORMER = 20
-
 #: A schedule's work has time.
 LANE: Lane = "bulk"
-
-ASKED, CLOCK, FIRST = "asked for", "the clock", "the first run"
-NEW, RECIPE = "new photos", "recipe or weights changed"
-CHANGED, AGAIN = "the schedule was changed", "the last run broke off"
 
 
 def by_hash(lane: Lane, tenant: str) -> str:
@@ -140,55 +131,13 @@ def look(
         due = due_at(schedule, state, now())
         _check_place(shelf, name, schedule, settings)
         if due and (state.run is None or state.run.created):
-            state = _considered(schedule, state, due, settings, turn)
+            state = considered(schedule, state, due, settings, turn.keep)
             shelf.forget_problem(name)
         turn.check()
         shelf.write_state(name, state)
         if state.run is None or state.run.created:
             return None
         return _make(shelf, schedule, state, state.run, settings, choose_queue(LANE, schedule.tenant))
-
-
-@dataclass(frozen=True)
-class Due:
-    """Why and for which moment a schedule is to be fired."""
-
-    moment: datetime
-    asked: bool
-    #: The trigger's last moment, which is dealt with at the same time.
-    clock: str
-
-
-def due_at(schedule: Schedule, state: State, at: datetime) -> Due | None:
-    """What the schedule is due for now, if it is: what was asked for, or of all moments that were missed the last."""
-    if schedule.paused:
-        return None
-    clock = schedule.trigger.latest(at)
-    missed = clock and (not state.considered or clock > datetime.fromisoformat(state.considered))
-    stamp = clock.isoformat() if clock and missed else state.considered
-    if schedule.asked_at and schedule.asked_at != state.asked_done:
-        return Due(datetime.fromisoformat(schedule.asked_at), asked=True, clock=stamp)
-    return Due(clock, asked=False, clock=stamp) if clock and missed else None
-
-
-def settled(schedule: Schedule, state: State, settings: Settings) -> State:
-    """The state with the end of its last run, if that has ended."""
-    run = state.run
-    if run is None or not run.created or run.totals is not None:
-        return state
-    ledger = find_ledger(schedule.destination, settings)
-    batches = [ledger.read_batch(part.batch) for part in run.parts if ledger.has_batch(part.batch)]
-    if not all(is_over(ledger, batch) for batch in batches):
-        return state
-    ends = [outcome_of(ledger, batch) for batch in batches]
-    complete = all(end.complete for end in ends) and len(ends) == len(run.parts)
-    ended = run.model_copy(update={"totals": Totals.sum(end.totals for end in ends), "complete": complete})
-    state = state.model_copy(update={"run": ended})
-    if not complete:
-        return state
-    covered = merged([part.piece for part in run.parts])
-    without = tuple(one for end in ends for one in end.without_output)
-    return state.model_copy(update={"covered": covered, "as_of": run.as_of, "without_output": without})
 
 
 def _has_business(schedule: Schedule, state: State, at: datetime, settings: Settings) -> bool:
@@ -209,77 +158,6 @@ def _check_place(shelf: Shelf, name: str, schedule: Schedule, settings: Settings
             f"schedule {schedule.name} into {schedule.destination} belongs into {wanted}, and not into "
             f"{shelf.store.url}: set APF_ALLOWED_URLS and APF_LEDGER_URL alike for workers and commands"
         )
-
-
-def _considered(schedule: Schedule, state: State, due: Due, settings: Settings, turn: Turn) -> State:
-    """The state after a moment that is due: with a new run, or without."""
-    state = state.model_copy(update={"considered": due.clock})
-    if state.run and state.run.totals is None:
-        log.info("schedule %s: its last run is still going on, so none begins now", schedule.name)
-        return state if due.asked else state.model_copy(update={"skipped": due.clock})
-    source = open_store(schedule.source, s3=settings.s3)
-    as_of = clock_of(source)
-    wanted = wanted_pieces(schedule, state, settings)
-    every_photo = not schedule.on_change or (due.asked and schedule.asked_all)
-    if not (due.asked and schedule.asked_all):
-        _check_weights(schedule, state, {recipe.id for _, recipe in wanted})
-    all_covered = all(is_covered(piece, state.covered) for piece, _ in wanted)
-    reason = _reason(schedule, state, asked=due.asked, covered=all_covered)
-    if reason is None and "new" in schedule.on_change:
-        destination = open_store(schedule.destination, s3=settings.s3, create=True)
-        reason = NEW if has_new(schedule, state, wanted, source, destination, turn.keep) else None
-        if reason is None:  # everything there is is covered
-            return state.model_copy(update={"as_of": as_of})
-    if reason is None:
-        return state
-    parts = tuple(
-        RunPart(
-            batch=schedule.batch_id(due.moment, piece.part, asked=due.asked),
-            piece=piece,
-            recipe=recipe,
-            changed_since=since(state) if is_covered(piece, state.covered) and not every_photo else "",
-        )
-        for piece, recipe in wanted
-    )
-    stamp = due.moment.astimezone(UTC).isoformat()
-    run = Run(fire_time=stamp, reason=reason, revision=schedule.revision, as_of=as_of, parts=parts)
-    # What this run is about to replace is covered no more, even if it breaks off.
-    kept = tuple(part.piece for part in parts if is_covered(part.piece, state.covered))
-    done = {"asked_done": schedule.asked_at} if due.asked else {}
-    return state.model_copy(update={"run": run, "covered": kept, "former": _former(state, run), **done})
-
-
-def _check_weights(schedule: Schedule, state: State, ids: set[str]) -> None:
-    """Raises LedgerError in a worker with older weights: it would run everything again, and a newer one yet again."""
-    if state.run and state.run.revision == schedule.revision and ids & set(state.former):
-        raise LedgerError(
-            f"{socket.gethostname()} has the weights that schedule {schedule.name} ran with before the present ones: "
-            f"upgrade it, or go back to them from there with apf schedule run-now {schedule.name}"
-        )
-
-
-def _former(state: State, run: Run) -> tuple[str, ...]:
-    """The recipes that were replaced, now that this run begins."""
-    if state.run is None or state.run.revision != run.revision:
-        return ()
-    now = {part.recipe.id for part in run.parts}
-    before = [*state.former, *(part.recipe.id for part in state.run.parts)]
-    return tuple(dict.fromkeys(one for one in before if one not in now))[-MAX_FORMER:]
-
-
-def _reason(schedule: Schedule, state: State, *, asked: bool, covered: bool) -> str | None:
-    """Why to run, as far as that can be known without a listing."""
-    if asked:
-        return ASKED
-    if not schedule.on_change:
-        return CLOCK
-    if state.run is None:
-        return FIRST
-    if not state.run.complete:
-        return AGAIN
-    if covered:
-        return None
-    return RECIPE if state.run.revision == schedule.revision else CHANGED
 
 
 def _make(shelf: Shelf, schedule: Schedule, state: State, run: Run, settings: Settings, queue: str) -> Fired:

@@ -12,9 +12,10 @@ from workers.asking import find_ledger
 from workers.errors import LedgerError, WorkerError
 from workers.job import Batch
 from workers.ledger import Ledger
-from workers.schedules.firing import due_at, settled
+from workers.schedules.deciding import due_at, settled
 from workers.schedules.outcome import is_over
-from workers.schedules.record import RecipeFields, Schedule, Shelf, State, all_schedules
+from workers.schedules.record import RecipeFields, Schedule, State
+from workers.schedules.shelf import Shelf, all_schedules
 from workers.settings import Settings
 
 #: A run's states before its end.

@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from workers.attempts import now
 from workers.errors import LedgerError, StoreError
 from workers.job import parse
-from workers.schedules.record import Shelf
+from workers.schedules.shelf import Shelf
 
 #: Seconds after which a turn that was not renewed is over.
 TURN_S = 120.0

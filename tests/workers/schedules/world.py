@@ -15,7 +15,8 @@ from workers.ledger import open_batch
 from workers.reconcile import close
 from workers.run import run_shard
 from workers.schedules.firing import Fired, planner, run_due
-from workers.schedules.record import Run, Schedule, Shelf, State, shelf_for
+from workers.schedules.record import Run, Schedule, State
+from workers.schedules.shelf import Shelf, shelf_for
 from workers.schedules.times import Trigger
 from workers.settings import Settings
 from workers.store import open_store
