@@ -28,7 +28,7 @@ QUICK = {"APF_SCHEDULE_EVERY_S": "1", "APF_RECONCILE_EVERY_S": "1"}
 
 @contextmanager
 def platform(folder: Path, redis_server: RedisServer, count: int) -> Iterator[World]:
-    """Photos in a folder, one worker, and two clocks at once."""
+    """Photos in a folder, two clocks at once, and a worker."""
     source, out = (folder / "in").as_uri(), (folder / "out").as_uri()
     beats: list[subprocess.Popen[bytes]] = []
     with closing_world(World(folder, redis_server, source, out, photos(count, special={}), QUICK)) as world:
@@ -70,10 +70,11 @@ def recipes(world: World) -> dict[str, str]:
 
 
 def test_two_beats_fire_each_moment_once(tmp_path: Path, redis_server: RedisServer) -> None:
-    """Every three seconds a batch, though two clocks tick every second and Redis forgets all in between."""
+    """Every three seconds a batch, though two clocks have two workers look every second, and Redis forgets all."""
     with platform(tmp_path, redis_server, 10) as world:
         added = schedule(world, "add", "often", world.source_url, world.destination_url, "--every", "3s",
                          "--recipe", "light", "--json")  # fmt: skip
+        world.start_worker()
         until(lambda: len(world.ledger.batches()) >= 2, 60, "fired twice", world.log, every_s=0.3)
         flush_redis(world)
         until(lambda: len(world.ledger.batches()) >= 4, 60, "fired four times", world.log, every_s=0.3)
