@@ -9,8 +9,9 @@ from typing import NoReturn
 
 import typer
 
+from producer.callback_command import await_callback
 from producer.doctor import missing_worker_parts
-from producer.report import follow, json_object, print_summary
+from producer.report import follow, print_summary
 from producer.terminal import DONE, SOME_FAILED, refuse, say
 from workers.app import make_app
 from workers.attempts import attempts_at, is_live
@@ -22,6 +23,7 @@ from workers.schedules.overview import unfinished
 from workers.schedules.shelf import all_schedules
 from workers.sending import Sender, choose_queue, waiting
 from workers.settings import Settings
+from workers.summary import json_object
 from workers.watch import BatchSummary, BatchWatch
 
 EMBEDDED_POLL_S, QUEUE_POLL_S = 0.2, 2.0
@@ -78,7 +80,9 @@ def _done_here(batches: dict[str, Ledger], settings: Settings, *, show: bool) ->
     with embedded_worker(celery) as check:
         for batch_id, ledger in batches.items():
             resume(ledger, batch_id, sender, settings)
-            summary = follow(BatchWatch(ledger, batch_id), every_s=EMBEDDED_POLL_S, show=show, on_poll=check)
+            watch = BatchWatch(ledger, batch_id)
+            summary = follow(watch, every_s=EMBEDDED_POLL_S, show=show, on_poll=check)
+            summary = await_callback(watch, summary, sender.callback, check)
             if summary.done:
                 close(ledger, summary.batch, settings)
             yield summary

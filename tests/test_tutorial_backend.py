@@ -41,9 +41,7 @@ def replaced(text: str, names: dict[str, str]) -> str:
     return text
 
 
-def test_the_tutorial_runs(
-    buckets: dict[str, str], redis_server: RedisServer, swift: S3Server, tmp_path: Path
-) -> None:
+def test_the_tutorial_runs(buckets: dict[str, str], redis_server: RedisServer, swift: S3Server, tmp_path: Path) -> None:
     port = str(_free_ports([0]))
     names = {
         "redis://localhost:6379/0": redis_server.url,

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from apf.recipe import make_recipe
+from workers.address import parse_target
 from workers.allowed import check_allowed
 from workers.asking import OverlapError
 from workers.attempts import now
@@ -51,7 +52,7 @@ def add_schedule(fields: dict[str, Any], settings: Settings) -> Schedule:
         NotAllowed, OverlapError: of source and destination, as for a batch.
         StoreError: the source is missing.
         LedgerError: there is one of that name, or no place for it.
-        RecipeError: the recipe does not validate.
+        RecipeError, CallbackError: the recipe does not validate, or the callback's URL.
     """
     places = {name: canonical_url(fields[name]) for name in ("source", "destination")}
     schedule = _checked({**fields, **places, "created_at": now().isoformat()}, settings)
@@ -117,4 +118,6 @@ def _checked(fields: dict[str, Any], settings: Settings) -> Schedule:
         raise BadRequest(f"a schedule cannot be like this: {explain(error)}") from error
     for recipe in [schedule.recipe, *([schedule.rollout.recipe] if schedule.rollout else [])]:
         make_recipe(recipe, detector=settings.detector)
+    if schedule.callback is not None:
+        parse_target(schedule.callback)
     return schedule

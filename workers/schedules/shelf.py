@@ -16,7 +16,7 @@ from contextlib import suppress
 from pydantic import BaseModel
 
 from workers.allowed import EVERYTHING
-from workers.errors import LedgerError, NotFound, StoreGone, WorkerError
+from workers.errors import LedgerError, NewerRecord, NotFound, StoreGone, WorkerError
 from workers.job import parse
 from workers.schedules.record import NAME, Problem, Schedule, State
 from workers.settings import Settings
@@ -52,10 +52,16 @@ class Shelf:
         self.put(schedule.name, "schedule.json", schedule)
 
     def state(self, name: str) -> State:
-        """What became of it; a torn record is as good as none: the next run looks at every photo."""
+        """What became of it; a torn record is as good as none: the next run looks at every photo.
+
+        Raises:
+            NewerRecord: a newer version wrote it.
+        """
         data = self.read_bytes(name, "last.json")
         try:
-            return parse(State, data, LedgerError, "last.json") if data else State()
+            return parse(State, data, LedgerError, f"last.json of schedule {name}") if data else State()
+        except NewerRecord:
+            raise
         except LedgerError:
             return State()
 

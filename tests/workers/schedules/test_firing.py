@@ -229,6 +229,20 @@ def test_one_bad_schedule_holds_up_no_other(world: World, caplog: pytest.LogCapt
     assert world.shelf.problem("b-malformed") is None
 
 
+def test_an_older_version_leaves_a_newer_one_s_state_alone(world: World) -> None:
+    """It would take it for none, and run everything again; a torn one is as good as none."""
+    world.photos("a")
+    world.add(on_change=("new",))
+    world.run()
+    world.shelf.store.put(".apf/schedules/nightly/last.json", b'{"considered": "", "from_the_future": 1}')
+    assert world.tick(2) == []
+    problem = world.shelf.problem("nightly")
+    assert problem is not None
+    assert "upgrade this installation" in problem.error
+    world.shelf.store.put(".apf/schedules/nightly/last.json", b'{"considered": "20')
+    assert world.run() == ["a"]
+
+
 def test_a_record_that_somebody_moved_is_not_believed(world: World) -> None:
     """A record names a destination whose schedules lie elsewhere: whoever may write here must not write there."""
     world.add()
