@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -131,15 +132,32 @@ def load_recipe(name_or_file: str | Path, *, detector: str | None = None) -> Rec
     Raises:
         RecipeError: the name is unknown, or the file is missing or does not validate.
     """
+    return make_recipe(recipe_fields(name_or_file), detector=detector)
+
+
+def recipe_fields(name_or_file: str | Path) -> dict[str, object]:
+    """What a recipe's file says, or the bare name of a built-in one: to be kept, and made a recipe of later.
+
+    Raises:
+        RecipeError: the name is unknown, or the file is missing or no TOML.
+    """
     text = str(name_or_file)
-    fields = {"name": text, **BUILT_IN[text]} if text in BUILT_IN else _read_toml(Path(text))
-    if detector:
-        fields["detector"] = detector
-    fields.setdefault("weights", weights_digest())
+    return {"name": text} if text in BUILT_IN else _read_toml(Path(text))
+
+
+def make_recipe(fields: Mapping[str, object], *, detector: str | None = None) -> Recipe:
+    """The recipe that `recipe_fields` were read of, with today's weights where they name none.
+
+    Raises:
+        RecipeError: the fields do not validate.
+    """
+    name = str(fields.get("name", ""))
+    built_in = BUILT_IN[name] if set(fields) == {"name"} and name in BUILT_IN else {}
+    over = {"detector": detector} if detector else {}
     try:
-        return Recipe.model_validate(fields)
+        return Recipe.model_validate({"weights": weights_digest(), **built_in, **fields, **over})
     except ValidationError as error:
-        raise RecipeError(f"recipe {text!r} does not validate: {error}") from error
+        raise RecipeError(f"recipe {name!r} does not validate: {error}") from error
 
 
 def _read_toml(path: Path) -> dict[str, object]:

@@ -15,7 +15,7 @@ import typer
 from rich.markup import escape
 
 from producer import batch as batches
-from producer import doctor
+from producer import doctor, schedule_command
 from producer.batch import Asked
 from producer.callback_command import app as callback_app
 from producer.callback_command import await_callback, check_callback_here
@@ -63,6 +63,7 @@ app = typer.Typer(
 )
 app.add_typer(callback_app, name="callback")
 app.command()(report)
+app.add_typer(schedule_command.app, name="schedule")
 
 
 class NoFace(StrEnum):
@@ -249,7 +250,7 @@ def _noting(ask: Callable[P, T], problems: dict[str, str]) -> Callable[P, T]:
 )
 @errors_end_the_command
 def beat(context: typer.Context) -> None:
-    """Start the clock that has workers reconcile open batches; one is enough. Takes every flag of `celery beat`."""
+    """Start the clock that has workers reconcile batches and run schedules. Takes every flag of `celery beat`."""
     if HELP not in context.args:
         settings = load_settings()
         check_worker(settings)

@@ -13,6 +13,7 @@ TASK = "workers.tasks.protect_shard"
 RECONCILE = "workers.tasks.reconcile_all"
 PLAN = "workers.tasks.plan_batch"
 CALLBACK = "workers.tasks.deliver_callback"
+RUN_SCHEDULES = "workers.tasks.run_schedules"
 EMBEDDED_BROKER = "memory://localhost/"
 #: Where messages go whose queue binding Redis has lost; without it they vanish silently.
 DEAD_LETTERS = "apf-unroutable"
@@ -42,12 +43,14 @@ def make_app(settings: Settings) -> Celery:
 
 def _schedule(settings: Settings) -> dict[str, object]:
     """What `apf beat` sends; a pass that nobody took up before the next one is dropped."""
-    every = settings.reconcile_every_s
+    passes = {"reconcile": (RECONCILE, settings.reconcile_every_s)}
+    passes |= {"schedules": (RUN_SCHEDULES, settings.schedule_every_s)}
     return {
-        # Nothing to remember between starts: no file.
+        # Nothing to remember between starts: no file. What schedules have done lies in the object store.
         "beat_scheduler": "celery.beat:Scheduler",
         "beat_schedule": {
-            "reconcile": {"task": RECONCILE, "schedule": every, "options": {"queue": INTERACTIVE, "expires": every}}
+            name: {"task": task, "schedule": every, "options": {"queue": INTERACTIVE, "expires": every}}
+            for name, (task, every) in passes.items()
         },
     }
 

@@ -22,6 +22,10 @@ BULK: Lane = "bulk"
 QUEUE = r"^(interactive|bulk)(\.\d\d(\.\d)?)?$"
 
 
+#: A schedule's fraction of the photos, or all others.
+Part = Literal["fraction", "rest"]
+
+
 class _Record(BaseModel):
     """Frozen, with no field unknown to it."""
 
@@ -221,6 +225,10 @@ class Batch(_Record):
     #: The part of the source's photos that is planned, always the same ones for a schedule; a larger part holds a
     #: smaller one.
     fraction: float = Field(default=1.0, gt=0, le=1)
+    #: With "rest" the other photos are planned: those outside the fraction.
+    part: Part = "fraction"
+    #: Only photos that the source has had since then are planned; ISO 8601, by the source's own clock. Empty: all.
+    changed_since: str = ""
     #: The schedule that fired it; empty for none.
     schedule: str = ""
     #: ISO 8601 with its offset.

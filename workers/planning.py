@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from itertools import takewhile
 
 from workers.attempts import now
@@ -45,12 +46,24 @@ def may_be_photo(info: ObjectInfo) -> bool:
     return not info.key.endswith("/") and (not ending or ending in BYTES_PER_PIXEL)
 
 
-def is_chosen(key: str, batch: Batch) -> bool:
-    """Whether the key lies in the batch's fraction."""
-    if batch.fraction >= 1:
+def in_fraction(key: str, schedule: str, fraction: float) -> bool:
+    """Whether the key lies in a schedule's fraction: always the same ones, and more for a larger fraction."""
+    if fraction >= 1:
         return True
-    digest = hashlib.sha256(f"{batch.schedule}\0{key}".encode("utf-8", "surrogatepass")).digest()
-    return int.from_bytes(digest[:8]) < batch.fraction * 2**64
+    digest = hashlib.sha256(f"{schedule}\0{key}".encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:8]) < fraction * 2**64
+
+
+def is_chosen(info: ObjectInfo, batch: Batch) -> bool:
+    """Whether the photo is in the batch's part, and new enough for it."""
+    return is_since(info, batch.changed_since) and (
+        in_fraction(info.key, batch.schedule, batch.fraction) is (batch.part == "fraction")
+    )
+
+
+def is_since(info: ObjectInfo, moment: str) -> bool:
+    """Whether the object is as it is since this moment or later; yes where one of the two is not known."""
+    return not moment or info.last_modified is None or info.last_modified >= datetime.fromisoformat(moment)
 
 
 def estimated_megapixels(ref: PhotoRef) -> float:
@@ -106,7 +119,7 @@ def plan(
             filling.ignored += 1
             cursor = info.key
             continue
-        if not is_chosen(info.key, batch):
+        if not is_chosen(info, batch):
             cursor = info.key
             continue
         ref = PhotoRef(key=info.key, etag=info.etag, size=info.size)
@@ -139,6 +152,20 @@ def plan_named(ledger: Ledger, batch: Batch) -> Batch:
     )
 
 
+def caught_up(ledger: Ledger, batch: Batch) -> Batch:
+    """The batch as its plans say, where its record lags behind them; not written.
+
+    It does where a planner died between the two, or where the batch was created a second time by somebody who had
+    seen none.
+    """
+    while batch.first_retry is None and (keys := _keys(ledger, batch, batch.shards)):
+        if keys[-1].encode() <= batch.cursor.encode():
+            break
+        more = {"shards": batch.shards + 1, "photos": batch.photos + len(keys), "cursor": keys[-1]}
+        batch = batch.model_copy(update=more)
+    return batch
+
+
 def planned_anew(ledger: Ledger, batch: Batch, shard: int, source: Store) -> dict[int, list[PhotoRef]]:
     """The photos of a shard with a torn plan, and of all torn ones beside it, listed again between those around them.
 
@@ -157,7 +184,7 @@ def planned_anew(ledger: Ledger, batch: Batch, shard: int, source: Store) -> dic
     above = (keys[0] for number in range(last + 1, end) if (keys := _keys(ledger, batch, number)))
     stop = next(above, batch.cursor + "\0").encode()
     listed = takewhile(lambda info: info.key.encode() < stop, source.list(start_after=next(below, "")))
-    photos = (info for info in listed if may_be_photo(info) and is_chosen(info.key, batch))
+    photos = (info for info in listed if may_be_photo(info) and is_chosen(info, batch))
     refs = [PhotoRef(key=info.key, etag=info.etag, size=info.size) for info in photos]
     return _cut(batch, refs, range(first, last + 1))
 

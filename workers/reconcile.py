@@ -25,7 +25,7 @@ from workers.errors import LedgerError, NewerRecord, WorkerError
 from workers.job import BULK, Attempt, Batch, ShardJob, parse
 from workers.lanes import queue_of
 from workers.ledger import Ledger
-from workers.planning import Taken, plan, planned_anew
+from workers.planning import Taken, caught_up, plan, planned_anew
 from workers.registry import open_batches, register, unregister
 from workers.settings import Settings
 from workers.store import open_store
@@ -130,11 +130,11 @@ def plan_and_send(ledger: Ledger, batch_id: str, send: Send, settings: Settings)
     grown = batch = ledger.read_batch(batch_id)
     if batch.planned:
         return batch
-    sent = batch.shards
+    sent = batch.shards  # those found by `caught_up` may never have been sent
     looked = time.monotonic()
     planner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
     source = open_store(batch.source, s3=settings.s3)
-    for grown in plan(ledger, batch, source, planner=planner, max_photos=settings.max_batch_photos):
+    for grown in plan(ledger, caught_up(ledger, batch), source, planner=planner, max_photos=settings.max_batch_photos):
         while sent < grown.shards:
             send(job_of(ledger, grown, sent))
             sent += 1

@@ -40,12 +40,17 @@ def check_registry(settings: Settings) -> None:
 def register(ledger: Ledger, batch: Batch, settings: Settings) -> None:
     """Note that the batch is open; raises StoreError."""
     url = ledger.batch_url(batch.id).encode()
-    _root(batch, settings).put(OPEN + batch.id, url, content_type="text/plain")
+    _root(batch.destination, settings).put(OPEN + batch.id, url, content_type="text/plain")
+
+
+def is_registered(destination: str, batch_id: str, settings: Settings) -> bool:
+    """Whether a batch into this destination is noted as open: it is for a while after it is done, too."""
+    return _root(destination, settings).head(OPEN + batch_id) is not None
 
 
 def unregister(batch: Batch, settings: Settings) -> None:
     """The batch is done; silent where it was not registered."""
-    _root(batch, settings).delete(OPEN + batch.id)
+    _root(batch.destination, settings).delete(OPEN + batch.id)
 
 
 def open_batches(urls: Iterable[str], settings: Settings) -> Iterator[tuple[Ledger, str]]:
@@ -72,7 +77,7 @@ def _opened(store: Store, key: str, settings: Settings) -> tuple[Ledger, str]:
     return open_batch(url, s3=settings.s3)
 
 
-def _root(batch: Batch, settings: Settings) -> Store:
-    within = [url for url in roots(settings) if inside(batch.destination, url)]
-    url = settings.ledger_url or max(within, key=len, default=batch.destination)
+def _root(destination: str, settings: Settings) -> Store:
+    within = [url for url in roots(settings) if inside(destination, url)]
+    url = settings.ledger_url or max(within, key=len, default=destination)
     return open_store(url, s3=settings.s3, create=True)

@@ -81,6 +81,8 @@ class Settings(BaseSettings):
     lease_s: float = Field(default=60, ge=1)
     #: How often shards that nobody is at are looked for and sent again, where `apf beat` runs.
     reconcile_every_s: float = Field(default=60, ge=1)
+    #: How often schedules (`apf schedule`) are looked at, where `apf beat` runs.
+    schedule_every_s: float = Field(default=60, ge=1)
     #: On SIGTERM a worker has so long to finish its shard before it gives it back.
     shutdown_grace_s: float = Field(default=20, ge=0)
     #: How often a running shard writes how far it is, for `apf status`; 0: never.

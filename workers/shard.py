@@ -11,7 +11,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -25,6 +25,7 @@ from workers.budget import BudgetClosed, ByteBudget
 from workers.engine import Engine
 from workers.errors import BadCredentials, Changed, NotFound, ObjectTooLarge, StoreError, StoreFull, StoreGone
 from workers.job import Batch, Outcome, PhotoRef, PhotoReport
+from workers.marks import BATCH, FACES, OUTCOME, RECIPE, SOURCE_ETAG, carries
 from workers.settings import Settings
 from workers.store import Blob, ObjectInfo, Store
 
@@ -39,14 +40,6 @@ DESTINATION_GONE = (StoreFull, StoreGone, BadCredentials)
 
 #: Bytes a decoded pixel holds on its way: the photo, its protected copy, alpha, and the encoder's work space.
 BYTES_PER_PIXEL = 12
-
-SOURCE_ETAG, RECIPE, BATCH, OUTCOME, FACES = (
-    "apf-source-etag",
-    "apf-recipe",
-    "apf-batch",
-    "apf-outcome",
-    "apf-faces",
-)
 
 
 #: A batch of the filter takes no longer than that, where it holds several photos; and the size of a shard's first one.
@@ -289,7 +282,7 @@ def in_order(reports: Sequence[PhotoReport], refs: Sequence[PhotoRef]) -> list[P
 def already_done(ref: PhotoRef, batch: Batch, destination: Store) -> PhotoReport | None:
     """The report of a photo whose output already carries this source and this recipe."""
     info = destination.head(ref.key)
-    if not info or not _carries(info.metadata, ref, batch):
+    if not info or not carries(info.metadata, ref.etag, batch.recipe.id):
         return None
     if info.metadata.get(BATCH) != batch.id:
         return _report(ref, Outcome.skipped, reason="already protected", bytes_out=info.size)
@@ -314,10 +307,6 @@ def explain(error: Exception) -> tuple[str, bool]:
             return "out of memory: lower APF_PHOTO_BUFFER_BYTES or APF_MAX_PHOTO_PIXELS", False
         case _:
             return f"unexpected {type(error).__name__}: {error}", False
-
-
-def _carries(metadata: Mapping[str, str], ref: PhotoRef, batch: Batch) -> bool:
-    return metadata.get(SOURCE_ETAG) == ref.etag and metadata.get(RECIPE) == batch.recipe.id
 
 
 def _own_report(ref: PhotoRef, info: ObjectInfo) -> PhotoReport:

@@ -7,6 +7,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from billiard.exceptions import TimeLimitExceeded, WorkerLostError
@@ -17,7 +18,7 @@ from celery.worker import state
 
 from apf.errors import OtherVersion
 from workers.allowed import check_allowed
-from workers.app import CALLBACK, PLAN, RECONCILE, TASK
+from workers.app import CALLBACK, PLAN, RECONCILE, RUN_SCHEDULES, TASK
 from workers.attempts import give_back
 from workers.callback import tell_of_end
 from workers.delivery import deliver
@@ -29,7 +30,8 @@ from workers.planning import Taken
 from workers.reconcile import plan_and_send, reconcile
 from workers.registry import roots
 from workers.run import ShardIncomplete, ShardResumed, check_batch, opened, report_lost_shard, run_shard
-from workers.sending import Sender, is_overtaken, waiting
+from workers.schedules.firing import run_due
+from workers.sending import Sender, choose_queue, is_overtaken, waiting
 from workers.settings import load_settings
 from workers.shard import ShardOvertaken
 
@@ -155,6 +157,16 @@ def deliver_callback(self: Any, batch_url: str) -> str:
     if delivery.again_s is not None:
         raise self.retry(countdown=delivery.again_s, max_retries=None)
     return delivery.result
+
+
+@shared_task(bind=True, name=RUN_SCHEDULES)
+def run_schedules(self: Any) -> dict[str, list[str]]:
+    """Fire the schedules that are due; returns their new batches."""
+    settings = load_settings()
+    if not roots(settings):
+        return {}
+    fired = run_due(settings, Sender(self.app).plan, choose_queue=partial(choose_queue, self.app))
+    return {one.schedule.name: [part.batch for part in one.run.parts] for one in fired}
 
 
 def _overtaken(app: Celery, job: ShardJob) -> Callable[[], bool]:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from apf.errors import RecipeError
-from apf.recipe import BUILT_IN, Recipe, load_recipe, weights_digest
+from apf.recipe import BUILT_IN, Recipe, load_recipe, make_recipe, recipe_fields, weights_digest
 
 #: For each field but the name, a value that is not the standard recipe's.
 OTHERS: dict[str, Any] = {
@@ -166,3 +166,21 @@ def test_unknown_names_are_refused(name: str) -> None:
     """An unknown name lists the known ones; a missing file is named."""
     with pytest.raises(RecipeError, match=r"light, standard, strong|cannot be read"):
         load_recipe(name)
+
+
+def test_a_recipe_is_kept_as_it_was_asked_for_and_gets_its_weights_when_it_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kept fields make the recipe that the name or the file makes; with other weights they make another."""
+    file = tmp_path / "mine.toml"
+    file.write_text("epsilon_levels = 9\n")
+    for asked in ("light", file):
+        fields = recipe_fields(asked)
+        assert make_recipe(fields) == load_recipe(asked)
+        assert make_recipe(fields, detector="buffalo_l").detector == "buffalo_l"
+        assert "weights" not in fields
+    before = make_recipe({"name": "light"}).id
+    monkeypatch.setattr("apf.recipe.weights_digest", lambda: "0" * 64)
+    assert make_recipe({"name": "light"}).id != before
+    with pytest.raises(RecipeError, match="recipe 'nobody' does not validate"):
+        make_recipe({"name": "nobody"})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,8 +12,9 @@ from tests.workers.test_ledger import report
 from tests.workers.test_shard import make_batch
 from workers.job import Batch, Outcome, PhotoRef
 from workers.ledger import Ledger, open_ledger
-from workers.planning import BatchTooLarge, Taken, estimated_megapixels, may_be_photo, plan, planned_anew
+from workers.planning import BatchTooLarge, Taken, caught_up, estimated_megapixels, may_be_photo, plan, planned_anew
 from workers.store import ObjectInfo, Store, open_store
+from workers.store.memory import MemoryStore
 
 counter = iter(range(1_000_000))
 
@@ -183,3 +186,51 @@ def test_a_shard_that_is_done_is_not_planned_anew() -> None:
     with pytest.raises(Taken, match="done already"):
         list(plan(ledger, batch, source, planner="b"))
     assert [ref.key for ref in ledger.read_plan(batch.id, 0)] == ["a", "b"]
+
+
+def test_a_fraction_and_the_rest_are_all_photos_and_larger_fractions_hold_smaller_ones() -> None:
+    """Each photo is in one of the two, the share is about as asked, and another schedule chooses others."""
+    keys = [f"{number}.jpg" for number in range(400)]
+    source, _, _ = scene(dict.fromkeys(keys, 1))
+
+    def chosen(**fields: object) -> set[str]:
+        ledger = open_ledger(f"memory://plan-part-{next(counter)}")
+        batch = make_batch(source.url, "memory://x", **{"schedule": "s", **fields})
+        ledger.write_batch(batch)
+        *_, done = plan(ledger, batch, source, planner="a")
+        return set(planned_keys(ledger, done))
+
+    small, large = chosen(fraction=0.1), chosen(fraction=0.4)
+    assert small < large
+    assert (20 < len(small) < 65, 120 < len(large) < 200) == (True, True)
+    assert chosen(fraction=0.4, part="rest") == set(keys) - large
+    assert chosen(fraction=0.1, schedule="other") != small
+
+
+def test_of_what_is_new_alone_torn_plans_are_made_anew_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Photos from before the moment are in no plan, neither at first nor after a plan was torn."""
+    moment = datetime(2026, 5, 1, 12, tzinfo=UTC)
+    monkeypatch.setattr(MemoryStore, "clock", lambda _: moment - timedelta(hours=1))
+    source, ledger, batch = scene(dict.fromkeys(["a", "c", "e"], 1), changed_since=moment.isoformat())
+    monkeypatch.setattr(MemoryStore, "clock", lambda _: moment)
+    for key in ("b", "c", "d"):
+        source.put(key, b"new")
+    *_, batch = plan(ledger, batch, source, planner="a")
+    assert planned_keys(ledger, batch) == ["b", "c", "d"]
+    ledger.store.put(ledger.key(batch.id, "plan", "00000.jsonl"), b"")
+    assert [ref.key for ref in planned_anew(ledger, batch, 0, source)[0]] == ["b", "c", "d"]
+
+
+def test_a_record_that_lags_behind_its_plans_catches_up() -> None:
+    """Written anew, as empty as at first, by somebody who had seen none; what is planned stays planned."""
+    source, ledger, empty = scene(dict.fromkeys("abcdefg", 10), max_shard_photos=2)
+    planning = plan(ledger, empty, source, planner="a")
+    next(planning)
+    after = next(planning)
+    ledger.write_report(empty.id, report(1, {"c": Outcome.protected, "d": Outcome.protected}))
+    ledger.write_batch(empty)
+    found = caught_up(ledger, ledger.read_batch(empty.id))
+    assert (found.shards, found.photos, found.cursor) == (after.shards, after.photos, "d")
+    *_, done = plan(ledger, found, source, planner="b")
+    assert planned_keys(ledger, done) == list("abcdefg")
+    assert caught_up(ledger, done) == done

@@ -17,8 +17,9 @@ from tests.workers.fakes import FakeEngine
 from workers.budget import BudgetClosed, ByteBudget
 from workers.errors import StoreFull, StoreUnavailable
 from workers.job import Batch, Outcome, PhotoRef, PhotoReport
+from workers.marks import OUTCOME
 from workers.settings import Settings
-from workers.shard import OUTCOME, ShardRunner
+from workers.shard import ShardRunner
 from workers.store import open_store
 from workers.store.memory import MemoryStore
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -77,6 +78,23 @@ class TestEveryStore:
         assert (put.key, put.size, put.metadata) == ("a/photo.jpg", 8, metadata)
         listed = next(iter(store.list()))
         assert (listed.key, listed.size, listed.etag, dict(listed.metadata)) == ("a/photo.jpg", 8, put.etag, {})
+
+    def test_tells_since_when_an_object_is_as_it_is(self, store: Store) -> None:
+        """By the store's own clock, to the second, in listings and by head and get; a new version has a new time."""
+        before = store.clock() - timedelta(seconds=1)
+        store.put("k", b"one")
+        first = next(iter(store.list())).last_modified
+        assert first is not None
+        assert before <= first <= store.clock() + timedelta(seconds=1)
+        time.sleep(1.1)
+        store.put("k", b"two")
+        head = store.head("k")
+        assert head is not None
+        assert head.last_modified is not None
+        assert head.last_modified > first
+        for other in (store.get("k").info.last_modified, next(iter(store.list())).last_modified):
+            assert other is not None
+            assert abs(other - head.last_modified) <= timedelta(seconds=1)
 
     def test_keeps_an_empty_object(self, store: Store) -> None:
         """Zero bytes are an object, not the lack of one."""
@@ -721,3 +739,13 @@ class TestUrls:
     def test_a_child_finds_its_parent(self, url: str) -> None:
         """`parent_url` undoes `child_url`, for the root of the disk as well."""
         assert parent_url(child_url(url, ".apf", "batches", "1"), 3) == (url, (".apf", "batches", "1"))
+
+
+def test_a_file_that_was_copied_with_its_times_is_new_all_the_same(tmp_path: Path) -> None:
+    """`cp -p`, rsync and tar set an old mtime: what counts is when the file came to be here."""
+    store = open_store(tmp_path)
+    (tmp_path / "old.jpg").write_bytes(b"x")
+    os.utime(tmp_path / "old.jpg", (0, 0))
+    changed = next(iter(store.list())).last_modified
+    assert changed is not None
+    assert datetime.now(UTC) - changed < timedelta(minutes=1)

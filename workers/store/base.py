@@ -39,6 +39,8 @@ class ObjectInfo:
     etag: str
     #: Empty in listings.
     metadata: Mapping[str, str] = field(default_factory=lambda: NO_METADATA, hash=False)
+    #: Since when the object is as it is, by the store's own clock (`Store.clock`); None in a put's answer.
+    last_modified: datetime | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)

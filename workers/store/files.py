@@ -210,11 +210,12 @@ class FileStore:
         if not stat.S_ISREG(status.st_mode):
             log.warning("left out %r: not a regular file", Key(key))
             return None
-        return ObjectInfo(key=key, size=status.st_size, etag=_etag(status))
+        return ObjectInfo(key=key, size=status.st_size, etag=_etag(status), last_modified=_changed_at(status))
 
     def _info(self, key: str, status: os.stat_result) -> ObjectInfo:
         etag = _etag(status)
-        return ObjectInfo(key=key, size=status.st_size, etag=etag, metadata=self._read_sidecar(key, etag))
+        metadata = self._read_sidecar(key, etag)
+        return ObjectInfo(key=key, size=status.st_size, etag=etag, metadata=metadata, last_modified=_changed_at(status))
 
     def _sidecar(self, key: str, etag: str) -> Path:
         # Hashed: no key is too long for a file's name, and none clashes with the folder of another.
@@ -270,6 +271,11 @@ class FileStore:
 def _etag(status: os.stat_result) -> str:
     """Size and time of change in hex: tells versions apart without reading them."""
     return f"{status.st_size:x}-{status.st_mtime_ns:x}"
+
+
+def _changed_at(status: os.stat_result) -> datetime:
+    """When the file came to be what and where it is: a copy may keep its original's mtime, and never its ctime."""
+    return datetime.fromtimestamp(status.st_ctime, UTC)
 
 
 def _etag_at(path: Path) -> str | None:

@@ -18,6 +18,7 @@ class _Object:
     data: bytes
     etag: str
     metadata: Mapping[str, str]
+    changed: datetime
 
 
 #: Objects by name of the store and full key; lives as long as the process.
@@ -41,14 +42,15 @@ class MemoryStore:
             found = {k.removeprefix(self._root): v for k, v in self._objects.items() if k.startswith(full)}
         for key in sorted(found, key=str.encode):
             if key.encode() > after and not hidden(key, prefix):
-                yield ObjectInfo(key=key, size=len(found[key].data), etag=found[key].etag)
+                one = found[key]
+                yield ObjectInfo(key=key, size=len(one.data), etag=one.etag, last_modified=one.changed)
 
     def head(self, key: str) -> ObjectInfo | None:
         check_key(key)
         found = self._objects.get(self._root + key)
         if found is None:
             return None
-        return ObjectInfo(key=key, size=len(found.data), etag=found.etag, metadata=found.metadata)
+        return _info(key, found)
 
     def get(self, key: str, *, etag: str | None = None, max_bytes: int | None = None) -> Blob:
         check_key(key)
@@ -59,8 +61,7 @@ class MemoryStore:
             raise Changed(f"{key!r} in {self.url} has changed since it was planned: run the command again")
         if max_bytes is not None and len(found.data) > max_bytes:
             raise ObjectTooLarge(f"{key!r} in {self.url} has {len(found.data)} bytes, over the limit of {max_bytes}")
-        info = ObjectInfo(key=key, size=len(found.data), etag=found.etag, metadata=found.metadata)
-        return Blob(data=found.data, info=info)
+        return Blob(data=found.data, info=_info(key, found))
 
     def put(
         self,
@@ -72,7 +73,7 @@ class MemoryStore:
     ) -> ObjectInfo:
         check_key(key)
         etag = hashlib.md5(data, usedforsecurity=False).hexdigest()
-        new = _Object(data=bytes(data), etag=etag, metadata=check_metadata(metadata))
+        new = _Object(data=bytes(data), etag=etag, metadata=check_metadata(metadata), changed=self.clock())
         with _LOCK:
             self._objects[self._root + key] = new
         return ObjectInfo(key=key, size=len(data), etag=etag, metadata=new.metadata)
@@ -97,3 +98,9 @@ class MemoryStore:
         with _LOCK:
             for key in [k for k in self._objects if k.startswith(self._root)]:
                 del self._objects[key]
+
+
+def _info(key: str, found: _Object) -> ObjectInfo:
+    return ObjectInfo(
+        key=key, size=len(found.data), etag=found.etag, metadata=found.metadata, last_modified=found.changed
+    )

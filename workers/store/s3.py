@@ -91,7 +91,8 @@ class S3Store:
             for page in pages:
                 for item in page.get("Contents", []):
                     key = item["Key"].removeprefix(self._root)
-                    yield ObjectInfo(key=key, size=item["Size"], etag=_unquoted(item["ETag"]))
+                    etag, changed = _unquoted(item["ETag"]), item["LastModified"]
+                    yield ObjectInfo(key=key, size=item["Size"], etag=etag, last_modified=changed)
 
     def head(self, key: str) -> ObjectInfo | None:
         check_key(key)
@@ -221,7 +222,8 @@ def _from_answer(error: ClientError, what: str) -> StoreError:
 
 def _info(key: str, found: Mapping[str, Any]) -> ObjectInfo:
     metadata = {name.lower(): value for name, value in found["Metadata"].items()}
-    return ObjectInfo(key=key, size=found["ContentLength"], etag=_unquoted(found["ETag"]), metadata=metadata)
+    size, etag, changed = found["ContentLength"], _unquoted(found["ETag"]), found["LastModified"]
+    return ObjectInfo(key=key, size=size, etag=etag, metadata=metadata, last_modified=changed)
 
 
 def _unquoted(etag: str) -> str:

@@ -1,0 +1,204 @@
+"""`apf schedule`: libraries that are protected again and again, by themselves."""
+
+from __future__ import annotations
+
+import json
+import time
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+
+from apf.recipe import recipe_fields
+from producer import schedule_running as running
+from producer.schedule_table import print_one, print_table
+from producer.terminal import AsJson, errors_end_the_command, refuse, say
+from workers.schedules.editing import (
+    DEFAULT_EVERY,
+    add_schedule,
+    asked_now,
+    change_schedule,
+    changes,
+    rolled_out,
+    trigger,
+)
+from workers.schedules.overview import overview, overviews
+from workers.schedules.shelf import Shelf, find_schedule
+from workers.settings import Settings, load_settings
+
+app = typer.Typer(
+    help="Protect a library again and again: on a clock, or when photos, recipe or weights have changed.",
+    no_args_is_help=True,
+)
+
+
+#: Between two looks at a schedule that is waited for.
+POLL_S = 1.0
+
+
+class NoFace(StrEnum):
+    copy = "copy"
+    skip = "skip"
+
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The schedule's name.")]
+Cron = Annotated[str | None, typer.Option(help="Minute, hour, day, month, weekday: '0 3 * * *' is nightly at three.")]
+Every = Annotated[str | None, typer.Option(help="A time span such as 15m, 6h or 1d.")]
+Zone = Annotated[str | None, typer.Option(help="Of the cron line, such as Europe/Berlin. Default: UTC.")]
+OnChange = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--on-change",
+        help="Run only if something has changed: recipe (it or the weights), new (photos); may be given twice.",
+    ),
+]
+Now = Annotated[bool, typer.Option("--now", help="At once, and not only at the next moment.")]
+
+
+@app.command()
+@errors_end_the_command
+def add(
+    name: Name,
+    source: Annotated[str, typer.Argument(metavar="SRC", help="s3://bucket/prefix, file:// or folder.")],
+    destination: Annotated[str, typer.Argument(metavar="DST", help="s3://bucket/prefix, file:// or folder.")],
+    cron: Cron = None,
+    timezone: Zone = None,
+    every: Every = None,
+    on_change: OnChange = None,
+    recipe: Annotated[str, typer.Option(help="light, standard, strong, or a TOML file, which is kept.")] = "standard",
+    no_face: Annotated[NoFace, typer.Option(help="What to do with a photo that has no face.")] = NoFace.copy,
+    tenant: Annotated[str, typer.Option(help="Whose photos these are: tenants get equal shares.")] = "",
+    callback: Annotated[str | None, typer.Option(help="Told of the end of each batch by a POST.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Add a schedule. With --every the first run is at once; else at the first moment of --cron."""
+    settings = load_settings()
+    if not (cron or every or on_change):
+        refuse("when should it run? Give --cron, --every or --on-change")
+    fields = {
+        "name": name, "source": source, "destination": destination, "recipe": recipe_fields(recipe),
+        "trigger": trigger(cron, timezone or "UTC", every or (None if cron else DEFAULT_EVERY)),
+        "on_change": changes(on_change or ()), "no_face": no_face.value, "tenant": tenant, "callback": callback,
+    }  # fmt: skip
+    add_schedule(fields, settings)
+    _show(find_schedule(name, settings), name, settings, as_json=as_json)
+
+
+@app.command()
+@errors_end_the_command
+def change(
+    name: Name,
+    cron: Cron = None,
+    timezone: Zone = None,
+    every: Every = None,
+    on_change: OnChange = None,
+    always: Annotated[
+        bool, typer.Option("--always", help="Run at each moment, whether anything changed or not.")
+    ] = False,
+    recipe: Annotated[str | None, typer.Option(help="light, standard, strong, or a TOML file, which is kept.")] = None,
+    fraction: Annotated[
+        float | None, typer.Option(help="Give the recipe to this part of the photos first: 0.05 is 5 %.")
+    ] = None,
+    now: Now = False,
+    as_json: AsJson = False,
+) -> None:
+    """Change when a schedule runs, or its recipe; with --fraction, roll a recipe out to a part of the photos first."""
+    settings = load_settings()
+    shelf = find_schedule(name, settings)
+    before = shelf.read(name)
+    fields: dict[str, Any] = {}
+    if cron or every:
+        fields["trigger"] = trigger(cron, timezone or "UTC", every, at_once=False)
+    elif timezone:
+        if not before.trigger.cron:
+            refuse("--timezone is of a cron line, and this schedule has none: give --cron, too")
+        fields["trigger"] = trigger(before.trigger.cron, timezone, None)
+    if on_change or always:
+        fields["on_change"] = () if always else changes(on_change or ())
+    if recipe:
+        fields |= rolled_out(recipe_fields(recipe), fraction)
+    elif fraction is not None:
+        if before.rollout is None:
+            refuse("--fraction is of a new recipe: give --recipe, too")
+        fields |= rolled_out(before.rollout.recipe, fraction)
+    if now:
+        fields |= asked_now(every_photo=False)
+    if not fields:
+        refuse("nothing to change: `apf schedule change --help` lists what there is")
+    change_schedule(shelf, name, fields, settings)
+    _show(shelf, name, settings, as_json=as_json)
+
+
+@app.command("list")
+@errors_end_the_command
+def list_command(as_json: AsJson = False) -> None:
+    """List all schedules: when they run next, how the last run went, and what is wrong."""
+    found = list(overviews(load_settings()))
+    if as_json:
+        print(json.dumps({"schedules": [one.as_dict() for one in found]}))
+    else:
+        print_table(found)
+
+
+@app.command()
+@errors_end_the_command
+def show(
+    name: Name,
+    wait: Annotated[bool, typer.Option("--wait", help="First wait until nothing is due and no run goes on.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show one schedule, with its last run."""
+    settings = load_settings()
+    shelf = find_schedule(name, settings)
+    while wait and not (one := overview(shelf, name, settings)).at_rest:
+        if one.error:
+            refuse(one.error)
+        time.sleep(POLL_S)
+    _show(shelf, name, settings, as_json=as_json)
+
+
+@app.command()
+@errors_end_the_command
+def pause(name: Name) -> None:
+    """Fire no more until `apf schedule go-on`; a run that goes on is left alone (`apf pause` holds it)."""
+    _set_paused(name, True)
+    say(f"schedule {name} is paused; it goes on with: apf schedule go-on {name}")
+
+
+@app.command("go-on")
+@errors_end_the_command
+def go_on(name: Name) -> None:
+    """Go on with a paused schedule; of all runs that it missed one is caught up."""
+    _set_paused(name, False)
+    say(f"schedule {name} goes on")
+
+
+app.command("resume", hidden=True)(go_on)
+
+
+@app.command()
+@errors_end_the_command
+def remove(name: Name) -> None:
+    """Remove a schedule. Batches that it has begun go on, and outputs stay."""
+    find_schedule(name, load_settings()).remove(name)
+    say(f"schedule {name} is removed")
+
+
+app.command("run-now")(running.run_now)
+app.command()(running.tick)
+app.command()(running.compare)
+app.command()(running.promote)
+app.command()(running.rollback)
+
+
+def _set_paused(name: str, paused: bool) -> None:
+    settings = load_settings()
+    change_schedule(find_schedule(name, settings), name, {"paused": paused}, settings)
+
+
+def _show(shelf: Shelf, name: str, settings: Settings, *, as_json: bool) -> None:
+    one = overview(shelf, name, settings)
+    if as_json:
+        print(json.dumps(one.as_dict()))
+    else:
+        print_one(one)

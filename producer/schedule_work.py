@@ -1,0 +1,88 @@
+"""Having the batches of schedules done: by a queue's workers, or by one in this process."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from functools import partial
+from typing import NoReturn
+
+import typer
+
+from producer.callback_command import await_callback
+from producer.doctor import missing_worker_parts
+from producer.report import follow, print_summary
+from producer.terminal import DONE, SOME_FAILED, refuse, say
+from workers.app import make_app
+from workers.attempts import attempts_at, is_live
+from workers.embedded import embedded_worker
+from workers.ledger import Ledger
+from workers.reconcile import close, minder, resume
+from workers.schedules.firing import Fired, run_due
+from workers.schedules.overview import unfinished
+from workers.schedules.shelf import all_schedules
+from workers.sending import Sender, choose_queue, waiting
+from workers.settings import Settings
+from workers.summary import json_object
+from workers.watch import BatchSummary, BatchWatch
+
+EMBEDDED_POLL_S, QUEUE_POLL_S = 0.2, 2.0
+
+
+def fire(settings: Settings, *, only: str | None = None) -> list[Fired]:
+    """Fire what is due; with a queue its workers plan it, without one `work` does."""
+    if settings.broker_url:
+        celery = make_app(settings)
+        return run_due(settings, Sender(celery).plan, only=only, choose_queue=partial(choose_queue, celery))
+    if missing := missing_worker_parts():
+        refuse(f"without a queue this command does the work itself, but {', '.join(missing)} is not installed: "
+                "install the worker extra, or set APF_BROKER_URL")  # fmt: skip
+    return run_due(settings, lambda batch_url: None, only=only)
+
+
+def work(fired: Iterable[Fired], settings: Settings, *, wait: bool, show: bool) -> list[BatchSummary]:
+    """Where the batches stand; without a queue, once a worker in this process has done them and what was left."""
+    batches = [batch for one in fired for batch in one.batches(settings)]
+    if not settings.broker_url:
+        return list(_done_here({batch_id: ledger for ledger, batch_id in batches}, settings, show=show))
+    if wait:
+        return [_followed(ledger, batch_id, settings, show=show) for ledger, batch_id in batches]
+    return [BatchWatch(ledger, batch_id).poll() for ledger, batch_id in batches]
+
+
+def finish(summaries: list[BatchSummary], *, as_json: bool) -> NoReturn:
+    """Print them, and end the command."""
+    if as_json:
+        print(json.dumps({"batches": [json_object(summary) for summary in summaries]}))
+    elif not summaries:
+        say("nothing to do")
+    for summary in () if as_json else summaries:
+        print_summary(summary)
+    raise typer.Exit(SOME_FAILED if any(summary.failed or summary.missing for summary in summaries) else DONE)
+
+
+def _followed(ledger: Ledger, batch_id: str, settings: Settings, *, show: bool) -> BatchSummary:
+    celery = make_app(settings)
+    mind = minder(ledger, batch_id, Sender(celery), settings, lambda: waiting(celery))
+    return follow(BatchWatch(ledger, batch_id), every_s=QUEUE_POLL_S, show=show, on_poll=mind)
+
+
+def _done_here(batches: dict[str, Ledger], settings: Settings, *, show: bool) -> Iterator[BatchSummary]:
+    """Nobody reconciles without a queue: what an earlier command has left is gone on with."""
+    for shelf, name in all_schedules(settings):
+        for ledger, batch in unfinished(shelf, name, settings):
+            if not any(map(is_live, attempts_at(ledger, batch.id))):  # else another command is at it
+                batches.setdefault(batch.id, ledger)
+    if not batches:
+        return
+    celery = make_app(settings)
+    sender = Sender(celery)
+    with embedded_worker(celery) as check:
+        for batch_id, ledger in batches.items():
+            resume(ledger, batch_id, sender, settings)
+            watch = BatchWatch(ledger, batch_id)
+            summary = follow(watch, every_s=EMBEDDED_POLL_S, show=show, on_poll=check)
+            summary = await_callback(watch, summary, sender.callback, check)
+            if summary.done:
+                close(ledger, summary.batch, settings)
+            yield summary

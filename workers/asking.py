@@ -1,0 +1,114 @@
+"""What a batch is to do, and its record in the ledger, with nothing planned yet."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Literal
+
+from pydantic import ValidationError
+
+from apf.recipe import Recipe, load_recipe
+from workers.address import parse_target
+from workers.allowed import check_allowed
+from workers.errors import BadRequest, WorkerError
+from workers.job import Batch, Lane, Part, explain
+from workers.ledger import Ledger, new_batch_id, open_ledger
+from workers.registry import register, roots
+from workers.settings import Settings
+from workers.store import canonical_url, open_store, overlap
+
+log = logging.getLogger(__name__)
+
+
+class OverlapError(WorkerError):
+    """Raised when source and destination share objects: a protected photo would be taken for a source."""
+
+
+def find_ledger(destination: str, settings: Settings) -> Ledger:
+    """The ledger of a destination."""
+    return open_ledger(canonical_url(destination), ledger_url=settings.ledger_url, s3=settings.s3)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What a batch is to do, besides from where to where; fields as in `workers.job.Batch`."""
+
+    #: light, standard, strong, a TOML file, or the recipe itself.
+    recipe: str | Recipe = "standard"
+    no_face: Literal["copy", "skip"] = "copy"
+    lane: Lane = "bulk"
+    tenant: str = ""
+    callback: str | None = None
+    fraction: float = 1.0
+    part: Part = "fraction"
+    changed_since: str = ""
+    schedule: str = ""
+    #: As `workers.sending.choose_queue` gives it; empty: by hashes.
+    queue: str = ""
+
+
+def new_batch(
+    source: str, destination: str, asked: Asked, settings: Settings, *, batch_id: str | None = None
+) -> tuple[Ledger, Batch]:
+    """A batch with nothing planned, checked and not yet written.
+
+    Args:
+        batch_id: its id; None makes a new one.
+
+    Raises:
+        BadRequest: a field does not validate.
+        OverlapError: source and destination overlap.
+        NotAllowed: APF_ALLOWED_URLS is set, and one of the two lies outside.
+        RecipeError: the recipe is unknown or malformed.
+        LedgerError: the id is none.
+        CallbackError: the callback's URL is malformed; whether it may be reached is the workers' to say.
+        StoreError: the source is missing.
+    """
+    source, destination = canonical_url(source), canonical_url(destination)
+    if settings.allowed_urls:  # what no worker may do is refused here, and not photo by photo there
+        check_allowed(source, settings.allowed, what="source")
+        check_allowed(destination, settings.allowed, what="destination")
+    if overlap(source, destination):
+        raise OverlapError(f"{source} and {destination} overlap: give a destination outside the source")
+    if asked.callback is not None:
+        parse_target(asked.callback)
+    recipe = asked.recipe
+    if not isinstance(recipe, Recipe):
+        recipe = load_recipe(recipe, detector=settings.detector)
+    open_store(source, s3=settings.s3)
+    open_store(destination, s3=settings.s3, create=True)
+    facts = {
+        **asdict(asked),
+        "id": batch_id or new_batch_id(),
+        "source": source,
+        "destination": destination,
+        "recipe": recipe,
+        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "max_shard_photos": settings.shard_photos,
+        "max_shard_megapixels": settings.shard_megapixels,
+    }
+    try:
+        return find_ledger(destination, settings), Batch.model_validate(facts)
+    except ValidationError as error:
+        raise BadRequest(f"a batch cannot be asked for this: {explain(error)}") from error
+
+
+def create_batch(
+    source: str, destination: str, asked: Asked, settings: Settings, *, batch_id: str | None = None
+) -> tuple[Ledger, Batch]:
+    """`new_batch`, written and registered; one whose id is there already is left and returned as it is.
+
+    Raises:
+        As `new_batch`, and StoreError where the ledger cannot be written.
+    """
+    ledger, batch = new_batch(source, destination, asked, settings, batch_id=batch_id)
+    if batch_id and ledger.has_batch(batch_id):
+        return ledger, ledger.read_batch(batch_id)
+    if settings.broker_url and not roots(settings):
+        log.warning("`apf beat` cannot know of batch %s: set APF_ALLOWED_URLS or APF_LEDGER_URL here, too", batch.id)
+    # First: a batch that is registered and not there yet is passed over, one that is not registered is forgotten.
+    register(ledger, batch, settings)
+    ledger.write_batch(batch)
+    return ledger, batch

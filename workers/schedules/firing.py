@@ -1,0 +1,182 @@
+"""From schedules to batches: what is due is fired once, however many look at it, and whenever they die."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime
+
+from apf.errors import ApfError
+from workers import attempts
+from workers.asking import Asked, create_batch, find_ledger
+from workers.errors import LedgerError, WorkerError
+from workers.job import Lane
+from workers.ledger import Ledger, open_batch
+from workers.planning import Taken
+from workers.reconcile import Send, plan_and_send
+from workers.registry import is_registered
+from workers.schedules.deciding import considered, due_at, settled
+from workers.schedules.record import Problem, Run, Schedule, State
+from workers.schedules.shelf import Shelf, all_schedules, shelf_for
+from workers.schedules.turn import TurnLost, turn_at
+from workers.settings import Settings
+
+log = logging.getLogger(__name__)
+
+#: Has a batch planned, by its URL; raises WorkerError.
+Plan = Callable[[str], None]
+Clock = Callable[[], datetime]
+#: The queue for a batch of this lane and tenant; empty: by hashes.
+Choose = Callable[[Lane, str], str]
+
+#: A schedule's work has time.
+LANE: Lane = "bulk"
+
+
+def by_hash(lane: Lane, tenant: str) -> str:
+    """A `Choose` that asks nobody."""
+    return ""
+
+
+@dataclass(frozen=True)
+class Fired:
+    """A run that was begun."""
+
+    shelf: Shelf
+    schedule: Schedule
+    run: Run
+
+    def batches(self, settings: Settings) -> list[tuple[Ledger, str]]:
+        ledger = find_ledger(self.schedule.destination, settings)
+        return [(ledger, part.batch) for part in self.run.parts]
+
+
+def run_due(
+    settings: Settings,
+    plan: Plan,
+    *,
+    now: Clock = attempts.now,
+    only: str | None = None,
+    choose_queue: Choose = by_hash,
+) -> list[Fired]:
+    """Fire all schedules that are due, then have their batches planned.
+
+    One that cannot be looked at keeps the error in its state and holds up no other.
+
+    Args:
+        only: a schedule's name; the others are left alone.
+        choose_queue: as `workers.sending.choose_queue`.
+
+    Raises:
+        LedgerError: no setting says where schedules lie.
+    """
+    fired: list[Fired] = []
+    for shelf, name in all_schedules(settings, complain=_log_problem):
+        if only in (None, name):
+            with noting_errors(shelf, name, now):
+                one = look(shelf, name, settings, now, choose_queue)
+                fired += [one] if one else []
+    for one in fired:
+        with noting_errors(one.shelf, one.schedule.name, now):
+            for ledger, batch_id in one.batches(settings):
+                plan(ledger.batch_url(batch_id))
+    return fired
+
+
+def _log_problem(url: str, error: WorkerError) -> None:
+    log.warning("schedules of %s cannot be listed: %s", url, error)
+
+
+def planner(send: Send, settings: Settings) -> Plan:
+    """A `Plan` that plans here and now."""
+
+    def plan(batch_url: str) -> None:
+        ledger, batch_id = open_batch(batch_url, s3=settings.s3)
+        with suppress(Taken):
+            plan_and_send(ledger, batch_id, send, settings)
+
+    return plan
+
+
+@contextmanager
+def noting_errors(shelf: Shelf, name: str, now: Clock) -> Iterator[None]:
+    """Keeps an error beside the schedule, for `apf schedule list`, and lets the others go on."""
+    try:
+        yield
+    except TurnLost as error:
+        log.info("%s", error)
+    except (WorkerError, ApfError) as error:
+        log.warning("schedule %s is left for the next time: %s", name, error)
+        with suppress(WorkerError):  # the store itself is down
+            shelf.note(name, Problem(error=str(error), at=now().isoformat(timespec="seconds")))
+
+
+def look(
+    shelf: Shelf, name: str, settings: Settings, now: Clock = attempts.now, choose_queue: Choose = by_hash
+) -> Fired | None:
+    """Fire the schedule if it is due; returns the run once its batches are made.
+
+    Raises:
+        WorkerError, ApfError: source, destination, recipe or record are not as they should be.
+    """
+    schedule, state = shelf.read(name), shelf.state(name)
+    if not _has_business(schedule, state, now(), settings):
+        return None
+    with turn_at(shelf, name) as turn:
+        if turn is None:
+            return None
+        state = settled(schedule, shelf.state(name), settings)  # somebody may have been here in the meantime
+        due = due_at(schedule, state, now())
+        _check_place(shelf, name, schedule, settings)
+        if due and (state.run is None or state.run.created):
+            state = considered(schedule, state, due, settings, turn.keep)
+            shelf.forget_problem(name)
+        turn.check()
+        shelf.write_state(name, state)
+        if state.run is None or state.run.created:
+            return None
+        return _make(shelf, schedule, state, state.run, settings, choose_queue(LANE, schedule.tenant))
+
+
+def _has_business(schedule: Schedule, state: State, at: datetime, settings: Settings) -> bool:
+    """Whether a look may change anything, without asking the store for more than it has to."""
+    run = state.run
+    if due_at(schedule, state, at) or (run and not run.created):
+        return True
+    if run is None or run.totals is not None:
+        return False
+    return not any(is_registered(schedule.destination, part.batch, settings) for part in run.parts)
+
+
+def _check_place(shelf: Shelf, name: str, schedule: Schedule, settings: Settings) -> None:
+    """Raises LedgerError where a record lies elsewhere than it should: somebody else may have put it there."""
+    wanted = shelf_for(schedule.destination, settings).store.url
+    if (shelf.store.url, name) != (wanted, schedule.name):
+        raise LedgerError(
+            f"schedule {schedule.name} into {schedule.destination} belongs into {wanted}, and not into "
+            f"{shelf.store.url}: set APF_ALLOWED_URLS and APF_LEDGER_URL alike for workers and commands"
+        )
+
+
+def _make(shelf: Shelf, schedule: Schedule, state: State, run: Run, settings: Settings, queue: str) -> Fired:
+    """Make the run's batches, as far as they are not there."""
+    for part in run.parts:
+        asked = Asked(
+            recipe=part.recipe,
+            no_face=schedule.no_face,
+            tenant=schedule.tenant,
+            callback=schedule.callback,
+            fraction=part.piece.fraction,
+            part=part.piece.part,
+            changed_since=part.changed_since,
+            schedule=schedule.name,
+            lane=LANE,
+            queue=queue,
+        )
+        create_batch(schedule.source, schedule.destination, asked, settings, batch_id=part.batch)
+    made = run.model_copy(update={"created": True})
+    shelf.write_state(schedule.name, state.model_copy(update={"run": made}))
+    log.info("schedule %s: %s, fired for %s", schedule.name, run.reason, run.fire_time)
+    return Fired(shelf, schedule, made)

@@ -1,0 +1,78 @@
+"""How a run ended: read from its batches' reports, one after the other, so that a batch of any size fits in memory."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+
+from workers.attempts import attempts_at, is_live
+from workers.errors import LedgerError
+from workers.job import Batch, PhotoReport, Totals
+from workers.ledger import Ledger, read_all
+
+#: Reports that are held at once.
+WINDOW = 64
+
+#: Photos without an output that a schedule remembers; what is beyond them may be run once more.
+MAX_WITHOUT_OUTPUT = 5000
+
+
+@dataclass(frozen=True)
+class BatchOutcome:
+    totals: Totals
+    #: Every photo has an outcome, and none failed for a reason that may pass.
+    complete: bool
+    #: `digest` of each photo that has no output.
+    without_output: tuple[str, ...]
+
+
+def digest(key: str, etag: str) -> str:
+    """A short name for this version of a photo."""
+    return hashlib.sha256(f"{key}\0{etag}".encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def is_over(ledger: Ledger, batch: Batch) -> bool:
+    """Whether nothing more comes of the batch by itself."""
+    if ledger.stopped(batch.id) == "cancelled":  # workers may still be at the photos in hand
+        return not any(map(is_live, attempts_at(ledger, batch.id)))
+    listed = batch.planned and ledger.reported_shards(batch.id) >= set(range(batch.shards))
+    return listed and not ledger.open_shards(batch)
+
+
+def outcome_of(ledger: Ledger, batch: Batch) -> BatchOutcome:
+    """What became of the photos of a batch that is over."""
+    totals, passing = Totals(), 0
+    without: list[str] = []
+    reports = photo_reports(ledger, batch)
+    while photos := list(islice(reports, 1000)):
+        totals += Totals.of(photos)
+        passing += sum(photo.transient for photo in photos)
+        without += [digest(p.key, p.etag) for p in photos if not p.bytes_out]
+        del without[MAX_WITHOUT_OUTPUT:]
+    complete = not passing and totals.photos >= batch.photos and batch.planned and not batch.note
+    return BatchOutcome(totals, complete, tuple(without))
+
+
+def photo_reports(ledger: Ledger, batch: Batch) -> Iterator[PhotoReport]:
+    """What became of each photo that is reported; a retry's outcome stands in for the earlier one."""
+    retried_by = _retried_by(ledger, batch)
+    for first in range(0, batch.shards, WINDOW):
+        numbers = range(first, min(first + WINDOW, batch.shards))
+        for report in read_all(partial(ledger.read_report, batch.id), numbers):
+            if report:
+                yield from (p for p in report.photos if report.shard >= retried_by.get(p.key, 0))
+
+
+def _retried_by(ledger: Ledger, batch: Batch) -> dict[str, int]:
+    """The last shard that repeats a photo, by key."""
+    found: dict[str, int] = {}
+    for shard in range(batch.first_retry if batch.first_retry is not None else batch.shards, batch.shards):
+        try:
+            found |= {ref.key: shard for ref in ledger.read_plan(batch.id, shard)}
+        except LedgerError:  # torn after it was reported
+            report = ledger.read_report(batch.id, shard)
+            found |= {photo.key: shard for photo in report.photos} if report else {}
+    return found
