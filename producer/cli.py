@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import StrEnum
 from typing import Annotated, NoReturn, ParamSpec, TypeVar
 
@@ -102,9 +102,11 @@ def protect(
     _refuse_what_cannot_run(settings, wait)
     if callback is not None:
         check_callback_here(callback, settings)
-    queue = choose_queue(make_app(settings), lane.value, tenant)
-    asked = Asked(recipe=recipe, no_face=no_face.value, lane=lane.value, tenant=tenant, callback=callback, queue=queue)
-    ledger, batch = batches.create_batch(source, destination, asked, settings)
+    asked = Asked(recipe=recipe, no_face=no_face.value, lane=lane.value, tenant=tenant, callback=callback)
+    ledger, batch = batches.new_batch(source, destination, asked, settings)
+    with suppress(BrokerError):  # told below, when the batch is kept in the ledger
+        batch = batch.model_copy(update={"queue": choose_queue(make_app(settings), batch.lane, tenant)})
+    batches.write_new(ledger, batch, settings)
 
     def send(sender: Sender) -> None:
         plan_and_send(ledger, batch.id, sender, settings)

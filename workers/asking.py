@@ -106,9 +106,14 @@ def create_batch(
     ledger, batch = new_batch(source, destination, asked, settings, batch_id=batch_id)
     if batch_id and ledger.has_batch(batch_id):
         return ledger, ledger.read_batch(batch_id)
+    write_new(ledger, batch, settings)
+    return ledger, batch
+
+
+def write_new(ledger: Ledger, batch: Batch, settings: Settings) -> None:
+    """Register and write a batch of `new_batch`; raises StoreError."""
     if settings.broker_url and not roots(settings):
         log.warning("`apf beat` cannot know of batch %s: set APF_ALLOWED_URLS or APF_LEDGER_URL here, too", batch.id)
     # First: a batch that is registered and not there yet is passed over, one that is not registered is forgotten.
     register(ledger, batch, settings)
     ledger.write_batch(batch)
-    return ledger, batch

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from workers.job import Batch, Outcome
-from workers.shard import BATCH, FACES, OUTCOME, RECIPE, SOURCE_ETAG
+from workers.marks import BATCH, FACES, OUTCOME, RECIPE, SOURCE_ETAG
 from workers.store import ObjectInfo, Store
 
 
