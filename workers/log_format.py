@@ -7,11 +7,13 @@ listed here and nothing else: what libraries hang on their records could name an
 from __future__ import annotations
 
 import logging
+import os
+import warnings
 from datetime import UTC, datetime
 from typing import Any
 
-from celery.signals import after_setup_logger, after_setup_task_logger
-from celery.utils.log import ColorFormatter
+from celery.signals import after_setup_logger, after_setup_task_logger, celeryd_after_setup, celeryd_init
+from celery.utils.log import ColorFormatter, get_multiprocessing_logger
 from pythonjsonlogger.json import JsonFormatter
 
 from workers.context import NAMES
@@ -83,8 +85,34 @@ def configure() -> None:
     format_lines(logging.getLogger())
 
 
+@celeryd_init.connect
+def before_setup(**_: object) -> None:
+    """Celery warns of some things before it has any handler: as root, say."""
+    if load_settings().log_format == "json":
+        warnings.showwarning = _warn_in_json
+
+
+def _warn_in_json(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: object, **__: object
+) -> None:
+    text = warnings.formatwarning(message, category, filename, lineno).rstrip()
+    handler = logging.StreamHandler()
+    handler.setFormatter(OneJsonObject())
+    logger = logging.getLogger("py.warnings")
+    handler.handle(logger.makeRecord(logger.name, logging.WARNING, filename, lineno, text, (), None))
+
+
+@celeryd_after_setup.connect
+def before_children(**_: object) -> None:
+    """Billiard, Celery's multiprocessing, would have a child log its start before it can know how lines look."""
+    if load_settings().log_format == "json":
+        os.environ.pop("_MP_FORK_LOGLEVEL_", None)
+
+
 @after_setup_logger.connect
 @after_setup_task_logger.connect
 def on_setup(logger: logging.Logger, **_: object) -> None:
-    """Celery has made its handlers: of the root logger, and of tasks' own."""
+    """Celery has made its handlers: of the root logger and billiard's, then of tasks' own."""
     format_lines(logger)
+    if billiards := get_multiprocessing_logger():
+        format_lines(billiards)

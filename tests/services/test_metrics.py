@@ -1,4 +1,4 @@
-"""What worker and exporter tell Prometheus, asked of real processes on a real queue."""
+"""What a worker tells Prometheus: a real worker on a real queue, killed now and then."""
 
 from __future__ import annotations
 
@@ -8,87 +8,16 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
-from tests.conftest import RedisServer, _free_ports
-from tests.faults.world import ROOT, World, closing_world, photos, until
+from tests.faults.world import ROOT, World, until
+from tests.services.watched import Scrape, exporting, fetch, port_of, program, watched_world
+
+__all__ = ["watched_world"]  # the fixture `world`
 
 pytestmark = pytest.mark.timeout(240)
-
-Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
-
-
-def fetch(port: int, path: str = "/metrics") -> tuple[int, str]:
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=20) as answer:
-            return answer.status, answer.read().decode()
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code, error.read().decode()
-
-
-class Scrape:
-    """The numbers of one scrape."""
-
-    def __init__(self, port: int) -> None:
-        status, self.text = fetch(port)
-        assert status == 200
-        self.families = list(text_string_to_metric_families(self.text))
-        self._samples = {
-            (sample.name, frozenset(sample.labels.items())): sample.value
-            for family in self.families
-            for sample in family.samples
-        }
-
-    def get(self, name: str, **labels: str) -> float:
-        return self._samples[name, frozenset(labels.items())]
-
-    def by(self, name: str, label: str) -> dict[str, float]:
-        return {dict(own)[label]: value for (each, own), value in self._samples.items() if each == name}
-
-    def names(self) -> set[str]:
-        return {name for name, _ in self._samples}
-
-
-@pytest.fixture
-def world(tmp_path: Path, redis_server: RedisServer) -> Iterator[World]:
-    port = str(_free_ports([0]))
-    source, out = (tmp_path / "in").as_uri(), (tmp_path / "out").as_uri()
-    variables = {"APF_METRICS_PORT": port, "TMPDIR": str(tmp_path), "APF_RECONCILE_EVERY_S": "1"}
-    with closing_world(World(tmp_path, redis_server, source, out, photos(12), variables)) as made:
-        yield made
-
-
-def port_of(world: World) -> int:
-    return int(world.variables["APF_METRICS_PORT"])
-
-
-@contextmanager
-def exporting(world: World, **more: str) -> Iterator[int]:
-    """`apf exporter` on the world's queue and store; its port."""
-    port = _free_ports([0])
-    with (world.folder / "exporter.log").open("ab") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "producer", "exporter", "--port", str(port)],
-            cwd=ROOT, env={**os.environ, **world.variables, "APF_EXPORTER_EVERY_S": "0", **more}, stdout=log, stderr=log,
-        )  # fmt: skip
-
-    def answers() -> bool:
-        with suppress(OSError):
-            return fetch(port, "/healthz")[0] == 200
-        return False
-
-    try:
-        until(answers, 30, "the exporter answers", world.folder / "exporter.log")
-        yield port
-    finally:
-        process.terminate()
-        assert process.wait(20) == 0
 
 
 def test_a_workers_numbers_are_the_reports_sums_whatever_child_was_killed(world: World) -> None:
@@ -124,3 +53,57 @@ def test_a_workers_numbers_are_the_reports_sums_whatever_child_was_killed(world:
     worker.terminate()
     worker.wait(30)
     assert not folder.exists(), "a worker that ends leaves no files"
+
+
+def test_a_worker_is_healthy_once_it_listens_and_serves_nothing_else(world: World) -> None:
+    """Neither other paths nor other methods."""
+    world.start_worker()
+    port = port_of(world)
+    assert fetch(port, "/healthz") == (200, "OK\n")
+    assert fetch(port, "/")[0] == 404
+    request = urllib.request.Request(f"http://127.0.0.1:{port}/metrics", data=b"x", method="POST")
+    with pytest.raises(urllib.error.HTTPError, match="405") as refused:
+        urllib.request.urlopen(request, timeout=20)
+    refused.value.close()
+
+
+def test_a_port_that_is_taken_is_named_and_the_worker_does_not_start(world: World) -> None:
+    """The second worker of a machine needs a port of its own, and its user learns that at once."""
+    world.start_worker()
+    command = [sys.executable, "-m", "celery", "-A", "tests.faults.celeryapp", "worker"]
+    second = subprocess.run(
+        command,
+        cwd=ROOT,
+        env={**os.environ, **world.variables},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert second.returncode == 2
+    assert "apf: metrics cannot be served on 127.0.0.1" in second.stderr
+    assert "APF_METRICS_PORT" in second.stderr
+    assert "Traceback" not in second.stderr
+
+
+def test_a_worker_without_a_port_counts_nothing(world: World) -> None:
+    """No library is loaded for it, and no file is written."""
+    world.start_worker(APF_METRICS_PORT="0")
+    world.submit()
+    world.wait()
+    assert list(world.folder.glob("apf-metrics-*")) == []
+    maps = Path(f"/proc/{world.child()}/maps").read_text()
+    assert "apf-metrics" not in maps
+    code = "import sys, workers.tasks, workers.shard, workers.decoder; print('prometheus_client' in sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert ran.stdout == "False\n"
+
+
+def test_names_follow_prometheus_conventions(world: World) -> None:
+    """By `promtool check metrics`, of both endpoints."""
+    command = [program("promtool"), "check", "metrics"]
+    world.start_worker()
+    with exporting(world) as port:
+        for text in (Scrape(port_of(world)).text, Scrape(port).text):
+            ran = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+            assert (ran.returncode, ran.stdout + ran.stderr) == (0, "")
