@@ -16,7 +16,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 from apf.clock import StageClock
 from apf.errors import ApfError, OtherVersion
 from apf.recipe import Recipe
-from workers import metrics
+from workers import metrics, traces
 from workers.allowed import EVERYTHING, check_allowed
 from workers.attempts import Lease, attempts_at, deaths_at, now, renewed
 from workers.context import at
@@ -101,8 +101,12 @@ def run_shard(
     lease = Lease(ledger, batch_id, job.shard, settings.lease_s)
     runner = make_runner() if deaths.together < SPLIT_AFTER else OneByOne(make_runner, lease, deaths)
     try:
-        facts = at(batch=batch_id, shard=job.shard, lane=batch.lane, tenant=batch.tenant)
-        with facts, _quiet(refs, settings), renewed(lease, interval_s=settings.progress_interval_s, on_beat=renew):
+        with (
+            at(batch=batch_id, shard=job.shard, lane=batch.lane, tenant=batch.tenant),
+            traces.shard_span(batch, job.shard, len(refs)),
+            _quiet(refs, settings),
+            renewed(lease, interval_s=settings.progress_interval_s, on_beat=renew),
+        ):
             photos = _outcomes(runner, refs, lease, others_may=settings.broker_url is not None)
             if not last_try and any(photo.transient for photo in photos):
                 raise ShardIncomplete(_transient(photos))
@@ -133,6 +137,7 @@ def report_lost_shard(job: ShardJob, settings: Settings, reason: str) -> None:
 def _write_report(ledger: Ledger, batch_id: str, lane: Lane, report: ShardReport) -> None:
     ledger.write_report(batch_id, report)
     metrics.shard_reported(report, lane)
+    traces.shard_reported(report)
 
 
 def _quiet(refs: Sequence[PhotoRef], settings: Settings) -> AbstractContextManager[None]:
