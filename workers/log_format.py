@@ -12,11 +12,17 @@ import warnings
 from datetime import UTC, datetime
 from typing import Any
 
-from celery.signals import after_setup_logger, after_setup_task_logger, celeryd_after_setup, celeryd_init
+from celery.signals import (
+    after_setup_logger,
+    after_setup_task_logger,
+    celeryd_after_setup,
+    celeryd_init,
+    worker_process_init,
+)
 from celery.utils.log import ColorFormatter, get_multiprocessing_logger
 from pythonjsonlogger.json import JsonFormatter
 
-from workers.context import NAMES
+from workers.context import NAMES, current, take_over
 from workers.logs import install, masked
 from workers.settings import load_settings
 
@@ -83,6 +89,14 @@ def configure() -> None:
     """For a process that is no worker, and has made its handlers already: masks, and APF_LOG_FORMAT."""
     install()
     format_lines(logging.getLogger())
+
+
+@celeryd_init.connect
+@worker_process_init.connect
+def name_worker(sender: object = None, **_: object) -> None:
+    """What a worker's processes say beside their shards is the worker's, too."""
+    if sender:
+        take_over({**current(), "worker": sender})
 
 
 @celeryd_init.connect

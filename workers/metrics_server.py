@@ -53,8 +53,9 @@ def start(**_: object) -> None:
 @worker_process_init.connect
 def start_child(**_: object) -> None:
     """In each child: it goes on with the files of the one that it replaces."""
-    if load_settings().metrics_port and FOLDER in os.environ:
-        metrics.start(f"child{current_process().index}")  # type: ignore[attr-defined]
+    slot = getattr(current_process(), "index", None)  # None: a pool without processes, whose tasks run in the parent
+    if slot is not None and load_settings().metrics_port and FOLDER in os.environ:
+        metrics.start(f"child{slot}")
 
 
 @worker_ready.connect
