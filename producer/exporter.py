@@ -101,12 +101,10 @@ class Exporter(Collector):
         kept = {source.target: source.answer(deadline - time.monotonic()) for source in self._sources}
         for each in kept.values():
             yield from each.metrics
-        yield gauge("apf_exporter_up", "Whether the service could be asked the last time.", "target",
-                     {target: float(each.up) for target, each in kept.items()})  # fmt: skip
-        yield gauge("apf_exporter_last_success_timestamp_seconds", "When it could last be asked; 0: never.", "target",
-                     {target: each.succeeded_at for target, each in kept.items()})  # fmt: skip
-        yield gauge("apf_exporter_duration_seconds", "Seconds that the last asking took.", "target",
-                     {target: each.seconds for target, each in kept.items()})  # fmt: skip
+        yield gauge("apf_exporter_up", {target: each.up for target, each in kept.items()})
+        succeeded = {target: each.succeeded_at for target, each in kept.items()}
+        yield gauge("apf_exporter_last_success_timestamp_seconds", succeeded)
+        yield gauge("apf_exporter_duration_seconds", {target: each.seconds for target, each in kept.items()})
         failures = CounterMetricFamily("apf_exporter_failures", "Times that it could not be asked.", labels=["target"])
         for target, each in kept.items():
             failures.add_metric([target], each.failures)

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, get_args
 
@@ -16,6 +17,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from producer.progress import Memory, Standing, State, standing
 from workers.errors import LedgerError
 from workers.job import Lane
+from workers.lanes import all_queues
 from workers.ledger import Ledger
 from workers.registry import OPEN, open_batches, roots
 from workers.sending import waiting
@@ -29,17 +31,46 @@ READERS = 8
 
 LANES: tuple[Lane, ...] = get_args(Lane)
 
+#: Name to label and meaning.
+GAUGES = {
+    "apf_queued_shards": ("lane", "Messages in the queues, nearly all of them shards."),
+    "apf_shards_open": ("lane", "Shards without a report, in batches that are not stopped."),
+    "apf_photos_pending": ("lane", "Photos in these shards, by the mean of their batch's shards."),
+    "apf_open_batches": (
+        "state",
+        "Batches that are registered as open; reported: done, and taken off the register by the next pass of apf beat.",
+    ),
+    "apf_oldest_waiting_seconds": (
+        "lane",
+        "Longest time in which a batch has made no progress: no report, no planning, no worker at it.",
+    ),
+    "apf_lane_idle_seconds": ("lane", "Time in which no open batch has made progress; 0 where none is open."),
+    "apf_exporter_up": ("target", "Whether the service could be asked the last time."),
+    "apf_exporter_last_success_timestamp_seconds": ("target", "When it could last be asked, in Unix time; 0: never."),
+    "apf_exporter_duration_seconds": ("target", "Seconds that the last asking took."),
+}
+
+
+def gauge(name: str, values: Mapping[Any, float]) -> Metric:
+    """One of `GAUGES`: the values of its label, and the number of each."""
+    label, meaning = GAUGES[name]
+    family = GaugeMetricFamily(name, meaning, labels=[label])
+    for value, number in values.items():
+        family.add_metric([str(value)], number)
+    return family
+
 
 def queue_metrics(app: Celery) -> list[Metric]:
     """What waits in Redis; raises BrokerError."""
     found = waiting(app)
-    queued = {"bulk": found.queued}
+    meaning = "Shards given to workers and not acknowledged, those that a dead worker held among them."
     return [
-        gauge("apf_queued_shards", "Messages in the queues, nearly all of them shards.", "lane",
-               {lane: queued.get(lane, 0) for lane in LANES}),
-        GaugeMetricFamily("apf_taken_shards", "Shards given to workers and not acknowledged; those of a dead worker "
-                          "stay so for APF_VISIBILITY_TIMEOUT_S.", value=found.taken),
-    ]  # fmt: skip
+        gauge(
+            "apf_queued_shards",
+            {lane: sum(found.queued.get(name, 0) for name in all_queues([lane])) for lane in LANES},
+        ),
+        GaugeMetricFamily("apf_taken_shards", meaning, value=len(found.taken)),
+    ]
 
 
 def batch_metrics(settings: Settings, memory: Memory) -> list[Metric]:
@@ -60,7 +91,7 @@ def batch_metrics(settings: Settings, memory: Memory) -> list[Metric]:
     open_urls = {ledger.batch_url(batch_id) for ledger, batch_id in found}
     for url in memory.keys() - open_urls:
         del memory[url]
-    return [*_counts(all_standings), *_ages([each for each in all_standings if each.state == "running"])]
+    return [_states(all_standings), *_lanes([each for each in all_standings if each.state == "running"])]
 
 
 def _look(pair: tuple[Ledger, str], memory: Memory) -> Standing | None:
@@ -72,32 +103,18 @@ def _look(pair: tuple[Ledger, str], memory: Memory) -> Standing | None:
         return None
 
 
-def _counts(standings: Sequence[Standing]) -> Iterator[Metric]:
-    states = dict.fromkeys(get_args(State), 0)
-    for each in standings:
-        states[each.state] += 1
-    yield gauge("apf_open_batches", "Batches that are registered as open. Reported: done, but not yet taken off the "
-                 "register, which the next pass of `apf beat` does.", "state", states)  # fmt: skip
-    running = [each for each in standings if each.state == "running"]
-    yield gauge("apf_shards_open", "Shards without a report, in batches that are not stopped.", "lane",
-                 {lane: sum(each.open_shards for each in running if each.lane == lane) for lane in LANES})  # fmt: skip
-    yield gauge("apf_photos_pending", "Photos in these shards, by the mean of their batch's shards.", "lane",
-                 {lane: math.ceil(sum(each.photos for each in running if each.lane == lane))
-                  for lane in LANES})  # fmt: skip
+def _states(standings: Sequence[Standing]) -> Metric:
+    counts = Counter(each.state for each in standings)
+    return gauge("apf_open_batches", {state: counts[state] for state in get_args(State)})
 
 
-def _ages(running: Sequence[Standing]) -> Iterator[Metric]:
-    ages = {lane: [each.idle_s for each in running if each.lane == lane] for lane in LANES}
-    yield gauge("apf_oldest_waiting_seconds", "Seconds in which the batch that waits longest has made no progress: no "
-                 "report, no planning, no worker at it.", "lane",
-                 {lane: max(each, default=0.0) for lane, each in ages.items()})  # fmt: skip
-    yield gauge("apf_lane_idle_seconds", "Seconds in which no open batch has made progress; 0 where none is open.",
-                 "lane", {lane: min(each, default=0.0) for lane, each in ages.items()})  # fmt: skip
+def _lanes(running: Sequence[Standing]) -> Iterator[Metric]:
+    lanes = {lane: [each for each in running if each.lane == lane] for lane in LANES}
 
+    def of(each_lane: Callable[[list[Standing]], float]) -> dict[Lane, float]:
+        return {lane: each_lane(mine) for lane, mine in lanes.items()}
 
-def gauge(name: str, text: str, label: str, values: Mapping[Any, float]) -> Metric:
-    """A gauge with one label: its values, and the number of each."""
-    family = GaugeMetricFamily(name, text, labels=[label])
-    for value, number in values.items():
-        family.add_metric([str(value)], number)
-    return family
+    yield gauge("apf_shards_open", of(lambda mine: sum(each.open_shards for each in mine)))
+    yield gauge("apf_photos_pending", of(lambda mine: math.ceil(sum(each.photos for each in mine))))
+    yield gauge("apf_oldest_waiting_seconds", of(lambda mine: max((each.idle_s for each in mine), default=0.0)))
+    yield gauge("apf_lane_idle_seconds", of(lambda mine: min((each.idle_s for each in mine), default=0.0)))

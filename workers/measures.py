@@ -56,8 +56,8 @@ COUNTERS = {
     "apf_read_bytes_total": Measure("Bytes of photos read from the store, those of unfinished shards included."),
     "apf_written_bytes_total": Measure("Bytes of photos written to the store, those of unfinished shards included."),
     "apf_retries_total": Measure(
-        "Shards sent again: the store was down, the worker's process was lost, a time limit ran out, an upload went ahead, "
-        "or the batch was resumed while its shards stopped.",
+        "Shards sent again: the store was down, the worker's process was lost, a time limit ran out, an upload went "
+        "ahead, or the batch was resumed while its shards stopped.",
         {"reason": ("store_down", "worker_lost", "time_limit", "overtaken", "resumed")},
     ),
     "apf_decoder_failures_total": Measure(

@@ -189,11 +189,10 @@ class ShardRunner:
             taken, photos = self._next_batch(expected)
             expected -= taken
             if photos:
-                fill = sum(photo.megapixels for photo in photos) / self._batch_megapixels()
-                metrics.observe("apf_batch_fill_ratio", fill)
+                megapixels = sum(photo.megapixels for photo in photos)
+                metrics.observe("apf_batch_fill_ratio", megapixels / self._batch_megapixels())
                 started = time.monotonic()
                 self._filter(photos, writers)
-                megapixels = sum(photo.megapixels for photo in photos)
                 self._megapixels_per_s = megapixels / max(time.monotonic() - started, 1e-6)
                 if expected and self.overtaken():
                     self.stop(ShardOvertaken("an upload waits"))

@@ -35,7 +35,7 @@ def worked(world: World, **more: str) -> str:
     environment = {**os.environ, "REMAP_SIGTERM": "SIGQUIT", **world.variables, **more}
     with world.log.open("ab") as log:
         process = subprocess.Popen(
-            [*command, "-Q", "interactive,bulk", "--loglevel", "INFO", "-n", "w1@here"],
+            [*command, "--loglevel", "INFO", "-n", "w1@here"],
             cwd=ROOT,
             env=environment,
             stdout=subprocess.DEVNULL,  # what Celery says of signals that it got
