@@ -46,9 +46,6 @@ class TextFormatter(ColorFormatter):
 class OneJsonObject(JsonFormatter):
     """`time` (ISO 8601, UTC), `level`, `logger`, `process`, `message`, what the thread was at, and `exc_info`."""
 
-    def __init__(self) -> None:
-        super().__init__(json_ensure_ascii=False)
-
     def format(self, record: logging.LogRecord) -> str:
         if record.exc_text:
             # Masked when the record was made; formatted anew it would not be.
