@@ -11,7 +11,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
-from waitress import create_server  # type: ignore[import-untyped]
+from waitress import create_server
 
 from workers.errors import SettingsError
 
