@@ -19,6 +19,7 @@ from producer import doctor, schedule_command
 from producer.batch import Asked
 from producer.callback_command import app as callback_app
 from producer.callback_command import await_callback, check_callback_here
+from producer.exporter_command import exporter_command
 from producer.listen_command import listen
 from producer.report import console, follow, print_failures, print_summary
 from producer.report_command import report
@@ -64,6 +65,9 @@ app = typer.Typer(
 app.add_typer(callback_app, name="callback")
 app.command()(report)
 app.add_typer(schedule_command.app, name="schedule")
+
+
+app.command("exporter")(exporter_command)
 
 
 class NoFace(StrEnum):
@@ -280,7 +284,9 @@ def _become(arguments: list[str]) -> NoReturn:
     environment = {"REMAP_SIGTERM": "SIGQUIT", **os.environ}
     # The app wants settings, which help does without.
     app_of_ours = [] if HELP in arguments else ["-A", "workers.celeryapp"]
-    command = [sys.executable, "-m", "celery", *app_of_ours, *arguments]
+    # Celery's banners are no log.
+    quiet = ["--quiet"] if os.environ.get("APF_LOG_FORMAT") == "json" else []
+    command = [sys.executable, "-m", "celery", *app_of_ours, *quiet, *arguments]
     os.execve(sys.executable, command, environment)  # noqa: S606  the user's own arguments, no shell
 
 

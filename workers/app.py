@@ -5,6 +5,7 @@ from __future__ import annotations
 from celery import Celery
 from kombu import Exchange, Queue
 
+from workers import traces
 from workers.job import INTERACTIVE
 from workers.lanes import all_queues
 from workers.settings import Settings
@@ -20,7 +21,13 @@ DEAD_LETTERS = "apf-unroutable"
 
 
 def make_app(settings: Settings) -> Celery:
-    """An app on the settings' Redis, or on an in-process broker where there is none."""
+    """An app on the settings' Redis, or on an in-process broker where there is none.
+
+    Raises:
+        SettingsError: APF_OTEL is set, and the extra is not installed.
+    """
+    if settings.otel:
+        traces.start()
     app = Celery("apf", broker=settings.broker_url or EMBEDDED_BROKER, backend=None)
     app.conf.update(
         imports=("workers.tasks",),

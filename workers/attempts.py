@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
+from workers.context import current, take_over
 from workers.errors import LedgerError, NotFound, StoreError
 from workers.job import Attempt, Totals, parse
 from workers.ledger import Ledger
@@ -130,8 +131,10 @@ def renewed(lease: Lease, *, interval_s: float, on_beat: Callable[[Lease], None]
     """
     lease.beat()
     ended = threading.Event()
+    facts = current()
 
     def run() -> None:
+        take_over(facts)
         while not ended.wait(min(interval_s or lease.longest_s, lease.longest_s)):
             try:
                 on_beat(lease)

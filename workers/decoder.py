@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 from pebble import ProcessExpired, ProcessPool
 
 from apf.errors import CorruptPhoto
+from workers import metrics
 
 if TYPE_CHECKING:
     from apf.photo import Header, Limits, Photo
@@ -76,10 +77,12 @@ class Decoder:
             try:
                 result: Result = future.result()
             except TookTooLong as error:
+                metrics.add("apf_decoder_failures_total", reason="timeout")
                 raise CorruptPhoto(
                     f"decoding took longer than {self._limit_s:g} s: save it again, or raise APF_DECODE_LIMIT_S"
                 ) from error
             except ProcessExpired as error:
+                metrics.add("apf_decoder_failures_total", reason="died")
                 log.warning("a decoder died with status %s", error.exitcode)
                 continue
             return result

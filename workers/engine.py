@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Protocol
 
 from apf.clock import StageClock
 from apf.recipe import Recipe
+from workers import metrics
 from workers.settings import Settings
 
 if TYPE_CHECKING:
@@ -82,7 +84,10 @@ def load_engine(recipe: Recipe, settings: Settings) -> Engine:
     Raises:
         ApfError: the weights are not the recipe's, or its detector cannot be loaded.
     """
-    return FilterEngine(recipe, settings)
+    started = time.monotonic()
+    engine = FilterEngine(recipe, settings)
+    metrics.observe("apf_model_load_seconds", time.monotonic() - started)
+    return engine
 
 
 def usable_device(name: str) -> str:

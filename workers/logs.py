@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import quote
 
+from workers.context import current
 from workers.settings import load_settings
 
 #: Shorter keys are hidden only where they stand in quotes: they could be any word.
@@ -74,7 +75,10 @@ def alias(key: str) -> str:
 
 
 def install() -> None:
-    """From now on every record of this process is masked; a second call changes nothing."""
+    """From now on every record of this process is masked, and carries what its thread is at.
+
+    A second call changes nothing.
+    """
     make = logging.getLogRecordFactory()
     if getattr(make, "masks", False):
         return
@@ -88,6 +92,7 @@ def install() -> None:
         record.msg, record.args = masked(record.getMessage(), keys), ()
         if record.exc_info:
             record.exc_text = masked(_FORMAT.formatException(record.exc_info))
+        record.apf_at = current()
         return record
 
     make_masked.masks = True  # type: ignore[attr-defined]

@@ -16,11 +16,13 @@ from celery.exceptions import SoftTimeLimitExceeded
 from apf.clock import StageClock
 from apf.errors import ApfError, OtherVersion
 from apf.recipe import Recipe
+from workers import metrics, traces
 from workers.allowed import EVERYTHING, check_allowed
 from workers.attempts import Lease, attempts_at, deaths_at, now, renewed
+from workers.context import at
 from workers.engine import Engine, load_engine
 from workers.errors import NotAllowed, StoreError
-from workers.job import Batch, Outcome, PhotoRef, PhotoReport, ShardJob, ShardReport, Totals
+from workers.job import Batch, Lane, Outcome, PhotoRef, PhotoReport, ShardJob, ShardReport, Totals
 from workers.ledger import Ledger, ledger_url, open_batch
 from workers.logs import keys_hidden
 from workers.poison import SPLIT_AFTER, OneByOne
@@ -76,7 +78,7 @@ def run_shard(
         check_batch(ledger, batch, settings)
     except NotAllowed as error:
         report = _shard_report(job, [_failed(ref, str(error)) for ref in refs], StageClock(), 0.0)
-        ledger.write_report(batch_id, report)
+        _write_report(ledger, batch_id, batch.lane, report)
         return report.totals
     deaths = deaths_at(attempts_at(ledger, batch_id, job.shard))
     started = time.monotonic()
@@ -99,14 +101,19 @@ def run_shard(
     lease = Lease(ledger, batch_id, job.shard, settings.lease_s)
     runner = make_runner() if deaths.together < SPLIT_AFTER else OneByOne(make_runner, lease, deaths)
     try:
-        with _quiet(refs, settings), renewed(lease, interval_s=settings.progress_interval_s, on_beat=renew):
+        with (
+            at(batch=batch_id, shard=job.shard, lane=batch.lane, tenant=batch.tenant),
+            traces.shard_span(batch, job.shard, len(refs)),
+            _quiet(refs, settings),
+            renewed(lease, interval_s=settings.progress_interval_s, on_beat=renew),
+        ):
             photos = _outcomes(runner, refs, lease, others_may=settings.broker_url is not None)
             if not last_try and any(photo.transient for photo in photos):
                 raise ShardIncomplete(_transient(photos))
             photos = [photo.model_copy(update={"attempts": 1 + deaths.of(photo.key)}) for photo in photos]
             report = _shard_report(job, photos, runner.clock, time.monotonic() - started)
             # While the try still counts: whoever dies here is missed, too.
-            ledger.write_report(batch_id, report)
+            _write_report(ledger, batch_id, batch.lane, report)
     except ShardStopped as stop:
         # The try is over by now, so whoever resumes the batch from here on sends the shard again.
         if ledger.stopped(batch_id):
@@ -124,7 +131,13 @@ def report_lost_shard(job: ShardJob, settings: Settings, reason: str) -> None:
     check_batch(ledger, batch, settings)
     destination = open_store(batch.destination, s3=settings.s3, create=True)
     photos = [_written_or_failed(ref, batch, destination, reason) for ref in ledger.read_plan(batch_id, job.shard)]
-    ledger.write_report(batch_id, _shard_report(job, photos, StageClock(), 0.0))
+    _write_report(ledger, batch_id, batch.lane, _shard_report(job, photos, StageClock(), 0.0))
+
+
+def _write_report(ledger: Ledger, batch_id: str, lane: Lane, report: ShardReport) -> None:
+    ledger.write_report(batch_id, report)
+    metrics.shard_reported(report, lane)
+    traces.shard_reported(report)
 
 
 def _quiet(refs: Sequence[PhotoRef], settings: Settings) -> AbstractContextManager[None]:

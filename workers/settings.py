@@ -120,6 +120,17 @@ class Settings(BaseSettings):
     callback_timeout_s: float = Field(default=10, gt=0, le=60)
     callback_give_up_s: float = Field(default=24 * 3600, ge=0)
 
+    #: A worker's metrics (GET /metrics) and health (GET /healthz) answer on this port; 0: they are off.
+    metrics_port: int = Field(default=0, ge=0, le=65535)
+    #: On this address; 0.0.0.0 is for whoever reaches the machine.
+    metrics_host: Text = "127.0.0.1"
+    #: `apf exporter` asks Redis and the store no more often than this, however often it is scraped.
+    exporter_every_s: float = Field(default=15, ge=0)
+    #: Lines of logs: for people, or one JSON object each.
+    log_format: Literal["text", "json"] = "text"
+    #: Traces, where OTEL_EXPORTER_OTLP_ENDPOINT says; needs the extra `otel`.
+    otel: bool = False
+
     @field_validator("callback_secrets")
     @classmethod
     def _secrets_are_keys(cls, secrets: SecretStr | None) -> SecretStr | None:

@@ -21,7 +21,9 @@ from celery.exceptions import SoftTimeLimitExceeded
 
 from apf.clock import StageClock
 from apf.errors import PhotoError
+from workers import metrics
 from workers.budget import BudgetClosed, ByteBudget
+from workers.context import current, take_over
 from workers.engine import Engine
 from workers.errors import BadCredentials, Changed, NotFound, ObjectTooLarge, StoreError, StoreFull, StoreGone
 from workers.job import Batch, Outcome, PhotoRef, PhotoReport
@@ -93,8 +95,7 @@ class ShardRunner:
         Raises:
             ApfError: the filter itself cannot be loaded, so that no photo can be protected.
         """
-        readers = ThreadPoolExecutor(self.settings.read_threads, thread_name_prefix="read")
-        writers = ThreadPoolExecutor(self.settings.write_threads, thread_name_prefix="write")
+        readers, writers = _pool("read", self.settings.read_threads), _pool("write", self.settings.write_threads)
         try:
             for ref in refs:
                 readers.submit(self._read, ref)
@@ -145,6 +146,7 @@ class ShardRunner:
         try:
             with self.clock.stage("read"):
                 blob = self.source.get(ref.key, etag=ref.etag, max_bytes=self.settings.max_photo_bytes)
+            metrics.add("apf_read_bytes_total", len(blob.data))
             if not _may_be_photo(ref.key, blob.data):
                 self._report(_report(ref, Outcome.skipped, reason="not a photo"))
                 return None
@@ -180,9 +182,10 @@ class ShardRunner:
             taken, photos = self._next_batch(expected)
             expected -= taken
             if photos:
+                megapixels = sum(photo.megapixels for photo in photos)
+                metrics.observe("apf_batch_fill_ratio", megapixels / self._batch_megapixels())
                 started = time.monotonic()
                 self._filter(photos, writers)
-                megapixels = sum(photo.megapixels for photo in photos)
                 self._megapixels_per_s = megapixels / max(time.monotonic() - started, 1e-6)
                 if expected and self.overtaken():
                     self.stop(ShardOvertaken("an upload waits"))
@@ -256,6 +259,7 @@ class ShardRunner:
         }
         with self.clock.stage("write"):
             self.destination.put(item.ref.key, data, content_type=item.content_type, metadata=metadata)
+        metrics.add("apf_written_bytes_total", len(data))
         return _report(item.ref, outcome, bytes_out=len(data), **facts)
 
     # Reports
@@ -271,6 +275,10 @@ class ShardRunner:
         if not isinstance(error, (PhotoError, StoreError)):
             logger.exception("a photo failed in a way that nobody foresaw", exc_info=error)
         self._report(_report(ref, Outcome.failed, reason=reason, transient=transient))
+
+
+def _pool(name: str, threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix=name, initializer=take_over, initargs=(current(),))
 
 
 def in_order(reports: Sequence[PhotoReport], refs: Sequence[PhotoRef]) -> list[PhotoReport]:

@@ -17,10 +17,16 @@ from celery.signals import task_failure, worker_shutdown
 from celery.worker import state
 
 from apf.errors import OtherVersion
+from workers import (  # noqa: F401  the latter two for what they do on Celery's signals
+    log_format,
+    metrics,
+    metrics_server,
+)
 from workers.allowed import check_allowed
 from workers.app import CALLBACK, PLAN, RECONCILE, RUN_SCHEDULES, TASK
 from workers.attempts import give_back
 from workers.callback import tell_of_end
+from workers.context import at
 from workers.delivery import deliver
 from workers.errors import JobError, NewerRecord, StoreError, WorkerError
 from workers.job import BULK, ShardJob
@@ -76,6 +82,8 @@ def after_failure(
         if task_id in _sent_again:
             return
         _sent_again.append(task_id)
+        died = isinstance(exception, WorkerLostError)
+        metrics.add("apf_retries_total", reason="worker_lost" if died else "time_limit")
         logger.error("shard %s cost its worker and is sent again: %s", job.shard, type(exception).__name__)
         Sender(sender.app)(job)
         return
@@ -105,17 +113,25 @@ def give_all_back(**_: object) -> None:
 def protect_shard(self: Any, message: dict[str, object]) -> dict[str, object] | None:
     """Protect the shard that the message names; a store that is down is waited for, with back-off."""
     job = ShardJob.decode(message)
+    with at(worker=self.request.hostname, task=self.request.id):
+        return _protect(self, job)
+
+
+def _protect(self: Any, job: ShardJob) -> dict[str, object] | None:
     try:
         totals = run_shard(job, load_settings(), last_try=job.waits >= MAX_WAITS, overtaken=_overtaken(self.app, job))
     except (ShardIncomplete, StoreError) as error:
         if (isinstance(error, StoreError) and not error.transient) or job.waits >= MAX_WAITS:
             raise
+        metrics.add("apf_retries_total", reason="store_down")
         raise self.retry(
             args=[job.waited().encode()], exc=error, countdown=_back_off_s(job.waits), max_retries=None
         ) from error
     except (SoftTimeLimitExceeded, ShardResumed) as error:
+        metrics.add("apf_retries_total", reason="resumed" if isinstance(error, ShardResumed) else "time_limit")
         raise self.retry(exc=error, countdown=1, max_retries=None) from error
     except ShardOvertaken as error:
+        metrics.add("apf_retries_total", reason="overtaken")
         raise self.retry(exc=error, countdown=0, max_retries=None) from error
     # Also where there was nothing to do: whoever reported the shard may have died before this.
     tell_of_end(job.batch_url, job.shard, load_settings(), Sender(self.app).callback)
@@ -147,7 +163,10 @@ def reconcile_all(self: Any) -> dict[str, int]:
     """Send again what nobody is at, in every open batch that the settings let find."""
     settings = load_settings()
     sender = Sender(self.app)
-    return reconcile(roots(settings), sender, settings, lambda: waiting(self.app), sender.callback)
+    sent = reconcile(roots(settings), sender, settings, lambda: waiting(self.app), sender.callback)
+    metrics.add("apf_reconciled_shards_total", sum(sent.values()))
+    metrics.put("apf_last_reconcile_timestamp_seconds", time.time())
+    return sent
 
 
 @shared_task(bind=True, name=CALLBACK)
