@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import logging
-from enum import StrEnum
 from typing import Annotated
 
 import typer
 
-from producer.terminal import COULD_NOT_RUN, errors_end_the_command
+from producer.terminal import COULD_NOT_RUN, NoFace, errors_end_the_command
 from workers.settings import load_settings
-
-
-class NoFace(StrEnum):
-    copy = "copy"
-    skip = "skip"
 
 
 @errors_end_the_command
@@ -43,10 +37,12 @@ def listen(
     """Listen for a store's events, and submit new photos on the interactive lane (docs/events.md)."""
     from producer.events.intake import Gathering  # noqa: PLC0415 - what only this command needs
     from producer.events.start import Listening, run  # noqa: PLC0415
+    from workers.log_format import configure  # noqa: PLC0415
     from workers.logs import install  # noqa: PLC0415
 
     settings = load_settings()
     install()
+    configure()
     logging.getLogger("producer").setLevel(logging.INFO)
     asked = Listening(
         routes=tuple(route or ()),

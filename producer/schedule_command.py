@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
@@ -12,7 +11,7 @@ import typer
 from apf.recipe import recipe_fields
 from producer import schedule_running as running
 from producer.schedule_table import print_one, print_table
-from producer.terminal import AsJson, errors_end_the_command, refuse, say
+from producer.terminal import AsJson, NoFace, errors_end_the_command, refuse, say
 from workers.schedules.editing import (
     DEFAULT_EVERY,
     add_schedule,
@@ -34,11 +33,6 @@ app = typer.Typer(
 
 #: Between two looks at a schedule that is waited for.
 POLL_S = 1.0
-
-
-class NoFace(StrEnum):
-    copy = "copy"
-    skip = "skip"
 
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The schedule's name.")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from enum import StrEnum
 from functools import wraps
 from typing import Annotated, NoReturn, ParamSpec
 
@@ -16,6 +17,12 @@ from workers.errors import WorkerError
 DONE, SOME_FAILED, COULD_NOT_RUN, INTERRUPTED = 0, 1, 2, 130
 
 P = ParamSpec("P")
+
+
+class NoFace(StrEnum):
+    copy = "copy"
+    skip = "skip"
+
 
 Destination = Annotated[str, typer.Argument(metavar="DST", help="Folder, file:// or s3://bucket/prefix.")]
 BatchId = Annotated[str, typer.Argument(metavar="BATCH", help="A batch's id, as `apf status` prints it.")]

@@ -23,8 +23,6 @@ INFRA = ROOT / "infra"
 DOCKERFILE = (INFRA / "Dockerfile").read_text()
 COMPOSE: dict[str, Any] = yaml.safe_load((INFRA / "compose.yaml").read_text())
 SERVICES: dict[str, Any] = COMPOSE["services"]
-#: Settings of the listener, the exporter and callbacks, which may come after what deploys them.
-LATER = {"APF_METRICS_HOST", "APF_METRICS_PORT", "APF_LOG_FORMAT", "APF_LISTEN_SECRET", "APF_CALLBACK_SECRETS"}
 #: What runs our own images.
 OURS = ("worker", "worker-cpu", "producer", "beat", "exporter", "listener")
 LOCKS = sorted(INFRA.glob("constraints*.txt"))
@@ -68,7 +66,7 @@ def names_in_environment() -> set[str]:
 
 def test_compose_settings_exist() -> None:
     """Each APF_ variable that compose or the Dockerfile sets is one that the workers read: a typo would do nothing."""
-    known = {f"APF_{field.upper()}" for field in Settings.model_fields} | LATER
+    known = {f"APF_{field.upper()}" for field in Settings.model_fields}
     assert names_in_environment() - known == set()
 
 

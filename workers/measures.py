@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, valu
 from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.multiprocess import mark_process_dead
 
+from workers.delivery import Result
 from workers.job import Lane, Outcome
 
 #: Those of every recipe; one that is not here appears with its first second.
@@ -63,6 +64,7 @@ COUNTERS = {
     "apf_decoder_failures_total": Measure(
         "Decoder processes that died over a photo, or took too long for it.", {"reason": ("died", "timeout")}
     ),
+    "apf_callbacks_total": Measure("Tries of callbacks, by what came of them.", {"result": get_args(Result)}),
     "apf_reconciled_shards_total": Measure("Shards that nobody was at, sent again by the periodic task."),
 }
 

@@ -173,6 +173,7 @@ def reconcile_all(self: Any) -> dict[str, int]:
 def deliver_callback(self: Any, batch_url: str) -> str:
     """Post the callback of a batch that is done; a receiver that does not take it is tried again, with back-off."""
     delivery = deliver(batch_url, load_settings())
+    metrics.add("apf_callbacks_total", result=delivery.result)
     if delivery.again_s is not None:
         raise self.retry(countdown=delivery.again_s, max_retries=None)
     return delivery.result

@@ -1,0 +1,209 @@
+"""The commands about one batch: start it, ask how far it is, retry, resume, cancel, pause."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from enum import StrEnum
+from typing import Annotated, NoReturn
+
+import typer
+
+from producer import batch as batches
+from producer import doctor
+from producer.batch import Asked
+from producer.callback_command import await_callback, check_callback_here
+from producer.report import console, follow, print_failures, print_summary
+from producer.terminal import (
+    DONE,
+    INTERRUPTED,
+    SOME_FAILED,
+    AsJson,
+    BatchId,
+    Destination,
+    NoFace,
+    Wait,
+    errors_end_the_command,
+    refuse,
+    say,
+)
+from workers.app import make_app
+from workers.embedded import embedded_worker
+from workers.errors import StoreError
+from workers.job import BULK, INTERACTIVE, Batch
+from workers.ledger import Ledger, Stop
+from workers.reconcile import close, minder, plan_and_send, resume
+from workers.sending import BrokerError, Sender, choose_queue, waiting
+from workers.settings import Settings, load_settings
+from workers.summary import json_object
+from workers.watch import BatchSummary, BatchWatch
+
+#: Between two looks at the ledger: of a worker in this process, and of workers elsewhere.
+EMBEDDED_POLL_S, QUEUE_POLL_S = 0.2, 2.0
+
+
+class LaneName(StrEnum):
+    interactive = INTERACTIVE
+    bulk = BULK
+
+
+@errors_end_the_command
+def protect(
+    source: Annotated[str, typer.Argument(metavar="SRC", help="Folder, file:// or s3://bucket/prefix.")],
+    destination: Destination,
+    recipe: Annotated[str, typer.Option(help="light, standard, strong, or a TOML file.")] = "standard",
+    wait: Wait = True,
+    no_face: Annotated[NoFace, typer.Option(help="What to do with a photo that has no face.")] = NoFace.copy,
+    lane: Annotated[LaneName, typer.Option(help="interactive overtakes bulk on shared workers.")] = LaneName.bulk,
+    tenant: Annotated[str, typer.Option(help="Whose photos these are: tenants get equal shares of a lane.")] = "",
+    callback: Annotated[
+        str | None, typer.Option(metavar="URL", help="POST there when the batch is done (docs/callbacks.md).")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Protect every photo of SRC into DST; only what is new or changed since the last time."""
+    settings = load_settings()
+    _refuse_what_cannot_run(settings, wait)
+    if callback is not None:
+        check_callback_here(callback, settings)
+    asked = Asked(recipe=recipe, no_face=no_face.value, lane=lane.value, tenant=tenant, callback=callback)
+    ledger, batch = batches.new_batch(source, destination, asked, settings)
+    with suppress(BrokerError):  # told below, when the batch is kept in the ledger
+        batch = batch.model_copy(update={"queue": choose_queue(make_app(settings), batch.lane, tenant)})
+    batches.write_new(ledger, batch, settings)
+
+    def send(sender: Sender) -> None:
+        plan_and_send(ledger, batch.id, sender, settings)
+
+    _run(ledger, batch.id, send, settings, wait=wait, as_json=as_json)
+
+
+@errors_end_the_command
+def status(
+    destination: Destination,
+    batch: Annotated[str | None, typer.Argument(metavar="[BATCH]", help="Default: the latest.")] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Follow until the batch is done.")] = False,
+    failed: Annotated[bool, typer.Option("--failed", help="List every failed photo.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Tell how far a batch is; with --failed, which photos failed, why, and how often they were begun."""
+    settings = load_settings()
+    ledger = batches.find_ledger(destination, settings)
+    batch_id = batch or batches.latest_batch(ledger, destination)
+    if watch:
+        summary = follow(BatchWatch(ledger, batch_id), every_s=QUEUE_POLL_S, show=not as_json)
+    else:
+        summary = BatchWatch(ledger, batch_id).poll(running=True)
+    if failed and not as_json:
+        print_failures(summary)
+        raise typer.Exit(SOME_FAILED if summary.failed else DONE)
+    _finish(summary, as_json=as_json)
+
+
+@errors_end_the_command
+def retry(destination: Destination, batch: BatchId, wait: Wait = True, as_json: AsJson = False) -> None:
+    """Send the failed photos of a batch again, after a fix."""
+    settings = load_settings()
+    _refuse_what_cannot_run(settings, wait)
+    ledger = batches.find_ledger(destination, settings)
+
+    def send(sender: Sender) -> None:
+        count = batches.retry(ledger, batch, sender, settings)
+        console.print(f"{count} failed photos sent again", highlight=False)
+
+    _run(ledger, batch, send, settings, wait=wait, as_json=as_json)
+
+
+@errors_end_the_command
+def resume_command(destination: Destination, batch: BatchId, wait: Wait = True, as_json: AsJson = False) -> None:
+    """Go on with a batch: finish its planning, and send again what has no report."""
+    settings = load_settings()
+    _refuse_what_cannot_run(settings, wait)
+    ledger = batches.find_ledger(destination, settings)
+
+    def send(sender: Sender) -> None:
+        count = resume(ledger, batch, sender, settings)
+        console.print(f"{count} shards sent again", highlight=False)
+
+    _run(ledger, batch, send, settings, wait=wait, as_json=as_json)
+
+
+@errors_end_the_command
+def cancel(destination: Destination, batch: BatchId) -> None:
+    """Stop a batch: shards that wait are dropped, running ones end early; `apf resume` takes it up again."""
+    _stop(destination, batch, "cancelled")
+
+
+@errors_end_the_command
+def pause(destination: Destination, batch: BatchId) -> None:
+    """Hold a batch, across restarts of anything, until `apf resume`."""
+    _stop(destination, batch, "paused")
+
+
+def _stop(destination: str, batch: str, how: Stop) -> None:
+    ledger = batches.find_ledger(destination, load_settings())
+    if _is_done(ledger, ledger.read_batch(batch)):  # an unknown batch is an error, not a marker
+        refuse(f"batch {batch} is done already, so it cannot be {how}: nothing of it is left to stop")
+    ledger.stop(batch, how)
+    say(f"batch {batch} is {how}; go on with: apf resume {destination} {batch}")
+
+
+def _is_done(ledger: Ledger, batch: Batch) -> bool:
+    # The listing first: of a large batch that runs, it takes long to read every report.
+    listed = batch.planned and ledger.reported_shards(batch.id) >= set(range(batch.shards))
+    return listed and not ledger.open_shards(batch)
+
+
+def _run(
+    ledger: Ledger, batch_id: str, send: Callable[[Sender], None], settings: Settings, *, wait: bool, as_json: bool
+) -> None:
+    """Send shards and follow them, on the queue or with a worker in this process."""
+    celery = make_app(settings)
+    watch = BatchWatch(ledger, batch_id)
+    sender = Sender(celery)
+    mind = minder(ledger, batch_id, sender, settings, lambda: waiting(celery))
+    with _resume_hint(ledger, batch_id):
+        if settings.broker_url:
+            send(sender)
+            summary = follow(watch, every_s=QUEUE_POLL_S, show=not as_json, on_poll=mind) if wait else watch.poll()
+        else:
+            with embedded_worker(celery) as check:
+                send(sender)
+                summary = follow(watch, every_s=EMBEDDED_POLL_S, show=not as_json, on_poll=lambda: (check(), mind()))
+                summary = await_callback(watch, summary, sender.callback, check)
+    if summary.done:
+        close(ledger, summary.batch, settings, sender.callback if settings.broker_url else None)
+    _finish(summary, as_json=as_json, waited=wait)
+
+
+def _finish(summary: BatchSummary, *, as_json: bool, waited: bool = False) -> NoReturn:
+    if as_json:
+        print(json.dumps(json_object(summary)))
+    else:
+        print_summary(summary)
+    left = waited and (summary.pending or summary.stopped)
+    raise typer.Exit(SOME_FAILED if summary.failed or summary.missing or left else DONE)
+
+
+@contextmanager
+def _resume_hint(ledger: Ledger, batch_id: str) -> Iterator[None]:
+    destination = ledger.read_batch(batch_id).destination  # at first: later the store may be what fails
+    again = f"apf resume {destination} {batch_id}"
+    try:
+        yield
+    except KeyboardInterrupt:
+        say(f"\ninterrupted; go on with: {again}")
+        raise typer.Exit(INTERRUPTED) from None
+    except (BrokerError, StoreError) as error:
+        refuse(f"{error}; batch {batch_id} is kept, then go on with: {again}")
+
+
+def _refuse_what_cannot_run(settings: Settings, wait: bool) -> None:
+    if settings.broker_url:
+        return
+    if not wait:
+        refuse("--no-wait needs a queue that others work on: set APF_BROKER_URL, or leave the flag away")
+    if missing := doctor.missing_worker_parts():
+        refuse(f"without a queue this command does the work itself, but {', '.join(missing)} is not installed: "
+                "install the worker extra, or set APF_BROKER_URL")  # fmt: skip

@@ -1,0 +1,151 @@
+"""The commands that run the service and look after it: worker, beat, reconcile, doctor."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from typing import Annotated, NoReturn, ParamSpec, TypeVar
+
+import typer
+from rich.markup import escape
+
+from producer import doctor
+from producer.report import console
+from producer.terminal import DONE, SOME_FAILED, AsJson, errors_end_the_command, refuse, say
+from workers.allowed import check_reachable
+from workers.app import make_app
+from workers.errors import WorkerError
+from workers.lanes import expanded
+from workers.reconcile import reconcile
+from workers.registry import OPEN, check_registry, roots
+from workers.sending import BrokerError, Sender, waiting
+from workers.settings import Settings, check_worker, load_settings
+from workers.store import open_store
+
+#: Celery's own, of `apf worker` and `apf beat`.
+HELP = "--help"
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@errors_end_the_command
+def reconcile_command(
+    urls: Annotated[list[str] | None, typer.Argument(metavar="[URL]...", help="Default: the allowed ones.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Send again what nobody is at, in every open batch; `apf beat` has a worker do so by and by."""
+    settings = load_settings()
+    if not settings.broker_url:
+        refuse("without a queue there is nothing to reconcile: set APF_BROKER_URL, or use apf resume")
+    celery = make_app(settings)
+    where = urls or roots(settings)
+    if not where:
+        refuse("no place to look for open batches: name destinations, or set APF_ALLOWED_URLS or APF_LEDGER_URL")
+    waiting(celery)  # the pass leaves a batch for the next time where the queue refuses: good for a clock, not here
+    problems = _unlisted(where, settings)
+    sender = Sender(celery)
+    send, ask = _noting(sender, problems), _noting(lambda: waiting(celery), problems)
+    notify = _noting(sender.callback, problems)
+    sent = reconcile([url for url in where if url not in problems], send, settings, ask, notify)
+    if as_json:
+        print(json.dumps(sent))
+    for batch_id, count in sent.items():
+        say(f"batch {batch_id}: {count} shards sent")
+    if problems:
+        refuse("not everything was looked after: " + "; ".join(problems.values()))
+
+
+def _unlisted(urls: list[str], settings: Settings) -> dict[str, str]:
+    """What keeps open batches from being found, by URL."""
+    problems = {}
+    for url in urls:
+        try:
+            next(open_store(url, s3=settings.s3).list(OPEN), None)
+        except WorkerError as error:
+            problems[url] = str(error)
+    return problems
+
+
+def _noting(ask: Callable[P, T], problems: dict[str, str]) -> Callable[P, T]:
+    """`ask`, but what the queue refuses is noted before it is raised."""
+
+    def noting(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return ask(*args, **kwargs)
+        except BrokerError as error:
+            problems["queue"] = str(error)
+            raise
+
+    return noting
+
+
+@errors_end_the_command
+def beat(context: typer.Context) -> None:
+    """Start the clock that has workers reconcile batches and run schedules. Takes every flag of `celery beat`."""
+    if HELP not in context.args:
+        settings = load_settings()
+        check_worker(settings)
+        check_registry(settings)
+    _become(["beat", *context.args])
+
+
+@errors_end_the_command
+def worker(context: typer.Context) -> None:
+    """Start a worker on APF_BROKER_URL; every flag of `celery worker` can follow (`apf worker --help` lists them)."""
+    if HELP not in context.args:
+        settings = load_settings()
+        check_worker(settings)
+        check_reachable(settings.allowed_for_batches, settings.s3)
+        doctor.check_eviction(settings)
+    level = [] if any(arg.startswith(("-l", "--loglevel")) for arg in context.args) else ["--loglevel", "INFO"]
+    _become(["worker", *level, *_lanes_expanded(context.args)])
+
+
+def _become(arguments: list[str]) -> NoReturn:
+    # SIGTERM gives the shard back within APF_SHUTDOWN_GRACE_S instead of waiting for its end.
+    environment = {"REMAP_SIGTERM": "SIGQUIT", **os.environ}
+    # The app wants settings, which help does without.
+    app_of_ours = [] if HELP in arguments else ["-A", "workers.celeryapp"]
+    # Celery's banner lists every queue, and is no line of a log.
+    command = [sys.executable, "-m", "celery", "--quiet", *app_of_ours, *arguments]
+    os.execve(sys.executable, command, environment)  # noqa: S606  the user's own arguments, no shell
+
+
+@errors_end_the_command
+def examine(
+    urls: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[URL]...",
+            help="Stores to list, read and, where that is allowed, write: small objects under .apf/doctor/, "
+            "deleted again.",
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check settings, queue, weights and stores, and say what to mend."""
+    findings = doctor.examine(load_settings(), urls or [])
+    if as_json:
+        print(json.dumps([finding.as_dict() for finding in findings]))
+    else:
+        for finding in findings:
+            mark = "[green]ok[/green]  " if finding.ok else "[red]bad[/red] "
+            console.print(f"{mark} {escape(finding.check)}: {escape(finding.detail)}", highlight=False, soft_wrap=True)
+    raise typer.Exit(DONE if all(finding.ok for finding in findings) else SOME_FAILED)
+
+
+def _lanes_expanded(args: list[str]) -> list[str]:
+    """`-Q interactive` means all of the lane's queues."""
+    found: list[str] = []
+    for arg in args:
+        before = found[-1] if found else ""
+        if before in ("-Q", "--queues"):
+            found.append(",".join(expanded(arg.split(","))))
+        elif arg.startswith("--queues="):
+            found.append("--queues=" + ",".join(expanded(arg.removeprefix("--queues=").split(","))))
+        else:
+            found.append(arg)
+    return found
