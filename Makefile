@@ -49,8 +49,8 @@ constraints:  ## Resolve anew: infra/constraints*.txt get today's newest version
 	$(call timed,constraints,\
 		$(COMPILE) --upgrade pyproject.toml --all-extras --group dev -o infra/constraints.txt; \
 		$(COMPILE) --group build -c infra/constraints.txt -o infra/constraints-build.txt; \
-		$(COMPILE) pyproject.toml --extra worker -c infra/constraints.txt -o infra/constraints-worker.txt; \
-		$(COMPILE) pyproject.toml -c infra/constraints.txt -o infra/constraints-producer.txt)
+		$(COMPILE) pyproject.toml --extra worker --extra otel -c infra/constraints.txt -o infra/constraints-worker.txt; \
+		$(COMPILE) pyproject.toml --extra otel -c infra/constraints.txt -o infra/constraints-producer.txt)
 
 clean:  ## Remove .venv, caches and demo-out
 	rm -rf .venv demo-out htmlcov build dist .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache \
