@@ -12,12 +12,32 @@ import skimage.data
 from PIL import Image
 
 from tests import tutorials
+from tests.conftest import RedisServer, S3Server
+from tests.tutorials import Command
 from tests.workers.album.albums import all_pictures, records
 
 PAGE = Path(__file__).parents[1] / "docs" / "album.md"
 SIX_FACES = Path(insightface.__file__).parent / "data" / "images" / "t1.jpg"
 
 pytestmark = pytest.mark.timeout(600)
+
+
+#: From here on the page needs a queue and a bucket.
+BUCKET = "## An album in a bucket"
+
+
+def part(*, bucket: bool) -> list[tutorials.Command]:
+    """The commands before that heading, or from it on."""
+    text = PAGE.read_text()
+    line = text.count("\n", 0, text.index(BUCKET)) + 1
+    return [command for command in tutorials.commands(PAGE) if (command.line > line) is bucket]
+
+
+def environment(home: Path) -> dict[str, str]:
+    """A user's, with `apf` on the path."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("APF_", "AWS_"))}
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    return {**kept, "HOME": str(home), "PATH": path, "LC_ALL": "C.UTF-8"}
 
 
 @pytest.fixture(scope="module")
@@ -40,10 +60,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def ran(home: Path) -> list[tutorials.Ran]:
     """The whole page, run once, from top to bottom."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("APF_", "AWS_"))}
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    environment = {**kept, "HOME": str(home), "PATH": path, "LC_ALL": "C.UTF-8"}
-    return tutorials.run(tutorials.commands(PAGE), environment=environment, folder=home, timeout_s=500)
+    return tutorials.run(part(bucket=False), environment=environment(home), folder=home, timeout_s=500)
 
 
 def test_every_command_prints_what_the_page_says(ran: list[tutorials.Ran]) -> None:
@@ -86,6 +103,33 @@ def test_the_reports_are_as_the_page_promises(home: Path, ran: list[tutorials.Ra
     # Two of each photo, and one of each face; with originals five, and two.
     assert len(all_pictures(home / "report.html")) == 3 * 2 + 7
     assert len(all_pictures(home / "private.html")) == 2 + 2 * 5 + 2 * 7
+
+
+def test_an_album_in_a_bucket(home: Path, redis_server: RedisServer, swift: S3Server, tmp_path: Path) -> None:
+    """The page's last commands, against a real queue, a real worker and a real S3 server."""
+    album, protected = swift.new_bucket("album"), swift.new_bucket("album-protected")
+    for name in ("portrait.jpg", "lake.jpg"):
+        swift.client.put_object(Bucket=album, Key=name, Body=(home / "album" / name).read_bytes())
+    names = {
+        "redis://localhost:6379/0": redis_server.url,
+        "http://localhost:8333": swift.endpoint_url,
+        "s3://album-protected": f"s3://{protected}",
+        "s3://album ": f"s3://{album} ",
+    }
+    commands = [Command(replaced(one.text, names), one.expected, one.line) for one in part(bucket=True)]
+    credentials = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+    ran = tutorials.run(commands, environment={**environment(home), **credentials}, folder=tmp_path, timeout_s=300)
+    tutorials.check(PAGE, ran)
+    assert {one.status for one in ran} == {0}
+    published = {item["Key"] for item in swift.client.list_objects_v2(Bucket=protected)["Contents"]}
+    assert {key for key in published if not key.startswith(".apf/")} == {"lake.jpg", "portrait.jpg"}
+    assert records(home / "bucket.html").keys() == {"lake.jpg", "portrait.jpg"}
+
+
+def replaced(text: str, names: dict[str, str]) -> str:
+    for name, ours in names.items():
+        text = text.replace(name, ours)
+    return text
 
 
 def test_the_pages_figures_of_protection_are_the_readmes() -> None:
