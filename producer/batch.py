@@ -55,10 +55,10 @@ def latest_batch(ledger: Ledger, destination: str) -> str:
     Raises:
         LedgerError: there is none.
     """
-    ids = ledger.batches()
-    if not ids:
+    found = ledger.latest()
+    if found is None:
         raise LedgerError(f"no batch was ever run into {destination}: check the destination, or APF_LEDGER_URL")
-    return ids[-1]
+    return found
 
 
 def _as_it_is_now(failure: Failure, source: Store) -> PhotoRef:

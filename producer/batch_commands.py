@@ -34,6 +34,7 @@ from workers.errors import StoreError
 from workers.job import BULK, INTERACTIVE, Batch
 from workers.ledger import Ledger, Stop
 from workers.reconcile import close, minder, plan_and_send, resume
+from workers.registry import unregister
 from workers.sending import BrokerError, Sender, choose_queue, waiting
 from workers.settings import Settings, load_settings
 from workers.summary import json_object
@@ -142,10 +143,14 @@ def pause(destination: Destination, batch: BatchId) -> None:
 
 
 def _stop(destination: str, batch: str, how: Stop) -> None:
-    ledger = batches.find_ledger(destination, load_settings())
-    if _is_done(ledger, ledger.read_batch(batch)):  # an unknown batch is an error, not a marker
+    settings = load_settings()
+    ledger = batches.find_ledger(destination, settings)
+    record = ledger.read_batch(batch)  # an unknown batch is an error, not a marker
+    if _is_done(ledger, record):
         refuse(f"batch {batch} is done already, so it cannot be {how}: nothing of it is left to stop")
     ledger.stop(batch, how)
+    if how == "cancelled":
+        unregister(record, settings)
     say(f"batch {batch} is {how}; go on with: apf resume {destination} {batch}")
 
 

@@ -12,24 +12,24 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal, ParamSpec, TypeVar
 
-from producer.batch import Asked, create_batch, find_ledger, new_batch
+from producer.batch import Asked, find_ledger, new_batch, write_new
 from workers.app import make_app
-from workers.errors import BadRequest, NotFound, SettingsError, StoreError
+from workers.errors import BadRequest, NotFound, SettingsError, StoreError, WorkerError
 from workers.job import BULK, INTERACTIVE, Batch, Lane, PhotoRef
 from workers.ledger import Ledger
 from workers.planning import plan_named
 from workers.reconcile import job_of
-from workers.registry import register, unregister
-from workers.sending import BrokerError, Sender, choose_queue
+from workers.registry import unregister
+from workers.sending import Sender, choose_queue
 from workers.settings import Settings, load_settings
-from workers.store import Store, open_store
+from workers.store import Store, canonical_url, open_store
 from workers.watch import BatchSummary, BatchWatch
 
 log = logging.getLogger(__name__)
@@ -93,7 +93,8 @@ class Client:
     ) -> Submitted:
         """Have photos protected. When it returns, the batch is in the ledger and its messages are in the queue.
 
-        Where it raises, nothing was submitted. Blocks for some requests to store and Redis; where Redis is down, for
+        Where it raises, nothing was submitted; only where the store fails in the middle that may be in doubt, and a
+        call with the same `batch_id` settles it. Blocks for some requests to store and Redis; where Redis is down, for
         some seconds, and where it hangs, for half a minute.
 
         Args:
@@ -106,8 +107,8 @@ class Client:
             callback: URL that is told of the batch's end by a signed POST.
             no_face: what to do with a photo that has no face.
             missing: whether a named photo that is not there is an error, or is left out.
-            batch_id: your own id of the batch, of letters, digits and `._-`: submitted again, it does nothing. Batches
-                are listed in the order of their ids.
+            batch_id: your own id of the batch, of letters, digits and `._-`: submitted again, it does nothing, and it
+                is refused for other photos. Batches are listed in the order of their ids.
 
         Raises:
             BadRequest: no photos, too many, or a field that does not validate.
@@ -122,7 +123,9 @@ class Client:
         asked = Asked(
             recipe=recipe, no_face=no_face, lane=lane, tenant=tenant, callback=callback, queue=queue
         )  # fmt: skip
-        if batch_id and (known := self._known(destination, batch_id)):
+        if isinstance(photos, str):
+            raise BadRequest(f"photos is the text {photos!r}: give a list of keys, [{photos!r}]")
+        if batch_id and (known := self._known(source, destination, photos, batch_id)):
             return known
         if photos is None:
             return self._submit_all(source, destination, asked, batch_id)
@@ -160,19 +163,31 @@ class Client:
             StoreError: the store refuses.
         """
         ledger = self._ledger(destination)
-        ledger.read_batch(batch)  # an unknown batch is an error, not a marker
+        record = ledger.read_batch(batch)  # an unknown batch is an error, not a marker
         ledger.stop(batch, "cancelled")
+        unregister(record, self._settings)
 
     def _ledger(self, destination: str) -> Ledger:
         return find_ledger(destination, self._settings)
 
-    def _known(self, destination: str, batch_id: str) -> Submitted | None:
+    def _known(self, source: str, destination: str, photos: Sequence[str] | None, batch_id: str) -> Submitted | None:
+        """The batch of this id, where there is one; what is left of one that was taken back is swept away."""
         ledger = self._ledger(destination)
-        return _submitted(ledger.read_batch(batch_id)) if ledger.has_batch(batch_id) else None
+        if not ledger.has_batch(batch_id):
+            ledger.sweep(batch_id)
+            return None
+        batch = ledger.read_batch(batch_id)
+        named = {ref.key for ref in batch.named}
+        if batch.source != canonical_url(source) or not named <= set(photos or ()) or bool(named) != bool(photos):
+            raise BadRequest(f"batch {batch_id!r} is another one already, of {batch.source}: take an id of its own")
+        return _submitted(batch)
 
     def _submit_all(self, source: str, destination: str, asked: Asked, batch_id: str | None) -> Submitted:
-        ledger, batch = create_batch(source, destination, asked, self._settings, batch_id=batch_id)
-        self._send(ledger, batch, lambda: self._sender.plan(ledger.batch_url(batch.id)))
+        ledger, batch = new_batch(source, destination, asked, self._settings, batch_id=batch_id)
+        next(open_store(batch.source, s3=self._settings.s3).list(), None)  # told here, and not by the planner's log
+        with self._taken_back(ledger, batch):
+            write_new(ledger, batch, self._settings)
+            self._sender.plan(ledger.batch_url(batch.id))
         return _submitted(batch)
 
     def _submit_named(
@@ -194,21 +209,18 @@ class Client:
         if not refs:
             raise BadRequest(f"none of the photos that were named is in {batch.source}: nothing is to be done")
         batch = plan_named(ledger, batch.model_copy(update={"named": tuple(refs)}))
-        register(ledger, batch, self._settings)
-        ledger.write_batch(batch)
-
-        def send() -> None:
+        with self._taken_back(ledger, batch):
+            write_new(ledger, batch, self._settings)
             for shard in range(batch.shards):
                 self._sender(job_of(ledger, batch, shard))
-
-        self._send(ledger, batch, send)
         return _submitted(batch)
 
-    def _send(self, ledger: Ledger, batch: Batch, send: Callable[[], None]) -> None:
-        """Send, or take the batch back: whoever is told that it failed will submit it again."""
+    @contextmanager
+    def _taken_back(self, ledger: Ledger, batch: Batch) -> Iterator[None]:
+        """Where the block fails, the batch is taken back: whoever is told so will submit it again."""
         try:
-            send()
-        except BrokerError:
+            yield
+        except WorkerError:
             with suppress(StoreError):  # what was sent finds no batch, and ends
                 ledger.forget_batch(batch.id)
                 unregister(batch, self._settings)

@@ -144,8 +144,9 @@ def _lanes_expanded(args: list[str]) -> list[str]:
         before = found[-1] if found else ""
         if before in ("-Q", "--queues"):
             found.append(",".join(expanded(arg.split(","))))
-        elif arg.startswith("--queues="):
-            found.append("--queues=" + ",".join(expanded(arg.removeprefix("--queues=").split(","))))
+        elif arg.startswith(("--queues=", "-Q")) and arg != "-Q":
+            names = arg.removeprefix("--queues=").removeprefix("-Q")
+            found.append("--queues=" + ",".join(expanded(names.split(","))))
         else:
             found.append(arg)
     return found

@@ -23,8 +23,12 @@ FLASK, BY_HAND = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 EXAMPLE, STATE = (json.loads(block) for block in re.findall(r"```json\n(.*?)```", TEXT, re.DOTALL))
 
 BODY = trial()
-NOW = datetime.now(UTC)
-HEADERS = signed_headers("msg_1", BODY, parse_secrets(" ".join(SECRETS)), NOW)
+
+
+@pytest.fixture
+def headers() -> dict[str, str]:
+    """Of a delivery that is made now."""
+    return signed_headers("msg_1", BODY, parse_secrets(" ".join(SECRETS)), datetime.now(UTC))
 
 
 def run(code: str) -> dict[str, Any]:
@@ -34,23 +38,23 @@ def run(code: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("secret", SECRETS)
-def test_flask_receives_it_once(secret: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flask_receives_it_once(secret: str, headers: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     """With either secret; a second delivery is known, a changed one refused."""
     monkeypatch.setenv("APF_SECRET", secret)
     names = run(FLASK)
     client = names["app"].test_client()
-    answers = [client.post("/hooks/apf", data=BODY, headers=HEADERS).status_code for _ in range(2)]
+    answers = [client.post("/hooks/apf", data=BODY, headers=headers).status_code for _ in range(2)]
     assert (answers, names["seen"]) == ([204, 204], {"msg_1"})
-    assert client.post("/hooks/apf", data=BODY + b" ", headers=HEADERS).status_code == 401
+    assert client.post("/hooks/apf", data=BODY + b" ", headers=headers).status_code == 401
 
 
-def test_by_hand_it_is_verified_too() -> None:
+def test_by_hand_it_is_verified_too(headers: dict[str, str]) -> None:
     verified = run(BY_HAND)["verified"]
     for secret in SECRETS:
-        assert verified(secret, HEADERS, BODY)["type"] == "test"
+        assert verified(secret, headers, BODY)["type"] == "test"
     with pytest.raises(ValueError, match="fits"):
-        verified(SECRETS[0], HEADERS, BODY + b" ")
-    old = signed_headers("msg_1", BODY, parse_secrets(SECRETS[0]), NOW - timedelta(minutes=6))
+        verified(SECRETS[0], headers, BODY + b" ")
+    old = signed_headers("msg_1", BODY, parse_secrets(SECRETS[0]), datetime.now(UTC) - timedelta(minutes=6))
     with pytest.raises(ValueError, match="old"):
         verified(SECRETS[0], old, BODY)
 

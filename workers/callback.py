@@ -117,6 +117,14 @@ def owes_callback(ledger: Ledger, batch: Batch) -> bool:
     return batch.callback is not None and not read_callback(ledger, batch).settled
 
 
+def was_told(ledger: Ledger, batch: Batch) -> bool:
+    """Whether the batch's end was found already, and its callback has been tried and is owed still."""
+    if batch.callback is None or not batch.planned:
+        return False
+    callback = read_callback(ledger, batch)
+    return callback.tries > 0 and not callback.settled
+
+
 def remind(ledger: Ledger, batch: Batch, notify: Notify, settings: Settings) -> None:
     """Ask a worker for the callback of a batch that is done, where nobody seems to be at it; raises BrokerError."""
     callback = read_callback(ledger, batch)

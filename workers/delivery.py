@@ -21,8 +21,8 @@ from workers.event import batch_done, is_whole
 from workers.job import Batch
 from workers.ledger import Ledger, open_batch
 from workers.reconcile import close
-from workers.run import check_batch
 from workers.settings import Settings
+from workers.trust import check_batch
 from workers.webhook import Answer, Post, send
 
 log = logging.getLogger(__name__)

@@ -6,7 +6,8 @@
     bulk.RR.C            all other work, a row for each tenant, a column for each of its batches
 
 Within a lane rows take turns, and within a row its columns: a tenant's share does not grow with its batches, nor a
-batch's with its photos. Tenants that share a row, for want of a free one, share its turns.
+batch's with its photos. Where more tenants have work waiting than there are rows, some share one, and its turns; so do
+a tenant's batches where more wait than there are columns, and its uploads.
 """
 
 from __future__ import annotations
@@ -42,8 +43,8 @@ def queue_of(batch: Batch) -> str:
     return row[number(batch.id) % len(row)]
 
 
-def chosen(lane: Lane, tenant: str, occupants: Mapping[int, str], lengths: Mapping[str, int]) -> tuple[int, str]:
-    """A row of the tenant's own, where there is one, and in it the emptiest queue.
+def chosen(lane: Lane, tenant: str, occupants: Mapping[int, str], lengths: Mapping[str, int]) -> tuple[int, str, bool]:
+    """The tenant's own row, where there is one, else the emptiest; in it the emptiest queue; whether it is its own.
 
     Args:
         occupants: the tenant that was last given each row.
@@ -53,12 +54,13 @@ def chosen(lane: Lane, tenant: str, occupants: Mapping[int, str], lengths: Mappi
     first = number(tenant) % ROWS
     order = [(first + step) % ROWS for step in range(ROWS)]
 
-    def free(row: int) -> bool:
-        return not any(lengths.get(queue, 0) for queue in rows[row])
+    def waiting(row: int) -> int:
+        return sum(lengths.get(queue, 0) for queue in rows[row])
 
     mine = [row for row in order if occupants.get(row) == tenant]
-    row = next(iter([*mine, *(row for row in order if row not in occupants or free(row)), first]))
-    return row, min(rows[row], key=lambda queue: lengths.get(queue, 0))
+    own = [*mine, *(row for row in order if row not in occupants or not waiting(row))]
+    row = own[0] if own else min(order, key=waiting)
+    return row, min(rows[row], key=lambda queue: lengths.get(queue, 0)), bool(own)
 
 
 def number(text: str) -> int:

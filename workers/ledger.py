@@ -28,7 +28,7 @@ from pydantic import BaseModel, ConfigDict
 
 from workers.errors import LedgerError, NewerRecord, NotFound, StoreGone
 from workers.job import Batch, PhotoRef, PhotoReport, ShardReport, parse
-from workers.store import AFTER_ALL, S3Options, Store, canonical_url, child_url, open_store, parent_url
+from workers.store import S3Options, Store, canonical_url, child_url, open_store, parent_url
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +45,7 @@ _BATCH_ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,99}")
 
 Line = TypeVar("Line", bound=BaseModel)
 Found = TypeVar("Found")
+Asked = TypeVar("Asked")
 
 #: Ways to stop a batch: for good, or until it is resumed.
 Stop = Literal["cancelled", "paused"]
@@ -100,19 +101,17 @@ class Ledger:
         return child_url(self.url, "batches", _checked(batch_id))
 
     def batches(self) -> list[str]:
-        """The ids of all batches, oldest first."""
-        root = f"{self.prefix}/batches/"
-        ids: list[str] = []
-        after = ""
-        # One look and one jump for each batch; the attempts of a running one sort before its batch.json.
-        while (info := next(self.store.list(root, start_after=after), None)) is not None:
-            batch_id, _, name = info.key.removeprefix(root).partition("/")
-            after = f"{root}{batch_id}/{AFTER_ALL}"
-            if not _BATCH_ID.fullmatch(batch_id):
-                continue
-            if name == "batch.json" or self.has_batch(batch_id):
-                ids.append(batch_id)
-        return ids
+        """The ids of all batches, in their order, which is that of their making where ids are our own."""
+        ids = self.batch_ids()
+        return [batch_id for batch_id, is_one in zip(ids, read_all(self.has_batch, ids), strict=True) if is_one]
+
+    def batch_ids(self) -> list[str]:
+        """As `batches`, with what is left of batches that were taken back; a page of 1,000 costs one request."""
+        return sorted(name for name in self.store.folders(f"{self.prefix}/batches/") if _BATCH_ID.fullmatch(name))
+
+    def latest(self) -> str | None:
+        """The last of `batches`."""
+        return next((batch_id for batch_id in reversed(self.batch_ids()) if self.has_batch(batch_id)), None)
 
     def write_batch(self, batch: Batch) -> None:
         self.put_json(self.key(batch.id, "batch.json"), batch)
@@ -132,6 +131,11 @@ class Ledger:
                 f"there is no batch {batch_id!r} in {self.url}: `apf status` without a batch shows the last"
             )
         return parse(Batch, data, LedgerError, f"batch.json of {batch_id}")
+
+    def sweep(self, batch_id: str) -> None:
+        """Delete what is left under an id that has no batch: plans, reports, tries."""
+        for info in list(self.store.list(self.key(batch_id, ""))):
+            self.store.delete(info.key)
 
     def forget_batch(self, batch_id: str) -> None:
         """Take its record away, after which there is no such batch: what is left of it is never read."""
@@ -242,12 +246,12 @@ class Ledger:
         self.store.put(key, text.encode(), content_type="application/jsonl")
 
 
-def read_all(read: Callable[[int], Found], shards: Sequence[int]) -> list[Found]:
-    """What `read` gives for each shard, several at once."""
-    if len(shards) < 2:
-        return [read(shard) for shard in shards]
+def read_all(read: Callable[[Asked], Found], asked: Sequence[Asked]) -> list[Found]:
+    """What `read` gives for each, several at once."""
+    if len(asked) < 2:
+        return [read(one) for one in asked]
     with ThreadPoolExecutor(READERS) as pool:
-        return list(pool.map(read, shards))
+        return list(pool.map(read, asked))
 
 
 def open_ledger(destination: str, *, ledger_url: str | None = None, s3: S3Options | None = None) -> Ledger:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -32,6 +33,10 @@ BYTES_PER_PIXEL = {
 }
 #: Keys without a suffix are common in platforms' buckets; the worker looks at their bytes.
 NO_SUFFIX_BYTES_PER_PIXEL = 0.35
+
+
+#: A planner writes its cursor at least so often, with a small shard or none, where few of the listed keys are planned.
+LONGEST_SILENCE_S = 5.0
 
 
 def suffix(key: str) -> str:
@@ -100,7 +105,7 @@ class Taken(LedgerError):
 def plan(
     ledger: Ledger, batch: Batch, source: Store, *, planner: str, max_photos: int | None = None
 ) -> Iterator[Batch]:
-    """List the source from the batch's cursor on; yields the batch anew after each shard that was written.
+    """List the source from the batch's cursor on; yields the batch anew after each shard, and now and then without.
 
     The plan object is written before the batch that counts it: a planner that dies in between writes it again.
 
@@ -114,7 +119,12 @@ def plan(
     batch = _written(ledger, batch.model_copy(update={"planner": planner}), taking=True)
     filling = _Shard()
     cursor = batch.cursor
+    written = time.monotonic()
     for info in source.list(start_after=cursor):
+        if time.monotonic() - written > LONGEST_SILENCE_S:
+            batch, filling = _close(ledger, batch, filling, cursor), _Shard()
+            yield batch
+            written = time.monotonic()
         if not may_be_photo(info):
             filling.ignored += 1
             cursor = info.key
@@ -132,13 +142,21 @@ def plan(
             yield _close(ledger, batch.model_copy(update={"note": note}), filling, cursor, planned=True)
             raise BatchTooLarge(note)
         if filling.full(batch, megapixels):
-            batch = _close(ledger, batch, filling, cursor)
+            batch, filling = _close(ledger, batch, filling, cursor), _Shard()
             yield batch
-            filling = _Shard()
+            written = time.monotonic()
         filling.add(ref, megapixels)
         cursor = info.key
     batch = _close(ledger, batch, filling, cursor, planned=True)
     yield batch
+
+
+def give_up_planning(ledger: Ledger, batch_id: str, reason: str) -> None:
+    """The source cannot be listed, and will not be by itself: the batch ends with what was planned, and says why."""
+    batch = ledger.read_batch(batch_id)
+    if not batch.planned:
+        note = f"not all was planned: {reason}; mend that, and protect the source again"
+        ledger.write_batch(batch.model_copy(update={"planned": True, "planner": "", "note": note}))
 
 
 def plan_named(ledger: Ledger, batch: Batch) -> Batch:

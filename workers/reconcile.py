@@ -20,25 +20,28 @@ from datetime import datetime, timedelta
 from pydantic import BaseModel
 
 from workers.attempts import attempts_at, is_live, mark_missed, now
-from workers.callback import Notify, owes_callback, remind
+from workers.callback import Notify, owes_callback, remind, was_told
 from workers.errors import LedgerError, NewerRecord, WorkerError
 from workers.job import BULK, Attempt, Batch, ShardJob, parse
 from workers.lanes import queue_of
-from workers.ledger import Ledger
+from workers.ledger import Ledger, open_batch
 from workers.planning import Taken, caught_up, plan, planned_anew
 from workers.registry import open_batches, register, unregister
 from workers.settings import Settings
 from workers.store import open_store
+from workers.trust import check_batch
 
 log = logging.getLogger(__name__)
 
 Send = Callable[[ShardJob], None]
 
-#: A planner that wrote nothing for so long is gone. Its longest silence is one shard's listing.
+#: A planner that wrote nothing for so long is gone.
 PLANNER_LEASE_S = 300.0
 #: A planner asks so often whether its batch was cancelled or paused.
 LOOK_FOR_STOP_S = 5.0
 LOOKED = "looked.json"
+#: In one pass, what the broker holds is asked for no more often.
+GOOD_FOR_S = 2.0
 
 
 class _Looked(BaseModel):
@@ -81,23 +84,54 @@ def reconcile(
     settings: Settings,
     waiting: Callable[[], Waiting],
     notify: Notify | None = None,
+    plan: Callable[[str], None] | None = None,
 ) -> dict[str, int]:
     """What `resume` does, for every open batch under these URLs, but for stopped ones and where nothing is due.
 
-    A batch that is done and owes a callback is handed to `notify`, where that is given.
+    A batch that is done and owes a callback is handed to `notify`, and one that nobody plans to `plan`, where they are
+    given.
 
     Returns how many shards were sent, by batch. A batch that cannot be read is logged and left for the next time.
     """
     sent: dict[str, int] = {}
+    waiting = _not_asked_again(waiting)
     for ledger, batch_id in open_batches(urls, settings):
         try:
-            count = reconcile_batch(ledger, batch_id, send, settings, waiting, notify)
+            count = reconcile_batch(ledger, batch_id, send, settings, waiting, notify, plan)
         except WorkerError as error:
             log.warning("batch %s is left for the next time: %s", batch_id, error)
             continue
         if count:
             sent[batch_id] = count
     return sent
+
+
+def _not_asked_again(waiting: Callable[[], Waiting]) -> Callable[[], Waiting]:
+    """`waiting`, with an answer that is good for some moments: many batches are looked at in one."""
+    found: Waiting | None = None
+    asked = 0.0
+
+    def ask() -> Waiting:
+        nonlocal found, asked
+        if found is None or time.monotonic() - asked > GOOD_FOR_S:
+            found, asked = waiting(), time.monotonic()
+        return found
+
+    return ask
+
+
+def close_single(batch_url: str, settings: Settings) -> None:
+    """After a shard: where it was its batch's only one, as an upload's is, the batch need not be found done by a pass.
+
+    Where it owes a callback, a pass has to see to it. Errors are logged, and left to the next pass.
+    """
+    try:
+        ledger, batch_id = open_batch(batch_url, s3=settings.s3)
+        batch = ledger.read_batch(batch_id)
+        if batch.planned and batch.shards == 1 and batch.callback is None and ledger.has_report(batch_id, 0):
+            close(ledger, batch, settings)
+    except WorkerError as error:
+        log.warning("batch %s is closed later: %s", batch_url, error)
 
 
 def minder(
@@ -119,8 +153,13 @@ def minder(
     return mind
 
 
-def plan_and_send(ledger: Ledger, batch_id: str, send: Send, settings: Settings) -> Batch:
+def plan_and_send(
+    ledger: Ledger, batch_id: str, send: Send, settings: Settings, enough: Callable[[], bool] = lambda: False
+) -> Batch:
     """Plan what is not planned yet, sending each shard as soon as its plan is written; until the batch is stopped.
+
+    Args:
+        enough: asked after each shard, and every few seconds; where it says so, the batch is returned as it is then.
 
     Raises:
         Taken: somebody else plans it.
@@ -142,6 +181,8 @@ def plan_and_send(ledger: Ledger, batch_id: str, send: Send, settings: Settings)
             looked = time.monotonic()
             if ledger.stopped(batch_id):
                 break
+        if enough():
+            break
     return grown
 
 
@@ -157,10 +198,16 @@ def reconcile_batch(
     settings: Settings,
     waiting: Callable[[], Waiting],
     notify: Notify | None = None,
+    plan: Callable[[str], None] | None = None,
 ) -> int:
     """`reconcile` for one batch; raises WorkerError."""
     batch = ledger.read_batch(batch_id)
+    if settings.allowed_urls:
+        check_batch(ledger, batch, settings)
     if ledger.stopped(batch_id):
+        return 0
+    if was_told(ledger, batch):  # it has ended: a receiver that is down for a day is no reason to read all reports
+        close(ledger, batch, settings, notify)
         return 0
     open_shards = ledger.open_shards(batch)
     if batch.planned and not open_shards:
@@ -168,6 +215,10 @@ def reconcile_batch(
         return 0
     count = _send_lost(ledger, batch, open_shards, send, settings, waiting())
     if not batch.planned and _is_old(batch.updated_at or batch.created_at, PLANNER_LEASE_S):
+        if plan is not None:
+            if not waiting().queued.get(queue_of(batch), 0):  # where its planning may wait already
+                plan(ledger.batch_url(batch_id))
+            return count
         before = batch.shards
         with suppress(Taken):
             count += plan_and_send(ledger, batch_id, send, settings).shards - before

@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator
+from datetime import timedelta
 
 from workers.allowed import EVERYTHING, check_allowed
+from workers.attempts import now
 from workers.errors import NotFound, SettingsError, WorkerError
 from workers.job import Batch
 from workers.ledger import Ledger, open_batch
 from workers.settings import Settings
-from workers.store import Store, inside, open_store
+from workers.store import ObjectInfo, Store, inside, open_store
 
 log = logging.getLogger(__name__)
 
 OPEN = ".apf/open/"
+#: After so long a batch that is registered has its record, or never will.
+STALE_S = 24 * 3600.0
 
 
 def roots(settings: Settings) -> list[str]:
@@ -58,17 +62,26 @@ def open_batches(urls: Iterable[str], settings: Settings) -> Iterator[tuple[Ledg
     for url in urls:
         try:
             store = open_store(url, s3=settings.s3)
-            keys = [info.key for info in store.list(OPEN)]
+            entries = list(store.list(OPEN))
         except WorkerError as error:
             log.warning("open batches of %s cannot be listed: %s", url, error)
             continue
-        for key in keys:
+        for entry in entries:
+            key = entry.key
             try:
-                yield _opened(store, key, settings)
+                ledger, batch_id = _opened(store, key, settings)
+                if _is_stale(entry) and not ledger.has_batch(batch_id):
+                    store.delete(key)  # its producer died in between, or the batch was deleted by hand
+                    continue
+                yield ledger, batch_id
             except NotFound:
                 continue  # done meanwhile
             except (WorkerError, UnicodeDecodeError) as error:
                 log.warning("open batch %s of %s is left out: %s", key, url, error)
+
+
+def _is_stale(entry: ObjectInfo) -> bool:
+    return entry.last_modified is not None and now() - entry.last_modified > timedelta(seconds=STALE_S)
 
 
 def _opened(store: Store, key: str, settings: Settings) -> tuple[Ledger, str]:

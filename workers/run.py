@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
-from pathlib import Path
 
 from celery.exceptions import SoftTimeLimitExceeded
 
@@ -17,18 +16,19 @@ from apf.clock import StageClock
 from apf.errors import ApfError, OtherVersion
 from apf.recipe import Recipe
 from workers import metrics, traces
-from workers.allowed import EVERYTHING, check_allowed
+from workers.allowed import check_allowed
 from workers.attempts import Lease, attempts_at, deaths_at, now, renewed
 from workers.context import at
 from workers.engine import Engine, load_engine
 from workers.errors import NotAllowed, StoreError
 from workers.job import Batch, Lane, Outcome, PhotoRef, PhotoReport, ShardJob, ShardReport, Totals
-from workers.ledger import Ledger, ledger_url, open_batch
+from workers.ledger import Ledger, open_batch
 from workers.logs import keys_hidden
 from workers.poison import SPLIT_AFTER, OneByOne
 from workers.settings import Settings
 from workers.shard import DESTINATION_GONE, ShardRunner, already_done
-from workers.store import Store, open_store, overlap
+from workers.store import Store, open_store
+from workers.trust import check_batch
 
 
 class ShardStopped(Exception):
@@ -166,29 +166,6 @@ def opened(job: ShardJob, settings: Settings) -> tuple[Ledger, str]:
     """The ledger and id of a message's batch; raises NotAllowed where it may not lie."""
     check_allowed(job.batch_url, settings.allowed_for_batches, what="batch")
     return open_batch(job.batch_url, s3=settings.s3)
-
-
-def check_batch(ledger: Ledger, batch: Batch, settings: Settings) -> None:
-    """Raises NotAllowed where a batch may not be worked on: its record could have been forged, too.
-
-    Whoever can write somewhere into an allowed place could put a ledger there: only one that lies where its
-    destination's has to be is believed.
-    """
-    check_allowed(batch.source, settings.allowed, what="source")
-    check_allowed(batch.destination, settings.allowed, what="destination")
-    if overlap(batch.source, batch.destination):
-        raise NotAllowed(f"source {batch.source} and destination {batch.destination} overlap")
-    wanted = ledger_url(batch.destination, settings.ledger_url)
-    if EVERYTHING not in settings.allowed and ledger.url != wanted:
-        raise NotAllowed(
-            f"the ledger of {batch.destination} belongs into {wanted}, and not into {ledger.url}: "
-            "set APF_LEDGER_URL alike for producers and workers"
-        )
-    detector = batch.recipe.detector
-    if EVERYTHING not in settings.allowed and detector != settings.detector and Path(detector).name != detector:
-        raise NotAllowed(
-            f"detector {detector!r} is a path: set APF_DETECTOR to it where workers run, if they may load it"
-        )
 
 
 def _rest_failed(refs: Sequence[PhotoRef], reports: Sequence[PhotoReport], reason: str) -> list[PhotoReport]:

@@ -43,9 +43,9 @@ class Sender:
         """Raises BrokerError when the broker cannot be reached after the app's bounded retries, or refuses."""
         self._send(TASK, job.encode(), job.queue)
 
-    def plan(self, batch_url: str) -> None:
-        """Have a worker plan a batch and send its shards; raises BrokerError."""
-        self._send(PLAN, batch_url, INTERACTIVE)
+    def plan(self, batch_url: str, queue: str = INTERACTIVE) -> None:
+        """Have a worker plan a batch for some seconds and send its shards; raises BrokerError."""
+        self._send(PLAN, batch_url, queue)
 
     def callback(self, batch_url: str) -> None:
         """Have a worker deliver the callback of a batch that is done; raises BrokerError."""
@@ -70,18 +70,22 @@ def choose_queue(app: Celery, lane: Lane, tenant: str) -> str:
     with _client(app) as (client, prefix):
         rows = {int(row): name.decode() for row, name in client.hgetall(f"{prefix}{TENANTS}.{lane}").items()}
         lengths = _lengths(client, prefix, all_queues([lane]))
-        row, queue = chosen(lane, who, rows, lengths)
-        client.hset(f"{prefix}{TENANTS}.{lane}", str(row), who)
+        row, queue, is_own = chosen(lane, who, rows, lengths)
+        if is_own:
+            client.hset(f"{prefix}{TENANTS}.{lane}", str(row), who)
     return queue
 
 
-def is_overtaken(app: Celery) -> bool:
-    """Whether an upload waits that this worker should see to before it goes on; one worker at a time is told so."""
+def is_overtaken(app: Celery, queues: Sequence[str]) -> bool:
+    """Whether an upload waits in one of these queues, that this worker should see to before it goes on.
+
+    One worker at a time is told so.
+    """
     if app.conf.broker_url == EMBEDDED_BROKER:
         return False
     try:
         with _client(app) as (client, prefix):
-            lengths = _lengths(client, prefix, all_queues([INTERACTIVE])[1:])
+            lengths = _lengths(client, prefix, queues)
             if not any(lengths.values()):
                 return False
             return bool(client.set(f"{prefix}{GIVEN_WAY}", b"1", nx=True, ex=GIVE_WAY_EVERY_S))

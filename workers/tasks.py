@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import random
 import time
 from collections import deque
@@ -13,7 +14,7 @@ from typing import Any
 from billiard.exceptions import TimeLimitExceeded, WorkerLostError
 from celery import Celery, shared_task
 from celery.exceptions import SoftTimeLimitExceeded
-from celery.signals import task_failure, worker_shutdown
+from celery.signals import celeryd_after_setup, task_failure, worker_shutdown
 from celery.worker import state
 
 from apf.errors import OtherVersion
@@ -28,18 +29,20 @@ from workers.attempts import give_back
 from workers.callback import tell_of_end
 from workers.context import at
 from workers.delivery import deliver
-from workers.errors import JobError, NewerRecord, StoreError, WorkerError
-from workers.job import BULK, ShardJob
+from workers.errors import JobError, NewerRecord, NotAllowed, StoreError, WorkerError
+from workers.job import BULK, INTERACTIVE, ShardJob
+from workers.lanes import all_queues, queue_of
 from workers.ledger import open_batch
 from workers.logs import install as install_masks
-from workers.planning import Taken
-from workers.reconcile import plan_and_send, reconcile
+from workers.planning import Taken, give_up_planning
+from workers.reconcile import close_single, plan_and_send, reconcile
 from workers.registry import roots
-from workers.run import ShardIncomplete, ShardResumed, check_batch, opened, report_lost_shard, run_shard
+from workers.run import ShardIncomplete, ShardResumed, opened, report_lost_shard, run_shard
 from workers.schedules.firing import run_due
 from workers.sending import Sender, choose_queue, is_overtaken, waiting
 from workers.settings import load_settings
 from workers.shard import ShardOvertaken
+from workers.trust import check_batch
 
 logger = logging.getLogger(__name__)
 install_masks()
@@ -47,6 +50,11 @@ install_masks()
 #: With the back-off below: about twenty minutes of a store that is down.
 MAX_WAITS = 8
 LONGEST_WAIT_S = 300
+#: A batch is planned for so long at a time.
+PLAN_S = 10.0
+#: Names a worker's queues to its children, which are processes of their own.
+QUEUES = "_APF_WORKER_QUEUES"
+UPLOADS = frozenset(all_queues([INTERACTIVE])[1:])
 #: A bulk shard asks so often whether an upload waits.
 LOOK_FOR_UPLOADS_S = 1.0
 REDIS_PAUSE_S = 30.0
@@ -54,6 +62,12 @@ REDIS_PAUSE_S = 30.0
 
 #: Celery tells of a hard time limit twice.
 _sent_again: deque[str] = deque(maxlen=1000)
+
+
+@celeryd_after_setup.connect
+def name_queues(instance: Any = None, **_: object) -> None:
+    """In the worker's parent, before it has children."""
+    os.environ[QUEUES] = ",".join(instance.app.amqp.queues.consume_from)
 
 
 @task_failure.connect
@@ -119,7 +133,9 @@ def protect_shard(self: Any, message: dict[str, object]) -> dict[str, object] | 
 
 def _protect(self: Any, job: ShardJob) -> dict[str, object] | None:
     try:
-        totals = run_shard(job, load_settings(), last_try=job.waits >= MAX_WAITS, overtaken=_overtaken(self.app, job))
+        totals = run_shard(
+            job, load_settings(), last_try=job.waits >= MAX_WAITS, overtaken=_overtaken(self.app, job.queue)
+        )
     except (ShardIncomplete, StoreError) as error:
         if (isinstance(error, StoreError) and not error.transient) or job.waits >= MAX_WAITS:
             raise
@@ -135,6 +151,8 @@ def _protect(self: Any, job: ShardJob) -> dict[str, object] | None:
         raise self.retry(exc=error, countdown=0, max_retries=None) from error
     # Also where there was nothing to do: whoever reported the shard may have died before this.
     tell_of_end(job.batch_url, job.shard, load_settings(), Sender(self.app).callback)
+    if job.shard == 0:
+        close_single(job.batch_url, load_settings())
     return totals.model_dump() if totals else None
 
 
@@ -142,20 +160,29 @@ def _protect(self: Any, job: ShardJob) -> dict[str, object] | None:
 def plan_batch(self: Any, batch_url: str) -> int:
     """Plan a batch, or go on with its planning, and send its shards; returns how many there are.
 
-    Where its time runs out, or the store is down, `reconcile_all` goes on after the planner's silence.
+    It plans for some seconds, or until an upload waits, and goes on behind the shards that it has sent. Where a store
+    is down, `reconcile_all` has it gone on with after the planner's silence.
     """
-    settings = load_settings()
+    settings, sender = load_settings(), Sender(self.app)
     check_allowed(batch_url, settings.allowed_for_batches, what="batch")
     ledger, batch_id = open_batch(batch_url, s3=settings.s3)
-    check_batch(ledger, ledger.read_batch(batch_id), settings)
+    before = ledger.read_batch(batch_id)
     try:
-        shards = plan_and_send(ledger, batch_id, Sender(self.app), settings).shards
+        check_batch(ledger, before, settings)
+        batch = plan_and_send(ledger, batch_id, sender, settings, _enough(self.app))
     except Taken as error:
         logger.info("not planned here: %s", error)
-        return ledger.read_batch(batch_id).shards
+        return before.shards
+    except (NotAllowed, StoreError) as error:
+        if error.transient:
+            raise
+        give_up_planning(ledger, batch_id, str(error))
+        raise
+    if not batch.planned and not ledger.stopped(batch_id):
+        sender.plan(batch_url, queue_of(batch))
     # A source without photos is done by now.
-    tell_of_end(batch_url, max(0, shards - 1), settings, Sender(self.app).callback)
-    return shards
+    tell_of_end(batch_url, max(0, batch.shards - 1), settings, sender.callback)
+    return batch.shards
 
 
 @shared_task(bind=True, name=RECONCILE)
@@ -163,7 +190,7 @@ def reconcile_all(self: Any) -> dict[str, int]:
     """Send again what nobody is at, in every open batch that the settings let find."""
     settings = load_settings()
     sender = Sender(self.app)
-    sent = reconcile(roots(settings), sender, settings, lambda: waiting(self.app), sender.callback)
+    sent = reconcile(roots(settings), sender, settings, lambda: waiting(self.app), sender.callback, sender.plan)
     metrics.add("apf_reconciled_shards_total", sum(sent.values()))
     metrics.put("apf_last_reconcile_timestamp_seconds", time.time())
     return sent
@@ -189,22 +216,28 @@ def run_schedules(self: Any) -> dict[str, list[str]]:
     return {one.schedule.name: [part.batch for part in one.run.parts] for one in fired}
 
 
-def _overtaken(app: Celery, job: ShardJob) -> Callable[[], bool]:
-    """Whether a bulk shard should give way to an upload; Redis is asked now and then."""
+def _overtaken(app: Celery, queue: str) -> Callable[[], bool]:
+    """Whether what came from this queue should give way to an upload that this worker can take; asked now and then."""
     last = time.monotonic()
+    mine = [name for name in os.environ.get(QUEUES, "").split(",") if name in UPLOADS]
 
     def ask() -> bool:
         nonlocal last
-        if not job.queue.startswith(BULK) or time.monotonic() - last < LOOK_FOR_UPLOADS_S:
+        if not mine or not queue.startswith(BULK) or time.monotonic() - last < LOOK_FOR_UPLOADS_S:
             return False
         asked = time.monotonic()
-        overtaken = is_overtaken(app)
+        overtaken = is_overtaken(app, mine)
         last = time.monotonic()
         if last - asked > LOOK_FOR_UPLOADS_S:  # Redis is down: the shard can do without it
             last += REDIS_PAUSE_S
         return overtaken
 
     return ask
+
+
+def _enough(app: Celery) -> Callable[[], bool]:
+    overtaken, started = _overtaken(app, BULK), time.monotonic()
+    return lambda: time.monotonic() - started > PLAN_S or overtaken()
 
 
 def _back_off_s(waits: int) -> float:

@@ -93,14 +93,14 @@ class World:
 
     # Doing
 
-    def start_worker(self, **more: str) -> subprocess.Popen[bytes]:
+    def start_worker(self, *arguments: str, **more: str) -> subprocess.Popen[bytes]:
         """A worker process that has its child and listens."""
         command = [sys.executable, "-m", "celery", "-A", "tests.faults.celeryapp", "worker"]
         environment = {**os.environ, "REMAP_SIGTERM": "SIGQUIT", **self.variables, **more}
         name = f"w{len(self.workers)}@%h"
         with self.log.open("ab") as log:
             process = subprocess.Popen(
-                [*command, "-n", name, "--loglevel", "INFO"],
+                [*command, "-n", name, "--loglevel", "INFO", *arguments],
                 cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
         before = self.log.read_bytes().count(b" ready.")

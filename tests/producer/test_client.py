@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 import redis
 
+from apf.errors import RecipeError
 from producer import AsyncClient, Client, NotDone
 from producer.client import MAX_NAMED
 from tests.conftest import RedisServer
 from tests.faults.world import World, closing_world, photos
-from workers.errors import BadRequest, LedgerError, NotAllowed, NotFound, SettingsError
+from workers.errors import BadRequest, LedgerError, NotAllowed, NotFound, SettingsError, StoreGone
+from workers.job import ShardReport
 from workers.lanes import all_queues
 from workers.reconcile import resume
 from workers.registry import open_batches, roots
@@ -104,6 +106,26 @@ def test_a_batch_id_is_submitted_once(world: World, client: Client) -> None:
     assert queued(world)["interactive"] == 1
 
 
+def test_a_batch_id_is_of_one_batch(world: World, client: Client) -> None:
+    """Other photos under it would be taken for done."""
+    first, second, *_ = sorted(world.photos)
+    client.submit(world.source_url, world.destination_url, photos=[first], batch_id="order-7")
+    for keys in ([second], None):
+        with pytest.raises(BadRequest, match="'order-7' is another one already"):
+            client.submit(world.source_url, world.destination_url, photos=keys, batch_id="order-7")
+
+
+def test_what_is_left_of_a_batch_that_was_taken_back_counts_for_nothing(world: World, client: Client) -> None:
+    """A worker may have reported into it before; under the same id the photo is looked at anew."""
+    name = next(key for key, data in world.photos.items() if data.startswith(b"face"))
+    stale = ShardReport(
+        shard=0, photos=(), stage_seconds={}, wall_seconds=1, worker="w", finished_at="", peak_memory_bytes=1
+    )
+    world.ledger.write_report("order-7", stale)
+    upload = client.submit(world.source_url, world.destination_url, photos=[name], batch_id="order-7")
+    assert client.status(upload.destination, upload.batch).pending == 1
+
+
 @pytest.mark.parametrize(
     ("asked", "error", "said"),
     [
@@ -115,7 +137,8 @@ def test_a_batch_id_is_submitted_once(world: World, client: Client) -> None:
         ({"tenant": "x" * 201}, BadRequest, "tenant"),
         ({"batch_id": "../x"}, LedgerError, "no batch's id"),
         ({"source": "file:///etc"}, NotAllowed, "APF_ALLOWED_URLS"),
-        ({"recipe": "none"}, Exception, "recipe"),
+        ({"recipe": "none"}, RecipeError, "recipe"),
+        ({"photos": "album 0/000.jpg"}, BadRequest, "give a list of keys"),
     ],
 )
 def test_what_makes_no_sense_is_refused_whole(
@@ -123,6 +146,13 @@ def test_what_makes_no_sense_is_refused_whole(
 ) -> None:
     with pytest.raises(error, match=said):
         client.submit(**{"source": world.source_url, "destination": world.destination_url, **asked})  # type: ignore[arg-type]
+    assert nothing_submitted(world)
+
+
+def test_a_source_that_is_not_there_is_told_at_once(world: World, client: Client) -> None:
+    """And not by the log of the worker that was to list it."""
+    with pytest.raises(StoreGone):
+        client.submit(f"{world.source_url}/gone", world.destination_url)
     assert nothing_submitted(world)
 
 

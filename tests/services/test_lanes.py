@@ -60,6 +60,20 @@ def test_an_upload_overtakes_the_shard_that_runs(world: World) -> None:
     assert {photo.attempts for photo in report.photos} == {1}, "giving way is no death"
 
 
+def test_a_worker_for_bulk_work_alone_gives_way_to_nothing(world: World) -> None:
+    """It could not take the upload, and whoever can would be told of it no more."""
+    client = Client(world.settings)
+    world.start_worker("-Q", ",".join(all_queues(["bulk"])))
+    world.submit()
+    until(world.is_mid_shard, 30, "the worker is at the bulk shard", world.log)
+    (world.folder / "up" / "me.jpg").write_bytes(b"face me " * 100)
+    upload = client.submit((world.folder / "up").as_uri(), (world.folder / "public").as_uri(), photos=["me.jpg"])
+    until(lambda: world.summary().done, 60, "the bulk shard is done in one go", world.log)
+    assert "upload waits" not in world.log.read_text()
+    assert client.status(upload.destination, upload.batch).pending == 1
+    client.cancel(upload.destination, upload.batch)
+
+
 def test_a_tenants_long_batch_starves_no_other(world: World, tmp_path: Path) -> None:
     """Ann's thirty shards wait when Bob's two come: his are done when few of hers are."""
     slow = world.settings.model_copy(update={"shard_photos": 2})
@@ -81,11 +95,13 @@ def test_a_tenants_long_batch_starves_no_other(world: World, tmp_path: Path) -> 
 
 def test_one_worker_at_a_time_gives_way(redis_server: RedisServer) -> None:
     app = make_app(Settings(broker_url=redis_server.url, allowed_urls="*", broker_key_prefix="p:"))
-    assert not is_overtaken(app)
+    mine = all_queues(["interactive"])[1:]
+    assert not is_overtaken(app, mine)
     Sender(app)(ShardJob(batch_url="memory://x", shard=0, queue="bulk.01.2"))
-    assert not is_overtaken(app), "bulk work overtakes nobody"
+    assert not is_overtaken(app, mine), "bulk work overtakes nobody"
     Sender(app)(ShardJob(batch_url="memory://x", shard=0, queue="interactive.05"))
-    assert [is_overtaken(app) for _ in range(3)] == [True, False, False]
+    assert not is_overtaken(app, ["interactive.06"])
+    assert [is_overtaken(app, mine) for _ in range(3)] == [True, False, False]
     app.close()
 
 

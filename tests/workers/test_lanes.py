@@ -78,11 +78,12 @@ def test_a_tenant_gets_a_row_of_its_own_while_there_is_one() -> None:
     occupants: dict[int, str] = {}
     lengths: dict[str, int] = {}
     for tenant in range(ROWS):
-        row, queue = chosen("bulk", f"t{tenant}", occupants, lengths)
-        assert row not in occupants
+        row, queue, is_own = chosen("bulk", f"t{tenant}", occupants, lengths)
+        assert is_own and row not in occupants
         occupants[row], lengths[queue] = f"t{tenant}", 5
-    row, _ = chosen("bulk", "one too many", occupants, lengths)
-    assert row in occupants, "shared, by the tenant's hash"
+    least = lane_queues("bulk")[7]
+    lengths |= {queue: 1 for queue in least if lengths.get(queue)}
+    assert chosen("bulk", "one too many", occupants, lengths)[::2] == (7, False), "shared, where least waits"
     idle = next(row for row in occupants if occupants[row] == "t3")
     for queue in lane_queues("bulk")[idle]:
         lengths[queue] = 0
@@ -91,9 +92,9 @@ def test_a_tenant_gets_a_row_of_its_own_while_there_is_one() -> None:
 
 
 def test_a_batch_goes_where_least_waits() -> None:
-    row, queue = chosen("bulk", "t", {}, {})
+    row, queue, _ = chosen("bulk", "t", {}, {})
     waiting = dict.fromkeys(lane_queues("bulk")[row], 9) | {lane_queues("bulk")[row][2]: 4}
-    assert chosen("bulk", "t", {row: "t"}, waiting) == (row, lane_queues("bulk")[row][2])
+    assert chosen("bulk", "t", {row: "t"}, waiting) == (row, lane_queues("bulk")[row][2], True)
     assert queue in lane_queues("bulk")[row]
 
 

@@ -12,7 +12,16 @@ from tests.workers.test_ledger import report
 from tests.workers.test_shard import make_batch
 from workers.job import Batch, Outcome, PhotoRef
 from workers.ledger import Ledger, open_ledger
-from workers.planning import BatchTooLarge, Taken, caught_up, estimated_megapixels, may_be_photo, plan, planned_anew
+from workers.planning import (
+    BatchTooLarge,
+    Taken,
+    caught_up,
+    estimated_megapixels,
+    give_up_planning,
+    may_be_photo,
+    plan,
+    planned_anew,
+)
 from workers.store import ObjectInfo, Store, open_store
 from workers.store.memory import MemoryStore
 
@@ -66,6 +75,32 @@ def test_shards_close_at_their_megapixels() -> None:
     source, ledger, batch = scene({f"{i}.jpg": one_megapixel for i in range(6)}, max_shard_megapixels=2.5)
     *_, grown = plan(ledger, batch, source, planner="a")
     assert [len(ledger.read_plan(batch.id, shard)) for shard in range(grown.shards)] == [2, 2, 2]
+
+
+def test_a_planner_is_never_silent_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where few of many keys are planned it writes its cursor all the same, so that another goes on from there."""
+    monkeypatch.setattr("workers.planning.LONGEST_SILENCE_S", -1.0)
+    source, ledger, batch = scene({f"{n}.txt": 1 for n in range(5)} | {"3.jpg": 1, "9.jpg": 1})
+    slow = plan(ledger, batch, source, planner="slow")
+    for _ in range(4):
+        next(slow)
+    left = ledger.read_batch(batch.id)
+    assert (left.cursor, left.ignored, left.planned) == ("2.txt", 3, False)
+    *_, grown = plan(ledger, left, source, planner="quick")
+    assert planned_keys(ledger, grown) == ["3.jpg", "9.jpg"]
+    assert grown.ignored == 5
+    with pytest.raises(Taken):
+        next(slow)
+
+
+def test_a_source_that_cannot_be_listed_ends_the_batch_with_its_reason() -> None:
+    """Nobody waits for it for ever."""
+    source, ledger, batch = scene(dict.fromkeys("abc", 10), max_shard_photos=1)
+    next(plan(ledger, batch, source, planner="a"))
+    give_up_planning(ledger, batch.id, "the bucket is gone")
+    left = ledger.read_batch(batch.id)
+    assert (left.planned, left.shards) == (True, 1)
+    assert "the bucket is gone; mend that, and protect the source again" in left.note
 
 
 def test_an_empty_source_is_planned_with_no_shard() -> None:

@@ -11,9 +11,11 @@ from tests.workers.fakes import FakeEngine
 from tests.workers.test_attempts import died, rewrite
 from workers import attempts
 from workers.attempts import Lease
+from workers.callback import read_callback, write_callback
 from workers.job import BULK, Batch, Outcome, PhotoReport, ShardJob, ShardReport
+from workers.lanes import queue_of
 from workers.ledger import Ledger, open_ledger
-from workers.reconcile import PLANNER_LEASE_S, Waiting, minder, plan_and_send, reconcile, resume
+from workers.reconcile import PLANNER_LEASE_S, Waiting, close_single, minder, plan_and_send, reconcile, resume
 from workers.registry import OPEN, register, roots, unregister
 from workers.run import run_shard
 from workers.settings import Settings
@@ -109,6 +111,76 @@ def test_a_batch_that_is_done_is_looked_at_no_more(planned: World) -> None:
     assert planned.is_registered()
     planned.reconcile()
     assert not planned.is_registered()
+
+
+def test_an_uploads_batch_is_closed_with_its_shard(world: World) -> None:
+    """Ten uploads a second would else be as many open batches as a pass can look at."""
+    batch = world.batch.model_copy(update={"max_shard_photos": 9})
+    world.ledger.write_batch(batch)
+    world.plan()
+    close_single(world.ledger.batch_url("b1"), SETTINGS)
+    assert world.is_registered(), "not reported yet"
+    world.work(0)
+    close_single(world.ledger.batch_url("b1"), SETTINGS)
+    assert not world.is_registered()
+    close_single("memory://public/out/.apf/batches/none", SETTINGS)
+
+
+def test_what_is_registered_and_never_came_is_forgotten_after_a_day(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its producer died in between; until then it could still be writing."""
+    world.ledger.forget_batch("b1")
+    world.reconcile()
+    assert world.is_registered()
+    monkeypatch.setattr("workers.registry.STALE_S", -1.0)
+    world.reconcile()
+    assert not world.is_registered()
+
+
+@pytest.mark.parametrize(
+    "changes", [{"source": "memory://secret"}, {"destination": "memory://elsewhere"}], ids=["source", "destination"]
+)
+def test_a_forged_batch_is_neither_listed_nor_closed(world: World, changes: dict[str, str]) -> None:
+    """Whoever can write a record into an allowed place has no worker read or write outside of them."""
+    open_store("memory://secret").put("private.jpg", b"x")
+    world.ledger.write_batch(world.batch.model_copy(update={**changes, "created_at": "2020-01-01T00:00:00+00:00"}))
+    assert world.reconcile() == []
+    assert not list(world.ledger.store.list(world.ledger.key("b1", "plan", "")))
+    assert not list(open_store("memory://elsewhere").list(OPEN))
+
+
+def test_a_worker_hands_planning_on_instead_of_doing_it_in_its_pass(world: World) -> None:
+    """A library takes minutes to list; the pass has others to look after."""
+    world.age(PLANNER_LEASE_S + 1)
+    planned: list[str] = []
+    sent = reconcile(roots(SETTINGS), world.send, SETTINGS, lambda: IDLE, plan=planned.append)
+    assert (planned, sent, world.sent) == ([world.ledger.batch_url("b1")], {}, [])
+    queue = queue_of(world.ledger.read_batch("b1"))
+    reconcile(roots(SETTINGS), world.send, SETTINGS, lambda: Waiting({queue: 1}, ()), plan=planned.append)
+    assert len(planned) == 1, "it may wait there"
+
+
+def test_a_batch_is_planned_in_pieces(world: World) -> None:
+    """One that takes long leaves its worker to others after each."""
+    grown = plan_and_send(world.ledger, "b1", world.send, SETTINGS, enough=lambda: True)
+    assert (grown.planned, world.sent) == (False, [0])
+    while not plan_and_send(world.ledger, "b1", world.send, SETTINGS, enough=lambda: True).planned:
+        pass
+    assert world.sent == [0, 1, 2]
+
+
+def test_while_a_callback_is_owed_no_report_is_read(planned: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A receiver may be down for a day, and a batch have a million photos."""
+    batch = planned.ledger.read_batch("b1").model_copy(update={"callback": "https://app.example/hook"})
+    planned.ledger.write_batch(batch)
+    planned.work(0, 1, 2)
+    write_callback(planned.ledger, batch, read_callback(planned.ledger, batch).model_copy(update={"tries": 1}))
+    monkeypatch.setattr(Ledger, "read_report", lambda *_: pytest.fail("a report was read"))
+    told: list[str] = []
+    reconcile(roots(SETTINGS), planned.send, SETTINGS, lambda: IDLE, told.append)
+    assert planned.is_registered()
+    assert told in ([], [planned.ledger.batch_url("b1")])
 
 
 def test_shards_that_somebody_is_at_are_left_to_them(planned: World) -> None:
@@ -307,6 +379,6 @@ def test_one_batch_that_cannot_be_read_does_not_keep_the_others_waiting(planned:
 
 def test_every_root_is_looked_through(planned: World) -> None:
     """One that cannot be listed is passed over."""
-    settings = SETTINGS.model_copy(update={"allowed_urls": "file:///nobody memory://public"})
+    settings = SETTINGS.model_copy(update={"allowed_urls": "file:///nobody memory://public memory://source"})
     sent = reconcile(roots(settings), planned.send, settings, lambda: IDLE)
     assert sent == {"b1": 3}

@@ -121,7 +121,7 @@ def _add(side: Side, report: ShardReport, photos: list[PhotoReport], of: int) ->
 
 def _worked(ledger: Ledger, schedule: Schedule, recipe_id: str) -> Iterator[tuple[ShardReport, list[PhotoReport]]]:
     """Reports of the schedule's batches with this recipe, newest first, and the photos that a worker had in hand."""
-    for batch_id in reversed([one for one in ledger.batches() if schedule.is_batch(one)]):
+    for batch_id in reversed([one for one in ledger.batch_ids() if schedule.is_batch(one)]):
         batch = _batch(ledger, batch_id)
         if batch is None or batch.schedule != schedule.name or batch.recipe.id != recipe_id:
             continue

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from types import MappingProxyType
@@ -63,6 +63,9 @@ class Store(Protocol):
 
         Streamed. Keys under `.apf/` are left out unless the prefix starts with it.
         """
+
+    def folders(self, prefix: str) -> Sequence[str]:
+        """The names between `prefix`, which ends with a slash, and the next slash, of all keys that have both."""
 
     def head(self, key: str) -> ObjectInfo | None:
         """The object with its metadata, or None where there is none."""

@@ -69,6 +69,19 @@ class FileStore:
         if os.path.realpath(folder) == folder.rstrip("/"):
             yield from self._walk(folder, base, prefix, start_after.encode())
 
+    def folders(self, prefix: str) -> Sequence[str]:
+        if _fault(prefix[:-1]):
+            return []
+        folder = self._absolute(prefix)
+        if os.path.realpath(folder) != folder.rstrip("/"):
+            return []
+        with _explained(prefix):
+            try:
+                with os.scandir(folder) as entries:
+                    return [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+            except (FileNotFoundError, NotADirectoryError):
+                return []
+
     def head(self, key: str) -> ObjectInfo | None:
         path = self._readable(key)
         with _explained(key):

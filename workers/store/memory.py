@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -44,6 +44,10 @@ class MemoryStore:
             if key.encode() > after and not hidden(key, prefix):
                 one = found[key]
                 yield ObjectInfo(key=key, size=len(one.data), etag=one.etag, last_modified=one.changed)
+
+    def folders(self, prefix: str) -> Sequence[str]:
+        below = (info.key.removeprefix(prefix) for info in self.list(prefix))
+        return list(dict.fromkeys(key.partition("/")[0] for key in below if "/" in key))
 
     def head(self, key: str) -> ObjectInfo | None:
         check_key(key)

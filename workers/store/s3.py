@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from datetime import datetime
 from email.utils import parsedate_to_datetime
@@ -79,6 +79,14 @@ class S3Store:
                     yield info
             else:
                 return
+
+    def folders(self, prefix: str) -> Sequence[str]:
+        pages = self._client.get_paginator("list_objects_v2").paginate(
+            Bucket=self._bucket, Prefix=self._root + prefix, Delimiter="/", PaginationConfig={"PageSize": PAGE_KEYS}
+        )
+        root = len(self._root + prefix)
+        with self._explained(prefix):
+            return [found["Prefix"][root:-1] for page in pages for found in page.get("CommonPrefixes", [])]
 
     def _pages(self, prefix: str, after: str) -> Iterator[ObjectInfo]:
         pages = self._client.get_paginator("list_objects_v2").paginate(

@@ -1,0 +1,35 @@
+"""Which batches a worker believes: their records could have been forged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from workers.allowed import EVERYTHING, check_allowed
+from workers.errors import NotAllowed
+from workers.job import Batch
+from workers.ledger import Ledger, ledger_url
+from workers.settings import Settings
+from workers.store import overlap
+
+
+def check_batch(ledger: Ledger, batch: Batch, settings: Settings) -> None:
+    """Raises NotAllowed where a batch may not be worked on: its record could have been forged, too.
+
+    Whoever can write somewhere into an allowed place could put a ledger there: only one that lies where its
+    destination's has to be is believed.
+    """
+    check_allowed(batch.source, settings.allowed, what="source")
+    check_allowed(batch.destination, settings.allowed, what="destination")
+    if overlap(batch.source, batch.destination):
+        raise NotAllowed(f"source {batch.source} and destination {batch.destination} overlap")
+    wanted = ledger_url(batch.destination, settings.ledger_url)
+    if EVERYTHING not in settings.allowed and ledger.url != wanted:
+        raise NotAllowed(
+            f"the ledger of {batch.destination} belongs into {wanted}, and not into {ledger.url}: "
+            "set APF_LEDGER_URL alike for producers and workers"
+        )
+    detector = batch.recipe.detector
+    if EVERYTHING not in settings.allowed and detector != settings.detector and Path(detector).name != detector:
+        raise NotAllowed(
+            f"detector {detector!r} is a path: set APF_DETECTOR to it where workers run, if they may load it"
+        )
