@@ -15,7 +15,7 @@ from celery import Celery
 from prometheus_client.core import GaugeMetricFamily, Metric
 
 from producer.progress import Memory, Standing, State, standing
-from workers.errors import LedgerError
+from workers.errors import LedgerError, StoreError
 from workers.job import Lane
 from workers.lanes import all_queues
 from workers.ledger import Ledger
@@ -100,6 +100,11 @@ def _look(pair: tuple[Ledger, str], memory: Memory) -> Standing | None:
         return standing(ledger, batch_id, memory)
     except LedgerError as error:
         log.warning("batch %s is left out: %s", batch_id, error)
+        return None
+    except StoreError:
+        raise
+    except Exception:  # whatever is wrong with one batch's objects hides no other
+        log.exception("batch %s is left out, for a reason that nobody foresaw", batch_id)
         return None
 
 

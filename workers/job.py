@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from enum import StrEnum
 from functools import reduce
-from typing import Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from apf.recipe import Recipe
 from workers.errors import JobError, LedgerError, NewerRecord, WorkerError
@@ -24,6 +25,16 @@ QUEUE = r"^(interactive|bulk)(\.\d\d(\.\d)?)?$"
 
 #: A schedule's fraction of the photos, or all others.
 Part = Literal["fraction", "rest"]
+
+
+def _with_zone(text: str) -> str:
+    if datetime.fromisoformat(text).utcoffset() is None:
+        raise ValueError("has no offset from UTC")
+    return text
+
+
+#: ISO 8601 with its offset.
+Moment = Annotated[str, AfterValidator(_with_zone)]
 
 
 class _Record(BaseModel):
@@ -189,8 +200,8 @@ class Attempt(_Told):
     host: str
     pid: int = Field(ge=0)
     #: ISO 8601 with their offset. `seen_at` is renewed while the try runs.
-    started_at: str
-    seen_at: str
+    started_at: Moment
+    seen_at: Moment
     #: Seconds after `seen_at` from which on the try counts as dead.
     lease_s: float = Field(gt=0)
     #: The photo in hand, by key, where photos are taken one by one.
@@ -232,7 +243,7 @@ class Batch(_Record):
     #: The schedule that fired it; empty for none.
     schedule: str = ""
     #: ISO 8601 with its offset.
-    created_at: str
+    created_at: Moment
     #: Bounds of one shard; a single photo over the second makes a shard of its own.
     max_shard_photos: int = Field(default=128, ge=1)
     max_shard_megapixels: float = Field(default=128.0, gt=0)
@@ -252,7 +263,7 @@ class Batch(_Record):
     ignored: int = Field(default=0, ge=0)
     #: Who plans it, and when they last wrote: another takes over only after `PLANNER_LEASE_S` of silence.
     planner: str = ""
-    updated_at: str = ""
+    updated_at: Moment | Literal[""] = ""
     #: For people: what else there is to know, such as that the source was too large.
     note: str = ""
 

@@ -17,12 +17,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+from celery.exceptions import SoftTimeLimitExceeded
 from pydantic import BaseModel
 
 from workers.attempts import attempts_at, is_live, mark_missed, now
 from workers.callback import Notify, owes_callback, remind, was_told
 from workers.errors import LedgerError, NewerRecord, WorkerError
-from workers.job import BULK, Attempt, Batch, ShardJob, parse
+from workers.job import BULK, Attempt, Batch, Moment, ShardJob, parse
 from workers.lanes import queue_of
 from workers.ledger import Ledger, open_batch
 from workers.planning import Taken, caught_up, plan, planned_anew
@@ -47,7 +48,7 @@ GOOD_FOR_S = 2.0
 class _Looked(BaseModel):
     """When the queue was last searched for a batch's messages."""
 
-    at: str
+    at: Moment
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,11 @@ def reconcile(
             count = reconcile_batch(ledger, batch_id, send, settings, waiting, notify, plan)
         except WorkerError as error:
             log.warning("batch %s is left for the next time: %s", batch_id, error)
+            continue
+        except SoftTimeLimitExceeded:
+            raise
+        except Exception:  # whatever is wrong with one batch's objects holds up no other
+            log.exception("batch %s is left out, for a reason that nobody foresaw", batch_id)
             continue
         if count:
             sent[batch_id] = count

@@ -12,6 +12,7 @@ from tests.workers.test_attempts import died, rewrite
 from workers import attempts
 from workers.attempts import Lease
 from workers.callback import read_callback, write_callback
+from workers.errors import LedgerError
 from workers.job import BULK, Batch, Outcome, PhotoReport, ShardJob, ShardReport
 from workers.lanes import queue_of
 from workers.ledger import Ledger, open_ledger
@@ -148,6 +149,18 @@ def test_a_forged_batch_is_neither_listed_nor_closed(world: World, changes: dict
     assert world.reconcile() == []
     assert not list(world.ledger.store.list(world.ledger.key("b1", "plan", "")))
     assert not list(open_store("memory://elsewhere").list(OPEN))
+
+
+@pytest.mark.parametrize("moment", ["2026-01-01T00:00:00", "yesterday", ""])
+def test_a_batch_with_a_foul_date_holds_up_no_other(planned: World, moment: str) -> None:
+    """Anybody who may write one destination's ledger could else stop reconciling for all."""
+    foul = planned.ledger.key("b0", "batch.json")
+    text = planned.batch.model_copy(update={"id": "b0"}).model_dump_json()
+    planned.ledger.store.put(foul, text.replace(planned.batch.created_at, moment).encode())
+    open_store("memory://public").put(f"{OPEN}b0", planned.ledger.batch_url("b0").encode())
+    assert planned.reconcile() == [0, 1, 2]
+    with pytest.raises(LedgerError, match="created_at"):
+        planned.ledger.read_batch("b0")
 
 
 def test_a_worker_hands_planning_on_instead_of_doing_it_in_its_pass(world: World) -> None:

@@ -26,7 +26,9 @@ from workers.store.memory import MemoryStore
 
 def make_batch(source: str, destination: str, **fields: Any) -> Batch:
     recipe = load_recipe("standard")
-    return Batch(id="b1", source=source, destination=destination, recipe=recipe, created_at="2026-01-01", **fields)
+    return Batch(
+        id="b1", source=source, destination=destination, recipe=recipe, created_at="2026-01-01T00:00:00+00:00", **fields
+    )
 
 
 class Scene:
