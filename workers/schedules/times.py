@@ -151,7 +151,8 @@ def _cron(text: str) -> _Cron:
             minutes=frozenset(crontab_parser(60).parse(minute)),
             hours=frozenset(crontab_parser(24).parse(hour)),
             month_days=frozenset(crontab_parser(31, 1).parse(month_day)),
-            week_days=frozenset(crontab_parser(7).parse(week_day)),
+            # Sunday is 0 and 7.
+            week_days=frozenset(day % 7 for day in crontab_parser(8).parse(week_day)),
             months=frozenset(crontab_parser(12, 1).parse(month)),
             either_day=not month_day.startswith("*") and not week_day.startswith("*"),
             every_hour=hour.startswith("*"),
