@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
+from itertools import islice
 
 from apf.recipe import Recipe, make_recipe
 from workers.attempts import now
@@ -15,6 +18,9 @@ from workers.schedules.outcome import digest
 from workers.schedules.record import Piece, RecipeFields, Schedule, State
 from workers.settings import Settings
 from workers.store import ObjectInfo, Store
+
+#: Outputs that are asked for at once, as many as `has_new` asks before it looks at the answers, and at the most.
+HEADS_AT_ONCE, HEADS_A_TURN, MAX_HEADS = 16, 64, 1000
 
 #: A store may say that a photo is older than it is by so much: an upload in parts bears the time at which it began.
 MARGIN = timedelta(hours=1)
@@ -86,18 +92,27 @@ def has_new(
     """Whether the source holds a photo that no run has dealt with.
 
     One listing of the source, with its own times. The output is asked for of photos alone that are hardly older than
-    the last run, which may have seen them or not.
+    the last run, which may have seen them or not; where they are more than `MAX_HEADS`, a run is to find out.
 
     Args:
         keep: called for each object.
     """
     known, start = set(state.without_output), since(state)
-    for info in source.list():
-        keep()
-        if not (may_be_photo(info) and is_since(info, start)) or digest(info.key, info.etag) in known:
-            continue
-        if not _has_output(info, schedule, wanted, destination):
-            return True
+    has_output = partial(_has_output, schedule=schedule, wanted=wanted, destination=destination)
+
+    def doubtful() -> Iterator[ObjectInfo]:
+        for info in source.list():
+            keep()
+            if may_be_photo(info) and is_since(info, start) and digest(info.key, info.etag) not in known:
+                yield info
+
+    photos, asked = doubtful(), 0
+    with ThreadPoolExecutor(HEADS_AT_ONCE) as pool:
+        while some := list(islice(photos, HEADS_A_TURN)):
+            keep()
+            asked += len(some)
+            if asked > MAX_HEADS or not all(pool.map(has_output, some)):
+                return True
     return False
 
 

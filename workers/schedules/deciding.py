@@ -12,7 +12,7 @@ from workers.asking import find_ledger
 from workers.errors import LedgerError
 from workers.job import Totals
 from workers.schedules.changes import clock_of, has_new, is_covered, merged, since, wanted_pieces
-from workers.schedules.outcome import is_over, outcome_of
+from workers.schedules.outcome import BatchOutcome, outcome_of
 from workers.schedules.record import Run, RunPart, Schedule, State
 from workers.settings import Settings
 from workers.store import open_store
@@ -49,16 +49,25 @@ def due_at(schedule: Schedule, state: State, at: datetime) -> Due | None:
     return Due(clock, asked=False, clock=stamp) if clock and missed else None
 
 
-def settled(schedule: Schedule, state: State, settings: Settings) -> State:
-    """The state with the end of its last run, if that has ended."""
+def settled(
+    schedule: Schedule, state: State, settings: Settings, keep: Callable[[], None] = lambda: None
+) -> State:
+    """The state with the end of its last run, if that has ended.
+
+    Args:
+        keep: called now and then.
+    """
     run = state.run
     if run is None or not run.created or run.totals is not None:
         return state
     ledger = find_ledger(schedule.destination, settings)
     batches = [ledger.read_batch(part.batch) for part in run.parts if ledger.has_batch(part.batch)]
-    if not all(is_over(ledger, batch) for batch in batches):
-        return state
-    ends = [outcome_of(ledger, batch) for batch in batches]
+    ends: list[BatchOutcome] = []
+    for batch in batches:
+        end = outcome_of(ledger, batch, keep)
+        if end is None:
+            return state
+        ends.append(end)
     complete = all(end.complete for end in ends) and len(ends) == len(run.parts)
     ended = run.model_copy(update={"totals": Totals.sum(end.totals for end in ends), "complete": complete})
     state = state.model_copy(update={"run": ended})

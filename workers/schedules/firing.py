@@ -8,6 +8,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 
+from celery.exceptions import SoftTimeLimitExceeded
+
 from apf.errors import ApfError
 from workers import attempts
 from workers.asking import Asked, create_batch, find_ledger
@@ -19,7 +21,7 @@ from workers.reconcile import Send, plan_and_send
 from workers.registry import is_registered
 from workers.schedules.deciding import considered, due_at, settled
 from workers.schedules.record import Problem, Run, Schedule, State
-from workers.schedules.shelf import Shelf, all_schedules, shelf_for
+from workers.schedules.shelf import Shelf, by_shelf, shelf_for
 from workers.schedules.turn import TurnLost, turn_at
 from workers.settings import Settings
 
@@ -63,7 +65,8 @@ def run_due(
 ) -> list[Fired]:
     """Fire all schedules that are due, then have their batches planned.
 
-    One that cannot be looked at keeps the error in its state and holds up no other.
+    One that cannot be looked at keeps the error in its state and holds up no other. Once the caller's time is up no other
+    is looked at; those that went wrong the last time come last, so that each gets its turn.
 
     Args:
         only: a schedule's name; the others are left alone.
@@ -73,16 +76,26 @@ def run_due(
         LedgerError: no setting says where schedules lie.
     """
     fired: list[Fired] = []
-    for shelf, name in all_schedules(settings, complain=_log_problem):
-        if only in (None, name):
+    with suppress(SoftTimeLimitExceeded):
+        for shelf, name, troubled in _with_troubled_last(settings, only):
             with noting_errors(shelf, name, now):
                 one = look(shelf, name, settings, now, choose_queue)
                 fired += [one] if one else []
+                if troubled:
+                    shelf.forget_problem(name)
     for one in fired:
         with noting_errors(one.shelf, one.schedule.name, now):
             for ledger, batch_id in one.batches(settings):
                 plan(ledger.batch_url(batch_id))
     return fired
+
+
+def _with_troubled_last(settings: Settings, only: str | None) -> list[tuple[Shelf, str, bool]]:
+    """The schedules to look at, and whether there is an error of each."""
+    found: list[tuple[Shelf, str, bool]] = []
+    for shelf, names in by_shelf(settings, complain=_log_problem):
+        found += [(shelf, name, troubled) for name, troubled in names.items() if only in (None, name)]
+    return sorted(found, key=lambda one: one[2])
 
 
 def _log_problem(url: str, error: WorkerError) -> None:
@@ -102,15 +115,30 @@ def planner(send: Send, settings: Settings) -> Plan:
 
 @contextmanager
 def noting_errors(shelf: Shelf, name: str, now: Clock) -> Iterator[None]:
-    """Keeps an error beside the schedule, for `apf schedule list`, and lets the others go on."""
+    """Keeps an error beside the schedule, for `apf schedule list`, and lets the others go on.
+
+    Raises:
+        SoftTimeLimitExceeded: the task's time is up; it is noted, too.
+    """
     try:
         yield
     except TurnLost as error:
         log.info("%s", error)
+    except SoftTimeLimitExceeded:
+        problem = "it could not be looked at within APF_SHARD_SOFT_LIMIT_S: raise it, or make a schedule for each prefix"
+        _note(shelf, name, now, problem)
+        raise
     except (WorkerError, ApfError) as error:
-        log.warning("schedule %s is left for the next time: %s", name, error)
-        with suppress(WorkerError):  # the store itself is down
-            shelf.note(name, Problem(error=str(error), at=now().isoformat(timespec="seconds")))
+        _note(shelf, name, now, str(error))
+    except Exception as error:
+        log.exception("schedule %s", name)
+        _note(shelf, name, now, f"{type(error).__name__}: {error}")
+
+
+def _note(shelf: Shelf, name: str, now: Clock, problem: str) -> None:
+    log.warning("schedule %s is left for the next time: %s", name, problem)
+    with suppress(WorkerError):  # the store itself is down
+        shelf.note(name, Problem(error=problem, at=now().isoformat(timespec="seconds")))
 
 
 def look(
@@ -119,6 +147,7 @@ def look(
     """Fire the schedule if it is due; returns the run once its batches are made.
 
     Raises:
+        TurnLost: somebody else looks at it.
         WorkerError, ApfError: source, destination, recipe or record are not as they should be.
     """
     schedule, state = shelf.read(name), shelf.state(name)
@@ -126,13 +155,12 @@ def look(
         return None
     with turn_at(shelf, name) as turn:
         if turn is None:
-            return None
-        state = settled(schedule, shelf.state(name), settings)  # somebody may have been here in the meantime
+            raise TurnLost(f"schedule {name} is looked at by somebody else")
+        state = settled(schedule, shelf.state(name), settings, turn.keep)  # somebody may have been here meanwhile
         due = due_at(schedule, state, now())
         _check_place(shelf, name, schedule, settings)
         if due and (state.run is None or state.run.created):
             state = considered(schedule, state, due, settings, turn.keep)
-            shelf.forget_problem(name)
         turn.check()
         shelf.write_state(name, state)
         if state.run is None or state.run.created:

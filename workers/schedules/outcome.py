@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 
 from workers.attempts import attempts_at, is_live
 from workers.errors import LedgerError
-from workers.job import Batch, PhotoReport, Totals
+from workers.job import Batch, PhotoReport, ShardReport, Totals
 from workers.ledger import Ledger, read_all
 
 #: Reports that are held at once.
@@ -23,7 +22,7 @@ MAX_WITHOUT_OUTPUT = 5000
 @dataclass(frozen=True)
 class BatchOutcome:
     totals: Totals
-    #: Every photo has an outcome, and none failed for a reason that may pass.
+    #: Every photo has an outcome, though one that failed for a reason that may pass.
     complete: bool
     #: `digest` of each photo that has no output.
     without_output: tuple[str, ...]
@@ -36,18 +35,30 @@ def digest(key: str, etag: str) -> str:
 
 def is_over(ledger: Ledger, batch: Batch) -> bool:
     """Whether nothing more comes of the batch by itself."""
-    if ledger.stopped(batch.id) == "cancelled":  # workers may still be at the photos in hand
-        return not any(map(is_live, attempts_at(ledger, batch.id)))
-    listed = batch.planned and ledger.reported_shards(batch.id) >= set(range(batch.shards))
-    return listed and not ledger.open_shards(batch)
+    if ledger.stopped(batch.id) == "cancelled":
+        return _is_left(ledger, batch)
+    return _is_listed(ledger, batch) and not ledger.open_shards(batch)
 
 
-def outcome_of(ledger: Ledger, batch: Batch) -> BatchOutcome:
-    """What became of the photos of a batch that is over."""
+def outcome_of(ledger: Ledger, batch: Batch, keep: Callable[[], None] = lambda: None) -> BatchOutcome | None:
+    """What became of a batch's photos; None unless `is_over`. Each report is read once.
+
+    Args:
+        keep: called now and then.
+    """
+    cancelled = ledger.stopped(batch.id) == "cancelled"
+    if not (_is_left(ledger, batch) if cancelled else _is_listed(ledger, batch)):
+        return None
     totals, passing = Totals(), 0
     without: list[str] = []
-    reports = photo_reports(ledger, batch)
-    while photos := list(islice(reports, 1000)):
+    retried_by = _retried_by(ledger, batch, keep)
+    for first in range(0, batch.shards, WINDOW):
+        keep()
+        numbers = range(first, min(first + WINDOW, batch.shards))
+        reports = read_all(partial(ledger.read_report, batch.id), numbers)
+        if None in reports and not cancelled:  # torn: its shard runs again
+            return None
+        photos = [photo for report in reports if report for photo in _latest(report, retried_by)]
         totals += Totals.of(photos)
         passing += sum(photo.transient for photo in photos)
         without += [digest(p.key, p.etag) for p in photos if not p.bytes_out]
@@ -56,20 +67,26 @@ def outcome_of(ledger: Ledger, batch: Batch) -> BatchOutcome:
     return BatchOutcome(totals, complete, tuple(without))
 
 
-def photo_reports(ledger: Ledger, batch: Batch) -> Iterator[PhotoReport]:
-    """What became of each photo that is reported; a retry's outcome stands in for the earlier one."""
-    retried_by = _retried_by(ledger, batch)
-    for first in range(0, batch.shards, WINDOW):
-        numbers = range(first, min(first + WINDOW, batch.shards))
-        for report in read_all(partial(ledger.read_report, batch.id), numbers):
-            if report:
-                yield from (p for p in report.photos if report.shard >= retried_by.get(p.key, 0))
+def _is_left(ledger: Ledger, batch: Batch) -> bool:
+    """Whether nobody is at a cancelled batch any more: workers finish the photos in hand."""
+    return not any(map(is_live, attempts_at(ledger, batch.id)))
 
 
-def _retried_by(ledger: Ledger, batch: Batch) -> dict[str, int]:
+def _is_listed(ledger: Ledger, batch: Batch) -> bool:
+    """Whether each shard has a report by its looks."""
+    return batch.planned and ledger.reported_shards(batch.id) >= set(range(batch.shards))
+
+
+def _latest(report: ShardReport, retried_by: Mapping[str, int]) -> list[PhotoReport]:
+    """The report's photos, but for those that a later shard repeats: its outcome stands in for the earlier one."""
+    return [photo for photo in report.photos if report.shard >= retried_by.get(photo.key, 0)]
+
+
+def _retried_by(ledger: Ledger, batch: Batch, keep: Callable[[], None]) -> dict[str, int]:
     """The last shard that repeats a photo, by key."""
     found: dict[str, int] = {}
     for shard in range(batch.first_retry if batch.first_retry is not None else batch.shards, batch.shards):
+        keep()
         try:
             found |= {ref.key: shard for ref in ledger.read_plan(batch.id, shard)}
         except LedgerError:  # torn after it was reported

@@ -34,9 +34,14 @@ class Shelf:
     def __init__(self, store: Store) -> None:
         self.store = store
 
-    def names(self) -> list[str]:
-        keys = (info.key.removeprefix(FOLDER).split("/") for info in self.store.list(FOLDER))
-        return [parts[0] for parts in keys if parts[1:] == ["schedule.json"] and NAME.fullmatch(parts[0])]
+    def names(self) -> dict[str, bool]:
+        """The schedules' names, and whether there is an error of each: one listing."""
+        files: dict[str, set[str]] = {}
+        for info in self.store.list(FOLDER):
+            name, _, file = info.key.removeprefix(FOLDER).partition("/")
+            files.setdefault(name, set()).add(file)
+        there = {name: found for name, found in files.items() if "schedule.json" in found and NAME.fullmatch(name)}
+        return {name: "error.json" in found for name, found in there.items()}
 
     def has(self, name: str) -> bool:
         return self.store.head(self.key(name, "schedule.json")) is not None
@@ -137,8 +142,14 @@ def shelf_for(destination: str, settings: Settings) -> Shelf:
     return Shelf(open_store(root, s3=settings.s3, create=True))
 
 
-def all_schedules(settings: Settings, complain: Complain | None = None) -> Iterator[tuple[Shelf, str]]:
-    """Every schedule's place and name, by root. What cannot be listed is told to `complain`, if given.
+def all_schedules(settings: Settings) -> Iterator[tuple[Shelf, str]]:
+    """Every schedule's place and name, by root; raises as `by_shelf`."""
+    for shelf, names in by_shelf(settings):
+        yield from ((shelf, name) for name in names)
+
+
+def by_shelf(settings: Settings, complain: Complain | None = None) -> Iterator[tuple[Shelf, dict[str, bool]]]:
+    """Each root's schedules, as `Shelf.names`. What cannot be listed is told to `complain`, if given.
 
     Raises:
         LedgerError: no setting says where schedules lie.
@@ -155,7 +166,7 @@ def all_schedules(settings: Settings, complain: Complain | None = None) -> Itera
         except WorkerError as error:
             _tell(complain, url, error)
         else:
-            yield from ((shelf, name) for name in names)
+            yield shelf, names
 
 
 def _tell(complain: Complain | None, url: str, error: WorkerError) -> None:

@@ -9,12 +9,15 @@ from datetime import timedelta
 from threading import Barrier
 
 import pytest
+from celery.exceptions import SoftTimeLimitExceeded
 
 from apf.recipe import load_recipe
 from tests.workers.schedules.world import START, World, world
+from workers.errors import StoreUnavailable
 from workers.ledger import Ledger
 from workers.schedules import firing, turn
 from workers.schedules.firing import planner, run_due
+from workers.schedules.record import Schedule
 from workers.schedules.turn import Turn, turn_at
 from workers.store import Store
 from workers.store.memory import MemoryStore
@@ -229,6 +232,86 @@ def test_one_bad_schedule_holds_up_no_other(world: World, caplog: pytest.LogCapt
     assert world.shelf.problem("b-malformed") is None
 
 
+def test_an_error_that_nobody_thought_of_holds_up_no_other(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is noted with its kind, the others are looked at, and what they fired is planned."""
+    world.photos("a")
+    world.add("a-odd")
+    world.add("nightly")
+    real = firing.settled
+
+    def settled(schedule: Schedule, *args: object) -> object:
+        if schedule.name == "a-odd":
+            raise KeyError("surprise")
+        return real(schedule, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(firing, "settled", settled)
+    assert [one.schedule.name for one in world.tick()] == ["nightly"]
+    assert len(world.sent) == 1
+    problem = world.shelf.problem("a-odd")
+    assert problem is not None
+    assert problem.error == "KeyError: 'surprise'"
+
+
+def test_a_time_limit_is_noted_and_the_next_look_begins_with_the_others(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was fired before is planned, nothing is looked at after; the slow one comes last the next time."""
+    world.photos("a")
+    for name in ("a", "b-slow", "c"):
+        world.add(name)
+    real = firing.settled
+
+    def settled(schedule: Schedule, *args: object) -> object:
+        if schedule.name == "b-slow":
+            raise SoftTimeLimitExceeded
+        return real(schedule, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(firing, "settled", settled)
+    assert [one.schedule.name for one in world.tick()] == ["a"]
+    assert len(world.sent) == 1
+    problem = world.shelf.problem("b-slow")
+    assert problem is not None
+    assert "within APF_SHARD_SOFT_LIMIT_S" in problem.error
+    assert [one.schedule.name for one in world.tick()] == ["c"]
+    monkeypatch.undo()
+    monkeypatch.setattr(MemoryStore, "clock", lambda _: world.now)
+    assert [one.schedule.name for one in world.tick()] == ["b-slow"]
+
+
+def test_an_error_is_forgotten_once_its_cause_is_gone(world: World) -> None:
+    """Its planning failed, which a clock's next look finds mended, also where nothing is due."""
+    world.photos("a")
+    world.add()
+
+    def down(batch_url: str) -> None:
+        raise StoreUnavailable("no planning today")
+
+    assert len(run_due(world.settings, down, now=lambda: world.now)) == 1
+    assert world.shelf.problem("nightly") is not None
+    assert world.tick(0.1) == []
+    assert world.shelf.problem("nightly") is None
+
+
+def test_a_run_s_end_is_found_within_the_turn(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports are read once each, and the turn is kept between them, however many there are."""
+    world.photos(*[f"{number:03}" for number in range(600)])
+    world.add(every=3600)
+    world.run()
+    read, kept = list[int](), list[int]()
+    real = Ledger.read_report
+
+    def read_report(ledger: Ledger, batch_id: str, shard: int) -> object:
+        read.append(shard)
+        return real(ledger, batch_id, shard)
+
+    monkeypatch.setattr(Ledger, "read_report", read_report)
+    monkeypatch.setattr(Turn, "keep", lambda self: kept.append(len(read)))
+    assert world.tick(0.1) == []
+    assert world.last().totals is not None
+    assert sorted(read) == list(range(200))
+    assert len(set(kept)) > 2
+
+
 def test_an_older_version_leaves_a_newer_one_s_state_alone(world: World) -> None:
     """It would take it for none, and run everything again; a torn one is as good as none."""
     world.photos("a")
@@ -299,6 +382,33 @@ class TestOnChange:
         world.now = later
         assert "late" in world.run(0.1)
         assert world.tick(0.1) == []
+
+    def test_many_photos_that_may_have_been_seen_are_asked_after_at_once_and_not_for_ever(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Several HEADs are under way at a time; of more photos than the cap, a run is to find out."""
+        world.photos(*[f"{number:03}" for number in range(100)])
+        world.now += timedelta(minutes=5)
+        world.add(every=60, on_change=("new",))
+        world.run()
+        together, asked = Barrier(8, timeout=20), list[str]()
+        head = MemoryStore.head
+
+        def slow(store: MemoryStore, key: str) -> object:
+            if not key.startswith(".apf/"):
+                asked.append(key)
+                if len(asked) <= 64:
+                    together.wait()  # breaks where they come one by one
+            return head(store, key)
+
+        monkeypatch.setattr(MemoryStore, "head", slow)
+        assert world.tick(0.1) == []
+        assert world.shelf.problem("nightly") is None
+        assert len(asked) == 100
+        monkeypatch.setattr("workers.schedules.changes.MAX_HEADS", 80)
+        asked[:] = ["enough"] * 64
+        assert len(world.tick(0.1)) == 1
+        assert len(asked) == 64 + 64
 
     def test_photos_without_an_output_are_no_news(self, world: World) -> None:
         """Failed, and left out for want of a face: they are run once, and again only in another version."""
@@ -375,8 +485,6 @@ class TestOnChange:
     def test_what_failed_for_a_passing_reason_is_tried_again(
         self, world: World, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from workers.errors import StoreUnavailable  # noqa: PLC0415
-
         world.photos("a", "b")
         world.add(on_change=("new",))
         world.tick()
