@@ -38,6 +38,8 @@ def print_table(schedules: Sequence[Overview]) -> None:
         )
     _out().print(table, highlight=False)
     for one in schedules:
+        if one.note:
+            _out().print(f"{escape(one.name)}: {escape(one.note)}", highlight=False)
         if one.error:
             _out().print(f"[red]{escape(one.name)}:[/red] {escape(one.error)}", highlight=False)
 
@@ -55,6 +57,7 @@ def print_one(one: Overview) -> None:
         "outcome": _outcome(one),
         "skipped": f"{_moment(one.skipped)}: the run before it was still going on" if one.skipped else "",
         "batches": " ".join(one.last.batches) if one.last else "",
+        "note": one.note,
         "error": one.error,
     }
     for name, value in lines.items():

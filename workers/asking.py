@@ -44,6 +44,7 @@ class Asked:
     fraction: float = 1.0
     part: Part = "fraction"
     changed_since: str = ""
+    again: frozenset[str] = frozenset()
     schedule: str = ""
     #: As `workers.sending.choose_queue` gives it; empty: by hashes.
     queue: str = ""

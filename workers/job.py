@@ -240,6 +240,8 @@ class Batch(_Record):
     part: Part = "fraction"
     #: Only photos that the source has had since then are planned; ISO 8601, by the source's own clock. Empty: all.
     changed_since: str = ""
+    #: Older photos that are planned all the same: `workers.planning.key_digest` of each.
+    again: frozenset[str] = frozenset()
     #: The schedule that fired it; empty for none.
     schedule: str = ""
     #: ISO 8601 with its offset.

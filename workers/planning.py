@@ -59,11 +59,15 @@ def in_fraction(key: str, schedule: str, fraction: float) -> bool:
     return int.from_bytes(digest[:8]) < fraction * 2**64
 
 
+def key_digest(key: str) -> str:
+    """A short name for a photo, whatever its version."""
+    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
 def is_chosen(info: ObjectInfo, batch: Batch) -> bool:
-    """Whether the photo is in the batch's part, and new enough for it."""
-    return is_since(info, batch.changed_since) and (
-        in_fraction(info.key, batch.schedule, batch.fraction) is (batch.part == "fraction")
-    )
+    """Whether the photo is in the batch's part, and new enough for it or to be run again."""
+    wanted = is_since(info, batch.changed_since) or (batch.again and key_digest(info.key) in batch.again)
+    return bool(wanted) and in_fraction(info.key, batch.schedule, batch.fraction) is (batch.part == "fraction")
 
 
 def is_since(info: ObjectInfo, moment: str) -> bool:

@@ -12,7 +12,7 @@ from workers.asking import find_ledger
 from workers.errors import LedgerError
 from workers.job import Totals
 from workers.schedules.changes import clock_of, has_new, is_covered, merged, since, wanted_pieces
-from workers.schedules.outcome import BatchOutcome, outcome_of
+from workers.schedules.outcome import MAX_AGAIN, BatchOutcome, outcome_of
 from workers.schedules.record import Run, RunPart, Schedule, State
 from workers.settings import Settings
 from workers.store import open_store
@@ -25,6 +25,10 @@ MAX_FORMER = 20
 ASKED, CLOCK, FIRST = "asked for", "the clock", "the first run"
 NEW, RECIPE = "new photos", "recipe or weights changed"
 CHANGED, AGAIN = "the schedule was changed", "the last run broke off"
+RETRY = "photos failed for a reason that may pass"
+
+#: Runs in a row for nothing but the same failed photos; from then on they are tried when there is another reason.
+MAX_TRIES = 10
 
 
 @dataclass(frozen=True)
@@ -49,9 +53,7 @@ def due_at(schedule: Schedule, state: State, at: datetime) -> Due | None:
     return Due(clock, asked=False, clock=stamp) if clock and missed else None
 
 
-def settled(
-    schedule: Schedule, state: State, settings: Settings, keep: Callable[[], None] = lambda: None
-) -> State:
+def settled(schedule: Schedule, state: State, settings: Settings, keep: Callable[[], None] = lambda: None) -> State:
     """The state with the end of its last run, if that has ended.
 
     Args:
@@ -68,14 +70,32 @@ def settled(
         if end is None:
             return state
         ends.append(end)
-    complete = all(end.complete for end in ends) and len(ends) == len(run.parts)
+    again = tuple(one for end in ends for one in end.again)
+    complete = all(end.complete for end in ends) and len(ends) == len(run.parts) and len(again) <= MAX_AGAIN
     ended = run.model_copy(update={"totals": Totals.sum(end.totals for end in ends), "complete": complete})
     state = state.model_copy(update={"run": ended})
     if not complete:
         return state
     covered = merged([part.piece for part in run.parts])
     without = tuple(one for end in ends for one in end.without_output)
-    return state.model_copy(update={"covered": covered, "as_of": run.as_of, "without_output": without})
+    notes = "; ".join(dict.fromkeys(batch.note for batch in batches if batch.note))
+    only_new = any(part.changed_since for part in run.parts)
+    tries = state.tries + 1 if set(again) <= set(state.again) else 1
+    return state.model_copy(
+        update={
+            "covered": covered,
+            "as_of": run.as_of,
+            "without_output": without,
+            "again": again,
+            "tries": tries if again else 0,
+            "note": notes or (state.note if only_new else ""),
+        }
+    )
+
+
+def is_retried(state: State) -> bool:
+    """Whether photos that failed are a reason to run."""
+    return bool(state.again) and state.tries < MAX_TRIES
 
 
 def considered(schedule: Schedule, state: State, due: Due, settings: Settings, keep: Callable[[], None]) -> State:
@@ -152,5 +172,5 @@ def _reason(schedule: Schedule, state: State, *, asked: bool, covered: bool) -> 
     if not state.run.complete:
         return AGAIN
     if covered:
-        return None
+        return RETRY if is_retried(state) else None
     return RECIPE if state.run.revision == schedule.revision else CHANGED

@@ -65,8 +65,8 @@ def run_due(
 ) -> list[Fired]:
     """Fire all schedules that are due, then have their batches planned.
 
-    One that cannot be looked at keeps the error in its state and holds up no other. Once the caller's time is up no other
-    is looked at; those that went wrong the last time come last, so that each gets its turn.
+    One that cannot be looked at keeps the error in its state and holds up no other. Once the caller's time is up no
+    more are looked at; those that went wrong the last time come last, so that each gets its turn.
 
     Args:
         only: a schedule's name; the others are left alone.
@@ -125,7 +125,9 @@ def noting_errors(shelf: Shelf, name: str, now: Clock) -> Iterator[None]:
     except TurnLost as error:
         log.info("%s", error)
     except SoftTimeLimitExceeded:
-        problem = "it could not be looked at within APF_SHARD_SOFT_LIMIT_S: raise it, or make a schedule for each prefix"
+        problem = (
+            "it could not be looked at within APF_SHARD_SOFT_LIMIT_S: raise it, or make a schedule for each prefix"
+        )
         _note(shelf, name, now, problem)
         raise
     except (WorkerError, ApfError) as error:
@@ -199,6 +201,7 @@ def _make(shelf: Shelf, schedule: Schedule, state: State, run: Run, settings: Se
             fraction=part.piece.fraction,
             part=part.piece.part,
             changed_since=part.changed_since,
+            again=frozenset(state.again if part.changed_since else ()),
             schedule=schedule.name,
             lane=LANE,
             queue=queue,

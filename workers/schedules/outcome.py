@@ -11,6 +11,7 @@ from workers.attempts import attempts_at, is_live
 from workers.errors import LedgerError
 from workers.job import Batch, PhotoReport, ShardReport, Totals
 from workers.ledger import Ledger, read_all
+from workers.planning import key_digest
 
 #: Reports that are held at once.
 WINDOW = 64
@@ -18,12 +19,17 @@ WINDOW = 64
 #: Photos without an output that a schedule remembers; what is beyond them may be run once more.
 MAX_WITHOUT_OUTPUT = 5000
 
+#: Photos that failed for a reason that may pass and are run again by themselves; of more, the whole run is made again.
+MAX_AGAIN = 1000
+
 
 @dataclass(frozen=True)
 class BatchOutcome:
     totals: Totals
-    #: Every photo has an outcome, though one that failed for a reason that may pass.
+    #: Every photo has an outcome, and no more than `MAX_AGAIN` failed for a reason that may pass.
     complete: bool
+    #: `key_digest` of each photo that failed for such a reason.
+    again: tuple[str, ...]
     #: `digest` of each photo that has no output.
     without_output: tuple[str, ...]
 
@@ -49,8 +55,7 @@ def outcome_of(ledger: Ledger, batch: Batch, keep: Callable[[], None] = lambda: 
     cancelled = ledger.stopped(batch.id) == "cancelled"
     if not (_is_left(ledger, batch) if cancelled else _is_listed(ledger, batch)):
         return None
-    totals, passing = Totals(), 0
-    without: list[str] = []
+    totals, without, again = Totals(), list[str](), list[str]()
     retried_by = _retried_by(ledger, batch, keep)
     for first in range(0, batch.shards, WINDOW):
         keep()
@@ -60,11 +65,12 @@ def outcome_of(ledger: Ledger, batch: Batch, keep: Callable[[], None] = lambda: 
             return None
         photos = [photo for report in reports if report for photo in _latest(report, retried_by)]
         totals += Totals.of(photos)
-        passing += sum(photo.transient for photo in photos)
+        again += [key_digest(photo.key) for photo in photos if photo.transient]
+        del again[MAX_AGAIN + 1 :]
         without += [digest(p.key, p.etag) for p in photos if not p.bytes_out]
         del without[MAX_WITHOUT_OUTPUT:]
-    complete = not passing and totals.photos >= batch.photos and batch.planned and not batch.note
-    return BatchOutcome(totals, complete, tuple(without))
+    complete = len(again) <= MAX_AGAIN and totals.photos >= batch.photos and batch.planned
+    return BatchOutcome(totals, complete, tuple(again), tuple(without))
 
 
 def _is_left(ledger: Ledger, batch: Batch) -> bool:

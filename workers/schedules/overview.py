@@ -12,7 +12,7 @@ from workers.asking import find_ledger
 from workers.errors import LedgerError, WorkerError
 from workers.job import Batch
 from workers.ledger import Ledger
-from workers.schedules.deciding import due_at, settled
+from workers.schedules.deciding import due_at, is_retried, settled
 from workers.schedules.outcome import is_over
 from workers.schedules.record import RecipeFields, Schedule, State
 from workers.schedules.shelf import Shelf, all_schedules
@@ -27,7 +27,7 @@ class LastRun:
     fired_for: str
     reason: str
     batches: tuple[str, ...]
-    #: starting, running, done, or broke off: cancelled, or with failures that may pass.
+    #: starting, running, done, or broke off: cancelled, or with too many failures that may pass.
     status: str
     #: Photos by outcome, once all is over; else an empty one.
     totals: dict[str, float]
@@ -53,6 +53,8 @@ class Overview:
     last: LastRun | None = None
     #: The last moment at which a run was still going on, so that none began.
     skipped: str = ""
+    #: What else there is to know: photos that keep failing, or that were left out.
+    note: str = ""
     error: str = ""
 
     @property
@@ -94,6 +96,7 @@ def overview(shelf: Shelf, name: str, settings: Settings) -> Overview:
         next=_next(schedule, state, attempts.now()),
         last=_last(schedule, state, settings),
         skipped=state.skipped,
+        note=_note(schedule, state),
         error=problem.error if problem else "",
     )
 
@@ -110,6 +113,17 @@ def unfinished(shelf: Shelf, name: str, settings: Settings, *, rollout: bool = F
 
 def _named(recipe: RecipeFields) -> str:
     return str(recipe.get("name", ""))
+
+
+def _note(schedule: Schedule, state: State) -> str:
+    notes = [f"{state.note}; then: apf schedule run-now {schedule.name}"] if state.note else []
+    if state.again and schedule.on_change:
+        again = "" if is_retried(state) else f" with new photos, or by apf schedule run-now {schedule.name}"
+        notes.append(
+            f"photos that failed for a reason that may pass, {state.tries} runs in a row: {len(state.again)}; "
+            f"they are tried again{again}"
+        )
+    return "; ".join(notes)
 
 
 def _next(schedule: Schedule, state: State, at: datetime) -> str:

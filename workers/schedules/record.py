@@ -112,7 +112,7 @@ class Run(_Record):
     created: bool = False
     #: Once all its batches are over.
     totals: Totals | None = None
-    #: Every photo has an outcome that stays.
+    #: Every photo has an outcome, but for those that `State.again` and `State.note` tell of.
     complete: bool = False
 
 
@@ -129,6 +129,11 @@ class State(_Record):
     as_of: str = ""
     #: Digests of photos that were dealt with and have no output.
     without_output: tuple[str, ...] = ()
+    #: Digests of the keys of those that failed for a reason that may pass, and how many runs in a row they did.
+    again: tuple[str, ...] = ()
+    tries: int = 0
+    #: For people: that the source was too large, and the rest was left out.
+    note: str = ""
     #: Ids of recipes that other weights have replaced since the schedule was last changed.
     former: tuple[str, ...] = ()
     #: The last `Schedule.asked_at` that was run.

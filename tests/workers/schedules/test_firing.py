@@ -15,7 +15,7 @@ from apf.recipe import load_recipe
 from tests.workers.schedules.world import START, World, world
 from workers.errors import StoreUnavailable
 from workers.ledger import Ledger
-from workers.schedules import firing, turn
+from workers.schedules import deciding, firing, outcome, turn
 from workers.schedules.firing import planner, run_due
 from workers.schedules.record import Schedule
 from workers.schedules.turn import Turn, turn_at
@@ -336,6 +336,18 @@ def test_a_record_that_somebody_moved_is_not_believed(world: World) -> None:
     assert "belongs into memory://in" in problem.error
 
 
+def refuse_output(patch: pytest.MonkeyPatch, *names: str) -> None:
+    """The destination is down for these photos alone."""
+    put = MemoryStore.put
+
+    def down(store: Store, key: str, *args: object, **kwargs: object) -> object:
+        if key.removesuffix(".jpg") in names:
+            raise StoreUnavailable("down")
+        return put(store, key, *args, **kwargs)  # type: ignore[arg-type]
+
+    patch.setattr(MemoryStore, "put", down)
+
+
 class TestOnChange:
     def test_new_photos_alone_are_planned(self, world: World) -> None:
         """The first run takes all; later ones what came since, and a look that finds nothing makes no batch."""
@@ -489,18 +501,70 @@ class TestOnChange:
         world.add(on_change=("new",))
         world.tick()
         with monkeypatch.context() as patch:
-            put = MemoryStore.put
-
-            def down(store: Store, key: str, *args: object, **kwargs: object) -> object:
-                if key == "b.jpg":
-                    raise StoreUnavailable("down")
-                return put(store, key, *args, **kwargs)  # type: ignore[arg-type]
-
-            patch.setattr(MemoryStore, "put", down)
+            refuse_output(patch, "b")
             world.work()
         assert set(world.recipes()) == {"a"}
-        world.run(1)
+        assert "b" in world.run(1)
         assert set(world.recipes()) == {"a", "b"}
+        assert world.tick(2) == []
+
+    def test_photos_that_keep_failing_are_planned_alone_and_not_for_ever(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The rest is covered; after some runs they wait for another reason, and go along with it."""
+        monkeypatch.setattr(deciding, "MAX_TRIES", 3)
+        world.photos("a", "b", "c")
+        world.now += timedelta(hours=2)
+        world.add(on_change=("new", "recipe"))
+        with monkeypatch.context() as patch:
+            refuse_output(patch, "b")
+            assert world.run() == ["a", "b", "c"]
+            assert world.run(2) == ["b"]
+            assert (world.last().reason, world.state().tries) == ("photos failed for a reason that may pass", 1)
+            assert world.run(2) == ["b"]
+            assert world.tick(2) == []
+            assert (world.state().tries, world.last().complete) == (3, True)
+            note = world.overview().note
+            assert "a reason that may pass, 3 runs in a row: 1; they are tried again with new photos, or by" in note
+            world.photos("d")
+            assert world.run(2) == ["b", "d"]
+            assert world.tick(2) == []
+        world.photos("e")
+        assert world.run(2) == ["b", "e"]
+        assert world.tick(2) == []
+        assert world.overview().note == ""
+        assert set(world.recipes()) == {"a", "b", "c", "d", "e"}
+
+    def test_where_too_many_failed_the_run_is_made_again(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Their names are not kept without bound: a store that was down for long is no matter of single photos."""
+        monkeypatch.setattr(outcome, "MAX_AGAIN", 1)
+        world.photos("a", "b", "c")
+        world.now += timedelta(hours=2)
+        world.add(on_change=("new",))
+        with monkeypatch.context() as patch:
+            refuse_output(patch, "b", "c")
+            world.run()
+        assert world.run(2) == ["a", "b", "c"]
+        assert world.last().reason == "the last run broke off"
+
+    def test_a_source_that_is_too_large_is_not_planned_at_each_moment(self, world: World) -> None:
+        """What fits is done once, the state says what was left out, until a run of all photos finds room."""
+        world.photos("a", "b", "c")
+        world.now += timedelta(hours=2)
+        world.add(on_change=("new",))
+        world.settings = world.settings.model_copy(update={"max_batch_photos": 2})
+        assert world.run() == ["a", "b"]
+        assert world.tick(2) == []
+        assert "has more than 2 photos, and the rest was left out" in world.overview().note
+        world.photos("d")
+        assert world.run(2) == ["d"]
+        assert world.tick(2) == []
+        assert "run-now nightly" in world.overview().note
+        world.settings = world.settings.model_copy(update={"max_batch_photos": 9})
+        world.change(asked_at=world.now.isoformat(), asked_all=True)
+        assert world.run() == ["a", "b", "c", "d"]
+        assert world.tick(2) == []
+        assert world.overview().note == ""
 
     def test_asked_for_it_runs_whatever_has_changed(self, world: World) -> None:
         """`run-now`: every photo is looked at, also where an output was deleted behind the schedule's back."""

@@ -15,6 +15,7 @@ from workers.ledger import open_batch
 from workers.reconcile import close
 from workers.run import run_shard
 from workers.schedules.firing import Fired, planner, run_due
+from workers.schedules.overview import Overview, overview
 from workers.schedules.record import Run, Schedule, State
 from workers.schedules.shelf import Shelf, shelf_for
 from workers.schedules.times import Trigger
@@ -85,6 +86,9 @@ class World:
         run = self.state(name).run
         assert run is not None
         return run
+
+    def overview(self, name: str = "nightly") -> Overview:
+        return overview(self.shelf, name, self.settings)
 
     def run_batches(self, name: str = "nightly") -> list[Batch]:
         run = self.state(name).run
