@@ -10,7 +10,7 @@ import typer
 
 from producer.doctor import missing_worker_parts
 from producer.schedule_table import print_comparison
-from producer.schedule_work import finish, fire, work
+from producer.schedule_work import finish, fire, hint_how_to_go_on, work
 from producer.terminal import AsJson, errors_end_the_command, refuse, say
 from workers.asking import find_ledger
 from workers.schedules.compare import sides
@@ -33,10 +33,12 @@ def run_now(name: Name, wait: Wait = True, as_json: AsJson = False) -> None:
     if shelf.read(name).paused:
         refuse(f"schedule {name} is paused: apf schedule go-on {name}")
     change_schedule(shelf, name, asked_now(every_photo=True), settings)
-    fired = fire(settings, only=name)
-    if not fired:
-        _say_why_not(shelf, name)
-    finish(work(fired, settings, wait=wait, show=not as_json), as_json=as_json)
+    with hint_how_to_go_on(settings, name):
+        fired = fire(settings, only=name)
+        if not fired:
+            _say_why_not(shelf, name)
+        done = work(fired, settings, wait=wait, show=not as_json)
+    finish(done, as_json=as_json, waited=wait or not settings.broker_url)
 
 
 @errors_end_the_command
@@ -46,8 +48,10 @@ def tick(as_json: AsJson = False) -> None:
     Without a queue this command does the work itself, also what an earlier one has left.
     """
     settings = load_settings()
-    fired = fire(settings)
-    finish(work(fired, settings, wait=not settings.broker_url, show=not as_json), as_json=as_json)
+    waited = not settings.broker_url
+    with hint_how_to_go_on(settings):
+        done = work(fire(settings), settings, wait=waited, show=not as_json)
+    finish(done, as_json=as_json, waited=waited)
 
 
 @errors_end_the_command

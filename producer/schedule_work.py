@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import NoReturn
 
@@ -12,7 +13,7 @@ import typer
 from producer.callback_command import await_callback
 from producer.doctor import missing_worker_parts
 from producer.report import follow, print_summary
-from producer.terminal import DONE, SOME_FAILED, refuse, say
+from producer.terminal import DONE, INTERRUPTED, SOME_FAILED, refuse, say
 from workers.app import make_app
 from workers.attempts import attempts_at, is_live
 from workers.embedded import embedded_worker
@@ -50,15 +51,32 @@ def work(fired: Iterable[Fired], settings: Settings, *, wait: bool, show: bool) 
     return [BatchWatch(ledger, batch_id).poll() for ledger, batch_id in batches]
 
 
-def finish(summaries: list[BatchSummary], *, as_json: bool) -> NoReturn:
-    """Print them, and end the command."""
+@contextmanager
+def hint_how_to_go_on(settings: Settings, name: str | None = None) -> Iterator[None]:
+    """On Ctrl-C: status 130, and what to type; the batches are kept."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not settings.broker_url:
+            say("\ninterrupted; go on with: apf schedule tick")
+        elif name:
+            say(f"\ninterrupted, and workers go on; follow it with: apf schedule show {name} --wait")
+        else:
+            say("\ninterrupted, and workers go on; look with: apf schedule list")
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def finish(summaries: list[BatchSummary], *, as_json: bool, waited: bool) -> NoReturn:
+    """Print them, and end the command: with status 1 where photos failed, or are left though they were waited for."""
     if as_json:
         print(json.dumps({"batches": [json_object(summary) for summary in summaries]}))
     elif not summaries:
         say("nothing to do")
     for summary in () if as_json else summaries:
         print_summary(summary)
-    raise typer.Exit(SOME_FAILED if any(summary.failed or summary.missing for summary in summaries) else DONE)
+    left = waited and any(summary.pending or summary.stopped for summary in summaries)
+    failed = any(summary.failed or summary.missing for summary in summaries)
+    raise typer.Exit(SOME_FAILED if failed or left else DONE)
 
 
 def _followed(ledger: Ledger, batch_id: str, settings: Settings, *, show: bool) -> BatchSummary:
