@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 
 from celery.exceptions import SoftTimeLimitExceeded
 
-from apf.errors import ApfError
 from workers import attempts
 from workers.asking import Asked, create_batch, find_ledger
-from workers.errors import LedgerError, WorkerError
+from workers.errors import LedgerError
 from workers.job import Lane
 from workers.ledger import Ledger, open_batch
 from workers.planning import Taken
 from workers.reconcile import Send, plan_and_send
 from workers.registry import is_registered
 from workers.schedules.deciding import considered, due_at, settled
-from workers.schedules.record import Problem, Run, Schedule, State
-from workers.schedules.shelf import Shelf, by_shelf, shelf_for
+from workers.schedules.record import Run, Schedule, State
+from workers.schedules.shelf import Shelf, shelf_for
+from workers.schedules.trouble import Clock, noting_errors, with_troubled_last
 from workers.schedules.turn import TurnLost, turn_at
 from workers.settings import Settings
 
@@ -29,7 +29,6 @@ log = logging.getLogger(__name__)
 
 #: Has a batch planned, by its URL; raises WorkerError.
 Plan = Callable[[str], None]
-Clock = Callable[[], datetime]
 #: The queue for a batch of this lane and tenant; empty: by hashes.
 Choose = Callable[[Lane, str], str]
 
@@ -77,29 +76,17 @@ def run_due(
     """
     fired: list[Fired] = []
     with suppress(SoftTimeLimitExceeded):
-        for shelf, name, troubled in _with_troubled_last(settings, only):
+        for shelf, name, troubled in with_troubled_last(settings, only):
             with noting_errors(shelf, name, now):
                 one = look(shelf, name, settings, now, choose_queue)
                 fired += [one] if one else []
                 if troubled:
                     shelf.forget_problem(name)
     for one in fired:
-        with noting_errors(one.shelf, one.schedule.name, now):
+        with suppress(SoftTimeLimitExceeded), noting_errors(one.shelf, one.schedule.name, now):
             for ledger, batch_id in one.batches(settings):
                 plan(ledger.batch_url(batch_id))
     return fired
-
-
-def _with_troubled_last(settings: Settings, only: str | None) -> list[tuple[Shelf, str, bool]]:
-    """The schedules to look at, and whether there is an error of each."""
-    found: list[tuple[Shelf, str, bool]] = []
-    for shelf, names in by_shelf(settings, complain=_log_problem):
-        found += [(shelf, name, troubled) for name, troubled in names.items() if only in (None, name)]
-    return sorted(found, key=lambda one: one[2])
-
-
-def _log_problem(url: str, error: WorkerError) -> None:
-    log.warning("schedules of %s cannot be listed: %s", url, error)
 
 
 def planner(send: Send, settings: Settings) -> Plan:
@@ -111,36 +98,6 @@ def planner(send: Send, settings: Settings) -> Plan:
             plan_and_send(ledger, batch_id, send, settings)
 
     return plan
-
-
-@contextmanager
-def noting_errors(shelf: Shelf, name: str, now: Clock) -> Iterator[None]:
-    """Keeps an error beside the schedule, for `apf schedule list`, and lets the others go on.
-
-    Raises:
-        SoftTimeLimitExceeded: the task's time is up; it is noted, too.
-    """
-    try:
-        yield
-    except TurnLost as error:
-        log.info("%s", error)
-    except SoftTimeLimitExceeded:
-        problem = (
-            "it could not be looked at within APF_SHARD_SOFT_LIMIT_S: raise it, or make a schedule for each prefix"
-        )
-        _note(shelf, name, now, problem)
-        raise
-    except (WorkerError, ApfError) as error:
-        _note(shelf, name, now, str(error))
-    except Exception as error:
-        log.exception("schedule %s", name)
-        _note(shelf, name, now, f"{type(error).__name__}: {error}")
-
-
-def _note(shelf: Shelf, name: str, now: Clock, problem: str) -> None:
-    log.warning("schedule %s is left for the next time: %s", name, problem)
-    with suppress(WorkerError):  # the store itself is down
-        shelf.note(name, Problem(error=problem, at=now().isoformat(timespec="seconds")))
 
 
 def look(
