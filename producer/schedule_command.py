@@ -10,6 +10,7 @@ import typer
 
 from apf.recipe import recipe_fields
 from producer import schedule_running as running
+from producer.schedule_fields import new_recipe, new_trigger, warn_of_a_slower_clock
 from producer.schedule_table import print_one, print_table
 from producer.terminal import AsJson, NoFace, errors_end_the_command, refuse, say
 from workers.schedules.editing import (
@@ -18,7 +19,6 @@ from workers.schedules.editing import (
     asked_now,
     change_schedule,
     changes,
-    rolled_out,
     trigger,
 )
 from workers.schedules.overview import overview, overviews
@@ -74,7 +74,8 @@ def add(
         "trigger": trigger(cron, timezone or "UTC", every or (None if cron else DEFAULT_EVERY)),
         "on_change": changes(on_change or ()), "no_face": no_face.value, "tenant": tenant, "callback": callback,
     }  # fmt: skip
-    add_schedule(fields, settings)
+    schedule = add_schedule(fields, settings)
+    warn_of_a_slower_clock(schedule.trigger, settings)
     _show(find_schedule(name, settings), name, settings, as_json=as_json)
 
 
@@ -89,6 +90,9 @@ def change(
     always: Annotated[
         bool, typer.Option("--always", help="Run at each moment, whether anything changed or not.")
     ] = False,
+    no_face: Annotated[NoFace | None, typer.Option(help="What to do with new photos that have no face.")] = None,
+    tenant: Annotated[str | None, typer.Option(help='Whose photos these are; "" is nobody\'s.')] = None,
+    callback: Annotated[str | None, typer.Option(help='Told of the end of each batch; "" tells nobody.')] = None,
     recipe: Annotated[str | None, typer.Option(help="light, standard, strong, or a TOML file, which is kept.")] = None,
     fraction: Annotated[
         float | None, typer.Option(help="Give the recipe to this part of the photos first: 0.05 is 5 %.")
@@ -96,30 +100,30 @@ def change(
     now: Now = False,
     as_json: AsJson = False,
 ) -> None:
-    """Change when a schedule runs, or its recipe; with --fraction, roll a recipe out to a part of the photos first."""
+    """Change a schedule from its next run on; with --fraction, roll a recipe out to a part of the photos first."""
     settings = load_settings()
     shelf = find_schedule(name, settings)
     before = shelf.read(name)
     fields: dict[str, Any] = {}
-    if cron or every:
-        fields["trigger"] = trigger(cron, timezone or "UTC", every, at_once=False)
-    elif timezone:
-        if not before.trigger.cron:
-            refuse("--timezone is of a cron line, and this schedule has none: give --cron, too")
-        fields["trigger"] = trigger(before.trigger.cron, timezone, None)
+    if cron or every or timezone:
+        fields["trigger"] = new_trigger(before, cron, timezone, every)
     if on_change or always:
         fields["on_change"] = () if always else changes(on_change or ())
-    if recipe:
-        fields |= rolled_out(recipe_fields(recipe), fraction)
-    elif fraction is not None:
-        if before.rollout is None:
-            refuse("--fraction is of a new recipe: give --recipe, too")
-        fields |= rolled_out(before.rollout.recipe, fraction)
+    if no_face is not None:
+        fields["no_face"] = no_face.value
+    if tenant is not None:
+        fields["tenant"] = tenant
+    if callback is not None:
+        fields["callback"] = callback or None
+    if recipe or fraction is not None:
+        fields |= new_recipe(before, recipe, fraction)
     if now:
         fields |= asked_now(every_photo=False)
     if not fields:
         refuse("nothing to change: `apf schedule change --help` lists what there is")
-    change_schedule(shelf, name, fields, settings)
+    after = change_schedule(shelf, name, fields, settings)
+    if every:
+        warn_of_a_slower_clock(after.trigger, settings)
     _show(shelf, name, settings, as_json=as_json)
 
 

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +16,7 @@ import skimage.data
 from PIL import Image
 
 from apf.recipe import load_recipe
-from tests.producer.test_cli import apf, apf_json
+from tests.producer.test_cli import APF, apf, apf_json
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -30,6 +36,18 @@ class Library:
 
     def json(self, *args: str | Path, code: int = 0) -> Any:
         return apf_json("schedule", *args, code=code, APF_LEDGER_URL=str(self.folder / "ledger"))
+
+    @contextmanager
+    def running(self, *args: str) -> Iterator[subprocess.Popen[str]]:
+        """The command while it runs; killed where it has not ended."""
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("APF_")}
+        env = {**clean, "APF_LEDGER_URL": str(self.folder / "ledger")}
+        pipe = subprocess.PIPE
+        with subprocess.Popen([*APF, "schedule", *args], stdout=pipe, stderr=pipe, text=True, env=env) as command:
+            try:
+                yield command
+            finally:
+                command.kill()
 
     def add(self, *args: str | Path, name: str = "mine") -> Any:
         return self.json("add", name, self.source, self.out, *args)
@@ -77,6 +95,8 @@ def test_a_schedule_is_changed_paused_and_removed(library: Library) -> None:
     assert (changed["trigger"], changed["on_change"]) == ("every 6h", ["new"])
     assert (changed["recipe"], changed["new_recipe"], changed["fraction"]) == ("mine", "strong", 0.05)
     assert library.json("change", "mine", "--fraction", "0.2", "--always")["fraction"] == 0.2
+    refused = library.run("change", "mine", "--recipe", "light", code=2)
+    assert "apf schedule promote mine or apf schedule rollback mine first" in refused
     library.run("promote", "mine")
     library.run("pause", "mine")
     shown = library.json("show", "mine")
@@ -88,6 +108,67 @@ def test_a_schedule_is_changed_paused_and_removed(library: Library) -> None:
     library.run("remove", "mine")
     assert library.json("list") == {"schedules": []}
     library.add("--every", "1d")
+
+
+def test_what_a_batch_carries_can_be_changed_and_taken_away(library: Library) -> None:
+    """Callback, tenant and what becomes of photos without a face; a callback that is no URL is refused."""
+    from workers.schedules.shelf import find_schedule  # noqa: PLC0415
+    from workers.settings import Settings  # noqa: PLC0415
+
+    def kept() -> tuple[str | None, str, str]:
+        schedule = find_schedule("mine", Settings(ledger_url=str(library.folder / "ledger"))).read("mine")
+        return schedule.callback, schedule.tenant, schedule.no_face
+
+    library.add("--every", "1d")
+    url = "https://example.com/done"
+    library.json("change", "mine", "--callback", url, "--tenant", "ann", "--no-face", "skip")
+    assert kept() == (url, "ann", "skip")
+    assert "a callback's URL is malformed" in library.run("change", "mine", "--callback", "ftp://x", code=2)
+    library.json("change", "mine", "--callback", "", "--tenant", "")
+    assert kept() == (None, "", "skip")
+
+
+def test_a_span_that_the_clock_does_not_keep_is_warned_of(library: Library) -> None:
+    """`apf beat` looks once a minute: the schedule is kept all the same."""
+    told = library.run("add", "mine", library.source, library.out, "--every", "30s")
+    assert "every 60 s (APF_SCHEDULE_EVERY_S), so this one does not run every 30s" in told
+    assert "does not run" not in library.run("change", "mine", "--every", "60s")
+    assert "does not run every 59s" in library.run("change", "mine", "--every", "59s")
+    assert "does not run" not in library.run("change", "mine", "--tenant", "ann")
+
+
+def test_what_is_left_is_no_success(library: Library) -> None:
+    """A batch that is cancelled while its tick waits: status 1, as of `apf protect`."""
+    import shutil  # noqa: PLC0415
+
+    from workers.asking import find_ledger  # noqa: PLC0415
+    from workers.settings import Settings  # noqa: PLC0415
+
+    library.add("--every", "1d", "--recipe", "light")
+    for number in range(60):
+        shutil.copy(library.source / "a.jpg", library.source / f"{number}.jpg")
+    with library.running("tick") as tick:
+        ledger = find_ledger(str(library.out), Settings(ledger_url=str(library.folder / "ledger")))
+        while not (batches := ledger.batches()) or not ledger.read_batch(batches[0]).planned:
+            assert tick.poll() is None, "it must still be at work"
+            time.sleep(0.05)
+        ledger.stop(batches[0], "cancelled")
+        _, told = tick.communicate(timeout=120)
+    assert (tick.returncode, "cancelled" in told) == (1, True), told
+
+
+def test_an_interrupted_tick_says_how_to_go_on(library: Library) -> None:
+    """Ctrl-C: status 130 and the command, which then does what is left."""
+    library.add("--every", "1d", "--recipe", "light")
+    with library.running("tick") as tick:
+        while not list(library.folder.glob("ledger/*/batches/*/batch.json")):
+            assert tick.poll() is None, "it must still be at work"
+            time.sleep(0.05)
+        tick.send_signal(signal.SIGINT)
+        _, told = tick.communicate(timeout=120)
+    assert (tick.returncode, "interrupted; go on with: apf schedule tick" in told) == (130, True), told
+    (ran,) = library.json("tick")["batches"]
+    assert (ran["protected"], ran["pending"]) == (1, 0)
 
 
 @pytest.mark.parametrize(
