@@ -7,7 +7,7 @@ from prometheus_client import Counter, Gauge, Histogram
 #: Results: submitted; missing (of those, gone already); failed (kept for another try); duplicate, removed, other,
 #: unrouted, own_output, reserved, no_photo, malformed.
 EVENTS = Counter("apf_listen_events", "Objects that events told of, by source and result.", ["source", "result"])
-#: Reasons: malformed, hopeless (tried too often), unauthorized, too_large, busy.
+#: Reasons: malformed, unforeseen (a bug of ours), hopeless (tried too often), unauthorized, too_large, busy.
 REFUSED = Counter(
     "apf_listen_refused",
     "Messages that were refused, by source and reason.",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import traceback
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from workers.errors import WorkerError
@@ -45,9 +47,28 @@ def text(value: Any, what: str) -> str:
     """The value, if it is text with something in it; raises MalformedEvent."""
     if not isinstance(value, str) or not value:
         raise MalformedEvent(f"{what} is {'empty' if value == '' else 'no text, but ' + type(value).__name__}")
-    return value
+    return _unicode(value, what)
 
 
 def unquoted(etag: Any) -> str:
-    """An ETag without the quotes that some stores leave around it; empty for what is no text."""
-    return etag.removeprefix("W/").strip('"') if isinstance(etag, str) else ""
+    """An ETag without the quotes that some stores leave around it; empty for what is no text.
+
+    Raises:
+        MalformedEvent: it holds half a character.
+    """
+    return _unicode(etag, "the ETag").removeprefix("W/").strip('"') if isinstance(etag, str) else ""
+
+
+def unforeseen(error: Exception) -> str:
+    """What broke, and where: without the error's own words, which may hold a photo's key."""
+    at = traceback.extract_tb(error.__traceback__)[-1]
+    return f"a bug: {type(error).__name__} in {Path(at.filename).name}, line {at.lineno}"
+
+
+def _unicode(value: str, what: str) -> str:
+    # JSON can say half a character ("\ud800"), which no store, queue or log can write.
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise MalformedEvent(f"{what} is no Unicode text: it holds half a character") from error
+    return value

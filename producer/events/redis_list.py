@@ -22,7 +22,7 @@ import redis
 
 from producer.events.intake import Intake, Stopping
 from producer.events.metrics import REFUSED
-from producer.events.notice import MalformedEvent
+from producer.events.notice import MalformedEvent, unforeseen
 from producer.events.pause import Pause
 from producer.events.room import Room
 from workers.logs import masked
@@ -94,9 +94,11 @@ class RedisSource:
         try:
             future = self._intake.take(entry, NAME)
         except MalformedEvent as error:
-            self._refuse(entry, error)
+            self._refuse(entry, str(error), "malformed")
         except Stopping:
             self._leave(entry)  # it is brought back at the end
+        except Exception as error:  # or it would be the first again at each start, and end each listener
+            self._refuse(entry, unforeseen(error), "unforeseen")
         else:
             future.add_done_callback(partial(self._settle, entry))
 
@@ -130,13 +132,13 @@ class RedisSource:
         del self._tries[entry]
         return True
 
-    def _refuse(self, entry: bytes, error: MalformedEvent) -> None:
+    def _refuse(self, entry: bytes, why: str, reason: str) -> None:
         try:
-            self._put_aside(entry, str(error))
+            self._put_aside(entry, why, reason)
         finally:
             self._leave(entry)
 
-    def _put_aside(self, entry: bytes, why: str, reason: str = "malformed") -> None:
+    def _put_aside(self, entry: bytes, why: str, reason: str) -> None:
         REFUSED.labels(NAME, reason).inc()
         refused = f"{self._key}:refused"
         log.warning("an entry of %s is refused, and put into %s: %s", self._key, refused, why)

@@ -19,7 +19,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from producer.events.intake import Intake, Stopping
 from producer.events.metrics import REFUSED
-from producer.events.notice import MalformedEvent
+from producer.events.notice import MalformedEvent, unforeseen
 from producer.events.pause import Pause
 from producer.events.room import Room
 from workers.errors import SettingsError
@@ -91,9 +91,11 @@ class SqsSource:
         try:
             future = self._intake.take(message["Body"], NAME)
         except MalformedEvent as error:
-            self._refuse(message, error)
+            self._refuse(message, str(error), "malformed")
         except Stopping:
             self._give_back(receipt, 0)
+        except Exception as error:  # or it would come back, and end each listener that gets it
+            self._refuse(message, unforeseen(error), "unforeseen")
         else:
             times = int(message.get("Attributes", {}).get("ApproximateReceiveCount", "1"))
             future.add_done_callback(partial(self._settle, receipt, times))
@@ -106,10 +108,10 @@ class SqsSource:
             self._pause.failed()
             self._give_back(receipt, min(LONGEST_RETRY_S, FIRST_RETRY_S * 2 ** min(times - 1, 10)))
 
-    def _refuse(self, message: dict[str, Any], error: MalformedEvent) -> None:
-        REFUSED.labels(NAME, "malformed").inc()
+    def _refuse(self, message: dict[str, Any], why: str, reason: str) -> None:
+        REFUSED.labels(NAME, reason).inc()
         kept = "left to the queue's dead letters" if self._has_dead_letters else "deleted"
-        log.warning("message %s of %s is refused and %s: %s", message["MessageId"], self._url, kept, error)
+        log.warning("message %s of %s is refused and %s: %s", message["MessageId"], self._url, kept, why)
         if self._has_dead_letters:
             self._room.leave()
         else:

@@ -190,3 +190,14 @@ def test_no_bytes_break_it(body: bytes) -> None:
         understand(body)
     except MalformedEvent as error:
         assert str(error)
+
+
+@pytest.mark.parametrize("half", [{"key": "a\ud800.jpg"}, {"eTag": "\ud800"}], ids=["key", "ETag"])
+def test_half_a_character_is_refused(half: dict[str, str]) -> None:
+    """JSON can say it, and nothing can write it: not the marks, not a ledger. The other records are taken."""
+    bad = samples.s3_record("a.jpg")
+    bad["s3"]["object"].update(half)
+    with pytest.raises(MalformedEvent, match="half a character"):
+        understand(json.dumps({"Records": [bad]}))
+    notice = understand(json.dumps({"Records": [bad, samples.s3_record("b.jpg")]}))
+    assert [created.key for created in notice.created] == ["b.jpg"]

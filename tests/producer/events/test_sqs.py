@@ -6,6 +6,7 @@ import json
 import threading
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import Future
 from typing import Any
 
 import boto3
@@ -143,3 +144,22 @@ def test_what_is_no_queues_url_is_refused(url: str) -> None:
     """A name or an ARN is what one has at hand, and not what SQS is asked by."""
     with pytest.raises(SettingsError, match="no queue's URL"):
         sqs_client(url, endpoint_url=None, region=None)
+
+
+def test_no_message_stops_the_listener(client: Any, queue_url: str) -> None:
+    """What nobody foresaw is refused like what is no event, and what comes after it is submitted."""
+    notes, stop = Notes(), threading.Event()
+    with an_intake(notes) as intake:
+        take = intake.take
+
+        def breaks(body: bytes | str, source: str) -> Future[int]:
+            if body == "bug":
+                raise ValueError("nobody foresaw it")
+            return take(body, source)
+
+        intake.take = breaks  # type: ignore[method-assign]
+        for body in ("bug", event("a.jpg", eTag="\ud800"), event("b.jpg")):
+            client.send_message(QueueUrl=queue_url, MessageBody=body)
+        with running(source(queue_url, intake, stop), intake, stop):
+            until(lambda: left(client, queue_url) == (0, 0), 30, "the queue is empty")
+    assert notes.keys == ["b.jpg"]
