@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -66,9 +66,11 @@ class _Ticket:
     """A message with photos in some groups."""
 
     source: str
-    photos: int
+    #: Of its photos, below their routes' sources.
+    keys: list[str]
     future: Future[int] = field(default_factory=Future)
-    left: int = 0
+    #: Groups not yet done with, and one for `take` itself: or a first group that is done soon would settle it.
+    left: int = 1
     error: WorkerError | None = None
 
     def settle(self) -> None:
@@ -76,7 +78,7 @@ class _Ticket:
         if self.error:
             self.future.set_exception(self.error)
         else:
-            self.future.set_result(self.photos)
+            self.future.set_result(len(self.keys))
 
 
 @dataclass(eq=False)
@@ -126,7 +128,7 @@ class Intake:
         self._tell(notice, source)
         self._marks.forget(notice.removed)
         wanted = self._new(self._routed(notice.created, source), source)
-        ticket = _Ticket(source=source, photos=len(wanted))
+        ticket = _Ticket(source, [key for _, key, _ in wanted])
         if not wanted:
             ticket.future.set_result(0)
             return ticket.future
@@ -136,6 +138,7 @@ class Intake:
             for route, key, event in wanted:
                 self._add(ticket, route, key, event)
             self._changed.notify()
+        self._release([ticket])
         return ticket.future
 
     def close(self, within_s: float) -> bool:
@@ -179,7 +182,8 @@ class Intake:
         group.photos[key] = event
         if ticket not in group.tickets:
             group.tickets[ticket] = set()
-            ticket.left += 1
+            with self._settling:
+                ticket.left += 1
         group.tickets[ticket].add(key)
         if len(group.photos) >= self._gathering.photos:
             self._send(group)
@@ -206,11 +210,19 @@ class Intake:
         error = self._batch(group, keys)
         failed = self._narrowed(group, keys, error) if error else {}
         self._count(group, failed)
-        with self._settling:  # a ticket may be in several groups
+        with self._settling:  # a ticket may be in several groups at once
             for ticket, told in group.tickets.items():
                 ticket.error = ticket.error or next((failed[key] for key in told if key in failed), None)
+        self._release(group.tickets)
+
+    def _release(self, tickets: Iterable[_Ticket]) -> None:
+        """One part of each is done with."""
+        settled = []
+        with self._settling:
+            for ticket in tickets:
                 ticket.left -= 1
-            settled = [ticket for ticket in group.tickets if ticket.left == 0]
+                if not ticket.left:
+                    settled.append(ticket)
         for ticket in settled:
             ticket.settle()
 

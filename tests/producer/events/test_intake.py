@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 
@@ -144,6 +146,22 @@ def test_a_message_of_two_groups_is_done_when_both_are(notes: Notes) -> None:
         with pytest.raises(StoreUnavailable, match="that bucket"):
             future.result(10)
     assert notes.keys == ["a.jpg"]
+
+
+def test_a_large_message_is_done_when_its_last_photo_is() -> None:
+    """Its first groups are submitted before its last ones are full: that is not the whole message."""
+    places = [{"bucket": {"name": "uploads"}, "object": {"key": f"{number}.jpg"}} for number in range(1000)]
+    body = json.dumps({"Records": [{"eventName": "ObjectCreated:Put", "s3": place} for place in places]})
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)  # so that threads meet in the midst of a message
+    try:
+        for _ in range(5):
+            notes = Notes()
+            with an_intake(notes, photos=64) as intake:
+                assert intake.take(body, "http").result(20) == 1000
+                assert len(notes.keys) == 1000
+    finally:
+        sys.setswitchinterval(before)
 
 
 def test_a_photo_that_nobody_may_read_keeps_no_other(notes: Notes) -> None:
