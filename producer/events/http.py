@@ -12,9 +12,9 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from producer.events.formats import MAX_BODY_BYTES
-from producer.events.intake import Intake
+from producer.events.intake import Intake, Stopping
 from producer.events.metrics import REFUSED
-from producer.events.notice import MalformedEvent
+from producer.events.notice import MalformedEvent, unforeseen
 from producer.events.signature import Gate, Unauthorized
 from workers.errors import SettingsError, WorkerError
 
@@ -30,6 +30,10 @@ ANSWER_WITHIN_S = 25.0
 RETRY_AFTER_S = 5
 #: Each request that is being submitted holds a thread. Some are kept for those that only ask how we are.
 THREADS, SUBMITTING = 64, 60
+#: Below the 1024 files that a process may have open as a rule. Who sends half a request holds one until it times out.
+CONNECTIONS = 800
+#: A connection on which nothing comes for so long is closed, after half as long again at the latest.
+IDLE_S = 10
 
 Answer = tuple[HTTPStatus, dict[str, Any], list[tuple[str, str]]]
 
@@ -90,16 +94,29 @@ class EventsApp:
         if not self._places.acquire(blocking=False):
             return self._later(f"{SUBMITTING} requests are being submitted already")
         try:
-            photos = self._intake.take(body, NAME).result(ANSWER_WITHIN_S)
-        except MalformedEvent as error:
+            future = self._intake.take(body, NAME)
+        except Exception as error:
+            self._places.release()
+            return self._refused(error)
+        # Not with the answer: a store that hangs would have ever more photos wait here.
+        future.add_done_callback(lambda _: self._places.release())
+        try:
+            return HTTPStatus.OK, {"photos": future.result(ANSWER_WITHIN_S)}, []
+        except NotInTime:
+            return self._later(f"not done in {ANSWER_WITHIN_S} s")
+        except WorkerError as error:  # the intake has logged its words, with keys hidden
+            return self._later(f"its photos are not submitted ({type(error).__name__})")
+
+    def _refused(self, error: Exception) -> Answer:
+        if isinstance(error, Stopping):
+            return self._later("the listener stops")
+        if isinstance(error, MalformedEvent):
             REFUSED.labels(NAME, "malformed").inc()
             log.warning("a request is refused: %s", error)
             return _says(HTTPStatus.BAD_REQUEST, str(error))
-        except (WorkerError, NotInTime) as error:
-            return self._later(str(error) or f"not done in {ANSWER_WITHIN_S} s")
-        finally:
-            self._places.release()
-        return HTTPStatus.OK, {"photos": photos}, []
+        REFUSED.labels(NAME, "unforeseen").inc()
+        log.error("a request is refused: %s", unforeseen(error))
+        return _says(HTTPStatus.INTERNAL_SERVER_ERROR, "a bug: see the listener's log")
 
     def _later(self, why: str) -> Answer:
         REFUSED.labels(NAME, "busy").inc()
@@ -136,8 +153,9 @@ class HttpSource:
                 map=self._map,
                 listen=listen,
                 threads=THREADS,
-                connection_limit=200,
-                channel_timeout=60,
+                connection_limit=CONNECTIONS,
+                channel_timeout=IDLE_S,
+                cleanup_interval=IDLE_S // 2,
                 max_request_body_size=MAX_BODY_BYTES + 1,
                 max_request_header_size=16 * 1024,
                 ident=None,

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -23,6 +24,7 @@ from tests.producer.events import samples
 from tests.producer.events.helpers import Notes, an_intake, counted, event, running, until
 from tests.producer.events.test_signature import SECRET, TOKEN
 from workers.errors import SettingsError, StoreUnavailable
+from workers.logs import install
 
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
 
@@ -198,3 +200,61 @@ def test_where_nobody_can_listen_is_told_at_the_start(listen: str) -> None:
     """With the option to correct."""
     with pytest.raises(SettingsError, match="--http"):
         HttpSource(listen, lambda *_: [], threading.Event())
+
+
+def test_half_open_connections_shut_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two hundred and fifty that send half a request: others are answered meanwhile, and those are closed soon."""
+    monkeypatch.setattr(http, "IDLE_S", 2, raising=False)
+    with serving(Notes()) as site, ExitStack() as stack:
+        half = [stack.enter_context(socket.create_connection(("127.0.0.1", site.port))) for _ in range(250)]
+        for one in half:
+            one.sendall(b"POST /events HTTP/1.1\r\n")
+        assert urllib3.request("GET", f"http://127.0.0.1:{site.port}/healthz", timeout=5, retries=False).status == 200
+        assert site.post(event("a.jpg")) == 200
+        half[0].settimeout(10)
+        assert half[0].recv(100) == b"", "closed"
+
+
+def test_a_place_is_held_until_its_photos_are_submitted(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not until the sender is answered: while a store hangs, no more messages wait here than there are places."""
+    monkeypatch.setattr(http, "ANSWER_WITHIN_S", 0.2)
+    site.notes.open.clear()
+    free = site.app._places._value
+    assert [site.post(event(f"{number}.jpg")) for number in range(3)] == [503] * 3
+    assert site.app._places._value == free - 3
+    site.notes.open.set()
+    until(lambda: site.app._places._value == free, 10, "they are free again")
+
+
+def test_what_nobody_foresaw_is_no_senders_fault(
+    site: Site, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """500, its place is free again, and the log tells where and no key."""
+    free = site.app._places._value
+
+    def breaks(body: bytes, source: str) -> None:
+        raise ValueError("ann/private.jpg")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(site.app._intake, "take", breaks)
+        assert site.post(event("a.jpg")) == 500
+    assert site.app._places._value == free
+    assert "ValueError in" in caplog.text
+    assert "private" not in caplog.text
+    assert site.post(event("a.jpg")) == 200
+
+
+def test_logs_name_no_photo(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    """Neither why it could not be submitted, nor why the request is to come again, nor why it is refused."""
+    before = logging.getLogRecordFactory()
+    install()
+    site.notes.failing = StoreUnavailable("no answer for 'anna/hospital.jpg'")
+    assert site.post(event("anna/hospital.jpg")) == 503
+    for key in ("anna/hospital" * 100, "anna/%ff"):
+        record = samples.s3_record("a.jpg")
+        record["s3"]["object"]["key"] = key
+        assert site.post(json.dumps({"Records": [record]})) == 400
+    logging.setLogRecordFactory(before)
+    assert "are not submitted" in caplog.text
+    assert "is refused" in caplog.text
+    assert "anna" not in caplog.text
