@@ -59,8 +59,8 @@ def understand(body: bytes | str) -> Notice:
         try:
             change = _change(dictionary(record, "a record"))
             if change:
-                check_key(change.key)
-        except (MalformedEvent, InvalidKey) as error:
+                _check(change.key)
+        except MalformedEvent as error:
             notice.malformed.append(str(error))
             continue
         match change:
@@ -73,6 +73,13 @@ def understand(body: bytes | str) -> Notice:
     if notice.malformed and not (notice.created or notice.removed or notice.other):
         raise MalformedEvent(notice.malformed[0])
     return notice
+
+
+def _check(key: str) -> None:
+    try:
+        check_key(key)
+    except InvalidKey as error:  # whose words hold the key, which is for no log
+        raise MalformedEvent(f"an object's key of {len(key)} characters is more than S3 allows, or empty") from error
 
 
 def _document(body: bytes | str) -> Any:
@@ -149,7 +156,7 @@ def decoded(key: str) -> str:
     try:
         return unquote_plus(key, errors="strict")
     except UnicodeDecodeError as error:
-        raise MalformedEvent(f"key {key[:80]!r} is no UTF-8") from error
+        raise MalformedEvent("an object's key is no UTF-8 once it is decoded") from error
 
 
 def _time(value: Any) -> datetime | None:

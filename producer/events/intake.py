@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Protocol
@@ -21,6 +22,7 @@ from producer.events.metrics import EVENT_AGE, EVENTS, SUBMIT_FAILURES, SUBMIT_S
 from producer.events.notice import Created
 from producer.events.routes import Ignored, Route, Routes, tenant_of
 from workers.errors import WorkerError
+from workers.logs import keys_hidden
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +100,11 @@ class _Group:
 class Intake:
     """Where all sources hand in their messages. Safe to share between threads; close it."""
 
-    def __init__(self, routes: Routes, submit: Submit, marks: Marks, gathering: Gathering) -> None:
+    def __init__(
+        self, routes: Routes, submit: Submit, marks: Marks, gathering: Gathering, *, log_keys: bool = False
+    ) -> None:
+        """`log_keys`: as APF_LOG_KEYS."""
+        self._log_keys = log_keys
         self._routes = routes
         self._submit = submit
         self._marks = marks
@@ -201,9 +207,16 @@ class Intake:
 
     def _send(self, group: _Group) -> None:
         del self._groups[group.route, group.tenant]
-        running = self._pool.submit(self._finish, group)
+        running = self._pool.submit(self._finish_hidden, group)
         self._running.add(running)
         running.add_done_callback(self._running.discard)
+
+    def _hidden(self, keys: Iterable[str]) -> AbstractContextManager[None]:
+        return nullcontext() if self._log_keys else keys_hidden(keys)
+
+    def _finish_hidden(self, group: _Group) -> None:
+        with self._hidden(group.photos):
+            self._finish(group)
 
     def _finish(self, group: _Group) -> None:
         keys = sorted(group.photos)
@@ -224,7 +237,8 @@ class Intake:
                 if not ticket.left:
                     settled.append(ticket)
         for ticket in settled:
-            ticket.settle()
+            with self._hidden(ticket.keys):  # sources log why it failed
+                ticket.settle()
 
     def _narrowed(self, group: _Group, keys: list[str], error: WorkerError) -> dict[str, WorkerError]:
         """What fails of these keys, by key: one photo that nobody may read must not keep the others.

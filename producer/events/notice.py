@@ -12,7 +12,10 @@ from workers.errors import WorkerError
 
 
 class MalformedEvent(WorkerError):
-    """Raised when a message is no event that we know. Permanent: it says the same the next time."""
+    """Raised when a message is no event that we know. Permanent: it says the same the next time.
+
+    Its words are logged, so they hold no key.
+    """
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,8 @@ def _intake(asked: Listening, broker_url: str, settings: Settings) -> Intake:
     for route in routes:
         log.info("photos of %s go to %s", route.source, route.destination)
     submit = submitter(settings, recipe=asked.recipe, no_face=asked.no_face)
-    return Intake(Routes(routes, own=own), submit, _marks(broker_url, settings), asked.gathering)
+    marks = _marks(broker_url, settings)
+    return Intake(Routes(routes, own=own), submit, marks, asked.gathering, log_keys=settings.log_keys)
 
 
 def _marks(broker_url: str, settings: Settings) -> Marks:
