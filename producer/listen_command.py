@@ -31,7 +31,7 @@ def listen(
     gather: Annotated[float, typer.Option(min=0, max=30, help="Seconds to gather events for one batch.")] = 0.5,
     photos: Annotated[int, typer.Option(min=1, max=1000, help="Photos that make a batch at once.")] = 64,
     metrics_port: Annotated[
-        int | None, typer.Option(min=1, max=65535, help="Serve Prometheus metrics on this port.")
+        int | None, typer.Option(min=1, max=65535, help="Serve metrics and /healthz on this port of APF_METRICS_HOST.")
     ] = None,
 ) -> None:
     """Listen for a store's events, and submit new photos on the interactive lane (docs/events.md)."""

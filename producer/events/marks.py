@@ -1,12 +1,13 @@
 """What was submitted lately, so that an event that comes twice costs nothing. Best effort: nothing depends on it.
 
-Redis holds one mark for each object, its name a digest of bucket and key, its value the ETag that was submitted last.
-With marks for (bucket, key, ETag), an object that goes from A to B and back to A within a day would stay at B.
+Redis holds one mark for each object and what is made of it: its name is a digest of bucket and key, and of destination,
+recipe and what is done without a face; its value is the ETag that was submitted last. With marks for (bucket, key, ETag), an object that goes from A to B and back to A within a day would stay at B.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -15,6 +16,7 @@ from typing import Protocol
 import redis
 
 from producer.events.notice import Created, Removed
+from producer.events.routes import Ignored, Routes
 from workers.app import redis_tls
 from workers.errors import SettingsError
 from workers.logs import masked
@@ -57,9 +59,11 @@ class NoMarks:
 class RedisMarks:
     """Marks in Redis. Where it does not answer, every event counts as new."""
 
-    def __init__(self, client: redis.Redis, prefix: str) -> None:
-        """`prefix`: of all keys, as APF_BROKER_KEY_PREFIX."""
+    def __init__(self, client: redis.Redis, prefix: str, routes: Routes, *, how: str) -> None:
+        """`prefix`: of all keys, as APF_BROKER_KEY_PREFIX; `how`: what an output depends on besides photo and place."""
         self._client = client
+        self._routes = routes
+        self._how = how
         self._prefix = f"{prefix}listen:seen:"
 
     def seen(self, events: Sequence[Created]) -> list[bool]:
@@ -90,7 +94,11 @@ class RedisMarks:
             pipe.execute()
 
     def _name(self, bucket: str, key: str) -> str:
-        digest = hashlib.sha256(f"{bucket}/{key}".encode("utf-8", "surrogatepass")).hexdigest()
+        place = self._routes.find(bucket, key)
+        # Another listener may put the same photos elsewhere, or protect them in another way.
+        destination = "" if isinstance(place, Ignored) else place[0].destination
+        told = json.dumps([bucket, key, destination, self._how])
+        digest = hashlib.sha256(told.encode()).hexdigest()
         return f"{self._prefix}{digest[:32]}"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -57,24 +57,25 @@ def run(asked: Listening, settings: Settings) -> bool:
     intake = _intake(asked, settings.broker_url, settings)
     sources = list(_sources(asked, intake, stop, settings))
     if asked.metrics_port:
-        _serve_metrics(asked.metrics_port)
+        _serve_metrics(settings.metrics_host, asked.metrics_port, lambda: not stop.is_set())
     return listen(sources, intake, stop, grace_s=settings.shutdown_grace_s)
 
 
 def _intake(asked: Listening, broker_url: str, settings: Settings) -> Intake:
     routes = parse_routes(asked.routes)
-    check_routes(routes, asked.recipe, settings)
+    recipe = check_routes(routes, asked.recipe, settings)
     own = [ledger_url(route.destination, settings.ledger_url) for route in routes]
     for route in routes:
         log.info("photos of %s go to %s", route.source, route.destination)
     submit = submitter(settings, recipe=asked.recipe, no_face=asked.no_face)
-    marks = _marks(broker_url, settings)
-    return Intake(Routes(routes, own=own), submit, marks, asked.gathering, log_keys=settings.log_keys)
+    found = Routes(routes, own=own)
+    marks = _marks(broker_url, settings, found, how=f"{recipe.id} {asked.no_face}")
+    return Intake(found, submit, marks, asked.gathering, log_keys=settings.log_keys)
 
 
-def _marks(broker_url: str, settings: Settings) -> Marks:
+def _marks(broker_url: str, settings: Settings, routes: Routes, *, how: str) -> Marks:
     if broker_url.startswith(ASKABLE):
-        return RedisMarks(redis_client(broker_url, settings), settings.broker_key_prefix)
+        return RedisMarks(redis_client(broker_url, settings), settings.broker_key_prefix, routes, how=how)
     log.warning("events that come twice are submitted twice: only redis:// and rediss:// can be asked")
     return NoMarks()
 
@@ -119,10 +120,17 @@ def _secret(name: str, value: SecretStr | None, file: str | None) -> str:
     return text
 
 
-def _serve_metrics(port: int) -> None:
-    from prometheus_client import start_http_server  # noqa: PLC0415
+def _serve_metrics(host: str, port: int, is_healthy: Callable[[], bool]) -> None:
+    """Metrics and health on a port of their own, which whoever sends events cannot keep busy."""
+    from prometheus_client import REGISTRY  # noqa: PLC0415
+
+    from workers.scraped import BuildInfo, endpoint, serve  # noqa: PLC0415
 
     try:
-        start_http_server(port)
-    except OSError as error:
-        raise SettingsError(f"--metrics-port {port}: cannot listen there: {error}") from error
+        serve(endpoint(REGISTRY, is_healthy), host, port)
+    except SettingsError as error:
+        raise SettingsError(
+            f"--metrics-port {port}: cannot listen there ({error.__cause__}): give one that is free, and set "
+            "APF_METRICS_HOST to an address of this machine"
+        ) from error
+    REGISTRY.register(BuildInfo())

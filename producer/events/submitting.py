@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from apf.recipe import load_recipe
+from apf.recipe import Recipe, load_recipe
 from producer.client import Client
 from producer.events.intake import Submit
 from producer.events.routes import Route
@@ -15,18 +15,19 @@ from workers.settings import Settings
 from workers.store import open_store
 
 
-def check_routes(routes: Sequence[Route], recipe: str, settings: Settings) -> None:
-    """What would keep every photo of a route from being submitted, seen before the first event.
+def check_routes(routes: Sequence[Route], recipe: str, settings: Settings) -> Recipe:
+    """What would keep every photo of a route from being submitted, seen before the first event; returns the recipe.
 
     Raises:
         NotAllowed: APF_ALLOWED_URLS is set, and a source or destination lies outside.
         RecipeError: the recipe is unknown or malformed.
     """
-    load_recipe(recipe, detector=settings.detector)
+    found = load_recipe(recipe, detector=settings.detector)
     for route in routes:
         if settings.allowed_urls:
             check_allowed(route.source, settings.allowed, what="source")
             check_allowed(route.destination, settings.allowed, what="destination")
+    return found
 
 
 def submitter(settings: Settings, *, recipe: str, no_face: Literal["copy", "skip"]) -> Submit:

@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+import redis
 from prometheus_client import REGISTRY
 
 from producer.events.intake import Gathering, Intake
 from producer.events.listener import Source
-from producer.events.marks import Marks, NoMarks
-from producer.events.routes import Routes, parse_routes
+from producer.events.marks import Marks, NoMarks, RedisMarks
+from producer.events.routes import Route, Routes, parse_routes
 from tests.producer.events.samples import s3_record
 
 ROUTES = parse_routes(["s3://uploads=s3://public", "s3://uploads/teamA=s3://public/teamA"])
@@ -47,6 +48,13 @@ class Notes:
     def keys(self) -> list[str]:
         """All keys that were submitted, as often as they were."""
         return sorted(key for _, _, keys, _ in self.batches for key in keys)
+
+
+def marks_in(
+    client: redis.Redis, prefix: str = "apf:", *, routes: Sequence[Route] = ROUTES, how: str = ""
+) -> RedisMarks:
+    """Marks as a listener has them."""
+    return RedisMarks(client, prefix, Routes(routes), how=how)
 
 
 @contextmanager

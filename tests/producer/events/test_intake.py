@@ -13,8 +13,9 @@ import redis
 from producer.events.intake import NotSubmitted, Stopping
 from producer.events.marks import REMEMBERED_S, RedisMarks, redis_client
 from producer.events.notice import MalformedEvent
+from producer.events.routes import parse_routes
 from tests.conftest import RedisServer
-from tests.producer.events.helpers import Notes, an_intake, counted, event, until
+from tests.producer.events.helpers import Notes, an_intake, counted, event, marks_in, until
 from workers.errors import Forbidden, StoreUnavailable
 from workers.settings import Settings
 
@@ -27,7 +28,7 @@ def notes() -> Notes:
 @pytest.fixture
 def marks(redis_server: RedisServer) -> Iterator[RedisMarks]:
     with closing(redis.Redis(port=redis_server.port)) as client:
-        yield RedisMarks(client, "apf:")
+        yield marks_in(client)
 
 
 def test_events_of_a_moment_are_one_batch_for_each_route(notes: Notes) -> None:
@@ -80,6 +81,16 @@ def test_an_event_that_comes_twice_is_submitted_once(notes: Notes, marks: RedisM
     keys = marks._client.keys()
     assert all(key.startswith(b"apf:listen:seen:") for key in keys)
     assert all(REMEMBERED_S - 60 < marks._client.ttl(key) <= REMEMBERED_S for key in keys)
+
+
+def test_what_another_listener_makes_of_a_photo_is_no_duplicate(notes: Notes, marks: RedisMarks) -> None:
+    """Another destination, another recipe, or another way without a face: its own output is still missing."""
+    elsewhere = marks_in(marks._client, routes=parse_routes(["s3://uploads=s3://elsewhere"]))
+    otherwise = marks_in(marks._client, how="strong copy")
+    for each in (marks, elsewhere, otherwise):
+        with an_intake(notes, each) as intake:
+            assert intake.take(event("a.jpg"), "http").result(10) == 1
+            assert intake.take(event("a.jpg"), "http").result(10) == 0
 
 
 def test_a_photo_that_changes_is_submitted_again(notes: Notes, marks: RedisMarks) -> None:
@@ -223,7 +234,7 @@ def test_closing_gives_up_in_time(notes: Notes) -> None:
 def test_without_redis_every_event_counts_as_new(notes: Notes, redis_server: RedisServer) -> None:
     """Marks are a convenience: where they cannot be asked, photos are submitted all the same, and soon."""
     client = redis_client(redis_server.url, Settings())
-    with closing(client), an_intake(notes, RedisMarks(client, "")) as intake:
+    with closing(client), an_intake(notes, marks_in(client, "")) as intake:
         redis_server.kill()
         for _ in range(2):
             assert intake.take(event("a.jpg"), "http").result(20) == 1

@@ -249,6 +249,9 @@ def test_an_event_that_comes_by_two_ways_is_submitted_once(platform: Platform, s
     until(lambda: platform.submitted() == ["a.jpg", "b.jpg"] and not server.llen(KEY), 30, "both are, once")
     assert post(port, platform.event("gone.jpg", etag="other")) == 200, "nothing but a photo that is gone"
     text = urllib3.request("GET", f"http://127.0.0.1:{metrics}/metrics").data.decode()
+    assert "apf_build_info{" in text
+    assert _answers(metrics), "health is told there, too"
+    assert not _listens_everywhere(metrics), "and on APF_METRICS_HOST alone"
     assert 'apf_listen_events_total{result="duplicate",source="http"} 1.0' in text
     assert 'apf_listen_events_total{result="duplicate",source="redis"} 1.0' in text
     assert platform.submitted() == ["a.jpg", "b.jpg"]
@@ -258,6 +261,12 @@ def test_an_event_that_comes_by_two_ways_is_submitted_once(platform: Platform, s
     assert time.monotonic() - started < 11
     assert ".jpg" not in platform.log.read_text(), "a log tells no keys"
     assert TOKEN not in platform.log.read_text()
+
+
+def _listens_everywhere(port: int) -> bool:
+    """Whether somebody listens on that port of all addresses."""
+    table = Path("/proc/net/tcp").read_text() + Path("/proc/net/tcp6").read_text()
+    return any(f"{anybody}:{port:04X}" in table for anybody in ("0" * 8, "0" * 32))
 
 
 def _answers(port: int) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -14,12 +15,13 @@ import redis
 
 from producer.events import redis_list
 from producer.events.intake import Intake
-from producer.events.marks import RedisMarks, redis_client
+from producer.events.marks import redis_client
 from producer.events.redis_list import RedisSource
 from tests.conftest import RedisServer
 from tests.producer.events import samples
-from tests.producer.events.helpers import Notes, an_intake, event, running, until
+from tests.producer.events.helpers import Notes, an_intake, event, marks_in, running, until
 from workers.errors import Forbidden, StoreUnavailable
+from workers.logs import install
 from workers.settings import Settings
 
 KEY = "apf:events"
@@ -77,17 +79,22 @@ def test_what_cannot_be_submitted_is_tried_again_behind_the_others(
 
 
 def test_what_fails_for_good_is_put_aside_in_the_end(
-    redis_server: RedisServer, server: Any, monkeypatch: pytest.MonkeyPatch
+    redis_server: RedisServer, server: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """After some tries, so that a right that is given meanwhile still helps."""
+    """After some tries, so that a right that is given meanwhile still helps; the log says why, and names no photo."""
     monkeypatch.setattr("producer.events.pause.FIRST_S", 0.01)
     monkeypatch.setattr("producer.events.pause.LONGEST_S", 0.05)
     monkeypatch.setattr(redis_list, "MAX_TRIES", 3)
-    notes, stop = Notes(failing=Forbidden("no right to read it")), threading.Event()
-    server.rpush(KEY, event("a.jpg"))
+    notes, stop = Notes(failing=Forbidden("no right to read 'anna/x.jpg'")), threading.Event()
+    server.rpush(KEY, event("anna/x.jpg"))
+    before = logging.getLogRecordFactory()
+    install()
     with an_intake(notes) as intake, running(source(redis_server, intake, stop), intake, stop):
         until(lambda: server.llen(f"{KEY}:refused"), 20, "it is put aside")
         assert notes.tries == 3
+    logging.setLogRecordFactory(before)
+    assert "no right to read photo-" in caplog.text
+    assert "anna" not in caplog.text
     assert (server.llen(KEY), taken(server)) == (0, [])
 
 
@@ -101,7 +108,7 @@ def test_a_user_that_may_touch_our_keys_alone_is_enough(redis_server: RedisServe
     server.rpush(KEY, event("a.jpg"), "no event", event("a.jpg"), event("b.jpg"))
     with (
         closing(redis_client(url, Settings())) as client,
-        an_intake(notes, RedisMarks(client, "apf:"), seconds=0) as intake,
+        an_intake(notes, marks_in(client), seconds=0) as intake,
         running(RedisSource(client, KEY, intake, stop), intake, stop),
     ):
         until(lambda: {"a.jpg", "b.jpg"} <= set(notes.keys) and not taken(server), 20, "all are done")
