@@ -21,13 +21,19 @@ def read(path: Path) -> list[Manifest]:
     return [document for document in yaml.safe_load_all(path.read_text()) if document]
 
 
-def build(folder: Path) -> list[Manifest]:
-    """All manifests of a kustomization, patched."""
+def build(folder: Path, onto: list[Manifest] | None = None) -> list[Manifest]:
+    """All manifests of a kustomization, patched.
+
+    Args:
+        onto: what was there before a component, which may patch it.
+    """
     (kustomization,) = read(folder / "kustomization.yaml")
     assert kustomization.keys() <= KNOWN, f"{folder}: {kustomization.keys() - KNOWN} is not known here"
-    found: list[Manifest] = []
-    for name in [*kustomization.get("resources", []), *kustomization.get("components", [])]:
+    found = onto or []
+    for name in kustomization.get("resources", []):
         found += build(folder / name) if (folder / name).is_dir() else read(folder / name)
+    for name in kustomization.get("components", []):
+        found = build(folder / name, found)
     found += [_config_map(folder, generator) for generator in kustomization.get("configMapGenerator", [])]
     for manifest in found:
         for labels in kustomization.get("labels", []):
@@ -76,8 +82,10 @@ def _patch(manifests: list[Manifest], patch: Manifest) -> None:
         here: Any = chosen[0]
         for part in path:
             here = here[int(part)] if isinstance(here, list) else here[part]
-        assert step["op"] in ("add", "replace")
-        if isinstance(here, list):
+        assert step["op"] in ("add", "replace", "remove")
+        if step["op"] == "remove":
+            del here[last]
+        elif isinstance(here, list):
             assert (step["op"], last) == ("add", "-")
             here.append(deepcopy(step["value"]))
         else:
