@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import threading
 from typing import Annotated
 
 import typer
 
-from producer.terminal import errors_end_the_command, refuse, say
+from producer.terminal import errors_end_the_command, refuse
 from workers.app import make_app
 from workers.log_format import configure
 from workers.registry import check_registry
 from workers.settings import load_settings
+
+log = logging.getLogger(__name__)
 
 #: Beside a worker's, which many give the port that is usual for Prometheus exporters of this kind.
 PORT = 9465
@@ -34,12 +37,13 @@ def exporter_command(
     from workers.scraped import BuildInfo, endpoint, serve  # noqa: PLC0415
 
     configure()
+    log.setLevel(logging.INFO)
     registry = CollectorRegistry()
     registry.register(BuildInfo())
     registry.register(exporter(make_app(settings), settings))
     address = host or settings.metrics_host
     serve(endpoint(registry, lambda: True), address, port)
-    say(f"metrics of the queue and of open batches: http://{address}:{port}/metrics")
+    log.info("metrics of the queue and of open batches: http://%s:%d/metrics", address, port)
     _until_stopped()
 
 

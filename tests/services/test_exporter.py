@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -97,3 +98,12 @@ def test_an_exporter_that_could_find_nothing_does_not_start(variables: dict[str,
     )  # fmt: skip
     assert ran.returncode == 2
     assert cure in ran.stderr
+
+
+def test_its_first_line_is_in_the_logs_format(world: World) -> None:
+    """JSON from the first line on: what reads the log knows no other."""
+    with exporting(world, APF_LOG_FORMAT="json"):
+        lines = (world.folder / "exporter.log").read_text().splitlines()
+    (line,) = [json.loads(line) for line in lines]
+    assert (line["level"], line["logger"]) == ("INFO", "producer.exporter_command")
+    assert "/metrics" in line["message"]
