@@ -362,6 +362,39 @@ def test_keda_scales_the_worker_and_waits_longer_than_a_shard() -> None:
     assert "apf_shards_open" in spec["triggers"][0]["metadata"]["query"]
 
 
+def test_an_apply_does_not_stop_the_workers_that_keda_started() -> None:
+    """With KEDA nobody else says how many there are; without it there is one."""
+    assert {
+        overlay: of_kind("Deployment", BUILT[overlay])["apf-worker"]["spec"].get("replicas") for overlay in BUILT
+    } == {
+        "gpu": None,
+        "cpu": 1,
+    }
+    assert all(d["spec"]["replicas"] == 1 for name, d in of_kind("Deployment").items() if name != "apf-worker")
+
+
+def test_monitors_name_the_jobs_that_dashboard_and_alerts_ask_for() -> None:
+    """A pod is in one job, and no listener counts as a worker."""
+    asked = (ROOT / "infra" / "grafana" / "apf.json").read_text() + (ROOT / "infra/prometheus/alerts.yaml").read_text()
+    jobs = {}
+    for kind, endpoints in (("PodMonitor", "podMetricsEndpoints"), ("ServiceMonitor", "endpoints")):
+        for name, monitor in of_kind(kind).items():
+            (endpoint,) = monitor["spec"][endpoints]
+            (relabeling,) = endpoint["relabelings"]
+            assert relabeling == {"targetLabel": "job", "replacement": name}
+            jobs[name] = [pod["metadata"]["name"] for pod in selected(monitor["spec"]["selector"])]
+    assert jobs == {name: [name] for name in ("apf-worker", "apf-listener", "apf-exporter")}
+    assert set(re.findall(r'job=\\?"([a-z-]+)', asked)) == jobs.keys()
+
+
+def test_probes_do_not_ask_where_strangers_may_send() -> None:
+    """Whoever keeps the port of events busy would have the listener restarted."""
+    (container,) = containers(of_kind("Deployment")["apf-listener"])
+    assert {container[f"{kind}Probe"]["httpGet"]["port"] for kind in ("startup", "readiness", "liveness")} == {
+        "metrics"
+    }
+
+
 def rules(policy: Manifest, direction: str) -> list[Manifest]:
     found: list[Manifest] = policy["spec"].get(direction, [])
     return found
