@@ -1,7 +1,8 @@
 """What was submitted lately, so that an event that comes twice costs nothing. Best effort: nothing depends on it.
 
 Redis holds one mark for each object and what is made of it: its name is a digest of bucket and key, and of destination,
-recipe and what is done without a face; its value is the ETag that was submitted last. With marks for (bucket, key, ETag), an object that goes from A to B and back to A within a day would stay at B.
+recipe and what is done without a face; its value is the ETag that was submitted last. With marks for (bucket, key,
+ETag), an object that goes from A to B and back to A within a day would stay at B.
 """
 
 from __future__ import annotations

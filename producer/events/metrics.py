@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from prometheus_client import Counter, Gauge, Histogram
 
-#: Results: submitted; missing (of those, gone already); failed (kept for another try); duplicate, removed, other,
-#: unrouted, own_output, reserved, no_photo, malformed.
+#: missing: of those submitted, gone already; failed: kept for another try.
+RESULTS = (
+    *("submitted", "missing", "failed", "duplicate", "removed", "other"),
+    *("unrouted", "own_output", "reserved", "no_photo", "malformed"),
+)
+#: unforeseen: a bug of ours; hopeless: tried too often.
+REASONS = ("malformed", "unforeseen", "hopeless", "unauthorized", "too_large", "busy")
 EVENTS = Counter("apf_listen_events", "Objects that events told of, by source and result.", ["source", "result"])
-#: Reasons: malformed, unforeseen (a bug of ours), hopeless (tried too often), unauthorized, too_large, busy.
 REFUSED = Counter(
     "apf_listen_refused",
     "Messages that were refused, by source and reason.",
@@ -24,3 +28,11 @@ EVENT_AGE = Gauge(
     "How old the latest event was when its batch was submitted, by the store's clock.",
 )
 IN_FLIGHT = Gauge("apf_listen_messages_in_flight", "Messages taken and not yet done with, by source.", ["source"])
+
+
+def start_at_zero(source: str) -> None:
+    """All counts of a source: Prometheus sees no increase in a series whose first value is 1."""
+    for result in RESULTS:
+        EVENTS.labels(source, result)
+    for reason in REASONS:
+        REFUSED.labels(source, reason)

@@ -14,6 +14,7 @@ from pydantic import SecretStr
 from producer.events.intake import Gathering, Intake
 from producer.events.listener import Source, listen
 from producer.events.marks import ASKABLE, Marks, NoMarks, RedisMarks, redis_client
+from producer.events.metrics import start_at_zero
 from producer.events.routes import Routes, parse_routes
 from producer.events.signature import gate
 from producer.events.submitting import check_routes, submitter
@@ -56,6 +57,9 @@ def run(asked: Listening, settings: Settings) -> bool:
     stop = threading.Event()
     intake = _intake(asked, settings.broker_url, settings)
     sources = list(_sources(asked, intake, stop, settings))
+    for name, given in (("sqs", asked.sqs), ("redis", asked.redis), ("http", asked.http)):
+        if given:
+            start_at_zero(name)
     if asked.metrics_port:
         _serve_metrics(settings.metrics_host, asked.metrics_port, lambda: not stop.is_set())
     return listen(sources, intake, stop, grace_s=settings.shutdown_grace_s)
@@ -122,7 +126,7 @@ def _secret(name: str, value: SecretStr | None, file: str | None) -> str:
 
 def _serve_metrics(host: str, port: int, is_healthy: Callable[[], bool]) -> None:
     """Metrics and health on a port of their own, which whoever sends events cannot keep busy."""
-    from prometheus_client import REGISTRY  # noqa: PLC0415
+    from prometheus_client import REGISTRY, disable_created_metrics  # noqa: PLC0415
 
     from workers.scraped import BuildInfo, endpoint, serve  # noqa: PLC0415
 
@@ -133,4 +137,6 @@ def _serve_metrics(host: str, port: int, is_healthy: Callable[[], bool]) -> None
             f"--metrics-port {port}: cannot listen there ({error.__cause__}): give one that is free, and set "
             "APF_METRICS_HOST to an address of this machine"
         ) from error
+    # Else each count has a series more, which nobody asks for.
+    disable_created_metrics()  # type: ignore[no-untyped-call]
     REGISTRY.register(BuildInfo())

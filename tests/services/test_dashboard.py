@@ -1,4 +1,4 @@
-"""The dashboard and the alerts ask for what worker and exporter really export, by a real Prometheus."""
+"""The dashboard and the alerts ask for what worker, exporter and listener really export, by a real Prometheus."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import yaml
 
 from tests.conftest import _free_ports
 from tests.faults.world import ROOT, World, until
-from tests.services.watched import Scrape, exporting, fetch, port_of, program, watched_world
+from tests.services.watched import Scrape, exporting, fetch, listening, port_of, program, watched_world
 from workers.app import INTERACTIVE, RECONCILE
 
 __all__ = ["watched_world"]  # the fixture `world`
@@ -89,13 +89,15 @@ def test_each_alert_is_tried() -> None:
 def test_what_queries_name_is_exported_and_documented(world: World) -> None:
     """A metric that was renamed would leave an empty panel and an alert that never fires."""
     world.start_worker()
-    with exporting(world) as port:
-        scrapes = [Scrape(port_of(world)), Scrape(port)]
+    with exporting(world) as port, listening(world) as listener:
+        scrapes = [Scrape(port_of(world)), Scrape(port), Scrape(listener)]
     exported = set[str]().union(*(scrape.names() for scrape in scrapes)) | NEEDS_GPU
     asked = set[str]().union(*(names_in(query) for query in [*queries(), *(alert["expr"] for alert in ALERTS)]))
     assert asked - exported == set()
     documented = (ROOT / "docs" / "monitoring.md").read_text()
     families = {family.name for scrape in scrapes for family in scrape.families} | NEEDS_GPU
+    # Python's own, of every process that uses its client.
+    families = {name for name in families if not name.startswith(("python_", "process_"))}
     assert {name for name in families if f"`{name}" not in documented} == set()
 
 
@@ -140,19 +142,23 @@ def test_a_real_prometheus_answers_every_query(world: World) -> None:
     """Each panel has data while photos are protected, but for the GPU's; each alert can be evaluated."""
     world.start_worker(CHEAP_SECONDS="0.3")
     jobs = {"apf-worker": port_of(world)}
-    with exporting(world) as port, prometheus(world.folder, {**jobs, "apf-exporter": port}) as api:
+    with (
+        exporting(world) as port,
+        listening(world) as listener,
+        prometheus(world.folder, {**jobs, "apf-exporter": port, "apf-listener": listener}) as api,
+    ):
 
         def says(query: str) -> list[Any]:
             found: list[Any] = ask(api, "query", query=query)["result"]
             return found
 
         log = world.folder / "prometheus.log"
-        until(lambda: len(says("count_over_time(up[1m]) > 2")) == 2, 60, "both are scraped", log, every_s=0.5)
+        until(lambda: len(says("count_over_time(up[1m]) > 2")) == 3, 60, "all are scraped", log, every_s=0.5)
         world.submit()
         world.app.send_task(RECONCILE, queue=INTERACTIVE)
         increase = 'sum(increase(apf_photos_total{outcome="protected"}[1m])) > 0'
         until(lambda: says(increase), 60, "Prometheus sees photos protected", log, every_s=0.3)
-        assert [target["health"] for target in ask(api, "targets")["activeTargets"]] == ["up", "up"]
+        assert [target["health"] for target in ask(api, "targets")["activeTargets"]] == ["up"] * 3
         empty = [query for query in queries() if not says(query)]
         assert [query for query in empty if not names_in(query) & NEEDS_GPU] == []
         (group,) = ask(api, "rules")["groups"]

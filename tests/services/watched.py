@@ -75,11 +75,29 @@ def port_of(world: World) -> int:
 def exporting(world: World, **more: str) -> Iterator[int]:
     """`apf exporter` on the world's queue and store; its port."""
     port = _free_ports([0])
-    with (world.folder / "exporter.log").open("ab") as log:
+    with _running(world, "exporter", port, ["--port", str(port)], {"APF_EXPORTER_EVERY_S": "0", **more}):
+        yield port
+
+
+@contextmanager
+def listening(world: World) -> Iterator[int]:
+    """`apf listen` on the world's queue, with a route of its own; the port of its metrics."""
+    port, events = _free_ports([0]), _free_ports([0])
+    token = "test-token-" + "x" * 32
+    variables = {"APF_ALLOWED_URLS": "s3://uploads s3://public", "APF_LISTEN_TOKEN": token}
+    options = ["--route", "s3://uploads=s3://public", "--http", f"127.0.0.1:{events}", "--metrics-port", str(port)]
+    with _running(world, "listen", port, options, variables):
+        yield port
+
+
+@contextmanager
+def _running(world: World, command: str, port: int, options: list[str], variables: dict[str, str]) -> Iterator[None]:
+    path = world.folder / f"{command}.log"
+    with path.open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "producer", "exporter", "--port", str(port)],
+            [sys.executable, "-m", "producer", command, *options],
             cwd=ROOT,
-            env={**os.environ, **world.variables, "APF_EXPORTER_EVERY_S": "0", **more},
+            env={**os.environ, **world.variables, **variables},
             stdout=log,
             stderr=log,
         )
@@ -90,8 +108,8 @@ def exporting(world: World, **more: str) -> Iterator[int]:
         return False
 
     try:
-        until(answers, 30, "the exporter answers", world.folder / "exporter.log")
-        yield port
+        until(answers, 30, f"apf {command} answers", path)
+        yield
     finally:
         process.terminate()
         assert process.wait(20) == 0
