@@ -220,9 +220,14 @@ class Intake:
 
     def _finish(self, group: _Group) -> None:
         keys = sorted(group.photos)
-        error = self._batch(group, keys)
-        failed = self._narrowed(group, keys, error) if error else {}
-        self._count(group, failed)
+        failed: dict[str, WorkerError] = {}
+        try:
+            if error := self._batch(group, keys):
+                failed = self._narrowed(group, keys, error)
+            self._count(group, failed)
+        except Exception:  # or its messages would be held for ever
+            log.exception("%d photos of %s are perhaps not submitted, and are kept", len(keys), group.route.source)
+            failed = dict.fromkeys(keys, NotSubmitted("a bug: the listener's log tells where"))
         with self._settling:  # a ticket may be in several groups at once
             for ticket, told in group.tickets.items():
                 ticket.error = ticket.error or next((failed[key] for key in told if key in failed), None)

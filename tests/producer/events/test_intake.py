@@ -129,6 +129,18 @@ def test_what_was_not_submitted_is_not_remembered(notes: Notes, marks: RedisMark
     assert notes.keys == ["a.jpg"]
 
 
+def test_a_bug_holds_no_message_for_ever(notes: Notes, marks: RedisMarks, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What breaks after submitting, too, is told to the source, which gives the message back."""
+
+    def breaks(events: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    with an_intake(notes, marks) as intake:
+        monkeypatch.setattr(marks, "remember", breaks)
+        with pytest.raises(NotSubmitted):
+            intake.take(event("a.jpg"), "http").result(5)
+
+
 def test_a_photo_that_was_not_there_may_come_again(notes: Notes, marks: RedisMarks) -> None:
     """A store that shows an object late, or an event before it: the next one counts."""
 
