@@ -59,6 +59,22 @@ def test_by_hand_it_is_verified_too(headers: dict[str, str]) -> None:
         verified(SECRETS[0], old, BODY)
 
 
+@pytest.mark.parametrize("missing", ["webhook-id", "webhook-timestamp", "webhook-signature"])
+def test_by_hand_a_request_without_a_header_is_refused(missing: str, headers: dict[str, str]) -> None:
+    """By the error that is documented, as a receiver that fails otherwise answers 500 to anyone."""
+    del headers[missing]
+    with pytest.raises(ValueError, match="no signature fits"):
+        run(BY_HAND)["verified"](SECRETS[0], headers, BODY)
+
+
+@pytest.mark.parametrize("name", ["webhook-id", "webhook-timestamp", "webhook-signature"])
+def test_by_hand_headers_of_any_text_are_refused(name: str, headers: dict[str, str]) -> None:
+    """Servers give headers' bytes as Latin-1, so there may be other letters than ASCII's."""
+    for text in ("", "v1,\xe4", "\xe4 \xff", "v1,"):
+        with pytest.raises(ValueError, match="no signature fits"):
+            run(BY_HAND)["verified"](SECRETS[0], {**headers, name: text}, BODY)
+
+
 def test_the_example_is_an_event() -> None:
     jsonschema.validate(EXAMPLE, json.loads((ROOT / "docs" / "callback.schema.json").read_text()))
     data = EXAMPLE["data"]
