@@ -17,7 +17,7 @@ from workers.allowed import check_allowed
 from workers.attempts import now
 from workers.callback import Callback, later, read_callback, write_callback
 from workers.errors import CallbackError, NotAllowed
-from workers.event import batch_done, is_whole
+from workers.event import batch_done, is_of
 from workers.job import Batch
 from workers.ledger import Ledger, open_batch
 from workers.reconcile import close
@@ -89,7 +89,7 @@ def _body(ledger: Ledger, batch: Batch) -> bytes | None:
     """What is posted: made once, as reading all reports takes long, and so that every try says the same."""
     key = ledger.key(batch.id, "callback", f"{batch.shards:05}.json")
     body = ledger.read(key)
-    if body and is_whole(body):
+    if body and is_of(body, batch):
         return body
     if body := batch_done(ledger, batch.id):
         ledger.store.put(key, body, content_type="application/json")

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from workers.attempts import now
-from workers.job import Lane, Outcome, PhotoReport
+from workers.job import Batch, Lane, Outcome, PhotoReport
 from workers.ledger import Ledger
 from workers.summary import counts, failures
 from workers.watch import BatchWatch
@@ -105,11 +105,15 @@ def trial() -> bytes:
     return _encoded(Event(type="test", timestamp=_moment(), data=None))
 
 
-def is_whole(body: bytes) -> bool:
-    """Whether it is an event as this module makes them, and not torn."""
+def is_of(body: bytes, batch: Batch) -> bool:
+    """Whether it is the event of this very batch, as this module makes it, and not torn.
+
+    A worker signs what it finds in the ledger: a body of another batch's must not pass for this one's.
+    """
     with suppress(ValidationError):
-        Event.model_validate_json(body)
-        return True
+        data = Event.model_validate_json(body).data
+        named = ("source", "destination", "tenant")
+        return data is not None and data.batch == batch.id and all(getattr(data, n) == getattr(batch, n) for n in named)
     return False
 
 

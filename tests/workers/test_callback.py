@@ -446,6 +446,20 @@ def test_torn_records_call_back_once_more_under_the_same_id(done: World, torn: b
     assert done.receiver.got[1].verified()["data"]["photos"] == 5
 
 
+@pytest.mark.parametrize(
+    "changed", [{"batch": "b2"}, {"source": "s3://x"}, {"destination": "s3://x"}, {"tenant": "evil"}, None]
+)
+def test_a_body_of_another_batch_is_not_signed(done: World, changed: dict[str, str] | None) -> None:
+    """Whoever can write into the ledger could else have any event signed: it is made anew, from the reports."""
+    done.deliver()
+    event = done.receiver.events()[0]
+    planted = {**event, "data": {**event["data"], **changed}} if changed else json.loads(trial())
+    done.ledger.store.put(done.ledger.key("b1", "callback", "00003.json"), json.dumps(planted).encode())
+    done.ledger.store.delete(done.ledger.key("b1", RECORD))
+    done.deliver()
+    assert done.receiver.got[1].verified()["data"] == event["data"]
+
+
 def test_ids_differ_between_batches_and_ends(done: World) -> None:
     batch = done.ledger.read_batch("b1")
     others = [batch.model_copy(update=change) for change in ({"id": "b2"}, {"shards": batch.shards + 1})]
