@@ -12,10 +12,10 @@ import jsonschema
 import pytest
 
 from tests.receivers import SECRETS
-from workers.delivery import FIRST_DELAY_S, REFUSED_TRIES, delay_after
 from workers.event import LONGEST_REASON, MOST_FAILURES, trial
 from workers.settings import Settings
 from workers.signature import parse_secrets, signed_headers
+from workers.tries import FIRST_DELAY_S, REFUSED_TRIES, delay_after
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "docs" / "callbacks.md").read_text()

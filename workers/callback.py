@@ -47,6 +47,7 @@ class Callback(BaseModel):
     end: int
     #: The `webhook-id`.
     id: str
+    #: The one that somebody is at included.
     tries: int = 0
     #: Of the last answer; None where there was none.
     status: int | None = None
@@ -70,7 +71,8 @@ class Callback(BaseModel):
             return "delivered"
         if self.gave_up_at:
             return "gave_up"
-        return "retrying" if self.tries else "waiting"
+        tried_before = self.tries - 1 if self.claimed_by else self.tries
+        return "retrying" if tried_before > 0 else "waiting"
 
     def due_in_s(self) -> float:
         """Seconds until it may be tried; 0 or less: now, and for how long already."""
@@ -94,9 +96,14 @@ def webhook_id(ledger: Ledger, batch: Batch) -> str:
     return f"msg_{hashlib.sha256(text.encode()).hexdigest()[:32]}"
 
 
+def new_callback(ledger: Ledger, batch: Batch) -> Callback:
+    """The record of an end that nobody has tried to tell."""
+    return Callback(end=batch.shards, id=webhook_id(ledger, batch))
+
+
 def read_callback(ledger: Ledger, batch: Batch) -> Callback:
     """The record of the batch's present end; a new one where there is none, or it is torn or of an earlier end."""
-    fresh = Callback(end=batch.shards, id=webhook_id(ledger, batch))
+    fresh = new_callback(ledger, batch)
     data = ledger.read(ledger.key(batch.id, RECORD))
     if data is None:
         return fresh
@@ -159,7 +166,12 @@ def _seems_done(ledger: Ledger, batch: Batch, shard: int) -> bool:
 
     Where the last shard to end is not one of the last by number, whoever reconciles the batch finds that it is done.
     """
-    if batch.shards - shard > ASKED_BY_NAME:
+    return batch.shards - shard <= ASKED_BY_NAME and seems_done(ledger, batch)
+
+
+def seems_done(ledger: Ledger, batch: Batch) -> bool:
+    """Whether each shard has a report, by a listing and a few GETs, and nobody has stopped the batch."""
+    if ledger.stopped(batch.id):
         return False
     missing = set(range(batch.shards)) - ledger.reported_shards(batch.id)
     return len(missing) <= ASKED_BY_NAME and all(ledger.has_report(batch.id, number) for number in missing)

@@ -8,37 +8,30 @@ import secrets
 import time
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Literal
 
 from workers import resting
 from workers.address import parse_target
 from workers.allowed import check_allowed
-from workers.attempts import now
-from workers.callback import Callback, later, read_callback, write_callback
+from workers.callback import Callback, later, new_callback, read_callback, seems_done, write_callback
 from workers.errors import CallbackError, NotAllowed
 from workers.event import batch_done, is_of
 from workers.job import Batch
 from workers.ledger import Ledger, open_batch
 from workers.reconcile import close
 from workers.settings import Settings
+from workers.tries import REFUSED_TRIES, given_up, is_overdue, tried
 from workers.trust import check_batch
 from workers.webhook import Answer, Post, send
 
 log = logging.getLogger(__name__)
 
-#: After the first failed try, in seconds; each further one doubles it, up to the second.
-FIRST_DELAY_S, LONGEST_DELAY_S = 5.0, 3600.0
 #: A task waits for no longer than this; later tries are asked for by whoever reconciles the batch.
 LONGEST_COUNTDOWN_S = 320.0
+#: Added to a claim for each report, as the first try reads all of them.
+REPORT_S = 0.1
 #: Clocks of workers may differ by so much.
 EARLY_S = 1.0
-
-GONE = 410
-#: Of those that say that the request is wrong, these are about the moment.
-PASSING = {408, 425, 429}
-#: After so many tries (ten minutes) a receiver that finds the request wrong is believed.
-REFUSED_TRIES = 8
 
 Result = Literal["delivered", "failed", "gave_up", "postponed", "nothing_to_do"]
 
@@ -75,14 +68,25 @@ def deliver(batch_url: str, settings: Settings) -> Delivery:
         return NOTHING_TO_DO
     if callback.due_in_s() > EARLY_S:
         return NOTHING_TO_DO  # somebody else is at it
+    if not callback.first_try_at and not seems_done(ledger, batch):
+        return NOTHING_TO_DO
     if wait_s := _rest_s(batch.callback):
         return Delivery("postponed", wait_s * random.uniform(1, 1.25))  # noqa: S311  jitter, no secret
-    body = _body(ledger, batch)
-    if body is None or (claimed := _claim(ledger, batch, callback, settings)) is None:
+    return _try(ledger, batch, batch.callback, callback, settings)
+
+
+def _try(ledger: Ledger, batch: Batch, url: str, callback: Callback, settings: Settings) -> Delivery:
+    """One try, which counts from its start: a worker that dies of the batch's size has had its try, too."""
+    if callback.claimed_by and callback.tries >= REFUSED_TRIES and is_overdue(callback, settings):
+        return _concluded(ledger, batch, given_up(callback, "each worker that tried it died at it"), settings)
+    if (claimed := _claim(ledger, batch, callback, settings)) is None:
         return NOTHING_TO_DO
-    tried = _tried(claimed, _post(ledger, batch, Post(batch.callback, callback.id, body), settings), settings)
-    write_callback(ledger, batch, tried)
-    return _concluded(ledger, batch, tried, settings)
+    body = _body(ledger, batch)
+    if body is None:  # a report is torn, or it was stopped meanwhile
+        write_callback(ledger, batch, new_callback(ledger, batch))
+        return NOTHING_TO_DO
+    answer = _post(ledger, batch, Post(url, callback.id, body), settings)
+    return _concluded(ledger, batch, tried(claimed, answer, settings), settings)
 
 
 def _body(ledger: Ledger, batch: Batch) -> bytes | None:
@@ -91,7 +95,7 @@ def _body(ledger: Ledger, batch: Batch) -> bytes | None:
     body = ledger.read(key)
     if body and is_of(body, batch):
         return body
-    if body := batch_done(ledger, batch.id):
+    if body := batch_done(ledger, batch):
         ledger.store.put(key, body, content_type="application/json")
     return body
 
@@ -101,7 +105,8 @@ def _claim(ledger: Ledger, batch: Batch, callback: Callback, settings: Settings)
     mine = callback.model_copy(
         update={
             "claimed_by": secrets.token_hex(8),
-            "claimed_until": later(settings.callback_timeout_s + settings.lease_s),
+            "claimed_until": later(settings.callback_timeout_s + settings.lease_s + batch.shards * REPORT_S),
+            "tries": callback.tries + 1,
             "first_try_at": callback.first_try_at or later(0),
         }
     )
@@ -132,45 +137,9 @@ def _rest_s(url: str) -> float:
         return 0.0
 
 
-def _tried(callback: Callback, answer: Answer | str, settings: Settings) -> Callback:
-    """The record after a try."""
-    tries = callback.tries + 1
-    ended = {"tries": tries, "claimed_by": "", "claimed_until": "", "next_try_at": ""}
-    if isinstance(answer, Answer) and answer.ok:
-        ended |= {"status": answer.status, "last_error": "", "delivered_at": later(0)}
-        return callback.model_copy(update=ended)
-    status, wait_s = (answer.status, answer.retry_after_s) if isinstance(answer, Answer) else (None, None)
-    delay_s = delay_after(tries, wait_s)
-    waited_s = (now() - datetime.fromisoformat(callback.first_try_at)).total_seconds()
-    ended |= {"status": status, "last_error": _explained(answer) if isinstance(answer, Answer) else answer}
-    if _is_final(status, tries) or waited_s + delay_s > settings.callback_give_up_s:
-        ended["gave_up_at"] = later(0)
-    else:
-        ended["next_try_at"] = later(delay_s)
-    return callback.model_copy(update=ended)
-
-
-def delay_after(tries: int, retry_after_s: float | None = None) -> float:
-    """Seconds until the next try, with jitter; a receiver may ask for more, up to an hour."""
-    backing_off = min(LONGEST_DELAY_S, FIRST_DELAY_S * 2.0 ** min(tries - 1, 30)) * random.uniform(0.75, 1)  # noqa: S311
-    return max(backing_off, min(retry_after_s or 0.0, LONGEST_DELAY_S))
-
-
-def _is_final(status: int | None, tries: int) -> bool:
-    if status is None or not 400 <= status < 500 or status in PASSING:
-        return False
-    return status == GONE or tries >= REFUSED_TRIES
-
-
-def _explained(answer: Answer) -> str:
-    if 300 <= answer.status < 400:
-        return f"the receiver answered {answer.status}, and redirects are not followed: give the URL that it leads to"
-    if answer.status == GONE:
-        return "the receiver answered 410, which means that it wants no more callbacks"
-    return f"the receiver answered {answer.status}, and not 2xx"
-
-
 def _concluded(ledger: Ledger, batch: Batch, tried: Callback, settings: Settings) -> Delivery:
+    """Write the record after a try down, and say what comes next."""
+    write_callback(ledger, batch, tried)
     if tried.delivered_at:
         log.info("batch %s is called back, at try %d", batch.id, tried.tries)
         close(ledger, batch, settings)

@@ -17,9 +17,9 @@ from producer.batch import Asked, new_batch, retry
 from tests.receivers import LOOPBACK, SECRETS, Receiver, hangs, receiving, status
 from tests.workers.fakes import FakeEngine
 from tests.workers.test_shard import make_batch
-from workers import attempts, callback, delivery, resting
+from workers import attempts, callback, delivery, resting, tries
 from workers.callback import RECORD, Callback, read_callback, tell_of_end, webhook_id, write_callback
-from workers.delivery import REFUSED_TRIES, Delivery, delay_after, deliver
+from workers.delivery import Delivery, deliver
 from workers.errors import CallbackError, NotAllowed
 from workers.event import FEW_PHOTOS, LONGEST_REASON, MOST_FAILURES, Event, trial
 from workers.job import Outcome, PhotoReport, ShardJob, ShardReport
@@ -30,6 +30,7 @@ from workers.run import run_shard
 from workers.settings import Settings
 from workers.store import Store, open_store
 from workers.store.memory import MemoryStore
+from workers.tries import REFUSED_TRIES, delay_after
 
 SCHEMA = Path(__file__).parents[2] / "docs" / "callback.schema.json"
 
@@ -89,7 +90,7 @@ class World:
     def pass_time(self, monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
         """From now on it is so much later, for callbacks."""
         then = callback.now
-        for module in (callback, delivery):
+        for module in (callback, tries):
             monkeypatch.setattr(module, "now", lambda: then() + timedelta(seconds=seconds))
 
 
@@ -429,8 +430,8 @@ def test_a_receiver_may_ask_for_time(done: World) -> None:
 
 
 def test_delays_double_up_to_an_hour_with_jitter() -> None:
-    for tries, full in [(1, 5), (2, 10), (3, 20), (7, 320), (11, 3600), (500, 3600)]:
-        seen = {delay_after(tries) for _ in range(50)}
+    for count, full in [(1, 5), (2, 10), (3, 20), (7, 320), (11, 3600), (500, 3600)]:
+        seen = {delay_after(count) for _ in range(50)}
         assert 0.75 * full <= min(seen) <= max(seen) <= full
         assert len(seen) > 10
 
@@ -458,6 +459,33 @@ def test_a_body_of_another_batch_is_not_signed(done: World, changed: dict[str, s
     done.ledger.store.delete(done.ledger.key("b1", RECORD))
     done.deliver()
     assert done.receiver.got[1].verified()["data"] == event["data"]
+
+
+def test_a_worker_that_dies_of_a_batch_has_had_its_try(done: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The claim comes before the reports are read, so that others do not die of it at the same time; then it is given
+    up in the end, as with a receiver that never answers.
+    """
+    with monkeypatch.context() as patched:
+        patched.setattr(delivery, "batch_done", lambda *_: (_ for _ in ()).throw(MemoryError))
+        for count in range(1, REFUSED_TRIES + 2):
+            with pytest.raises(MemoryError):
+                done.deliver()
+            assert (done.callback.tries, bool(done.callback.claimed_by)) == (count, True)
+            assert done.deliver() == delivery.NOTHING_TO_DO
+            done.pass_time(monkeypatch, 120)
+    done.pass_time(monkeypatch, 25 * 3600)
+    assert done.deliver().result == "gave_up"
+    assert "died" in done.callback.last_error
+
+
+def test_a_torn_report_is_found_before_anything_is_posted(done: World) -> None:
+    """The listing says that all is done: no try is counted, and reconciling has the shard done again."""
+    done.ledger.store.put(done.ledger.key("b1", "reports", "00001.jsonl"), b"{")
+    assert done.deliver() == delivery.NOTHING_TO_DO
+    assert (done.callback.state, done.callback.tries, done.receiver.got) == ("waiting", 0, [])
+    assert done.reconcile() == []
+    done.work(1)
+    assert done.deliver().result == "delivered"
 
 
 def test_ids_differ_between_batches_and_ends(done: World) -> None:
