@@ -52,6 +52,7 @@ class Callback(BaseModel):
     #: Of the last answer; None where there was none.
     status: int | None = None
     last_error: str = ""
+    #: Or when it was first postponed.
     first_try_at: str = ""
     next_try_at: str = ""
     #: Somebody is at it until then.
@@ -125,11 +126,11 @@ def owes_callback(ledger: Ledger, batch: Batch) -> bool:
 
 
 def was_told(ledger: Ledger, batch: Batch) -> bool:
-    """Whether the batch's end was found already, and its callback has been tried and is owed still."""
+    """Whether the batch's end was found already, and its callback was tried or postponed, and is owed still."""
     if batch.callback is None or not batch.planned:
         return False
     callback = read_callback(ledger, batch)
-    return callback.tries > 0 and not callback.settled
+    return bool(callback.tries or callback.first_try_at) and not callback.settled
 
 
 def remind(ledger: Ledger, batch: Batch, notify: Notify, settings: Settings) -> None:
@@ -141,7 +142,8 @@ def remind(ledger: Ledger, batch: Batch, notify: Notify, settings: Settings) -> 
         return
     data = ledger.read(ledger.key(batch.id, ASKED))
     asked = _parsed(data) if data else None
-    if asked and asked.end == batch.shards and _age_s(asked.at) < ASK_AGAIN * settings.lease_s:
+    waits = asked and asked.end == batch.shards and not _was_heard(asked, callback)
+    if asked and waits and _age_s(asked.at) < ASK_AGAIN * settings.lease_s:
         return
     notify(ledger.batch_url(batch.id))
     ledger.put_json(ledger.key(batch.id, ASKED), _Asked(end=batch.shards, at=now().isoformat()))
@@ -182,6 +184,12 @@ def _parsed(data: bytes) -> _Asked | None:
         return parse(_Asked, data, LedgerError, ASKED)
     except LedgerError:  # torn
         return None
+
+
+def _was_heard(asked: _Asked, callback: Callback) -> bool:
+    """Whether whoever was asked has set a moment for the next try, so that no message of it waits any more."""
+    next_try_at = callback.next_try_at
+    return bool(next_try_at) and datetime.fromisoformat(next_try_at) > datetime.fromisoformat(asked.at)
 
 
 def _age_s(moment: str) -> float:

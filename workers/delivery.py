@@ -20,7 +20,7 @@ from workers.job import Batch
 from workers.ledger import Ledger, open_batch
 from workers.reconcile import close
 from workers.settings import Settings
-from workers.tries import REFUSED_TRIES, given_up, is_overdue, tried
+from workers.tries import REFUSED_TRIES, given_up, is_overdue, postponed, tried
 from workers.trust import check_batch
 from workers.webhook import Answer, Post, send
 
@@ -46,6 +46,7 @@ class Delivery:
 
 
 NOTHING_TO_DO = Delivery("nothing_to_do")
+POSTPONED = Delivery("postponed")
 
 
 def deliver(batch_url: str, settings: Settings) -> Delivery:
@@ -70,8 +71,6 @@ def deliver(batch_url: str, settings: Settings) -> Delivery:
         return NOTHING_TO_DO  # somebody else is at it
     if not callback.first_try_at and not seems_done(ledger, batch):
         return NOTHING_TO_DO
-    if wait_s := _rest_s(batch.callback):
-        return Delivery("postponed", wait_s * random.uniform(1, 1.25))  # noqa: S311  jitter, no secret
     return _try(ledger, batch, batch.callback, callback, settings)
 
 
@@ -79,6 +78,8 @@ def _try(ledger: Ledger, batch: Batch, url: str, callback: Callback, settings: S
     """One try, which counts from its start: a worker that dies of the batch's size has had its try, too."""
     if callback.claimed_by and callback.tries >= REFUSED_TRIES and is_overdue(callback, settings):
         return _concluded(ledger, batch, given_up(callback, "each worker that tried it died at it"), settings)
+    if wait_s := _rest_s(url):
+        return _postpone(ledger, batch, callback, wait_s, settings)
     if (claimed := _claim(ledger, batch, callback, settings)) is None:
         return NOTHING_TO_DO
     body = _body(ledger, batch)
@@ -87,6 +88,17 @@ def _try(ledger: Ledger, batch: Batch, url: str, callback: Callback, settings: S
         return NOTHING_TO_DO
     answer = _post(ledger, batch, Post(url, callback.id, body), settings)
     return _concluded(ledger, batch, tried(claimed, answer, settings), settings)
+
+
+def _postpone(ledger: Ledger, batch: Batch, callback: Callback, wait_s: float, settings: Settings) -> Delivery:
+    """No try: the record says until when it has time, so that nobody is asked before; then the periodic pass asks."""
+    if is_overdue(callback, settings):
+        why = "its receiver kept workers waiting for nothing, each time that they tried it for any batch"
+        return _concluded(ledger, batch, given_up(callback, why), settings)
+    wait_s *= random.uniform(1, 1.25)  # noqa: S311  jitter, no secret
+    write_callback(ledger, batch, postponed(callback, wait_s))
+    log.info("callback of batch %s is postponed by %.0f s: its receiver is left alone", batch.id, wait_s)
+    return POSTPONED
 
 
 def _body(ledger: Ledger, batch: Batch) -> bytes | None:

@@ -1,4 +1,4 @@
-"""What a try of a callback leads to: that it is delivered, a next try and when that is, or that it is given up."""
+"""What a try of a callback leads to: it is delivered, tried again at some moment, or given up."""
 
 from __future__ import annotations
 
@@ -69,3 +69,9 @@ def given_up(callback: Callback, why: str) -> Callback:
     """The record of a callback that nobody tries any more; the last try's error is kept where it has one."""
     ended = {"claimed_by": "", "claimed_until": "", "next_try_at": "", "gave_up_at": later(0)}
     return callback.model_copy(update={**ended, "last_error": callback.last_error or why})
+
+
+def postponed(callback: Callback, seconds: float) -> Callback:
+    """The record where there was no try, and none is due for so many seconds."""
+    free = {"claimed_by": "", "claimed_until": "", "next_try_at": later(seconds)}
+    return callback.model_copy(update={**free, "first_try_at": callback.first_try_at or later(0)})

@@ -214,13 +214,57 @@ def test_a_receiver_that_hangs_is_left_alone_for_a_while(done: World, monkeypatc
     done.pass_time(monkeypatch, 6)
     started = time.monotonic()
     postponed = done.deliver()
-    assert (postponed.result, len(done.receiver.got)) == ("postponed", 1)
-    assert 0.9 * resting.REST_S < (postponed.again_s or 0) <= 1.25 * resting.REST_S
+    assert (postponed, len(done.receiver.got)) == (delivery.POSTPONED, 1)
+    assert 0.9 * resting.REST_S < done.callback.due_in_s() <= 1.25 * resting.REST_S
     assert time.monotonic() - started < 1
     assert done.callback.tries == 1, "that was no try"
-    monkeypatch.setattr(resting, "REST_S", 0.0)
     resting.forget()
+    done.pass_time(monkeypatch, 80)
     assert done.deliver().result == "delivered"
+
+
+@pytest.fixture
+def resting_one(done: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    """A batch whose receiver this process leaves alone, because of another batch."""
+    monkeypatch.setattr(delivery, "_rest_s", lambda _: 60.0)
+    yield done
+    resting.forget()
+
+
+def test_what_is_postponed_has_one_asker(resting_one: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The record says until when: neither a second message nor a periodic pass starts a chain of tasks beside it, and
+    no task waits in Redis. Once it is due, one pass asks for it, and does not wait for an ask that was heard.
+    """
+    world = resting_one
+    assert world.reconcile() == [world.url]
+    for _ in range(3):
+        assert world.deliver() == delivery.POSTPONED
+        assert (world.deliver(), world.reconcile()) == (delivery.NOTHING_TO_DO, [])
+        world.pass_time(monkeypatch, 50)
+        assert (world.deliver(), world.reconcile()) == (delivery.NOTHING_TO_DO, [])
+        world.pass_time(monkeypatch, 26)
+        assert world.reconcile() == [world.url]
+        assert world.reconcile() == []
+    assert (world.callback.tries, world.callback.state, world.receiver.got) == (0, "waiting", [])
+
+
+def test_what_is_postponed_for_a_day_is_given_up(resting_one: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its receiver hung for others all that time; nobody looks after it any more."""
+    assert resting_one.deliver() == delivery.POSTPONED
+    resting_one.pass_time(monkeypatch, 25 * 3600)
+    assert resting_one.deliver().result == "gave_up"
+    assert "kept workers waiting" in resting_one.callback.last_error
+    assert not resting_one.is_registered()
+
+
+def test_while_it_is_postponed_no_report_is_read(resting_one: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not by the pass, and not by who looks whether it is done."""
+    resting_one.deliver()
+    monkeypatch.setattr(Ledger, "read_report", lambda *_: pytest.fail("a report is read"))
+    resting_one.reconcile()
+    resting_one.pass_time(monkeypatch, 80)
+    assert resting_one.reconcile() == [resting_one.url]
+    assert resting_one.deliver() == delivery.POSTPONED
 
 
 def test_receivers_that_hang_fill_no_memory() -> None:
