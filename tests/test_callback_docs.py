@@ -12,6 +12,7 @@ import jsonschema
 import pytest
 
 from tests.receivers import SECRETS
+from workers import resting
 from workers.event import LONGEST_REASON, MOST_FAILURES, trial
 from workers.settings import Settings
 from workers.signature import parse_secrets, signed_headers
@@ -95,3 +96,7 @@ def test_settings_and_numbers_are_the_codes() -> None:
     assert f"given up after {REFUSED_TRIES} tries, which is about ten minutes" in TEXT
     assert 6 < sum(delay_after(n) for n in range(1, REFUSED_TRIES)) / 60 < 11
     assert f"after {FIRST_DELAY_S:.0f} s," in TEXT
+    assert f"over {resting.SLOW_S:.0f} s to answer" in TEXT
+    assert f"more than {resting.SLOW_BUDGET_S:.0f} s of a minute" in TEXT
+    assert f"more than {resting.BUDGET_S:.0f} s of a minute" in TEXT
+    assert (resting.REST_S, resting.MINUTE_S) == (60, 60)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Literal
 
@@ -180,16 +181,15 @@ def seems_done(ledger: Ledger, batch: Batch) -> bool:
 
 
 def _parsed(data: bytes) -> _Asked | None:
-    try:
+    with suppress(LedgerError):  # torn
         return parse(_Asked, data, LedgerError, ASKED)
-    except LedgerError:  # torn
-        return None
+    return None
 
 
 def _was_heard(asked: _Asked, callback: Callback) -> bool:
     """Whether whoever was asked has set a moment for the next try, so that no message of it waits any more."""
-    next_try_at = callback.next_try_at
-    return bool(next_try_at) and datetime.fromisoformat(next_try_at) > datetime.fromisoformat(asked.at)
+    moment = callback.next_try_at
+    return bool(moment) and datetime.fromisoformat(moment) > datetime.fromisoformat(asked.at)
 
 
 def _age_s(moment: str) -> float:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from workers import resting
-from workers.address import parse_target
+from workers.address import parse_target, site
 from workers.allowed import check_allowed
 from workers.callback import Callback, later, new_callback, read_callback, seems_done, write_callback
 from workers.errors import CallbackError, NotAllowed
@@ -19,6 +19,7 @@ from workers.event import batch_done, is_of
 from workers.job import Batch
 from workers.ledger import Ledger, open_batch
 from workers.reconcile import close
+from workers.resting import Resting
 from workers.settings import Settings
 from workers.tries import REFUSED_TRIES, given_up, is_overdue, postponed, tried
 from workers.trust import check_batch
@@ -71,33 +72,48 @@ def deliver(batch_url: str, settings: Settings) -> Delivery:
         return NOTHING_TO_DO  # somebody else is at it
     if not callback.first_try_at and not seems_done(ledger, batch):
         return NOTHING_TO_DO
-    return _try(ledger, batch, batch.callback, callback, settings)
+    facts = (ledger, batch, batch.callback, callback, settings)
+    return _held_back(*facts) or _try(*facts)
+
+
+def _held_back(ledger: Ledger, batch: Batch, url: str, callback: Callback, settings: Settings) -> Delivery | None:
+    """What there is instead of a try, if anything."""
+    if callback.claimed_by and callback.tries >= REFUSED_TRIES and is_overdue(callback, settings):
+        return _concluded(ledger, batch, given_up(callback, "each worker that tried it died at it"), settings)
+    if wait_s := resting.busy_s():
+        return _postpone(ledger, batch, callback, wait_s)
+    if wait_s := _rest_s(batch, url):
+        return _leave_alone(ledger, batch, callback, wait_s, settings)
+    return None
 
 
 def _try(ledger: Ledger, batch: Batch, url: str, callback: Callback, settings: Settings) -> Delivery:
     """One try, which counts from its start: a worker that dies of the batch's size has had its try, too."""
-    if callback.claimed_by and callback.tries >= REFUSED_TRIES and is_overdue(callback, settings):
-        return _concluded(ledger, batch, given_up(callback, "each worker that tried it died at it"), settings)
-    if wait_s := _rest_s(url):
-        return _postpone(ledger, batch, callback, wait_s, settings)
     if (claimed := _claim(ledger, batch, callback, settings)) is None:
         return NOTHING_TO_DO
     body = _body(ledger, batch)
     if body is None:  # a report is torn, or it was stopped meanwhile
         write_callback(ledger, batch, new_callback(ledger, batch))
         return NOTHING_TO_DO
-    answer = _post(ledger, batch, Post(url, callback.id, body), settings)
+    try:
+        answer = _post(ledger, batch, Post(url, callback.id, body), settings)
+    except Resting as error:  # by its addresses: that was no try
+        return _leave_alone(ledger, batch, callback, error.wait_s, settings)
     return _concluded(ledger, batch, tried(claimed, answer, settings), settings)
 
 
-def _postpone(ledger: Ledger, batch: Batch, callback: Callback, wait_s: float, settings: Settings) -> Delivery:
-    """No try: the record says until when it has time, so that nobody is asked before; then the periodic pass asks."""
+def _leave_alone(ledger: Ledger, batch: Batch, callback: Callback, wait_s: float, settings: Settings) -> Delivery:
     if is_overdue(callback, settings):
-        why = "its receiver kept workers waiting for nothing, each time that they tried it for any batch"
+        why = "its receiver kept workers waiting, each time that one tried it for any batch"
         return _concluded(ledger, batch, given_up(callback, why), settings)
+    return _postpone(ledger, batch, callback, wait_s)
+
+
+def _postpone(ledger: Ledger, batch: Batch, callback: Callback, wait_s: float) -> Delivery:
+    """The record says until when there is to be no try, so that nobody is asked before; then the periodic pass asks."""
     wait_s *= random.uniform(1, 1.25)  # noqa: S311  jitter, no secret
     write_callback(ledger, batch, postponed(callback, wait_s))
-    log.info("callback of batch %s is postponed by %.0f s: its receiver is left alone", batch.id, wait_s)
+    log.info("callback of batch %s is postponed by %.0f s: callbacks have kept this worker for long", batch.id, wait_s)
     return POSTPONED
 
 
@@ -127,26 +143,38 @@ def _claim(ledger: Ledger, batch: Batch, callback: Callback, settings: Settings)
 
 
 def _post(ledger: Ledger, batch: Batch, post: Post, settings: Settings) -> Answer | str:
-    """The receiver's answer, or why there is none."""
+    """The receiver's answer, or why there is none; raises Resting where it is not asked."""
+    names = _names(post.url)
+
+    def admit(found: list[str]) -> None:
+        sites = [site(address) for address in found]
+        if wait_s := resting.rest_s(batch.tenant, sites):
+            raise Resting(wait_s)
+        names.extend(sites)
+
     started = time.monotonic()
     answer: Answer | str
     try:
         check_batch(ledger, batch, settings)
-        answer = send(post, settings.callback_keys(), settings.posting)
+        answer = send(post, settings.callback_keys(), settings.posting, admit)
+    except Resting:
+        raise
     except (CallbackError, NotAllowed) as error:
         answer = str(error)
-    with suppress(CallbackError):
-        origin = parse_target(post.url).origin
-        resting.note(origin, time.monotonic() - started, answered=isinstance(answer, Answer))
+    resting.note(batch.tenant, set(names), time.monotonic() - started, answered=isinstance(answer, Answer))
     return answer
 
 
-def _rest_s(url: str) -> float:
-    """Seconds for which the URL's receiver is left alone; a URL that is none has its try, which says so."""
-    try:
-        return resting.rest_s(parse_target(url).origin)
-    except CallbackError:
-        return 0.0
+def _rest_s(batch: Batch, url: str) -> float:
+    """Seconds for which the URL's host is left alone; its addresses are looked up with the try."""
+    return resting.rest_s(batch.tenant, _names(url))
+
+
+def _names(url: str) -> list[str]:
+    """The host; nothing for a URL that is none: it has its try, which says so."""
+    with suppress(CallbackError):
+        return [parse_target(url).host]
+    return []
 
 
 def _concluded(ledger: Ledger, batch: Batch, tried: Callback, settings: Settings) -> Delivery:

@@ -94,6 +94,11 @@ class World:
             monkeypatch.setattr(module, "now", lambda: then() + timedelta(seconds=seconds))
 
 
+@pytest.fixture(autouse=True)
+def rested() -> None:
+    resting.forget()
+
+
 @pytest.fixture
 def receiver() -> Iterator[Receiver]:
     with receiving() as receiver:
@@ -224,11 +229,10 @@ def test_a_receiver_that_hangs_is_left_alone_for_a_while(done: World, monkeypatc
 
 
 @pytest.fixture
-def resting_one(done: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+def resting_one(done: World, monkeypatch: pytest.MonkeyPatch) -> World:
     """A batch whose receiver this process leaves alone, because of another batch."""
-    monkeypatch.setattr(delivery, "_rest_s", lambda _: 60.0)
-    yield done
-    resting.forget()
+    monkeypatch.setattr(delivery, "_rest_s", lambda *_: 60.0)
+    return done
 
 
 def test_what_is_postponed_has_one_asker(resting_one: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -267,14 +271,37 @@ def test_while_it_is_postponed_no_report_is_read(resting_one: World, monkeypatch
     assert resting_one.deliver() == delivery.POSTPONED
 
 
-def test_receivers_that_hang_fill_no_memory() -> None:
-    for number in range(resting.MOST + 10):
-        resting.note(f"https://{number}.example", 10, answered=False)
-    assert len(resting._until) == resting.MOST
-    assert (resting.rest_s("https://0.example"), resting.rest_s(f"https://{resting.MOST}.example") > 0) == (0, True)
-    resting.note(f"https://{resting.MOST}.example", 10, answered=True)
-    assert resting.rest_s(f"https://{resting.MOST}.example") == 0
+def test_another_port_or_name_of_a_receiver_that_hangs_is_left_alone_too(done: World, receiver: Receiver) -> None:
+    """By host and by address, for its own tenant: else it costs a time-out for each port, and each name, there is."""
+    done.settings = Settings.model_validate(
+        {**done.settings.model_dump(), "callback_timeout_s": 1.2, "callback_allowed_hosts": "127.0.0.0/8 localhost"}
+    )
+    receiver.answers = [hangs]
+    assert done.deliver().result == "failed"
+
+    def with_callback(url: str, tenant: str = "acme") -> str:
+        done.ledger.store.delete(done.ledger.key("b1", RECORD))
+        done.ledger.write_batch(done.ledger.read_batch("b1").model_copy(update={"callback": url, "tenant": tenant}))
+        return done.deliver().result
+
+    with receiving() as other:
+        assert with_callback(other.url) == "postponed", "another port"
+        assert with_callback(other.url.replace("127.0.0.1", "localhost")) == "postponed", "another name"
+        assert (done.callback.tries, other.got) == (0, []), "that was no try"
+        assert with_callback(other.url, "globex") == "delivered", "nobody has another's receiver rest"
+
+
+def test_a_worker_spends_half_of_its_time_on_callbacks_at_most(done: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many receivers there are; what is beyond is postponed, never given up for that, and goes out."""
+    for number in range(31):
+        resting.note("evil", [f"{number}.example"], 1, answered=True)
+    assert done.deliver() == delivery.POSTPONED
+    assert 1 < done.callback.due_in_s() < 3
+    done.pass_time(monkeypatch, 25 * 3600)
+    assert done.deliver() == delivery.POSTPONED
     resting.forget()
+    done.pass_time(monkeypatch, 4)
+    assert done.deliver().result == "delivered"
 
 
 def test_what_was_delivered_is_not_delivered_again(done: World) -> None:
