@@ -12,10 +12,11 @@ import jsonschema
 import pytest
 
 from tests.receivers import SECRETS
-from workers.delivery import FIRST_DELAY_S, REFUSED_TRIES, delay_after
+from workers import resting
 from workers.event import LONGEST_REASON, MOST_FAILURES, trial
 from workers.settings import Settings
 from workers.signature import parse_secrets, signed_headers
+from workers.tries import FIRST_DELAY_S, REFUSED_TRIES, delay_after
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "docs" / "callbacks.md").read_text()
@@ -59,6 +60,22 @@ def test_by_hand_it_is_verified_too(headers: dict[str, str]) -> None:
         verified(SECRETS[0], old, BODY)
 
 
+@pytest.mark.parametrize("missing", ["webhook-id", "webhook-timestamp", "webhook-signature"])
+def test_by_hand_a_request_without_a_header_is_refused(missing: str, headers: dict[str, str]) -> None:
+    """By the error that is documented, as a receiver that fails otherwise answers 500 to anyone."""
+    del headers[missing]
+    with pytest.raises(ValueError, match="no signature fits"):
+        run(BY_HAND)["verified"](SECRETS[0], headers, BODY)
+
+
+@pytest.mark.parametrize("name", ["webhook-id", "webhook-timestamp", "webhook-signature"])
+def test_by_hand_headers_of_any_text_are_refused(name: str, headers: dict[str, str]) -> None:
+    """Servers give headers' bytes as Latin-1, so there may be other letters than ASCII's."""
+    for text in ("", "v1,\xe4", "\xe4 \xff", "v1,"):
+        with pytest.raises(ValueError, match="no signature fits"):
+            run(BY_HAND)["verified"](SECRETS[0], {**headers, name: text}, BODY)
+
+
 def test_the_example_is_an_event() -> None:
     jsonschema.validate(EXAMPLE, json.loads((ROOT / "docs" / "callback.schema.json").read_text()))
     data = EXAMPLE["data"]
@@ -79,3 +96,7 @@ def test_settings_and_numbers_are_the_codes() -> None:
     assert f"given up after {REFUSED_TRIES} tries, which is about ten minutes" in TEXT
     assert 6 < sum(delay_after(n) for n in range(1, REFUSED_TRIES)) / 60 < 11
     assert f"after {FIRST_DELAY_S:.0f} s," in TEXT
+    assert f"over {resting.SLOW_S:.0f} s to answer" in TEXT
+    assert f"more than {resting.SLOW_BUDGET_S:.0f} s of a minute" in TEXT
+    assert f"more than {resting.BUDGET_S:.0f} s of a minute" in TEXT
+    assert (resting.REST_S, resting.MINUTE_S) == (60, 60)

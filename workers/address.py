@@ -113,6 +113,16 @@ def addresses(target: Target, policy: AddressPolicy) -> list[str]:
     return found
 
 
+def site(text: str) -> str:
+    """What an address is told apart by: whoever has one of IPv6 has its whole /64, as a rule."""
+    address = ip_address(text)
+    if isinstance(address, IPv4Address):
+        return text
+    if wrapped := _wrapped(address):
+        return str(wrapped[0])
+    return str(IPv6Network((int(address), 64), strict=False))
+
+
 def is_public(address: Address) -> bool:
     """Whether an address lies on the public internet, and so does any IPv4 address that it wraps."""
     if any(address.version == network.version and address in network for network in _NOT_PUBLIC):

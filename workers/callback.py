@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Literal
 
@@ -47,10 +48,12 @@ class Callback(BaseModel):
     end: int
     #: The `webhook-id`.
     id: str
+    #: The one that somebody is at included.
     tries: int = 0
     #: Of the last answer; None where there was none.
     status: int | None = None
     last_error: str = ""
+    #: Or when it was first postponed.
     first_try_at: str = ""
     next_try_at: str = ""
     #: Somebody is at it until then.
@@ -70,7 +73,8 @@ class Callback(BaseModel):
             return "delivered"
         if self.gave_up_at:
             return "gave_up"
-        return "retrying" if self.tries else "waiting"
+        tried_before = self.tries - 1 if self.claimed_by else self.tries
+        return "retrying" if tried_before > 0 else "waiting"
 
     def due_in_s(self) -> float:
         """Seconds until it may be tried; 0 or less: now, and for how long already."""
@@ -94,9 +98,14 @@ def webhook_id(ledger: Ledger, batch: Batch) -> str:
     return f"msg_{hashlib.sha256(text.encode()).hexdigest()[:32]}"
 
 
+def new_callback(ledger: Ledger, batch: Batch) -> Callback:
+    """The record of an end that nobody has tried to tell."""
+    return Callback(end=batch.shards, id=webhook_id(ledger, batch))
+
+
 def read_callback(ledger: Ledger, batch: Batch) -> Callback:
     """The record of the batch's present end; a new one where there is none, or it is torn or of an earlier end."""
-    fresh = Callback(end=batch.shards, id=webhook_id(ledger, batch))
+    fresh = new_callback(ledger, batch)
     data = ledger.read(ledger.key(batch.id, RECORD))
     if data is None:
         return fresh
@@ -118,11 +127,11 @@ def owes_callback(ledger: Ledger, batch: Batch) -> bool:
 
 
 def was_told(ledger: Ledger, batch: Batch) -> bool:
-    """Whether the batch's end was found already, and its callback has been tried and is owed still."""
+    """Whether the batch's end was found already, and its callback was tried or postponed, and is owed still."""
     if batch.callback is None or not batch.planned:
         return False
     callback = read_callback(ledger, batch)
-    return callback.tries > 0 and not callback.settled
+    return bool(callback.tries or callback.first_try_at) and not callback.settled
 
 
 def remind(ledger: Ledger, batch: Batch, notify: Notify, settings: Settings) -> None:
@@ -134,7 +143,8 @@ def remind(ledger: Ledger, batch: Batch, notify: Notify, settings: Settings) -> 
         return
     data = ledger.read(ledger.key(batch.id, ASKED))
     asked = _parsed(data) if data else None
-    if asked and asked.end == batch.shards and _age_s(asked.at) < ASK_AGAIN * settings.lease_s:
+    waits = asked and asked.end == batch.shards and not _was_heard(asked, callback)
+    if asked and waits and _age_s(asked.at) < ASK_AGAIN * settings.lease_s:
         return
     notify(ledger.batch_url(batch.id))
     ledger.put_json(ledger.key(batch.id, ASKED), _Asked(end=batch.shards, at=now().isoformat()))
@@ -159,17 +169,27 @@ def _seems_done(ledger: Ledger, batch: Batch, shard: int) -> bool:
 
     Where the last shard to end is not one of the last by number, whoever reconciles the batch finds that it is done.
     """
-    if batch.shards - shard > ASKED_BY_NAME:
+    return batch.shards - shard <= ASKED_BY_NAME and seems_done(ledger, batch)
+
+
+def seems_done(ledger: Ledger, batch: Batch) -> bool:
+    """Whether each shard has a report, by a listing and a few GETs, and nobody has stopped the batch."""
+    if ledger.stopped(batch.id):
         return False
     missing = set(range(batch.shards)) - ledger.reported_shards(batch.id)
     return len(missing) <= ASKED_BY_NAME and all(ledger.has_report(batch.id, number) for number in missing)
 
 
 def _parsed(data: bytes) -> _Asked | None:
-    try:
+    with suppress(LedgerError):  # torn
         return parse(_Asked, data, LedgerError, ASKED)
-    except LedgerError:  # torn
-        return None
+    return None
+
+
+def _was_heard(asked: _Asked, callback: Callback) -> bool:
+    """Whether whoever was asked has set a moment for the next try, so that no message of it waits any more."""
+    moment = callback.next_try_at
+    return bool(moment) and datetime.fromisoformat(moment) > datetime.fromisoformat(asked.at)
 
 
 def _age_s(moment: str) -> float:

@@ -8,37 +8,31 @@ import secrets
 import time
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Literal
 
 from workers import resting
-from workers.address import parse_target
+from workers.address import parse_target, site
 from workers.allowed import check_allowed
-from workers.attempts import now
-from workers.callback import Callback, later, read_callback, write_callback
+from workers.callback import Callback, later, new_callback, read_callback, seems_done, write_callback
 from workers.errors import CallbackError, NotAllowed
-from workers.event import batch_done, is_whole
+from workers.event import batch_done, is_of
 from workers.job import Batch
 from workers.ledger import Ledger, open_batch
 from workers.reconcile import close
+from workers.resting import Resting
 from workers.settings import Settings
+from workers.tries import REFUSED_TRIES, given_up, is_overdue, postponed, tried
 from workers.trust import check_batch
 from workers.webhook import Answer, Post, send
 
 log = logging.getLogger(__name__)
 
-#: After the first failed try, in seconds; each further one doubles it, up to the second.
-FIRST_DELAY_S, LONGEST_DELAY_S = 5.0, 3600.0
 #: A task waits for no longer than this; later tries are asked for by whoever reconciles the batch.
 LONGEST_COUNTDOWN_S = 320.0
+#: Added to a claim for each report, as the first try reads all of them.
+REPORT_S = 0.1
 #: Clocks of workers may differ by so much.
 EARLY_S = 1.0
-
-GONE = 410
-#: Of those that say that the request is wrong, these are about the moment.
-PASSING = {408, 425, 429}
-#: After so many tries (ten minutes) a receiver that finds the request wrong is believed.
-REFUSED_TRIES = 8
 
 Result = Literal["delivered", "failed", "gave_up", "postponed", "nothing_to_do"]
 
@@ -53,6 +47,7 @@ class Delivery:
 
 
 NOTHING_TO_DO = Delivery("nothing_to_do")
+POSTPONED = Delivery("postponed")
 
 
 def deliver(batch_url: str, settings: Settings) -> Delivery:
@@ -75,23 +70,60 @@ def deliver(batch_url: str, settings: Settings) -> Delivery:
         return NOTHING_TO_DO
     if callback.due_in_s() > EARLY_S:
         return NOTHING_TO_DO  # somebody else is at it
-    if wait_s := _rest_s(batch.callback):
-        return Delivery("postponed", wait_s * random.uniform(1, 1.25))  # noqa: S311  jitter, no secret
-    body = _body(ledger, batch)
-    if body is None or (claimed := _claim(ledger, batch, callback, settings)) is None:
+    if not callback.first_try_at and not seems_done(ledger, batch):
         return NOTHING_TO_DO
-    tried = _tried(claimed, _post(ledger, batch, Post(batch.callback, callback.id, body), settings), settings)
-    write_callback(ledger, batch, tried)
-    return _concluded(ledger, batch, tried, settings)
+    facts = (ledger, batch, batch.callback, callback, settings)
+    return _held_back(*facts) or _try(*facts)
+
+
+def _held_back(ledger: Ledger, batch: Batch, url: str, callback: Callback, settings: Settings) -> Delivery | None:
+    """What there is instead of a try, if anything."""
+    if callback.claimed_by and callback.tries >= REFUSED_TRIES and is_overdue(callback, settings):
+        return _concluded(ledger, batch, given_up(callback, "each worker that tried it died at it"), settings)
+    if wait_s := resting.busy_s():
+        return _postpone(ledger, batch, callback, wait_s)
+    if wait_s := _rest_s(batch, url):
+        return _leave_alone(ledger, batch, callback, wait_s, settings)
+    return None
+
+
+def _try(ledger: Ledger, batch: Batch, url: str, callback: Callback, settings: Settings) -> Delivery:
+    """One try, which counts from its start: a worker that dies of the batch's size has had its try, too."""
+    if (claimed := _claim(ledger, batch, callback, settings)) is None:
+        return NOTHING_TO_DO
+    body = _body(ledger, batch)
+    if body is None:  # a report is torn, or it was stopped meanwhile
+        write_callback(ledger, batch, new_callback(ledger, batch))
+        return NOTHING_TO_DO
+    try:
+        answer = _post(ledger, batch, Post(url, callback.id, body), settings)
+    except Resting as error:  # by its addresses: that was no try
+        return _leave_alone(ledger, batch, callback, error.wait_s, settings)
+    return _concluded(ledger, batch, tried(claimed, answer, settings), settings)
+
+
+def _leave_alone(ledger: Ledger, batch: Batch, callback: Callback, wait_s: float, settings: Settings) -> Delivery:
+    if is_overdue(callback, settings):
+        why = "its receiver kept workers waiting, each time that one tried it for any batch"
+        return _concluded(ledger, batch, given_up(callback, why), settings)
+    return _postpone(ledger, batch, callback, wait_s)
+
+
+def _postpone(ledger: Ledger, batch: Batch, callback: Callback, wait_s: float) -> Delivery:
+    """The record says until when there is to be no try, so that nobody is asked before; then the periodic pass asks."""
+    wait_s *= random.uniform(1, 1.25)  # noqa: S311  jitter, no secret
+    write_callback(ledger, batch, postponed(callback, wait_s))
+    log.info("callback of batch %s is postponed by %.0f s: callbacks have kept this worker for long", batch.id, wait_s)
+    return POSTPONED
 
 
 def _body(ledger: Ledger, batch: Batch) -> bytes | None:
     """What is posted: made once, as reading all reports takes long, and so that every try says the same."""
     key = ledger.key(batch.id, "callback", f"{batch.shards:05}.json")
     body = ledger.read(key)
-    if body and is_whole(body):
+    if body and is_of(body, batch):
         return body
-    if body := batch_done(ledger, batch.id):
+    if body := batch_done(ledger, batch):
         ledger.store.put(key, body, content_type="application/json")
     return body
 
@@ -101,7 +133,8 @@ def _claim(ledger: Ledger, batch: Batch, callback: Callback, settings: Settings)
     mine = callback.model_copy(
         update={
             "claimed_by": secrets.token_hex(8),
-            "claimed_until": later(settings.callback_timeout_s + settings.lease_s),
+            "claimed_until": later(settings.callback_timeout_s + settings.lease_s + batch.shards * REPORT_S),
+            "tries": callback.tries + 1,
             "first_try_at": callback.first_try_at or later(0),
         }
     )
@@ -110,67 +143,43 @@ def _claim(ledger: Ledger, batch: Batch, callback: Callback, settings: Settings)
 
 
 def _post(ledger: Ledger, batch: Batch, post: Post, settings: Settings) -> Answer | str:
-    """The receiver's answer, or why there is none."""
+    """The receiver's answer, or why there is none; raises Resting where it is not asked."""
+    names = _names(post.url)
+
+    def admit(found: list[str]) -> None:
+        sites = [site(address) for address in found]
+        if wait_s := resting.rest_s(batch.tenant, sites):
+            raise Resting(wait_s)
+        names.extend(sites)
+
     started = time.monotonic()
     answer: Answer | str
     try:
         check_batch(ledger, batch, settings)
-        answer = send(post, settings.callback_keys(), settings.posting)
+        answer = send(post, settings.callback_keys(), settings.posting, admit)
+    except Resting:
+        raise
     except (CallbackError, NotAllowed) as error:
         answer = str(error)
-    with suppress(CallbackError):
-        origin = parse_target(post.url).origin
-        resting.note(origin, time.monotonic() - started, answered=isinstance(answer, Answer))
+    resting.note(batch.tenant, set(names), time.monotonic() - started, answered=isinstance(answer, Answer))
     return answer
 
 
-def _rest_s(url: str) -> float:
-    """Seconds for which the URL's receiver is left alone; a URL that is none has its try, which says so."""
-    try:
-        return resting.rest_s(parse_target(url).origin)
-    except CallbackError:
-        return 0.0
+def _rest_s(batch: Batch, url: str) -> float:
+    """Seconds for which the URL's host is left alone; its addresses are looked up with the try."""
+    return resting.rest_s(batch.tenant, _names(url))
 
 
-def _tried(callback: Callback, answer: Answer | str, settings: Settings) -> Callback:
-    """The record after a try."""
-    tries = callback.tries + 1
-    ended = {"tries": tries, "claimed_by": "", "claimed_until": "", "next_try_at": ""}
-    if isinstance(answer, Answer) and answer.ok:
-        ended |= {"status": answer.status, "last_error": "", "delivered_at": later(0)}
-        return callback.model_copy(update=ended)
-    status, wait_s = (answer.status, answer.retry_after_s) if isinstance(answer, Answer) else (None, None)
-    delay_s = delay_after(tries, wait_s)
-    waited_s = (now() - datetime.fromisoformat(callback.first_try_at)).total_seconds()
-    ended |= {"status": status, "last_error": _explained(answer) if isinstance(answer, Answer) else answer}
-    if _is_final(status, tries) or waited_s + delay_s > settings.callback_give_up_s:
-        ended["gave_up_at"] = later(0)
-    else:
-        ended["next_try_at"] = later(delay_s)
-    return callback.model_copy(update=ended)
-
-
-def delay_after(tries: int, retry_after_s: float | None = None) -> float:
-    """Seconds until the next try, with jitter; a receiver may ask for more, up to an hour."""
-    backing_off = min(LONGEST_DELAY_S, FIRST_DELAY_S * 2.0 ** min(tries - 1, 30)) * random.uniform(0.75, 1)  # noqa: S311
-    return max(backing_off, min(retry_after_s or 0.0, LONGEST_DELAY_S))
-
-
-def _is_final(status: int | None, tries: int) -> bool:
-    if status is None or not 400 <= status < 500 or status in PASSING:
-        return False
-    return status == GONE or tries >= REFUSED_TRIES
-
-
-def _explained(answer: Answer) -> str:
-    if 300 <= answer.status < 400:
-        return f"the receiver answered {answer.status}, and redirects are not followed: give the URL that it leads to"
-    if answer.status == GONE:
-        return "the receiver answered 410, which means that it wants no more callbacks"
-    return f"the receiver answered {answer.status}, and not 2xx"
+def _names(url: str) -> list[str]:
+    """The host; nothing for a URL that is none: it has its try, which says so."""
+    with suppress(CallbackError):
+        return [parse_target(url).host]
+    return []
 
 
 def _concluded(ledger: Ledger, batch: Batch, tried: Callback, settings: Settings) -> Delivery:
+    """Write the record after a try down, and say what comes next."""
+    write_callback(ledger, batch, tried)
     if tried.delivered_at:
         log.info("batch %s is called back, at try %d", batch.id, tried.tries)
         close(ledger, batch, settings)

@@ -9,10 +9,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from workers.attempts import now
-from workers.job import Lane, Outcome, PhotoReport
+from workers.ending import ending
+from workers.job import Batch, Lane, Outcome, PhotoReport
 from workers.ledger import Ledger
 from workers.summary import counts, failures
-from workers.watch import BatchWatch
 
 #: Of the body; raised when a receiver of an older one would misread a newer one. New fields do not raise it.
 VERSION: Literal[1] = 1
@@ -105,34 +105,37 @@ def trial() -> bytes:
     return _encoded(Event(type="test", timestamp=_moment(), data=None))
 
 
-def is_whole(body: bytes) -> bool:
-    """Whether it is an event as this module makes them, and not torn."""
+def is_of(body: bytes, batch: Batch) -> bool:
+    """Whether it is the event of this very batch, as this module makes it, and not torn.
+
+    A worker signs what it finds in the ledger: a body of another batch's must not pass for this one's.
+    """
     with suppress(ValidationError):
-        Event.model_validate_json(body)
-        return True
+        data = Event.model_validate_json(body).data
+        named = ("source", "destination", "tenant")
+        return data is not None and data.batch == batch.id and all(getattr(data, n) == getattr(batch, n) for n in named)
     return False
 
 
-def batch_done(ledger: Ledger, batch_id: str) -> bytes | None:
+def batch_done(ledger: Ledger, batch: Batch) -> bytes | None:
     """The body for a batch that is done; None for one that is not.
 
     Raises:
         LedgerError, StoreError: it cannot be read.
     """
-    watch = BatchWatch(ledger, batch_id)
-    summary = watch.poll()
-    if not summary.done or summary.stopped:
+    ended = ending(ledger, batch, most_failures=MOST_FAILURES, few_photos=FEW_PHOTOS)
+    if ended is None:
         return None
+    summary = ended.summary()
     facts: dict[str, Any] = counts(summary)
-    few = summary.photos <= FEW_PHOTOS
     data = BatchDone(
         **facts,
         failures=[
             FailedPhoto.model_validate({**failure, "reason": _cut(str(failure["reason"]))})
-            for failure in failures(summary.failures[:MOST_FAILURES])
+            for failure in failures(summary.failures)
         ],
-        failures_truncated=len(summary.failures) > MOST_FAILURES,
-        results=[_result(photo) for photo in watch.photos()] if few else None,
+        failures_truncated=summary.failed > len(summary.failures),
+        results=[_result(photo) for photo in ended.photos] if summary.photos <= FEW_PHOTOS else None,
     )
     return _encoded(Event(type="batch.done", timestamp=_moment(), data=data))
 

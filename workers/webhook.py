@@ -63,8 +63,10 @@ class Answer:
         return 200 <= self.status < 300
 
 
-def send(post: Post, keys: Sequence[bytes], how: Posting) -> Answer:
-    """Post once, and follow no redirect.
+def send(
+    post: Post, keys: Sequence[bytes], how: Posting, admit: Callable[[list[str]], None] = lambda _: None
+) -> Answer:
+    """Post once, and follow no redirect; `admit` is given the checked addresses, and may raise before any is called.
 
     Raises:
         AddressRefused: it may not go there.
@@ -76,7 +78,7 @@ def send(post: Post, keys: Sequence[bytes], how: Posting) -> Answer:
             "there is no secret to sign callbacks with: set APF_CALLBACK_SECRETS or APF_CALLBACK_SECRETS_FILE where "
             "workers run"
         )
-    exchange = _Exchange(target, how)
+    exchange = _Exchange(target, how, admit)
     headers = {
         "Host": target.origin.partition("://")[2],
         "Content-Type": "application/json",
@@ -89,14 +91,17 @@ def send(post: Post, keys: Sequence[bytes], how: Posting) -> Answer:
 class _Exchange:
     """One request on one connection, which another thread may cut off."""
 
-    def __init__(self, target: Target, how: Posting) -> None:
+    def __init__(self, target: Target, how: Posting, admit: Callable[[list[str]], None]) -> None:
         self._target = target
         self._how = how
+        self._admit = admit
         self._connection: HTTPConnection | None = None
         self._aborted = False
 
     def run(self, body: bytes, headers: dict[str, str]) -> Answer:
-        self._connection = connection = self._connected(addresses(self._target, self._how.policy))
+        found = addresses(self._target, self._how.policy)
+        self._admit(found)
+        self._connection = connection = self._connected(found)
         try:
             connection.request(
                 "POST", self._target.path, body=body, headers=headers, preload_content=False, decode_content=False

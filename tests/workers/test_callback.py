@@ -17,9 +17,9 @@ from producer.batch import Asked, new_batch, retry
 from tests.receivers import LOOPBACK, SECRETS, Receiver, hangs, receiving, status
 from tests.workers.fakes import FakeEngine
 from tests.workers.test_shard import make_batch
-from workers import attempts, callback, delivery, resting
+from workers import attempts, callback, delivery, resting, tries
 from workers.callback import RECORD, Callback, read_callback, tell_of_end, webhook_id, write_callback
-from workers.delivery import REFUSED_TRIES, Delivery, delay_after, deliver
+from workers.delivery import Delivery, deliver
 from workers.errors import CallbackError, NotAllowed
 from workers.event import FEW_PHOTOS, LONGEST_REASON, MOST_FAILURES, Event, trial
 from workers.job import Outcome, PhotoReport, ShardJob, ShardReport
@@ -30,6 +30,7 @@ from workers.run import run_shard
 from workers.settings import Settings
 from workers.store import Store, open_store
 from workers.store.memory import MemoryStore
+from workers.tries import REFUSED_TRIES, delay_after
 
 SCHEMA = Path(__file__).parents[2] / "docs" / "callback.schema.json"
 
@@ -89,8 +90,13 @@ class World:
     def pass_time(self, monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
         """From now on it is so much later, for callbacks."""
         then = callback.now
-        for module in (callback, delivery):
+        for module in (callback, tries):
             monkeypatch.setattr(module, "now", lambda: then() + timedelta(seconds=seconds))
+
+
+@pytest.fixture(autouse=True)
+def rested() -> None:
+    resting.forget()
 
 
 @pytest.fixture
@@ -213,23 +219,89 @@ def test_a_receiver_that_hangs_is_left_alone_for_a_while(done: World, monkeypatc
     done.pass_time(monkeypatch, 6)
     started = time.monotonic()
     postponed = done.deliver()
-    assert (postponed.result, len(done.receiver.got)) == ("postponed", 1)
-    assert 0.9 * resting.REST_S < (postponed.again_s or 0) <= 1.25 * resting.REST_S
+    assert (postponed, len(done.receiver.got)) == (delivery.POSTPONED, 1)
+    assert 0.9 * resting.REST_S < done.callback.due_in_s() <= 1.25 * resting.REST_S
     assert time.monotonic() - started < 1
     assert done.callback.tries == 1, "that was no try"
-    monkeypatch.setattr(resting, "REST_S", 0.0)
     resting.forget()
+    done.pass_time(monkeypatch, 80)
     assert done.deliver().result == "delivered"
 
 
-def test_receivers_that_hang_fill_no_memory() -> None:
-    for number in range(resting.MOST + 10):
-        resting.note(f"https://{number}.example", 10, answered=False)
-    assert len(resting._until) == resting.MOST
-    assert (resting.rest_s("https://0.example"), resting.rest_s(f"https://{resting.MOST}.example") > 0) == (0, True)
-    resting.note(f"https://{resting.MOST}.example", 10, answered=True)
-    assert resting.rest_s(f"https://{resting.MOST}.example") == 0
+@pytest.fixture
+def resting_one(done: World, monkeypatch: pytest.MonkeyPatch) -> World:
+    """A batch whose receiver this process leaves alone, because of another batch."""
+    monkeypatch.setattr(delivery, "_rest_s", lambda *_: 60.0)
+    return done
+
+
+def test_what_is_postponed_has_one_asker(resting_one: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The record says until when: neither a second message nor a periodic pass starts a chain of tasks beside it, and
+    no task waits in Redis. Once it is due, one pass asks for it, and does not wait for an ask that was heard.
+    """
+    world = resting_one
+    assert world.reconcile() == [world.url]
+    for _ in range(3):
+        assert world.deliver() == delivery.POSTPONED
+        assert (world.deliver(), world.reconcile()) == (delivery.NOTHING_TO_DO, [])
+        world.pass_time(monkeypatch, 50)
+        assert (world.deliver(), world.reconcile()) == (delivery.NOTHING_TO_DO, [])
+        world.pass_time(monkeypatch, 26)
+        assert world.reconcile() == [world.url]
+        assert world.reconcile() == []
+    assert (world.callback.tries, world.callback.state, world.receiver.got) == (0, "waiting", [])
+
+
+def test_what_is_postponed_for_a_day_is_given_up(resting_one: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its receiver hung for others all that time; nobody looks after it any more."""
+    assert resting_one.deliver() == delivery.POSTPONED
+    resting_one.pass_time(monkeypatch, 25 * 3600)
+    assert resting_one.deliver().result == "gave_up"
+    assert "kept workers waiting" in resting_one.callback.last_error
+    assert not resting_one.is_registered()
+
+
+def test_while_it_is_postponed_no_report_is_read(resting_one: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not by the pass, and not by who looks whether it is done."""
+    resting_one.deliver()
+    monkeypatch.setattr(Ledger, "read_report", lambda *_: pytest.fail("a report is read"))
+    resting_one.reconcile()
+    resting_one.pass_time(monkeypatch, 80)
+    assert resting_one.reconcile() == [resting_one.url]
+    assert resting_one.deliver() == delivery.POSTPONED
+
+
+def test_another_port_or_name_of_a_receiver_that_hangs_is_left_alone_too(done: World, receiver: Receiver) -> None:
+    """By host and by address, for its own tenant: else it costs a time-out for each port, and each name, there is."""
+    done.settings = Settings.model_validate(
+        {**done.settings.model_dump(), "callback_timeout_s": 1.2, "callback_allowed_hosts": "127.0.0.0/8 localhost"}
+    )
+    receiver.answers = [hangs]
+    assert done.deliver().result == "failed"
+
+    def with_callback(url: str, tenant: str = "acme") -> str:
+        done.ledger.store.delete(done.ledger.key("b1", RECORD))
+        done.ledger.write_batch(done.ledger.read_batch("b1").model_copy(update={"callback": url, "tenant": tenant}))
+        return done.deliver().result
+
+    with receiving() as other:
+        assert with_callback(other.url) == "postponed", "another port"
+        assert with_callback(other.url.replace("127.0.0.1", "localhost")) == "postponed", "another name"
+        assert (done.callback.tries, other.got) == (0, []), "that was no try"
+        assert with_callback(other.url, "globex") == "delivered", "nobody has another's receiver rest"
+
+
+def test_a_worker_spends_half_of_its_time_on_callbacks_at_most(done: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many receivers there are; what is beyond is postponed, never given up for that, and goes out."""
+    for number in range(31):
+        resting.note("evil", [f"{number}.example"], 1, answered=True)
+    assert done.deliver() == delivery.POSTPONED
+    assert 1 < done.callback.due_in_s() < 3
+    done.pass_time(monkeypatch, 25 * 3600)
+    assert done.deliver() == delivery.POSTPONED
     resting.forget()
+    done.pass_time(monkeypatch, 4)
+    assert done.deliver().result == "delivered"
 
 
 def test_what_was_delivered_is_not_delivered_again(done: World) -> None:
@@ -429,8 +501,8 @@ def test_a_receiver_may_ask_for_time(done: World) -> None:
 
 
 def test_delays_double_up_to_an_hour_with_jitter() -> None:
-    for tries, full in [(1, 5), (2, 10), (3, 20), (7, 320), (11, 3600), (500, 3600)]:
-        seen = {delay_after(tries) for _ in range(50)}
+    for count, full in [(1, 5), (2, 10), (3, 20), (7, 320), (11, 3600), (500, 3600)]:
+        seen = {delay_after(count) for _ in range(50)}
         assert 0.75 * full <= min(seen) <= max(seen) <= full
         assert len(seen) > 10
 
@@ -444,6 +516,47 @@ def test_torn_records_call_back_once_more_under_the_same_id(done: World, torn: b
     assert done.deliver().result == "delivered"
     assert len({got.id for got in done.receiver.got}) == 1
     assert done.receiver.got[1].verified()["data"]["photos"] == 5
+
+
+@pytest.mark.parametrize(
+    "changed", [{"batch": "b2"}, {"source": "s3://x"}, {"destination": "s3://x"}, {"tenant": "evil"}, None]
+)
+def test_a_body_of_another_batch_is_not_signed(done: World, changed: dict[str, str] | None) -> None:
+    """Whoever can write into the ledger could else have any event signed: it is made anew, from the reports."""
+    done.deliver()
+    event = done.receiver.events()[0]
+    planted = {**event, "data": {**event["data"], **changed}} if changed else json.loads(trial())
+    done.ledger.store.put(done.ledger.key("b1", "callback", "00003.json"), json.dumps(planted).encode())
+    done.ledger.store.delete(done.ledger.key("b1", RECORD))
+    done.deliver()
+    assert done.receiver.got[1].verified()["data"] == event["data"]
+
+
+def test_a_worker_that_dies_of_a_batch_has_had_its_try(done: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The claim comes before the reports are read, so that others do not die of it at the same time; then it is given
+    up in the end, as with a receiver that never answers.
+    """
+    with monkeypatch.context() as patched:
+        patched.setattr(delivery, "batch_done", lambda *_: (_ for _ in ()).throw(MemoryError))
+        for count in range(1, REFUSED_TRIES + 2):
+            with pytest.raises(MemoryError):
+                done.deliver()
+            assert (done.callback.tries, bool(done.callback.claimed_by)) == (count, True)
+            assert done.deliver() == delivery.NOTHING_TO_DO
+            done.pass_time(monkeypatch, 120)
+    done.pass_time(monkeypatch, 25 * 3600)
+    assert done.deliver().result == "gave_up"
+    assert "died" in done.callback.last_error
+
+
+def test_a_torn_report_is_found_before_anything_is_posted(done: World) -> None:
+    """The listing says that all is done: no try is counted, and reconciling has the shard done again."""
+    done.ledger.store.put(done.ledger.key("b1", "reports", "00001.jsonl"), b"{")
+    assert done.deliver() == delivery.NOTHING_TO_DO
+    assert (done.callback.state, done.callback.tries, done.receiver.got) == ("waiting", 0, [])
+    assert done.reconcile() == []
+    done.work(1)
+    assert done.deliver().result == "delivered"
 
 
 def test_ids_differ_between_batches_and_ends(done: World) -> None:
