@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 from workers.attempts import attempts_at, is_live
-from workers.errors import LedgerError
-from workers.job import Batch, PhotoReport, ShardReport, Totals
-from workers.ledger import Ledger, read_all
+from workers.job import Batch, Totals
+from workers.ledger import Ledger
 from workers.planning import key_digest
-
-#: Reports that are held at once.
-WINDOW = 64
+from workers.reports import WINDOW, reports, retries
 
 #: Photos without an output that a schedule remembers; what is beyond them may be run once more.
 MAX_WITHOUT_OUTPUT = 5000
@@ -56,14 +52,14 @@ def outcome_of(ledger: Ledger, batch: Batch, keep: Callable[[], None] = lambda: 
     if not (_is_left(ledger, batch) if cancelled else _is_listed(ledger, batch)):
         return None
     totals, without, again = Totals(), list[str](), list[str]()
-    retried_by = _retried_by(ledger, batch, keep)
-    for first in range(0, batch.shards, WINDOW):
-        keep()
-        numbers = range(first, min(first + WINDOW, batch.shards))
-        reports = read_all(partial(ledger.read_report, batch.id), numbers)
-        if None in reports and not cancelled:  # torn: its shard runs again
-            return None
-        photos = [photo for report in reports if report for photo in _latest(report, retried_by)]
+    for number, reported in enumerate(reports(ledger, batch, retries(ledger, batch))):
+        if number % WINDOW == 0:
+            keep()
+        if reported is None:
+            if not cancelled:  # torn: its shard runs again
+                return None
+            continue
+        photos = reported.counting
         totals += Totals.of(photos)
         again += [key_digest(photo.key) for photo in photos if photo.transient]
         del again[MAX_AGAIN + 1 :]
@@ -81,21 +77,3 @@ def _is_left(ledger: Ledger, batch: Batch) -> bool:
 def _is_listed(ledger: Ledger, batch: Batch) -> bool:
     """Whether each shard has a report by its looks."""
     return batch.planned and ledger.reported_shards(batch.id) >= set(range(batch.shards))
-
-
-def _latest(report: ShardReport, retried_by: Mapping[str, int]) -> list[PhotoReport]:
-    """The report's photos, but for those that a later shard repeats: its outcome stands in for the earlier one."""
-    return [photo for photo in report.photos if report.shard >= retried_by.get(photo.key, 0)]
-
-
-def _retried_by(ledger: Ledger, batch: Batch, keep: Callable[[], None]) -> dict[str, int]:
-    """The last shard that repeats a photo, by key."""
-    found: dict[str, int] = {}
-    for shard in range(batch.first_retry if batch.first_retry is not None else batch.shards, batch.shards):
-        keep()
-        try:
-            found |= {ref.key: shard for ref in ledger.read_plan(batch.id, shard)}
-        except LedgerError:  # torn after it was reported
-            report = ledger.read_report(batch.id, shard)
-            found |= {photo.key: shard for photo in report.photos} if report else {}
-    return found
