@@ -33,8 +33,8 @@ from workers.embedded import embedded_worker
 from workers.errors import StoreError
 from workers.job import BULK, INTERACTIVE, Batch
 from workers.ledger import Ledger, Stop
+from workers.reconcile import cancel as cancel_batch
 from workers.reconcile import close, minder, plan_and_send, resume
-from workers.registry import unregister
 from workers.sending import BrokerError, Sender, choose_queue, waiting
 from workers.settings import Settings, load_settings
 from workers.summary import json_object
@@ -148,9 +148,10 @@ def _stop(destination: str, batch: str, how: Stop) -> None:
     record = ledger.read_batch(batch)  # an unknown batch is an error, not a marker
     if _is_done(ledger, record):
         refuse(f"batch {batch} is done already, so it cannot be {how}: nothing of it is left to stop")
-    ledger.stop(batch, how)
     if how == "cancelled":
-        unregister(record, settings)
+        cancel_batch(ledger, record, settings)
+    else:
+        ledger.stop(batch, how)
     say(f"batch {batch} is {how}; go on with: apf resume {destination} {batch}")
 
 
@@ -167,7 +168,8 @@ def _run(
     celery = make_app(settings)
     watch = BatchWatch(ledger, batch_id)
     sender = Sender(celery)
-    mind = minder(ledger, batch_id, sender, settings, lambda: waiting(celery))
+    plan = sender.plan if settings.broker_url else None
+    mind = minder(ledger, batch_id, sender, settings, lambda: waiting(celery), plan)
     with _resume_hint(ledger, batch_id):
         if settings.broker_url:
             send(sender)

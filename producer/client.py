@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,11 +22,11 @@ from typing import Literal, ParamSpec, TypeVar
 
 from producer.batch import Asked, find_ledger, new_batch, write_new
 from workers.app import make_app
-from workers.errors import BadRequest, NotFound, SettingsError, StoreError, WorkerError
+from workers.errors import BadRequest, LedgerError, NotFound, SettingsError, StoreError, WorkerError
 from workers.job import BULK, INTERACTIVE, Batch, Lane, PhotoRef
 from workers.ledger import Ledger
-from workers.planning import plan_named
-from workers.reconcile import job_of
+from workers.planning import counted, plan_named
+from workers.reconcile import cancel, job_of
 from workers.registry import unregister
 from workers.sending import Sender, choose_queue
 from workers.settings import Settings, load_settings
@@ -163,9 +164,7 @@ class Client:
             StoreError: the store refuses.
         """
         ledger = self._ledger(destination)
-        record = ledger.read_batch(batch)  # an unknown batch is an error, not a marker
-        ledger.stop(batch, "cancelled")
-        unregister(record, self._settings)
+        cancel(ledger, ledger.read_batch(batch), self._settings)  # an unknown batch is an error, not a marker
 
     def _ledger(self, destination: str) -> Ledger:
         return find_ledger(destination, self._settings)
@@ -184,6 +183,7 @@ class Client:
 
     def _submit_all(self, source: str, destination: str, asked: Asked, batch_id: str | None) -> Submitted:
         ledger, batch = new_batch(source, destination, asked, self._settings, batch_id=batch_id)
+        batch = batch.model_copy(update={"planner": secrets.token_hex(8)})
         next(open_store(batch.source, s3=self._settings.s3).list(), None)  # told here, and not by the planner's log
         with self._taken_back(ledger, batch):
             write_new(ledger, batch, self._settings)
@@ -208,9 +208,12 @@ class Client:
         refs = _found(open_store(batch.source, s3=self._settings.s3), keys, refuse=missing == "refuse")
         if not refs:
             raise BadRequest(f"none of the photos that were named is in {batch.source}: nothing is to be done")
-        batch = plan_named(ledger, batch.model_copy(update={"named": tuple(refs)}))
+        # `planner` tells this call's record from another's of the same id.
+        mine = {"named": tuple(refs), "planner": secrets.token_hex(8)}
+        batch = counted(batch.model_copy(update=mine))
         with self._taken_back(ledger, batch):
             write_new(ledger, batch, self._settings)
+            plan_named(ledger, batch)
             for shard in range(batch.shards):
                 self._sender(job_of(ledger, batch, shard))
         return _submitted(batch)
@@ -221,9 +224,10 @@ class Client:
         try:
             yield
         except WorkerError:
-            with suppress(StoreError):  # what was sent finds no batch, and ends
-                ledger.forget_batch(batch.id)
-                unregister(batch, self._settings)
+            with suppress(StoreError, LedgerError):
+                if ledger.read_batch(batch.id).planner == batch.planner:  # what was sent finds no batch, and ends
+                    ledger.forget_batch(batch.id)
+                    unregister(ledger, batch, self._settings)
             raise
 
 

@@ -13,6 +13,7 @@ from producer.schedule_table import print_comparison
 from producer.schedule_work import finish, fire, hint_how_to_go_on, work
 from producer.terminal import AsJson, errors_end_the_command, refuse, say
 from workers.asking import find_ledger
+from workers.reconcile import cancel
 from workers.schedules.compare import sides
 from workers.schedules.editing import asked_now, change_schedule
 from workers.schedules.overview import unfinished
@@ -106,7 +107,7 @@ def rollback(name: Name) -> None:
         refuse(f"schedule {name} has no rollout to drop")
     change_schedule(shelf, name, {"rollout": None, **asked_now(every_photo=False)}, settings)
     for ledger, batch in unfinished(shelf, name, settings, rollout=True):
-        ledger.stop(batch.id, "cancelled")
+        cancel(ledger, batch, settings)
         say(f"batch {batch.id} is cancelled")
     when = "when it goes on" if schedule.paused else "now"
     say(f"schedule {name} has recipe {schedule.recipe['name']} for all photos, and runs {when}")

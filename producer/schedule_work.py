@@ -81,7 +81,8 @@ def finish(summaries: list[BatchSummary], *, as_json: bool, waited: bool) -> NoR
 
 def _followed(ledger: Ledger, batch_id: str, settings: Settings, *, show: bool) -> BatchSummary:
     celery = make_app(settings)
-    mind = minder(ledger, batch_id, Sender(celery), settings, lambda: waiting(celery))
+    sender = Sender(celery)
+    mind = minder(ledger, batch_id, sender, settings, lambda: waiting(celery), sender.plan)
     return follow(BatchWatch(ledger, batch_id), every_s=QUEUE_POLL_S, show=show, on_poll=mind)
 
 

@@ -48,8 +48,8 @@ def reconcile_command(
     problems = _unlisted(where, settings)
     sender = Sender(celery)
     send, ask = _noting(sender, problems), _noting(lambda: waiting(celery), problems)
-    notify = _noting(sender.callback, problems)
-    sent = reconcile([url for url in where if url not in problems], send, settings, ask, notify)
+    notify, plan = _noting(sender.callback, problems), _noting(sender.plan, problems)
+    sent = reconcile([url for url in where if url not in problems], send, settings, ask, notify, plan)
     if as_json:
         print(json.dumps(sent))
     for batch_id, count in sent.items():

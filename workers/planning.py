@@ -120,7 +120,7 @@ def plan(
         Taken: another planner has written to the batch since.
         BatchTooLarge: the source has more than `max_photos` photos.
     """
-    batch = _written(ledger, batch.model_copy(update={"planner": planner}), taking=True)
+    batch = _written(ledger, batch.model_copy(update={"planner": planner, "note": ""}), taking=True)
     filling = _Shard()
     cursor = batch.cursor
     written = time.monotonic()
@@ -155,23 +155,26 @@ def plan(
     yield batch
 
 
-def give_up_planning(ledger: Ledger, batch_id: str, reason: str) -> None:
-    """The source cannot be listed, and will not be by itself: the batch ends with what was planned, and says why."""
+def note_trouble(ledger: Ledger, batch_id: str, reason: str) -> None:
+    """Have the batch say what keeps it from being planned; the next planner takes that away."""
     batch = ledger.read_batch(batch_id)
-    if not batch.planned:
-        note = f"not all was planned: {reason}; mend that, and protect the source again"
-        ledger.write_batch(batch.model_copy(update={"planned": True, "planner": "", "note": note}))
+    note = f"cannot be planned now, and is tried again: {reason}"
+    if not batch.planned and batch.note != note:
+        ledger.write_batch(batch.model_copy(update={"note": note}))
 
 
-def plan_named(ledger: Ledger, batch: Batch) -> Batch:
-    """Write the plans of the photos that a batch names; returns the batch as it is to be written."""
-    plans = _cut_named(batch)
-    for shard, photos in plans.items():
-        ledger.write_plan(batch.id, shard, photos)
+def counted(batch: Batch) -> Batch:
+    """A batch of named photos as it is to be written: its plans can be made of it at any time."""
     moment = now().isoformat(timespec="milliseconds")
     return batch.model_copy(
-        update={"planned": True, "shards": len(plans), "photos": len(batch.named), "updated_at": moment}
+        update={"planned": True, "shards": len(_cut_named(batch)), "photos": len(batch.named), "updated_at": moment}
     )
+
+
+def plan_named(ledger: Ledger, batch: Batch) -> None:
+    """Write the plans of the photos that a batch names."""
+    for shard, photos in _cut_named(batch).items():
+        ledger.write_plan(batch.id, shard, photos)
 
 
 def caught_up(ledger: Ledger, batch: Batch) -> Batch:

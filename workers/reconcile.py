@@ -141,7 +141,12 @@ def close_single(batch_url: str, settings: Settings) -> None:
 
 
 def minder(
-    ledger: Ledger, batch_id: str, send: Send, settings: Settings, waiting: Callable[[], Waiting]
+    ledger: Ledger,
+    batch_id: str,
+    send: Send,
+    settings: Settings,
+    waiting: Callable[[], Waiting],
+    plan: Callable[[str], None] | None = None,
 ) -> Callable[[], None]:
     """A function to call now and then while somebody waits for a batch: it reconciles it, at most once a lease."""
     last = time.monotonic()
@@ -152,7 +157,7 @@ def minder(
             return
         last = time.monotonic()
         try:
-            reconcile_batch(ledger, batch_id, send, settings, waiting)
+            reconcile_batch(ledger, batch_id, send, settings, waiting, plan=plan)
         except WorkerError as error:
             log.warning("batch %s is looked at again later: %s", batch_id, error)
 
@@ -208,8 +213,6 @@ def reconcile_batch(
 ) -> int:
     """`reconcile` for one batch; raises WorkerError."""
     batch = ledger.read_batch(batch_id)
-    if settings.allowed_urls:
-        check_batch(ledger, batch, settings)
     if ledger.stopped(batch_id):
         return 0
     if was_told(ledger, batch):  # it has ended: a receiver that is down for a day is no reason to read all reports
@@ -219,16 +222,25 @@ def reconcile_batch(
     if batch.planned and not open_shards:
         close(ledger, batch, settings, notify)
         return 0
+    if settings.allowed_urls:  # the record could be forged: nothing is listed or mended for it
+        check_batch(ledger, batch, settings)
     count = _send_lost(ledger, batch, open_shards, send, settings, waiting())
-    if not batch.planned and _is_old(batch.updated_at or batch.created_at, PLANNER_LEASE_S):
-        if plan is not None:
-            if not waiting().queued.get(queue_of(batch), 0):  # where its planning may wait already
-                plan(ledger.batch_url(batch_id))
-            return count
+    silent_since = batch.updated_at or batch.created_at
+    if batch.planned or not _is_old(silent_since, PLANNER_LEASE_S):
+        return count
+    if plan is None:
         before = batch.shards
         with suppress(Taken):
             count += plan_and_send(ledger, batch_id, send, settings).shards - before
+    elif not waiting().queued.get(queue_of(batch), 0) or _is_old(silent_since, settings.visibility_timeout_s):
+        plan(ledger.batch_url(batch_id))  # else its planning may wait there, behind the shards that were planned
     return count
+
+
+def cancel(ledger: Ledger, batch: Batch, settings: Settings) -> None:
+    """Stop a batch for good: nobody looks after it any more, until it is resumed."""
+    ledger.stop(batch.id, "cancelled")
+    unregister(ledger, batch, settings)
 
 
 def close(ledger: Ledger, batch: Batch, settings: Settings, notify: Notify | None = None) -> None:
@@ -237,8 +249,13 @@ def close(ledger: Ledger, batch: Batch, settings: Settings, notify: Notify | Non
         if notify:
             remind(ledger, batch, notify, settings)
         return
-    unregister(batch, settings)
-    if ledger.read_batch(batch.id) != batch:  # retried in this very moment
+    unregister(ledger, batch, settings)
+    try:
+        is_same = ledger.read_batch(batch.id) == batch
+    except WorkerError:
+        register(ledger, batch, settings)
+        raise
+    if not is_same:  # retried in this very moment
         register(ledger, batch, settings)
 
 

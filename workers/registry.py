@@ -7,7 +7,9 @@ under, or the destination itself.
 from __future__ import annotations
 
 import logging
+import random
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from datetime import timedelta
 
 from workers.allowed import EVERYTHING, check_allowed
@@ -52,9 +54,12 @@ def is_registered(destination: str, batch_id: str, settings: Settings) -> bool:
     return _root(destination, settings).head(OPEN + batch_id) is not None
 
 
-def unregister(batch: Batch, settings: Settings) -> None:
-    """The batch is done; silent where it was not registered."""
-    _root(batch.destination, settings).delete(OPEN + batch.id)
+def unregister(ledger: Ledger, batch: Batch, settings: Settings) -> None:
+    """The batch is done; silent where it was not registered. A forged record takes no other batch's entry away."""
+    root = _root(batch.destination, settings)
+    with suppress(NotFound):
+        if root.get(OPEN + batch.id, max_bytes=4096).data == ledger.batch_url(batch.id).encode():
+            root.delete(OPEN + batch.id)
 
 
 def open_batches(urls: Iterable[str], settings: Settings) -> Iterator[tuple[Ledger, str]]:
@@ -63,6 +68,8 @@ def open_batches(urls: Iterable[str], settings: Settings) -> Iterator[tuple[Ledg
         try:
             store = open_store(url, s3=settings.s3)
             entries = list(store.list(OPEN))
+            # A pass that runs out of time leaves out others each time.
+            random.shuffle(entries)
         except WorkerError as error:
             log.warning("open batches of %s cannot be listed: %s", url, error)
             continue

@@ -20,7 +20,7 @@ from workers.allowed import check_allowed
 from workers.attempts import Lease, attempts_at, deaths_at, now, renewed
 from workers.context import at
 from workers.engine import Engine, load_engine
-from workers.errors import NotAllowed, StoreError
+from workers.errors import LedgerError, NotAllowed, StoreError
 from workers.job import Batch, Lane, Outcome, PhotoRef, PhotoReport, ShardJob, ShardReport, Totals
 from workers.ledger import Ledger, open_batch
 from workers.logs import keys_hidden
@@ -111,6 +111,8 @@ def run_shard(
             if not last_try and any(photo.transient for photo in photos):
                 raise ShardIncomplete(_transient(photos))
             photos = [photo.model_copy(update={"attempts": 1 + deaths.of(photo.key)}) for photo in photos]
+            if not _is_still(ledger, batch):
+                return None
             report = _shard_report(job, photos, runner.clock, time.monotonic() - started)
             # While the try still counts: whoever dies here is missed, too.
             _write_report(ledger, batch_id, batch.lane, report)
@@ -120,6 +122,14 @@ def run_shard(
             return None
         raise ShardResumed(f"shard {job.shard} was stopped and resumed") from stop
     return report.totals
+
+
+def _is_still(ledger: Ledger, batch: Batch) -> bool:
+    """Whether the batch is the one that was begun, and was not taken back, or made anew under its id, meanwhile."""
+    try:
+        return ledger.read_batch(batch.id).created_at == batch.created_at
+    except LedgerError:
+        return ledger.has_batch(batch.id)  # torn, and not gone
 
 
 def report_lost_shard(job: ShardJob, settings: Settings, reason: str) -> None:

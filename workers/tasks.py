@@ -29,12 +29,12 @@ from workers.attempts import give_back
 from workers.callback import tell_of_end
 from workers.context import at
 from workers.delivery import deliver
-from workers.errors import JobError, NewerRecord, NotAllowed, StoreError, WorkerError
+from workers.errors import JobError, NewerRecord, StoreError, WorkerError
 from workers.job import BULK, INTERACTIVE, ShardJob
 from workers.lanes import all_queues, queue_of
 from workers.ledger import open_batch
 from workers.logs import install as install_masks
-from workers.planning import Taken, give_up_planning
+from workers.planning import Taken, note_trouble
 from workers.reconcile import close_single, plan_and_send, reconcile
 from workers.registry import roots
 from workers.run import ShardIncomplete, ShardResumed, opened, report_lost_shard, run_shard
@@ -173,10 +173,9 @@ def plan_batch(self: Any, batch_url: str) -> int:
     except Taken as error:
         logger.info("not planned here: %s", error)
         return before.shards
-    except (NotAllowed, StoreError) as error:
-        if error.transient:
-            raise
-        give_up_planning(ledger, batch_id, str(error))
+    except StoreError as error:
+        if not error.transient:  # told to whoever asks: nobody else would say why nothing happens
+            note_trouble(ledger, batch_id, str(error))
         raise
     if not batch.planned and not ledger.stopped(batch_id):
         sender.plan(batch_url, queue_of(batch))

@@ -115,6 +115,24 @@ def test_a_batch_id_is_of_one_batch(world: World, client: Client) -> None:
             client.submit(world.source_url, world.destination_url, photos=keys, batch_id="order-7")
 
 
+def test_a_call_that_fails_takes_back_no_other_calls_batch(
+    world: World, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two calls with one id at once, as a gateway's repetition: the first was told that it is in."""
+    name = next(iter(world.photos))
+
+    def another_was_quicker(job: object) -> None:
+        record = world.ledger.read_batch("order-7")
+        world.ledger.write_batch(record.model_copy(update={"planner": "the other call"}))
+        raise BrokerError("the queue is full")
+
+    monkeypatch.setattr(client, "_sender", another_was_quicker)
+    with pytest.raises(BrokerError):
+        client.submit(world.source_url, world.destination_url, photos=[name], batch_id="order-7")
+    assert world.ledger.batches() == ["order-7"]
+    assert len(list(open_batches(roots(world.settings), world.settings))) == 1
+
+
 def test_what_is_left_of_a_batch_that_was_taken_back_counts_for_nothing(world: World, client: Client) -> None:
     """A worker may have reported into it before; under the same id the photo is looked at anew."""
     name = next(key for key, data in world.photos.items() if data.startswith(b"face"))

@@ -17,8 +17,8 @@ from workers.planning import (
     Taken,
     caught_up,
     estimated_megapixels,
-    give_up_planning,
     may_be_photo,
+    note_trouble,
     plan,
     planned_anew,
 )
@@ -93,14 +93,18 @@ def test_a_planner_is_never_silent_for_long(monkeypatch: pytest.MonkeyPatch) -> 
         next(slow)
 
 
-def test_a_source_that_cannot_be_listed_ends_the_batch_with_its_reason() -> None:
-    """Nobody waits for it for ever."""
+def test_what_keeps_a_batch_from_being_planned_is_told_until_it_is() -> None:
+    """Nothing is cut off by a bad minute: another planner goes on, and takes the note away."""
     source, ledger, batch = scene(dict.fromkeys("abc", 10), max_shard_photos=1)
     next(plan(ledger, batch, source, planner="a"))
-    give_up_planning(ledger, batch.id, "the bucket is gone")
+    note_trouble(ledger, batch.id, "the bucket is gone")
     left = ledger.read_batch(batch.id)
-    assert (left.planned, left.shards) == (True, 1)
-    assert "the bucket is gone; mend that, and protect the source again" in left.note
+    assert (left.planned, left.note) == (False, "cannot be planned now, and is tried again: the bucket is gone")
+    *_, grown = plan(ledger, left, source, planner="b")
+    assert (grown.planned, grown.note) == (True, "")
+    assert planned_keys(ledger, grown) == list("abc")
+    note_trouble(ledger, batch.id, "too late")
+    assert ledger.read_batch(batch.id) == grown
 
 
 def test_an_empty_source_is_planned_with_no_shard() -> None:

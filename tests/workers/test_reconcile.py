@@ -16,7 +16,7 @@ from workers.errors import LedgerError
 from workers.job import BULK, Batch, Outcome, PhotoReport, ShardJob, ShardReport
 from workers.lanes import queue_of
 from workers.ledger import Ledger, open_ledger
-from workers.reconcile import PLANNER_LEASE_S, Waiting, close_single, minder, plan_and_send, reconcile, resume
+from workers.reconcile import PLANNER_LEASE_S, Waiting, close, close_single, minder, plan_and_send, reconcile, resume
 from workers.registry import OPEN, register, roots, unregister
 from workers.run import run_shard
 from workers.settings import Settings
@@ -163,6 +163,28 @@ def test_a_batch_with_a_foul_date_holds_up_no_other(planned: World, moment: str)
         planned.ledger.read_batch("b0")
 
 
+def test_a_forged_batch_that_is_done_takes_no_other_off_the_list(world: World) -> None:
+    """It lies where its writer may write, and names the other's id and destination."""
+    forged = open_ledger("memory://public/mine")
+    forged.write_batch(world.batch.model_copy(update={"planned": True}))
+    unregister(forged, world.batch, SETTINGS)
+    assert world.is_registered()
+    unregister(world.ledger, world.batch, SETTINGS)
+    assert not world.is_registered()
+
+
+def test_a_batch_that_is_taken_off_and_cannot_be_read_again_is_put_back(
+    planned: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have been retried in that moment, and nobody else would find it."""
+    planned.work(0, 1, 2)
+    batch = planned.ledger.read_batch("b1")
+    monkeypatch.setattr(Ledger, "read_batch", lambda *_: (_ for _ in ()).throw(LedgerError("torn")))
+    with pytest.raises(LedgerError):
+        close(planned.ledger, batch, SETTINGS)
+    assert planned.is_registered()
+
+
 def test_a_worker_hands_planning_on_instead_of_doing_it_in_its_pass(world: World) -> None:
     """A library takes minutes to list; the pass has others to look after."""
     world.age(PLANNER_LEASE_S + 1)
@@ -172,6 +194,9 @@ def test_a_worker_hands_planning_on_instead_of_doing_it_in_its_pass(world: World
     queue = queue_of(world.ledger.read_batch("b1"))
     reconcile(roots(SETTINGS), world.send, SETTINGS, lambda: Waiting({queue: 1}, ()), plan=planned.append)
     assert len(planned) == 1, "it may wait there"
+    world.age(SETTINGS.visibility_timeout_s + 1)
+    reconcile(roots(SETTINGS), world.send, SETTINGS, lambda: Waiting({queue: 1}, ()), plan=planned.append)
+    assert len(planned) == 2, "it was lost, and others keep the queue from being empty"
 
 
 def test_a_batch_is_planned_in_pieces(world: World) -> None:
@@ -288,8 +313,8 @@ def test_a_batch_that_is_retried_while_it_is_taken_off_the_list_stays_on_it(
 ) -> None:
     planned.work(0, 1, 2)
 
-    def unregister_and_retry(batch: Batch, settings: Settings) -> None:
-        unregister(batch, settings)
+    def unregister_and_retry(ledger: Ledger, batch: Batch, settings: Settings) -> None:
+        unregister(ledger, batch, settings)
         planned.ledger.write_batch(batch.model_copy(update={"shards": 4, "first_retry": 3}))
 
     monkeypatch.setattr("workers.reconcile.unregister", unregister_and_retry)

@@ -52,6 +52,24 @@ def test_a_shard_is_reported_with_totals_stages_and_memory() -> None:
     assert report.peak_memory_bytes > 10 * 2**20
 
 
+@pytest.mark.parametrize("anew", [False, True])
+def test_a_batch_that_is_taken_back_meanwhile_gets_no_report(anew: bool) -> None:
+    """Another batch under its id would take the report for its own shard's."""
+    planned = Planned(f"run-taken-back-{anew}", b"one")
+
+    class TakenBack(FakeEngine):
+        def protect(self, photos: Any, clock: Any) -> Any:
+            planned.ledger.forget_batch("b1")
+            if anew:
+                planned.ledger.write_batch(planned.batch.model_copy(update={"created_at": "2026-02-02T00:00:00+00:00"}))
+            return super().protect(photos, clock)
+
+    planned.engine = TakenBack()
+    assert planned.run() is None
+    assert planned.ledger.read_report("b1", 0) is None
+    assert attempts_at(planned.ledger, "b1") == []
+
+
 def test_a_try_counts_until_its_report_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever dies while reporting is missed like everybody else, not only once Redis delivers the message again."""
     planned = Planned("run-reporting", b"one")
