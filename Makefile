@@ -17,8 +17,10 @@ define timed
 endef
 
 LINT := $(BIN)/ruff check .; $(BIN)/ruff format --check .; $(BIN)/mypy; $(BIN)/lint-imports
-# Two at once: half of the time tests wait for processes that they have killed. A file's tests stay together.
-PYTEST := $(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered --numprocesses 2 --dist loadfile
+# Two at once: half of the time tests wait for processes that they have killed. A file's tests stay together, and the
+# longest files come first (tests/conftest.py).
+PYTEST := $(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered --numprocesses 2 --dist loadfile \
+	--no-loadscope-reorder
 
 help:  ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r target what; do \
@@ -34,7 +36,7 @@ test:  ## Run every check: ruff, mypy, import contracts, and all tests with thei
 	$(call timed,test,$(LINT); $(PYTEST))
 
 soak:  ## Run the fault tests at every moment, 200 random histories and ten minutes of fuzzing; takes hours
-	$(call timed,soak,APF_SOAK=1 $(BIN)/python -m pytest tests/faults --no-cov -s)
+	$(call timed,soak,APF_SOAK=1 $(BIN)/python -m pytest tests/faults tests/producer/test_schedule.py --no-cov -s)
 
 lint:  ## Run the quick checks alone: ruff, mypy, import contracts
 	$(call timed,lint,$(LINT))
