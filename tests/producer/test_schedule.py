@@ -44,7 +44,13 @@ class Library:
         clean = {name: value for name, value in os.environ.items() if not name.startswith("APF_")}
         env = {**clean, "APF_LEDGER_URL": str(self.folder / "ledger")}
         pipe = subprocess.PIPE
-        with subprocess.Popen([*APF, "schedule", *args], stdout=pipe, stderr=pipe, text=True, env=env) as command:
+        # Tests that run in the background of a shell inherit that Ctrl-C is ignored.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            command = subprocess.Popen([*APF, "schedule", *args], stdout=pipe, stderr=pipe, text=True, env=env)
+        finally:
+            signal.signal(signal.SIGINT, before)
+        with command:
             try:
                 yield command
             finally:
