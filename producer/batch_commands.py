@@ -105,27 +105,31 @@ def status(
 @errors_end_the_command
 def retry(destination: Destination, batch: BatchId, wait: Wait = True, as_json: AsJson = False) -> None:
     """Send the failed photos of a batch again, after a fix."""
-    settings = load_settings()
-    _refuse_what_cannot_run(settings, wait)
-    ledger = batches.find_ledger(destination, settings)
-
-    def send(sender: Sender) -> None:
-        count = batches.retry(ledger, batch, sender, settings)
-        console.print(f"{count} failed photos sent again", highlight=False)
-
-    _run(ledger, batch, send, settings, wait=wait, as_json=as_json)
+    _send_again(batches.retry, "failed photos", destination, batch, wait=wait, as_json=as_json)
 
 
 @errors_end_the_command
 def resume_command(destination: Destination, batch: BatchId, wait: Wait = True, as_json: AsJson = False) -> None:
     """Go on with a batch: finish its planning, and send again what has no report."""
+    _send_again(resume, "shards", destination, batch, wait=wait, as_json=as_json)
+
+
+def _send_again(
+    again: Callable[[Ledger, str, Sender, Settings], int],
+    what: str,
+    destination: str,
+    batch: str,
+    *,
+    wait: bool,
+    as_json: bool,
+) -> None:
     settings = load_settings()
     _refuse_what_cannot_run(settings, wait)
     ledger = batches.find_ledger(destination, settings)
 
     def send(sender: Sender) -> None:
-        count = resume(ledger, batch, sender, settings)
-        console.print(f"{count} shards sent again", highlight=False)
+        count = again(ledger, batch, sender, settings)
+        console.print(f"{count} {what} sent again", highlight=False)
 
     _run(ledger, batch, send, settings, wait=wait, as_json=as_json)
 

@@ -10,7 +10,6 @@ Settings are the `APF_*` variables. Nothing of torch is loaded.
 from __future__ import annotations
 
 import asyncio
-import logging
 import secrets
 import time
 from collections.abc import Iterator, Sequence
@@ -18,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, ParamSpec, TypeVar
+from typing import Literal
 
 from producer.batch import Asked, find_ledger, new_batch, write_new
 from workers.app import make_app
@@ -33,17 +32,12 @@ from workers.settings import Settings, load_settings
 from workers.store import Store, canonical_url, open_store
 from workers.watch import BatchSummary, BatchWatch
 
-log = logging.getLogger(__name__)
-
 #: Photos that one call may name: they are kept in the batch's record, which every worker of the batch reads.
 MAX_NAMED = 1000
 #: HEAD requests at once.
 HEADS = 16
 #: Between two looks at a batch that is waited for: short at first, for an upload.
 FIRST_POLL_S, LAST_POLL_S = 0.2, 2.0
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 
 class NotDone(TimeoutError):
@@ -118,14 +112,12 @@ class Client:
             BrokerError: Redis does not answer, or refuses.
             NotAllowed, OverlapError, RecipeError, StoreError, LedgerError: as `producer.batch.create_batch`.
         """
+        if isinstance(photos, str):
+            raise BadRequest(f"photos is the text {photos!r}: give a list of keys, [{photos!r}]")
         lane = lane or (BULK if photos is None else INTERACTIVE)
         # Redis first: where it is down, nothing has been written yet.
         queue = choose_queue(self._app, lane, tenant)
-        asked = Asked(
-            recipe=recipe, no_face=no_face, lane=lane, tenant=tenant, callback=callback, queue=queue
-        )  # fmt: skip
-        if isinstance(photos, str):
-            raise BadRequest(f"photos is the text {photos!r}: give a list of keys, [{photos!r}]")
+        asked = Asked(recipe=recipe, no_face=no_face, lane=lane, tenant=tenant, callback=callback, queue=queue)
         if batch_id and (known := self._known(source, destination, photos, batch_id)):
             return known
         if photos is None:

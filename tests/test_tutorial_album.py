@@ -116,7 +116,7 @@ def test_an_album_in_a_bucket(home: Path, redis_server: RedisServer, swift: S3Se
         "s3://album-protected": f"s3://{protected}",
         "s3://album ": f"s3://{album} ",
     }
-    commands = [Command(replaced(one.text, names), one.expected, one.line) for one in part(bucket=True)]
+    commands = [Command(tutorials.replaced(one.text, names), one.expected, one.line) for one in part(bucket=True)]
     credentials = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
     ran = tutorials.run(commands, environment={**environment(home), **credentials}, folder=tmp_path, timeout_s=300)
     tutorials.check(PAGE, ran)
@@ -124,12 +124,6 @@ def test_an_album_in_a_bucket(home: Path, redis_server: RedisServer, swift: S3Se
     published = {item["Key"] for item in swift.client.list_objects_v2(Bucket=protected)["Contents"]}
     assert {key for key in published if not key.startswith(".apf/")} == {"lake.jpg", "portrait.jpg"}
     assert records(home / "bucket.html").keys() == {"lake.jpg", "portrait.jpg"}
-
-
-def replaced(text: str, names: dict[str, str]) -> str:
-    for name, ours in names.items():
-        text = text.replace(name, ours)
-    return text
 
 
 def test_the_pages_figures_of_protection_are_the_readmes() -> None:

@@ -32,13 +32,7 @@ def programs(folder: Path, names: dict[str, str]) -> None:
     for block in tutorials.blocks(PAGE, "python"):
         title = re.search(r'title="([^"]+)"', block.info)
         assert title, f"line {block.line}: a program without a title"
-        (folder / title[1]).write_text(replaced(block.text, names))
-
-
-def replaced(text: str, names: dict[str, str]) -> str:
-    for name, ours in names.items():
-        text = text.replace(name, ours)
-    return text
+        (folder / title[1]).write_text(tutorials.replaced(block.text, names))
 
 
 def test_the_tutorial_runs(buckets: dict[str, str], redis_server: RedisServer, swift: S3Server, tmp_path: Path) -> None:
@@ -58,7 +52,8 @@ def test_the_tutorial_runs(buckets: dict[str, str], redis_server: RedisServer, s
         data = (tmp_path / "me.jpg").read_bytes() + bytes([number])
         swift.client.put_object(Bucket=buckets["photos"], Key=f"ann/{number}.jpg", Body=data)
     commands = [
-        tutorials.Command(replaced(one.text, names), one.expected, one.line) for one in tutorials.commands(PAGE)
+        tutorials.Command(tutorials.replaced(one.text, names), one.expected, one.line)
+        for one in tutorials.commands(PAGE)
     ]
     beside_python = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     environment = {name: value for name, value in os.environ.items() if not name.startswith("APF_")}

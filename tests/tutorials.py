@@ -92,6 +92,13 @@ def _commands(block: Block) -> list[Command]:
     return found
 
 
+def replaced(text: str, names: Mapping[str, str]) -> str:
+    """The text with the page's names of services and places changed for those that stand for them in a test."""
+    for name, ours in names.items():
+        text = text.replace(name, ours)
+    return text
+
+
 def run(
     to_run: Sequence[Command], *, environment: Mapping[str, str], folder: Path, timeout_s: float = 300
 ) -> list[Ran]:
