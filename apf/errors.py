@@ -4,7 +4,8 @@ ApfError
 ├── PhotoError            this one photo cannot be protected; a retry does not help
 │   ├── CorruptPhoto          the bytes are not a whole picture
 │   ├── UnsupportedPhoto      a picture, but of a kind that we refuse, with the reason
-│   └── PhotoTooLarge         over the limit in bytes or pixels
+│   ├── PhotoTooLarge         over the limit in bytes or pixels
+│   └── PrivateFileError      no gradient or perturbation file, or one made for something else
 ├── RecipeError           the recipe is unknown or malformed
 ├── WeightsError          weights are missing or damaged
 │   └── OtherVersion          the recipe is for weights or code of another version
@@ -30,6 +31,10 @@ class UnsupportedPhoto(PhotoError):
 
 class PhotoTooLarge(PhotoError):
     """Raised, before decoding, when a photo is over the limit in bytes or pixels."""
+
+
+class PrivateFileError(PhotoError):
+    """Raised when a file of private mode is damaged, or does not fit what it is to be used for."""
 
 
 class RecipeError(ApfError):

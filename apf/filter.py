@@ -21,7 +21,7 @@ from apf.models.probe import Probe, fused
 from apf.models.unet import TransferNet
 from apf.recipe import WEIGHTS_DIR, Recipe, check_weights, load_recipe, other_version
 from apf.refine import refine
-from apf.stages import join_stages
+from apf.stages import Run, finish, join_stages
 from apf.threads import each
 
 #: Faces a forward pass, always exactly so many: with one batch shape a face's result is the same to the bit whatever
@@ -79,30 +79,58 @@ class Filter:
             ValueError: the faces have another shape or type, or leave [0, 1].
         """
         _check(faces)
+        return self._in_chunks(faces, self._stages, clock)
+
+    def perturbation_from(self, gradients: Tensor, clock: StageClock | None = None) -> Tensor:
+        """The perturbation of faces that are not here, from their gradients: transfer, universal and bound.
+
+        Refinement needs the faces, so a recipe's `refine_steps` are left to whoever has them (`apf.private.apply`).
+
+        Args:
+            gradients: (B, 6, 112, 112) float32, as `apf.gradient.gradient` gives them; B may be 0.
+            clock: takes the seconds of "transfer" and "universal".
+
+        Returns:
+            (B, 3, 112, 112) float32 on the filter's device; no value is larger than the recipe's epsilon.
+
+        Raises:
+            ValueError: the gradients have another shape, or are not finite.
+        """
+        if gradients.ndim != 4 or tuple(gradients.shape[1:]) != (CHANNELS, CROP, CROP):
+            raise ValueError(f"gradients must be (B, {CHANNELS}, {CROP}, {CROP}), not {tuple(gradients.shape)}")
+        if not torch.isfinite(gradients).all():
+            raise ValueError("gradients must be finite")
+        return self._in_chunks(gradients, self._finish, clock)
+
+    def _in_chunks(self, given: Tensor, work: Callable[[Tensor, Run], Tensor], clock: StageClock | None) -> Tensor:
+        """`work` on chunks of always the same size, (B, c, 112, 112) to (B, 3, 112, 112)."""
         clock = clock or StageClock()
         size = CHUNK.get(self.device.type, 1)
-        faces = faces.to(self.device)
-        chunks = torch.split(faces, size) if len(faces) else ()
-        deltas = each(lambda chunk: self._chunk(chunk, size, clock), chunks, self.device)
-        return torch.cat(deltas) if deltas else torch.zeros_like(faces)
+        given = given.to(self.device)
 
-    def _chunk(self, faces: Tensor, size: int, clock: StageClock) -> Tensor:
-        padding = faces.new_full((size - len(faces), *faces.shape[1:]), 0.5)
-        padded = torch.cat([faces, padding]).contiguous(memory_format=torch.channels_last)
-        return self._stages(padded, clock)[: len(faces)].contiguous()
-
-    def _stages(self, faces: Tensor, clock: StageClock) -> Tensor:
-        recipe = self.recipe
-
-        def run(stage: str, work: Callable[[], Tensor]) -> Tensor:
+        def run(stage: str, part: Callable[[], Tensor]) -> Tensor:
             with clock.stage(stage):
-                return self._done(work())
+                return self._done(part())
 
-        with torch.no_grad():
-            delta = join_stages(self.probe, self.network, self.uap, faces, recipe.epsilon, recipe.stages, run=run)
-            if recipe.refine_steps:
-                delta = run("refine", lambda: refine(self.probe, faces, delta, recipe.epsilon, recipe.refine_steps))
-            return delta
+        def one(chunk: Tensor) -> Tensor:
+            padding = chunk.new_full((size - len(chunk), *chunk.shape[1:]), 0.5)
+            padded = torch.cat([chunk, padding]).contiguous(memory_format=torch.channels_last)
+            with torch.no_grad():
+                return work(padded, run)[: len(chunk)].contiguous()
+
+        deltas = each(one, torch.split(given, size) if len(given) else (), self.device)
+        return torch.cat(deltas) if deltas else given.new_zeros(0, 3, CROP, CROP)
+
+    def _stages(self, faces: Tensor, run: Run) -> Tensor:
+        recipe = self.recipe
+        delta = join_stages(self.probe, self.network, self.uap, faces, recipe.epsilon, recipe.stages, run=run)
+        if recipe.refine_steps:
+            delta = run("refine", lambda: refine(self.probe, faces, delta, recipe.epsilon, recipe.refine_steps))
+        return delta
+
+    def _finish(self, gradients: Tensor, run: Run) -> Tensor:
+        recipe = self.recipe
+        return finish(self.network, self.uap, gradients, len(gradients), recipe.epsilon, recipe.stages, run=run)
 
     def _done(self, result: Tensor) -> Tensor:
         """The result, once the device really has it: a GPU's stages are timed by what they take."""

@@ -22,6 +22,10 @@ STAGES: tuple[str, ...] = get_args(Stage)
 Run = Callable[[str, Callable[[], Tensor]], Tensor]
 
 
+def _at_once(_: str, work: Callable[[], Tensor]) -> Tensor:
+    return work()
+
+
 def join_stages(
     probe: Probe,
     network: TransferNet,
@@ -31,7 +35,7 @@ def join_stages(
     stages: Collection[str],
     *,
     differentiable: bool = False,
-    run: Run = lambda _, work: work(),
+    run: Run = _at_once,
 ) -> Tensor:
     """The perturbation of faces by the stages that are named; the universal part is where the gradient's steps start.
 
@@ -46,16 +50,45 @@ def join_stages(
     Returns:
         (B, 3, 112, 112), no value larger than epsilon.
     """
-    parts: list[Tensor] = []
-    start = None
-    if "universal" in stages:
-        parts.append(run("universal", lambda: universal(uap, len(faces))))
-        start = bounded(parts) if differentiable else bounded(parts).detach()
+    found = None
     if "gradient" in stages:
-        found = run("gradient", lambda: gradient(probe, faces, epsilon, start, differentiable=differentiable))
-        if "transfer" in stages:
-            given = found.contiguous(memory_format=torch.channels_last)
-            parts.append(run("transfer", lambda: transfer(network, given)))
-        else:
-            parts = [as_perturbation(found)]  # it went on from the universal part
+        start = start_of(uap, stages, len(faces), run)
+        given = start if start is None or differentiable else start.detach()
+        found = run("gradient", lambda: gradient(probe, faces, epsilon, given, differentiable=differentiable))
+    return finish(network, uap, found, len(faces), epsilon, stages, run=run)
+
+
+def start_of(uap: Tensor, stages: Collection[str], batch: int, run: Run = _at_once) -> Tensor | None:
+    """Where the gradient's steps start, (B, 3, 112, 112) in units of epsilon; None where nothing universal is added."""
+    if "universal" not in stages:
+        return None
+    return bounded([run("universal", lambda: universal(uap, batch))])
+
+
+def finish(
+    network: TransferNet,
+    uap: Tensor,
+    gradients: Tensor | None,
+    batch: int,
+    epsilon: float,
+    stages: Collection[str],
+    *,
+    run: Run = _at_once,
+) -> Tensor:
+    """What is left to do once the gradient is known: the server's part of private mode, which never sees the faces.
+
+    Args:
+        gradients: (B, 6, 112, 112), as `apf.gradient.gradient` gives them; None where that stage does not run.
+
+    Returns:
+        (B, 3, 112, 112), no value larger than epsilon.
+    """
+    parts: list[Tensor] = []
+    if "universal" in stages:
+        parts.append(universal(uap, batch))
+    if gradients is not None and "transfer" in stages:
+        given = gradients.contiguous(memory_format=torch.channels_last)
+        parts.append(run("transfer", lambda: transfer(network, given)))
+    elif gradients is not None:
+        parts = [as_perturbation(gradients)]  # it went on from the universal part
     return run("universal", lambda: combine(parts, epsilon))

@@ -1,0 +1,210 @@
+"""The two files of private mode, as safetensors: version 1 of their format is docs/private-format.md.
+
+A gradient file holds what the server needs to see of a photo's faces, a perturbation file what it answers. Neither
+holds a pixel, a place in the photo, a size, a time or a name, unless the owner gives it one.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+
+from apf.errors import PrivateFileError
+from apf.faces import CROP
+from apf.private.quantise import BITS, Float32, UInt8, dequantise, quantise
+from apf.recipe import Recipe
+
+#: Of the format.
+VERSION = "1"
+#: What the files' names end in, and what they are served as.
+SUFFIX = ".safetensors"
+CONTENT_TYPE = "application/octet-stream"
+GRADIENT, PERTURBATION = "apf-gradient", "apf-perturbation"
+#: The perturbation and the momentum, of three colours each.
+CHANNELS = 6
+#: More faces than that no file holds.
+MAX_FACES = 4096
+#: The largest perturbation is this many of its units.
+UNITS = 127
+
+Int8 = NDArray[np.int8]
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What of a recipe the server's part depends on: both sides must mean the same."""
+
+    epsilon_levels: int
+    stages: tuple[str, ...]
+    weights: str
+    version: int
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> Terms:
+        return cls(recipe.epsilon_levels, tuple(recipe.stages), recipe.weights, recipe.version)
+
+    def difference(self, other: Terms) -> str:
+        """Where the other differs, for people; empty where they agree."""
+        names = {
+            "epsilon_levels": "epsilon",
+            "stages": "stages",
+            "weights": "weights",
+            "version": "the recipes' version",
+        }
+        return ", ".join(
+            f"{name} {getattr(self, field)} and not {getattr(other, field)}"
+            for field, name in names.items()
+            if getattr(self, field) != getattr(other, field)
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Gradients:
+    """What leaves the device: the gradients of a photo's faces."""
+
+    #: Of the photo, chosen by its owner's device; says nothing to anybody else.
+    id: str
+    terms: Terms
+    #: Bits a value: what the gradients have been cut to.
+    bits: int
+    #: (n, 6, 112, 14 * bits) uint8, as `apf.private.quantise` packs them.
+    packed: UInt8
+    #: A name that the owner wants the file to have; empty for none.
+    name: str = ""
+
+    @classmethod
+    def of(cls, id: str, terms: Terms, gradients: Float32, *, bits: int, name: str = "") -> Gradients:
+        """Of (n, 6, 112, 112) float32, as `apf.gradient.gradient` gives them."""
+        return cls(id, terms, bits, quantise(gradients, bits), name)
+
+    @property
+    def faces(self) -> int:
+        return len(self.packed)
+
+    def values(self) -> Float32:
+        """(n, 6, 112, 112) float32: the gradients, up to half a cell of the quantisation."""
+        return dequantise(self.packed, self.bits)
+
+    def encode(self) -> bytes:
+        facts = {"bits": str(self.bits), **({"name": self.name} if self.name else {})}
+        return _encoded(GRADIENT, self.id, self.terms, {"gradients": self.packed}, facts)
+
+    @classmethod
+    def decode(cls, data: bytes) -> Gradients:
+        """Raises PrivateFileError: the bytes are no gradient file of this version."""
+        file_id, terms, facts, packed = _decoded(data, GRADIENT, "gradients")
+        bits = facts.get("bits", "")
+        if bits not in map(str, BITS):
+            raise PrivateFileError(f"a gradient file has {bits or 'no'} bits a value: 1, 2, 4 or 8 are known")
+        _check(packed, (CHANNELS, CROP, CROP * int(bits) // 8), np.uint8, "gradients")
+        return cls(file_id, terms, int(bits), packed, facts.get("name", ""))
+
+
+@dataclass(frozen=True, eq=False)
+class Perturbations:
+    """What the server answers: one perturbation for each gradient, in their order."""
+
+    #: As in the gradient file.
+    id: str
+    terms: Terms
+    #: (n, 3, 112, 112) int8, in units of epsilon / 127, within [-127, 127].
+    units: Int8
+
+    @classmethod
+    def of(cls, gradients: Gradients, deltas: Float32) -> Perturbations:
+        """Of (n, 3, 112, 112) float32 in units of [0, 1] pixels, at most epsilon."""
+        epsilon = gradients.terms.epsilon_levels / 255
+        units = np.clip(np.rint(deltas * (UNITS / epsilon)), -UNITS, UNITS).astype(np.int8)
+        return cls(gradients.id, gradients.terms, units)
+
+    @property
+    def faces(self) -> int:
+        return len(self.units)
+
+    def values(self) -> Float32:
+        """(n, 3, 112, 112) float32 in units of [0, 1] pixels; none is larger than epsilon, whatever the file holds."""
+        epsilon = self.terms.epsilon_levels / 255
+        limit = np.nextafter(np.float32(epsilon), np.float32(0))
+        values: Float32 = np.clip(self.units.astype(np.float32) * np.float32(epsilon / UNITS), -limit, limit)
+        return values
+
+    def encode(self) -> bytes:
+        return _encoded(PERTURBATION, self.id, self.terms, {"perturbations": self.units}, {})
+
+    @classmethod
+    def decode(cls, data: bytes) -> Perturbations:
+        """Raises PrivateFileError: the bytes are no perturbation file of this version."""
+        file_id, terms, _, units = _decoded(data, PERTURBATION, "perturbations")
+        _check(units, (3, CROP, CROP), np.int8, "perturbations")
+        return cls(file_id, terms, units)
+
+
+def looks_private(data: bytes) -> bool:
+    """Whether bytes begin as a file of private mode does; a photo never does."""
+    return data[8:9] == b"{" and 2 <= int.from_bytes(data[:8], "little") <= len(data) - 8
+
+
+def _encoded(kind: str, file_id: str, terms: Terms, arrays: dict[str, NDArray[Any]], facts: dict[str, str]) -> bytes:
+    stated = {
+        "epsilon_levels": str(terms.epsilon_levels),
+        "stages": " ".join(terms.stages),
+        "weights": terms.weights,
+        "recipe_version": str(terms.version),
+    }
+    metadata = {"format": kind, "version": VERSION, "id": file_id, **stated, **facts}
+    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    return safetensors.numpy.save(contiguous, metadata)
+
+
+def _decoded(data: bytes, kind: str, array: str) -> tuple[str, Terms, dict[str, str], NDArray[Any]]:
+    metadata = _metadata(data)
+    if metadata.get("format") != kind:
+        given = metadata.get("format") or "something else"
+        raise PrivateFileError(f"the file is no {kind} but {given}: give the file that `apf private` or the queue made")
+    if metadata.get("version") != VERSION:
+        raise PrivateFileError(
+            f"the file is of version {metadata.get('version')} of its format, and {VERSION} is known here: "
+            "install the same version on both sides"
+        )
+    try:
+        arrays = safetensors.numpy.load(data)
+        terms = Terms(
+            int(metadata["epsilon_levels"]),
+            tuple(metadata["stages"].split()),
+            metadata["weights"],
+            int(metadata["recipe_version"]),
+        )
+        file_id, found = metadata["id"], arrays[array]
+    except (SafetensorError, LookupError, ValueError, TypeError) as error:
+        raise PrivateFileError(f"the file is damaged ({error!r}): make it or fetch it again") from error
+    if set(arrays) != {array} or not re.fullmatch(r"[0-9a-f]{32}", file_id):
+        raise PrivateFileError(f"the file holds more than {array} and a proper id: it was not made by APF")
+    if not 1 <= terms.epsilon_levels <= 255:
+        raise PrivateFileError(f"the file's epsilon is {terms.epsilon_levels} levels: 1 to 255 are possible")
+    return file_id, terms, metadata, found
+
+
+def _metadata(data: bytes) -> dict[str, str]:
+    """The header's texts, read before anything is allocated for the arrays."""
+    try:
+        if not looks_private(data):
+            raise ValueError("no header")
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        found = header["__metadata__"]
+        return {str(name): str(text) for name, text in found.items()}
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise PrivateFileError("the file is no safetensors file of APF: give one that `apf private` made") from error
+
+
+def _check(array: NDArray[Any], shape: tuple[int, ...], kind: type, what: str) -> None:
+    if array.ndim != 4 or array.shape[1:] != shape or array.dtype != kind:
+        raise PrivateFileError(f"{what} are (n, {', '.join(map(str, shape))}), not {array.shape} {array.dtype}")
+    if len(array) > MAX_FACES:
+        raise PrivateFileError(f"the file holds {len(array)} faces: {MAX_FACES} are the most")
