@@ -1,4 +1,4 @@
-"""From photo to aligned face and back: alignment, crop, paste. Numpy and OpenCV only.
+"""From photo to aligned face and back: alignment, crop, paste. Without torch.
 
 Coordinates are (x, y) in pixels with (0, 0) at the centre of the first pixel, in the photo and in the template, so that
 pixel i covers [i - 0.5, i + 0.5]. A matrix is (2, 3) float64 and takes photo pixels to template pixels.
@@ -11,9 +11,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+from apf.raster import reduce_area, warp_affine
 
 UInt8 = NDArray[np.uint8]
 Float32 = NDArray[np.float32]
@@ -109,17 +110,11 @@ def _cut(image: NDArray[Any], matrix: Float64, *, unit: float) -> Float32:
     scale = min(1.0, _scale(matrix))
     width, height = max(1, round((x2 - x1) * scale)), max(1, round((y2 - y1) * scale))
     if (width, height) != (x2 - x1, y2 - y1):
-        region = _reduced(region, width, height)
+        region = reduce_area(region, width, height)
     # Reduced-region pixels to photo pixels, then on to the template.
     to_photo = _zoom((x2 - x1) / width, (y2 - y1) / height, x1, y1)
-    cut = cv2.warpAffine(
-        region.astype(np.float32) / unit,
-        matrix @ to_photo,
-        (CROP, CROP),
-        flags=cv2.INTER_LINEAR,
-        borderMode=cv2.BORDER_REPLICATE,
-    )
-    return np.asarray(cut, np.float32).reshape(CROP, CROP, image.shape[2])
+    to_region = np.linalg.inv(np.vstack([matrix @ to_photo, (0, 0, 1)]))[:2]
+    return warp_affine(region.astype(np.float32) / unit, to_region, CROP, CROP)
 
 
 def paste(
@@ -245,7 +240,7 @@ class _Patch:
     @classmethod
     def _fitted(cls, levels: Float32, matrix: Float64, rect: Rect) -> _Patch:
         side = min(CROP, max(1, round(CROP / _scale(matrix))))
-        small = _reduced(levels, side, side) if side < CROP else levels
+        small = reduce_area(levels, side, side) if side < CROP else levels
         return cls(np.ascontiguousarray(small), matrix, rect)
 
     def add_to(self, total: Float32, frame: Rect) -> None:
@@ -261,20 +256,7 @@ class _Patch:
         # Pixels of `part` to photo, to template, to the (perhaps reduced) delta.
         to_photo = np.array([[1.0, 0, x1], [0, 1, y1], [0, 0, 1]])
         to_delta = np.linalg.inv(_zoom(CROP / side, CROP / side))[:2] @ np.vstack([self.matrix @ to_photo, (0, 0, 1)])
-        drawn = cv2.warpAffine(
-            self.delta,
-            to_delta,
-            (x2 - x1, y2 - y1),
-            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-            borderMode=cv2.BORDER_REPLICATE,
-        )
-        return np.asarray(drawn, np.float32).reshape(y2 - y1, x2 - x1, -1)
-
-
-def _reduced(image: NDArray[Any], width: int, height: int) -> NDArray[Any]:
-    """Average (h, w, c) down to (height, width, c), same dtype."""
-    small: NDArray[Any] = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-    return small.reshape(height, width, image.shape[2])
+        return warp_affine(self.delta, to_delta, x2 - x1, y2 - y1)
 
 
 def _bands(patches: Sequence[_Patch]) -> Iterator[tuple[Rect, list[_Patch]]]:

@@ -10,13 +10,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torchvision.ops import nms
 
+from apf.detectors.nms import nms
 from apf.faces import Face, Float32, Float64, UInt8, face_from
+from apf.raster import reduce_area
 
 #: A photo with more pixels is reduced to this many for its fine level. It sets both the time and the smallest face.
 FINE_PIXELS = 3_000_000
@@ -113,15 +112,11 @@ def _level(image: UInt8, scale: float, tile: int) -> Iterator[Tile]:
     height, width = max(1, round(image.shape[0] * scale)), max(1, round(image.shape[1] * scale))
     step = image.shape[1] / width, image.shape[0] / height
     if (height, width) != image.shape[:2]:
-        image = _resized(image, width, height)
+        image = reduce_area(image, width, height)
     for top, bottom in _spans(height, tile):
         for left, right in _spans(width, tile):
             inner = (left > 0, top > 0, right < width, bottom < height)
             yield Tile(image[top:bottom, left:right], left, top, step, inner)
-
-
-def _resized(image: UInt8, width: int, height: int) -> UInt8:
-    return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), dtype=np.uint8)
 
 
 def _spans(length: int, tile: int) -> list[tuple[int, int]]:
@@ -141,10 +136,8 @@ def merge(looks: Sequence[tuple[Tile, Found]]) -> list[Face]:
     scores = np.concatenate([f.scores for _, f in looks])
     cut = np.concatenate([tile.cuts(f.boxes) for tile, f in looks])
     # A cut box ranks below every whole one; it stays only where nothing else shows its face.
-    rank = torch.from_numpy(scores - 2.0 * cut)
-    keep = nms(torch.from_numpy(boxes), rank.double(), SAME_FACE_IOU).tolist()
     kept: list[int] = []
-    for i in keep:
+    for i in nms(boxes, scores - 2.0 * cut, SAME_FACE_IOU).tolist():
         limit = PART_OF_FACE_CUT if cut[i] else PART_OF_FACE
         if all(_inside(boxes[i], boxes[j]) <= limit for j in kept):
             kept.append(i)
