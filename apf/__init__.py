@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from apf.filter import Filter
-    from apf.pipeline import ProtectedPhoto, protect_photo
+    from apf.pipeline import protect_photo
+    from apf.published import ProtectedPhoto
 
 __all__ = ["Filter", "ProtectedPhoto", "protect_photo"]
 
-_HOME = {"Filter": "apf.filter", "ProtectedPhoto": "apf.pipeline", "protect_photo": "apf.pipeline"}
+_HOME = {"Filter": "apf.filter", "ProtectedPhoto": "apf.published", "protect_photo": "apf.pipeline"}
 
 
 def __getattr__(name: str) -> Any:

@@ -16,12 +16,12 @@ from apf.clock import StageClock
 from apf.detect import Detector, load_detector
 from apf.errors import OtherVersion, WeightsError
 from apf.faces import CROP
-from apf.gradient import CHANNELS
 from apf.models.probe import Probe, fused
 from apf.models.unet import TransferNet
 from apf.recipe import WEIGHTS_DIR, Recipe, check_weights, load_recipe, other_version
 from apf.refine import refine
 from apf.stages import Run, finish, join_stages
+from apf.steps import CHANNELS
 from apf.threads import each
 
 #: Faces a forward pass, always exactly so many: with one batch shape a face's result is the same to the bit whatever

@@ -15,21 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from apf.models.probe import Probe
+from apf.steps import AFFINE_STD, CELL, REACH, SOFTNESS, START, STEPS, TINY
 from apf.warp import warp
-
-#: Steps on the probe; each costs a forward and a backward pass of it.
-STEPS = 8
-#: Values of the mean size take tanh(2) = 0.96 of a whole step.
-SOFTNESS = 2.0
-#: All steps together could reach this many times the bound.
-REACH = 4.0
-#: Spread of each step's affine map: a perturbation must not hang on one exact alignment.
-AFFINE_STD = 0.04
-#: The perturbation reached, and the momentum that it would go on with: three colour channels each.
-CHANNELS = 6
-
-#: Size of the start where no universal perturbation is given, in units of epsilon.
-START = 0.5
 
 
 def gradient(
@@ -100,7 +87,7 @@ def _away(probe: Probe, seen: Tensor, own: Tensor, grid: Tensor, differentiable:
 def at_unit_size(direction: Tensor) -> Tensor:
     """Each face's direction (B, 3, 112, 112) at unit mean absolute value; zero stays zero."""
     size = direction.abs().mean((1, 2, 3), keepdim=True)
-    unit: Tensor = direction / size.clamp_min(1e-20)
+    unit: Tensor = direction / size.clamp_min(TINY)
     return unit
 
 
@@ -109,19 +96,24 @@ def _soft_sign(momentum: Tensor) -> Tensor:
     return torch.tanh(SOFTNESS * at_unit_size(momentum))
 
 
+def maps(steps: int) -> Tensor:
+    """The affine maps of the steps, (steps, 2, 3), as `affine_grid` takes them: always the same ones."""
+    spread = torch.randn(steps, 2, 3, generator=torch.Generator().manual_seed(steps))
+    return torch.eye(2, 3) + AFFINE_STD * spread
+
+
 @cache
 def _grids(steps: int, size: int) -> Tensor:
     """The affine maps of the steps, as grids (steps, size, size, 2): always the same ones."""
     if not steps:
         return torch.zeros(0, size, size, 2)
-    spread = torch.randn(steps, 2, 3, generator=torch.Generator().manual_seed(steps))
     with torch.autocast("cpu", enabled=False):  # places need all of float32
-        return F.affine_grid(torch.eye(2, 3) + AFFINE_STD * spread, [steps, 3, size, size], align_corners=False)
+        return F.affine_grid(maps(steps), [steps, 3, size, size], align_corners=False)
 
 
 def _chequers(faces: Tensor) -> Tensor:
-    """(3, 112, 112): cells of 8 pixels of alternating sign, another phase for each colour."""
-    rows = torch.arange(faces.shape[-1], device=faces.device) // 8
+    """(3, 112, 112): cells of some pixels of alternating sign, another phase for each colour."""
+    rows = torch.arange(faces.shape[-1], device=faces.device) // CELL
     phase = torch.arange(3, device=faces.device)[:, None, None]
     return START * (1.0 - 2.0 * ((rows[:, None] + rows + phase) % 2))
 
@@ -129,5 +121,5 @@ def _chequers(faces: Tensor) -> Tensor:
 def _unit(direction: Tensor) -> Tensor:
     """Each face's gradient at unit root mean square; zero stays zero."""
     size = direction.square().mean((1, 2, 3), keepdim=True).sqrt()
-    unit: Tensor = direction / size.clamp_min(1e-20)
+    unit: Tensor = direction / size.clamp_min(TINY)
     return unit

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 try:
     import cv2
 except ImportError:  # pragma: no cover - tests/private runs without it, in an environment of its own
-    cv2 = None
+    cv2 = None  # type: ignore[assignment]
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
@@ -63,12 +63,19 @@ def warp_affine_numpy(image: Float32, to_image: Float64, width: int, height: int
 def reduce_area_numpy(image: NDArray[Any], width: int, height: int) -> NDArray[Any]:
     """As `reduce_area`."""
     out = np.empty((height, width, image.shape[2]), image.dtype)
+    # OpenCV rounds halves to even, but for its special case of two by two pixels, which rounds them up.
+    by_two = image.shape[:2] == (2 * height, 2 * width)
     for top in range(0, height, BAND_ROWS):
         rows = range(top, min(top + BAND_ROWS, height))
         fewer = _averaged(image, image.shape[0], height, rows, axis=0)
         band = _averaged(fewer, image.shape[1], width, range(width), axis=1)
-        out[rows.start : rows.stop] = band if image.dtype == np.float32 else np.rint(band)
+        out[rows.start : rows.stop] = band if image.dtype == np.float32 else _whole(band, halves_up=by_two)
     return out
+
+
+def _whole(values: Float32, *, halves_up: bool) -> Float32:
+    found: Float32 = np.floor(values + np.float32(0.5)) if halves_up else np.rint(values)
+    return found
 
 
 def _bilinear(image: Float32, x: Float64, y: Float64) -> Float32:

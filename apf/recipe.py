@@ -16,6 +16,8 @@ from apf.errors import RecipeError, WeightsError
 
 WEIGHTS_DIR = Path(__file__).parent / "weights"
 SUMS = "SHA256SUMS"
+#: The weights' digest, for an installation that does not have all of them.
+DIGEST = "DIGEST"
 
 #: Of what the code does to pixels, whatever the weights.
 VERSION = 3
@@ -77,6 +79,11 @@ BUILT_IN = {
 @cache
 def weights_digest(folder: Path = WEIGHTS_DIR) -> str:
     """SHA-256 over the names and bytes of the folder's safetensors files, as 64 hex digits."""
+    noted = folder / DIGEST
+    return noted.read_text().strip() if noted.exists() else _digest(folder)
+
+
+def _digest(folder: Path) -> str:
     digest = hashlib.sha256()
     for path in sorted(folder.glob("*.safetensors")):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
@@ -89,19 +96,34 @@ def check_weights(folder: Path = WEIGHTS_DIR) -> None:
     Raises:
         WeightsError: a file is missing, damaged, or not one of those.
     """
-    try:
-        lines = (folder / SUMS).read_text().splitlines()
-    except OSError as error:
-        raise WeightsError(f"{folder / SUMS} cannot be read ({error}): install the package again") from error
-    wanted = {name: digest for digest, name in (line.split() for line in lines)}
-    if strange := {path.name for path in folder.glob("*.safetensors")} ^ set(wanted):
+    wanted = _sums(folder)
+    if strange := {path.name for path in _weight_files(folder)} ^ set(wanted):
         raise WeightsError(
             f"weights in {folder} are not those of {SUMS} (missing or extra: {', '.join(sorted(strange))}): "
             "install the package again"
         )
-    for name, digest in wanted.items():
-        if hashlib.sha256((folder / name).read_bytes()).hexdigest() != digest:
-            raise WeightsError(f"weights {folder / name} are damaged: install the package again")
+    for name in wanted:
+        check_file(folder, name)
+    if weights_digest(folder) != _digest(folder):
+        raise WeightsError(f"{folder / DIGEST} is not of these weights: install the package again")
+
+
+def check_file(folder: Path, name: str) -> None:
+    """Compare one of the weight files with its digest; raises WeightsError."""
+    try:
+        found = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+    except OSError as error:
+        raise WeightsError(f"weights {folder / name} cannot be read ({error}): install the package again") from error
+    if found != _sums(folder).get(name):
+        raise WeightsError(f"weights {folder / name} are damaged: install the package again")
+
+
+def _sums(folder: Path) -> dict[str, str]:
+    try:
+        lines = (folder / SUMS).read_text().splitlines()
+    except OSError as error:
+        raise WeightsError(f"{folder / SUMS} cannot be read ({error}): install the package again") from error
+    return {name: digest for digest, name in (line.split() for line in lines)}
 
 
 def other_version(recipe: Recipe) -> str | None:
@@ -120,10 +142,14 @@ def other_version(recipe: Recipe) -> str | None:
 
 
 def write_sums(folder: Path) -> None:
-    """Note the digests of the folder's weights, for `check_weights`."""
-    files = sorted(folder.glob("*.safetensors"))
-    lines = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in files]
+    """Note the digests of the folder's weights, for `check_weights` and `weights_digest`."""
+    lines = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in _weight_files(folder)]
     (folder / SUMS).write_text("".join(lines))
+    (folder / DIGEST).write_text(_digest(folder) + "\n")
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    return sorted([*folder.glob("*.safetensors"), *folder.glob("*.onnx")])
 
 
 def load_recipe(name_or_file: str | Path, *, detector: str | None = None) -> Recipe:

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import warnings
 
-import pillow_heif
 from PIL import Image, PngImagePlugin
 
 from apf.photo.decode import Photo, decode
@@ -39,5 +38,3 @@ __all__ = [
 Image.MAX_IMAGE_PIXELS = None
 PngImagePlugin.MAX_TEXT_CHUNK = 16 * 2**20
 warnings.filterwarnings("ignore", module=r"PIL\.")
-# AVIF is Pillow's own; the HEIF plugin's embedded thumbnails, depth and auxiliary images are never wanted.
-pillow_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False)

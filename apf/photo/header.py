@@ -14,10 +14,10 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
-from pillow_heif import HeifImageFile
 
 from apf.errors import CorruptPhoto, PhotoError, PhotoTooLarge, UnsupportedPhoto
 from apf.photo import containers
+from apf.photo.heif import HEIF_OPENER
 from apf.photo.metadata import read_orientation
 
 Format = Literal["JPEG", "PNG", "WEBP", "HEIF", "AVIF", "TIFF"]
@@ -38,10 +38,11 @@ _OPENERS: dict[Format, type[ImageFile.ImageFile]] = {
     "JPEG": JpegImageFile,
     "PNG": PngImageFile,
     "WEBP": WebPImageFile,
-    "HEIF": HeifImageFile,
     "AVIF": AvifImageFile,
     "TIFF": TiffImageFile,
 }
+if HEIF_OPENER:
+    _OPENERS["HEIF"] = HEIF_OPENER
 
 #: Leading bytes of the formats that are no ISO media; the first six kinds of name are ours, the others are refused.
 _MAGIC: tuple[tuple[bytes, str], ...] = (
@@ -199,9 +200,11 @@ def _format(data: bytes) -> Format:
     if kind is None:
         shown = f"begin with {data[:8]!r}" if data else "are none"
         raise CorruptPhoto(f"not a photo, its bytes {shown}: give a {SUPPORTED} file")
-    for known in CONTENT_TYPES:
+    for known in _OPENERS:
         if kind == known:
             return known
+    if kind == "HEIF":
+        raise UnsupportedPhoto("HEIC needs the pillow-heif package: pip install pillow-heif")
     raise UnsupportedPhoto(f"{kind} is not supported: convert it to {SUPPORTED}")
 
 

@@ -20,6 +20,7 @@ from apf.errors import PrivateFileError
 from apf.faces import CROP
 from apf.private.quantise import BITS, Float32, UInt8, dequantise, quantise
 from apf.recipe import Recipe
+from apf.steps import CHANNELS
 
 #: Of the format.
 VERSION = "1"
@@ -27,8 +28,8 @@ VERSION = "1"
 SUFFIX = ".safetensors"
 CONTENT_TYPE = "application/octet-stream"
 GRADIENT, PERTURBATION = "apf-gradient", "apf-perturbation"
-#: The perturbation and the momentum, of three colours each.
-CHANNELS = 6
+
+
 #: More faces than that no file holds.
 MAX_FACES = 4096
 #: The largest perturbation is this many of its units.

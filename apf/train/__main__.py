@@ -16,10 +16,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from apf.errors import ApfError
-from apf.gradient import CHANNELS
 from apf.models.probe import Probe, fused, unfused
 from apf.models.unet import TransferNet
 from apf.recipe import write_sums
+from apf.steps import CHANNELS
 from apf.train.attack import Ensemble
 from apf.train.data import DataError, Faces, load_faces
 from apf.train.joint import Modules, tune

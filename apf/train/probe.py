@@ -16,9 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from apf.gradient import STEPS, at_unit_size, climb
+from apf.gradient import at_unit_size, climb
 from apf.models.probe import BLOCK_DIM, BLOCKS, Probe
 from apf.models.recogniser import Recogniser
+from apf.steps import STEPS
 from apf.train import augment
 from apf.train.data import DataError, Faces
 from apf.train.loop import Budget, Stateful, draw, train

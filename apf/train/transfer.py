@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from apf.gradient import CHANNELS
 from apf.models.probe import Probe
 from apf.models.unet import TransferNet
 from apf.stages import STAGES, join_stages
+from apf.steps import CHANNELS
 from apf.train import augment
 from apf.train.attack import Ensemble, attack_step
 from apf.train.data import Faces

@@ -18,10 +18,10 @@ from torch import Tensor
 
 from apf.errors import WeightsError
 from apf.faces import ARCFACE_TEMPLATE, CROP, alignment
-from apf.gradient import CHANNELS
 from apf.models.probe import BLOCK_DIM, BLOCKS, Probe, fused, unfused
 from apf.models.recogniser import InputSpec, Recogniser, load_recogniser, load_recognisers
 from apf.models.unet import TransferNet
+from apf.steps import CHANNELS
 
 #: The ArcFace points in a larger crop with more around the face.
 WIDE = tuple((float(x) * 0.8 + 40, float(y) * 0.8 + 30) for x, y in ARCFACE_TEMPLATE)

@@ -17,7 +17,7 @@ from apf.errors import CorruptPhoto, PhotoTooLarge
 from apf.faces import alignment, footprint
 from apf.filter import Filter
 from apf.photo import Limits, Photo, decode
-from apf.pipeline import ProtectedPixels, protect_batch, protect_photo
+from apf.pipeline import ProtectedPhoto, ProtectedPixels, protect_batch, protect_photo
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 RECIPES = ("light", "standard", "strong")
@@ -66,7 +66,7 @@ def protected_group(standard: Filter, group: Photo) -> ProtectedPixels:
 
 def test_the_public_name_is_the_pipeline() -> None:
     """`apf.protect_photo` is the function that this file tests."""
-    assert apf.protect_photo is protect_photo and apf.ProtectedPhoto.__module__ == "apf.pipeline"
+    assert apf.protect_photo is protect_photo and apf.ProtectedPhoto is ProtectedPhoto
 
 
 def test_every_face_of_a_group_is_protected(protected_group: ProtectedPixels) -> None:

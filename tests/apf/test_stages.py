@@ -15,9 +15,10 @@ from torch import Tensor
 
 import apf.gradient as gradient_module
 from apf.filter import Filter
-from apf.gradient import CHANNELS, as_perturbation, climb, gradient
+from apf.gradient import as_perturbation, climb, gradient
 from apf.models.probe import BLOCK_DIM, BLOCKS, Probe
 from apf.models.unet import TransferNet
+from apf.steps import CHANNELS
 from apf.transfer import transfer
 from apf.universal import bounded, combine, limited, universal
 

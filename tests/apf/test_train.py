@@ -23,11 +23,12 @@ from typer.testing import CliRunner, Result
 
 from apf.errors import WeightsError
 from apf.filter import Filter
-from apf.gradient import CHANNELS, gradient
+from apf.gradient import gradient
 from apf.models.probe import BLOCK_DIM, BLOCKS, Probe, fused
 from apf.models.recogniser import Recogniser
 from apf.models.unet import TransferNet
 from apf.stages import STAGES, join_stages
+from apf.steps import CHANNELS
 from apf.train import attack, joint, loop, probe, teachers, transfer, universal
 from apf.train.__main__ import Workshop, app
 from apf.train.attack import Ensemble, Perturb

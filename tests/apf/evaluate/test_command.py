@@ -13,10 +13,10 @@ from apf.evaluate.__main__ import app
 from apf.evaluate.bench import Bench, timed_faces
 from apf.evaluate.report import Report
 from apf.filter import CHUNK, Filter
-from apf.gradient import CHANNELS
 from apf.models.probe import Probe
 from apf.models.unet import TransferNet
 from apf.recipe import Recipe
+from apf.steps import CHANNELS
 from tests.apf.evaluate import world
 from tests.apf.test_models import linear_network
 

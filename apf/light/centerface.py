@@ -1,0 +1,41 @@
+"""CenterFace by NumPy: the same faces as the torch module finds, up to rounding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from apf.detectors.centerface_maps import TILE, decode, padded, weights_path
+from apf.detectors.pyramid import Found, PyramidDetector
+from apf.errors import DetectorError, WeightsError
+from apf.faces import UInt8
+from apf.light.network import Network
+
+
+class LightCenterFace:
+    """The default detector's `apf.detectors.pyramid.Network`, on one tile at a time."""
+
+    tile = TILE
+
+    def __init__(self) -> None:
+        try:
+            self._network = Network.load(weights_path())
+        except WeightsError as error:
+            raise DetectorError(f"CenterFace's weights cannot be used: {error}") from error
+
+    def find(self, tiles: Sequence[UInt8]) -> list[Found]:
+        """Faces in each (h, w, 3) uint8 RGB tile, of any size, with boxes inside the tile."""
+        return [self._find(tile) for tile in tiles]
+
+    def _find(self, tile: UInt8) -> Found:
+        height, width = tile.shape[:2]
+        image = np.zeros((padded(height), padded(width), 3), np.float32)
+        image[:height, :width] = tile
+        heatmap, scale, offset, landmarks = self._network(input_1=image.transpose(2, 0, 1)[None]).values()
+        return decode(heatmap[0], scale[0], offset[0], landmarks[0], size=(height, width))
+
+
+def light_detector() -> PyramidDetector:
+    """The default detector without torch; raises DetectorError."""
+    return PyramidDetector(LightCenterFace())

@@ -1,0 +1,98 @@
+"""The gradient stage on the device: `apf.gradient` by NumPy and the probe's ONNX file.
+
+All of it is in `LightProbe.gradient`: eight times, sample the perturbed face through a map, take the probe's gradient,
+bring it back through the map, add it to the momentum, and step by its soft sign.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import safetensors.numpy
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+
+from apf.errors import WeightsError
+from apf.faces import CROP
+from apf.light.network import Network
+from apf.private.sampling import Sampling
+from apf.recipe import WEIGHTS_DIR, check_file
+from apf.steps import CELL, REACH, SOFTNESS, START, STEPS, TINY
+
+Float32 = NDArray[np.float32]
+
+GRADIENT_ONNX = "probe_gradient.onnx"
+UNIVERSAL = "universal.safetensors"
+#: The probe's embedding.
+DIM = 320
+
+
+class LightProbe:
+    """The probe with its gradient, on NumPy. Faces are (3, 112, 112) float32 RGB in [0, 1], one at a time.
+
+    Raises:
+        WeightsError: the files that ship are missing or damaged.
+    """
+
+    def __init__(self, folder: Path = WEIGHTS_DIR) -> None:
+        for name in (GRADIENT_ONNX, UNIVERSAL):
+            check_file(folder, name)
+        self._folder = folder
+        self._network = Network.load(folder / GRADIENT_ONNX)
+        affine = np.array(json.loads(self._network.metadata["maps"]), np.float32)
+        self._maps = [Sampling.of(one, CROP) for one in affine]
+
+    def embedding(self, face: Float32) -> Float32:
+        """The face's unit embedding, (320,)."""
+        return self._run(face.transpose(1, 2, 0), np.zeros(DIM, np.float32))[0]
+
+    def gradient(self, face: Float32, epsilon: float, stages: Collection[str]) -> Float32:
+        """As `apf.gradient.gradient`: (6, 112, 112), the perturbation reached and the momentum.
+
+        Args:
+            epsilon: the bound, in units of [0, 1] pixels.
+            stages: of the recipe; with "universal" the steps start from that perturbation.
+        """
+        face = np.ascontiguousarray(face.transpose(1, 2, 0))  # channels last from here on
+        own = self._run(face, np.zeros(DIM, np.float32))[0]
+        units = np.tanh(self._universal) if "universal" in stages else _chequers()
+        momentum = np.zeros_like(face)
+        for sampling in self._maps:
+            _, away = self._run(sampling.sample(face + np.float32(epsilon) * units), own)
+            momentum = momentum + _at_unit_size(sampling.spread(away))
+            step = np.tanh(SOFTNESS * _at_unit_size(momentum))
+            units = np.clip(units + np.float32(REACH / STEPS) * step, -1, 1)
+        size = np.sqrt(np.square(momentum).mean())
+        found = np.concatenate([units, momentum / max(size, TINY)], 2)
+        return np.ascontiguousarray(found.transpose(2, 0, 1), np.float32)
+
+    @cached_property
+    def _universal(self) -> Float32:
+        """(112, 112, 3), in units of epsilon and not bounded yet."""
+        try:
+            found: Float32 = safetensors.numpy.load_file(self._folder / UNIVERSAL)["perturbation"]
+        except (OSError, SafetensorError, LookupError) as error:
+            raise WeightsError(f"{UNIVERSAL} cannot be read ({error}): install the package again") from error
+        return np.ascontiguousarray(found.transpose(1, 2, 0))
+
+    def _run(self, face: Float32, own: Float32) -> tuple[Float32, Float32]:
+        """The embedding (320,) of a face (112, 112, 3), and the gradient of minus its product with `own`."""
+        found = self._network(face=face.transpose(2, 0, 1)[None], own=own[None])
+        return found["embedding"][0], found["away"][0].transpose(1, 2, 0)
+
+
+def _at_unit_size(direction: Float32) -> Float32:
+    size = max(float(np.abs(direction).mean()), TINY)
+    unit: Float32 = direction / np.float32(size)
+    return unit
+
+
+def _chequers() -> Float32:
+    """(112, 112, 3): cells of alternating sign, another phase for each colour."""
+    cells = np.arange(CROP) // CELL
+    sign = 1 - 2 * ((cells[:, None, None] + cells[None, :, None] + np.arange(3)) % 2)
+    return (START * sign).astype(np.float32)
