@@ -5,11 +5,13 @@ ApfError
 │   ├── CorruptPhoto          the bytes are not a whole picture
 │   ├── UnsupportedPhoto      a picture, but of a kind that we refuse, with the reason
 │   ├── PhotoTooLarge         over the limit in bytes or pixels
-│   └── PrivateFileError      no gradient or perturbation file, or one made for something else
+│   ├── PrivateFileError      no gradient or perturbation file, or one made for something else
+│   └── WeakPerturbation      what a server answered does not protect the photo
 ├── RecipeError           the recipe is unknown or malformed
 ├── WeightsError          weights are missing or damaged
 │   └── OtherVersion          the recipe is for weights or code of another version
-└── DetectorError         the detector cannot be loaded
+├── DetectorError         the detector cannot be loaded
+└── KeyFileError          the device's key is missing, or is no key
 """
 
 
@@ -37,6 +39,10 @@ class PrivateFileError(PhotoError):
     """Raised when a file of private mode is damaged, or does not fit what it is to be used for."""
 
 
+class WeakPerturbation(PhotoError):
+    """Raised when a perturbation that a server sent does next to nothing for a face."""
+
+
 class RecipeError(ApfError):
     """Raised when a recipe's name is unknown or its file does not validate."""
 
@@ -51,3 +57,7 @@ class OtherVersion(WeightsError):
 
 class DetectorError(ApfError):
     """Raised when the named face detector cannot be loaded."""
+
+
+class KeyFileError(ApfError):
+    """Raised when the device's key is missing, cannot be read, or is no key."""

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 
 from apf.errors import PrivateFileError
 from apf.faces import CROP
-from apf.private.quantise import BITS, Float32, UInt8, dequantise, quantise
+from apf.private.quantise import BITS, MAX_NOISE, Float32, Reduction, UInt8, channels_fit, dequantise
 from apf.recipe import Recipe
 from apf.steps import CHANNELS
 
@@ -32,6 +32,8 @@ GRADIENT, PERTURBATION = "apf-gradient", "apf-perturbation"
 
 #: More faces than that no file holds.
 MAX_FACES = 4096
+#: A header says little; a larger one is refused before it is parsed, as JSON takes many times its size in memory.
+MAX_HEADER_BYTES = 2**13
 #: The largest perturbation is this many of its units.
 UNITS = 127
 
@@ -75,26 +77,45 @@ class Gradients:
     terms: Terms
     #: Bits a value: what the gradients have been cut to.
     bits: int
-    #: (n, 6, 112, 14 * bits) uint8, as `apf.private.quantise` packs them.
+    #: (n, 6 or 3, 112, 14 * bits) uint8, as `apf.private.quantise` packs them.
     packed: UInt8
+    #: Spread of the noise that is in them.
+    noise: float = 0.0
     #: A name that the owner wants the file to have; empty for none.
     name: str = ""
 
     @classmethod
-    def of(cls, id: str, terms: Terms, gradients: Float32, *, bits: int, name: str = "") -> Gradients:
-        """Of (n, 6, 112, 112) float32, as `apf.gradient.gradient` gives them."""
-        return cls(id, terms, bits, quantise(gradients, bits), name)
+    def of(
+        cls,
+        id: str,
+        terms: Terms,
+        gradients: Float32,
+        *,
+        bits: int = 8,
+        momentum: bool = True,
+        noise: float = 0.0,
+        seed: int = 0,
+        name: str = "",
+    ) -> Gradients:
+        """Of (n, 6, 112, 112) float32, as `apf.gradient.gradient` gives them, reduced as `Reduction` says."""
+        packed = Reduction(bits, momentum, noise).reduce(gradients, seed=seed)
+        return cls(id, terms, bits, packed, noise, name)
+
+    @property
+    def reduction(self) -> Reduction:
+        """What was taken away from them."""
+        return Reduction(self.bits, self.packed.shape[1] == CHANNELS, self.noise)
 
     @property
     def faces(self) -> int:
         return len(self.packed)
 
     def values(self) -> Float32:
-        """(n, 6, 112, 112) float32: the gradients, up to half a cell of the quantisation."""
+        """(n, 6, 112, 112) float32: what is left of the gradients."""
         return dequantise(self.packed, self.bits)
 
     def encode(self) -> bytes:
-        facts = {"bits": str(self.bits), **({"name": self.name} if self.name else {})}
+        facts = {"bits": str(self.bits), "noise": f"{self.noise:g}", **({"name": self.name} if self.name else {})}
         return _encoded(GRADIENT, self.id, self.terms, {"gradients": self.packed}, facts)
 
     @classmethod
@@ -104,8 +125,9 @@ class Gradients:
         bits = facts.get("bits", "")
         if bits not in map(str, BITS):
             raise PrivateFileError(f"a gradient file has {bits or 'no'} bits a value: 1, 2, 4 or 8 are known")
-        _check(packed, (CHANNELS, CROP, CROP * int(bits) // 8), np.uint8, "gradients")
-        return cls(file_id, terms, int(bits), packed, facts.get("name", ""))
+        channels = packed.shape[1] if packed.ndim == 4 and channels_fit(packed.shape[1]) else CHANNELS
+        _check(packed, (channels, CROP, CROP * int(bits) // 8), np.uint8, "gradients")
+        return cls(file_id, terms, int(bits), packed, _noise(facts.get("noise", "")), facts.get("name", ""))
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,7 +183,15 @@ def _encoded(kind: str, file_id: str, terms: Terms, arrays: dict[str, NDArray[An
     }
     metadata = {"format": kind, "version": VERSION, "id": file_id, **stated, **facts}
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    return safetensors.numpy.save(contiguous, metadata)
+    return _in_order(safetensors.numpy.save(contiguous, metadata))
+
+
+def _in_order(data: bytes) -> bytes:
+    """The file with its header sorted: safetensors writes it in any order, and equal files should be equal."""
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8:end]), sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + data[end:]
 
 
 def _decoded(data: bytes, kind: str, array: str) -> tuple[str, Terms, dict[str, str], NDArray[Any]]:
@@ -197,11 +227,23 @@ def _metadata(data: bytes) -> dict[str, str]:
     try:
         if not looks_private(data):
             raise ValueError("no header")
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        size = int.from_bytes(data[:8], "little")
+        if size > MAX_HEADER_BYTES:
+            raise ValueError("a large header")
+        header = json.loads(data[8 : 8 + size])
         found = header["__metadata__"]
         return {str(name): str(text) for name, text in found.items()}
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise PrivateFileError("the file is no safetensors file of APF: give one that `apf private` made") from error
+
+
+def _noise(text: str) -> float:
+    try:
+        return Reduction(noise=float(text)).noise
+    except ValueError as error:
+        raise PrivateFileError(
+            f"a gradient file's noise is {text!r}: a number from 0 to {MAX_NOISE:g} is known"
+        ) from error
 
 
 def _check(array: NDArray[Any], shape: tuple[int, ...], kind: type, what: str) -> None:

@@ -1,0 +1,160 @@
+"""`apf private gradient | apply | show`: the device's commands. They need neither torch nor a queue."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from apf.errors import ApfError
+from apf.private import album
+from apf.private.album import Source, Turn
+from apf.private.device import Device
+from apf.private.files import Gradients, Perturbations
+from apf.private.key import default_path, load_key
+from apf.private.quantise import BITS, DEFAULT, Reduction
+from apf.recipe import load_recipe
+
+DONE, SOME_FAILED, COULD_NOT_RUN, INTERRUPTED = 0, 1, 2, 130
+
+DESCRIPTION = """Private mode: photos never leave this device. `gradient` writes a small file for each photo, without a
+pixel of it; a queue (`apf protect --private`) answers each with a perturbation; `apply` puts that on the photo here."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit status: 0 all done, 1 some photos failed, 2 it could not run."""
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    options = _parser().parse_args(given[1:] if given[:1] == ["private"] else given)
+    try:
+        status: int = options.run(options)
+    except (ApfError, OSError) as error:
+        print(f"apf: {error}", file=sys.stderr)
+        return COULD_NOT_RUN
+    except KeyboardInterrupt:
+        print("apf: interrupted; run it again, and what is done is skipped", file=sys.stderr)
+        return INTERRUPTED
+    return status
+
+
+def entry() -> None:
+    """Entry point of the `apf` script where only private mode is installed."""
+    sys.exit(main())
+
+
+def _gradient(options: argparse.Namespace) -> int:
+    device = _device(options, create=True)
+    sources = album.photos_in(options.photos)
+    return _each(sources, lambda one: album.write_gradients(one, options.output, device, names=options.names), options)
+
+
+def _apply(options: argparse.Namespace) -> int:
+    if not options.perturbation.exists():
+        raise album.NoSuchPath(f"{options.perturbation} is not there: name a perturbation file, or a folder of them")
+    device = _device(options, create=False)
+    sources = album.photos_in(options.photos)
+    out: Path = options.output
+    single = len(sources) == 1 and options.photos[0].is_file() and not out.is_dir()
+
+    def turn(one: Source) -> Turn:
+        path = out if single else out / one.relative
+        return album.apply_answer(one, options.perturbation, path, device, accept_weak=options.accept_weak)
+
+    return _each(sources, turn, options)
+
+
+def _show(options: argparse.Namespace) -> int:
+    data = options.file.read_bytes()
+    try:
+        file: Gradients | Perturbations = Gradients.decode(data)
+    except ApfError:
+        file = Perturbations.decode(data)
+    terms = {"epsilon_levels": file.terms.epsilon_levels, "stages": file.terms.stages, "weights": file.terms.weights}
+    facts: dict[str, object] = {"id": file.id, "faces": file.faces, "bytes": len(data), **terms}
+    if isinstance(file, Gradients):
+        facts |= {"bits": file.bits, "channels": file.packed.shape[1], "noise": file.noise, "name": file.name or None}
+    print(json.dumps({"kind": type(file).__name__.lower(), **facts}, indent=1))
+    return DONE
+
+
+def _device(options: argparse.Namespace, *, create: bool) -> Device:
+    recipe = load_recipe(options.recipe)
+    key = load_key(options.key or default_path(), create=create)
+    if not create:
+        return Device(recipe, key)
+    try:
+        reduction = Reduction(options.bits, momentum=options.momentum, noise=options.noise)
+    except ValueError as error:
+        raise album.NoSuchPath(str(error)) from error
+    return Device(recipe, key, reduction=reduction)
+
+
+def _each(sources: Sequence[Source], turn: Callable[[Source], Turn], options: argparse.Namespace) -> int:
+    turns: list[Turn] = []
+    for number, source in enumerate(sources, 1):
+        try:
+            turns.append(turn(source))
+        except (ApfError, OSError) as error:
+            turns.append(Turn(str(source.path), "failed", reason=str(error)))
+            if not options.json:
+                print(f"apf: {source.path}: {error}", file=sys.stderr)
+        if sys.stderr.isatty():
+            print(f"\r{number} of {len(sources)} photos", end="\n" if number == len(sources) else "", file=sys.stderr)
+    counts = Counter(one.outcome for one in turns)
+    print(json.dumps(_summary(turns, counts)) if options.json else _sentence(turns, counts, options.output))
+    return SOME_FAILED if counts["failed"] else DONE
+
+
+def _summary(turns: Sequence[Turn], counts: Counter[str]) -> dict[str, object]:
+    photos = [
+        {"photo": one.photo, "outcome": one.outcome, "faces": one.faces, "written": str(one.written or "") or None}
+        | ({"reason": one.reason} if one.reason else {})
+        for one in turns
+    ]
+    outcomes = ("protected", "no_face", "skipped", "failed")
+    return {"photos": len(turns), **{name: counts[name] for name in outcomes}, "each": photos}
+
+
+def _sentence(turns: Sequence[Turn], counts: Counter[str], output: Path) -> str:
+    parts = [f"{len(turns)} photos", f"{sum(one.faces for one in turns)} faces"]
+    named = {"no_face": "without a face", "skipped": "there already", "failed": "failed"}
+    parts += [f"{counts[outcome]} {text}" for outcome, text in named.items() if counts[outcome]]
+    return f"{', '.join(parts)}; written to {output}"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="apf private", description=DESCRIPTION)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    gradient = commands.add_parser("gradient", help="write what the queue needs to see of photos")
+    gradient.add_argument("photos", nargs="+", type=Path, metavar="PHOTO", help="photos, or folders of them")
+    gradient.add_argument("--names", action="store_true", help="let files be named after their photos, and say so")
+    gradient.add_argument("--bits", type=int, choices=BITS, default=DEFAULT.bits, help="left of each value")
+    gradient.add_argument("--momentum", action=argparse.BooleanOptionalAction, default=DEFAULT.momentum,
+                          help="send the second half of the gradient, too")  # fmt: skip
+    gradient.add_argument("--noise", type=float, default=DEFAULT.noise, metavar="SPREAD",
+                          help=f"noise that is added first (default {DEFAULT.noise:g})")  # fmt: skip
+    gradient.set_defaults(run=_gradient)
+
+    apply = commands.add_parser("apply", help="put what the queue answered on photos")
+    apply.add_argument("photos", nargs="+", type=Path, metavar="PHOTO", help="photos, or folders of them")
+    apply.add_argument("perturbation", type=Path, metavar="PERTURBATION", help="a perturbation file, or their folder")
+    apply.add_argument("--accept-weak", action="store_true", help="also write photos that the answer hardly protects")
+    apply.set_defaults(run=_apply)
+
+    for command in (gradient, apply):
+        command.add_argument("-o", "--output", type=Path, required=True, help="where the results go")
+        command.add_argument("--recipe", default="standard", help="light, standard, strong, or a TOML file")
+        command.add_argument("--key", type=Path, help=f"the device's key (default {default_path()})")
+        command.add_argument("--json", action="store_true", help="print one JSON object")
+
+    show = commands.add_parser("show", help="say what a file of private mode holds")
+    show.add_argument("file", type=Path, metavar="FILE")
+    show.set_defaults(run=_show)
+    return parser
+
+
+if __name__ == "__main__":
+    entry()

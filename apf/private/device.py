@@ -1,0 +1,170 @@
+"""The device's two turns: a photo's gradients, and the protected photo from what came back. Without torch.
+
+device = Device(load_recipe("standard"), load_key(default_path(), create=True))
+question = device.gradients(photo)                  # goes to the server, and says nothing of the photo's name
+answer = Perturbations.decode(reply)
+protected = device.apply(photo, answer).data
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from apf.detectors.pyramid import PyramidDetector
+from apf.errors import DetectorError, PrivateFileError, RecipeError, WeakPerturbation
+from apf.faces import CROP, Face, Float32, Float64, align, alignment
+from apf.light.centerface import light_detector
+from apf.photo import Limits, Photo, decode
+from apf.private.files import Gradients, Perturbations, Terms
+from apf.private.key import noise_seed, photo_id
+from apf.private.probe import LightProbe
+from apf.private.quantise import DEFAULT, Reduction
+from apf.published import ProtectedPhoto, pasted, published
+from apf.recipe import Recipe, check_private, other_version
+from apf.steps import CHANNELS
+
+#: How much further than the universal perturbation alone an answer must lower the probe's similarity. Anybody could
+#: send that one. Over 190 people's faces, right answers lower it by 0.4 and more, ones of other faces by 0.1 at most.
+MARGIN = 0.2
+
+
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """A photo with its faces, each cut out."""
+
+    photo: Photo
+    faces: Sequence[Face]
+    matrices: Sequence[Float64]
+    crops: Sequence[Float32]
+
+
+class Device:
+    """Computes gradients and applies perturbations, for one recipe.
+
+    Args:
+        recipe: both sides must use the same.
+        key: the device's secret, as `load_key` gives it.
+        reduction: what is taken away from the gradients before they leave.
+        limits: the largest photo to take.
+
+    Raises:
+        RecipeError: the recipe has no private mode.
+        OtherVersion, WeightsError, DetectorError: the recipe's parts are not installed here.
+    """
+
+    def __init__(
+        self, recipe: Recipe, key: bytes, *, reduction: Reduction = DEFAULT, limits: Limits | None = None
+    ) -> None:
+        check_private(recipe)
+        if recipe.refine_steps:
+            raise RecipeError(f"recipe {recipe.name!r} has steps of refinement: set refine_steps = 0 for private mode")
+        if reason := other_version(recipe):
+            raise RecipeError(reason)
+        self._recipe = recipe
+        self._key = key
+        self._reduction = reduction
+        self._limits = limits or Limits()
+        self._probe = LightProbe()
+        self._detector = _detector(recipe.detector)
+
+    def photo_id(self, data: bytes) -> str:
+        """What this photo is called in all files of private mode."""
+        return photo_id(self._key, data)
+
+    def is_current(self, known: Gradients) -> bool:
+        """Whether gradients that were made earlier are what `gradients` would make today."""
+        return known.terms == Terms.of(self._recipe) and known.reduction == self._reduction
+
+    def gradients(self, data: bytes, *, name: str = "") -> Gradients:
+        """What leaves the device: the reduced gradients of the photo's faces, none where there is no face.
+
+        Args:
+            data: an encoded photo.
+            name: a name for the file to hold; whoever sees the file reads it.
+
+        Raises:
+            PhotoError: the photo is corrupt, unsupported or too large.
+        """
+        seen = self._look(data)
+        stages = self._recipe.stages
+        found = [self._probe.gradient(crop, self._recipe.epsilon, stages) for crop in seen.crops]
+        whole = np.stack(found) if found else np.zeros((0, CHANNELS, CROP, CROP), np.float32)
+        return Gradients.of(
+            self.photo_id(data),
+            Terms.of(self._recipe),
+            whole,
+            **asdict(self._reduction),
+            seed=noise_seed(self._key, data),
+            name=name,
+        )
+
+    def apply(self, data: bytes, answer: Perturbations, *, accept_weak: bool = False) -> ProtectedPhoto:
+        """The protected photo, as the server's own road would publish it.
+
+        The server is not trusted: no pixel moves by more than the recipe's epsilon whatever it answers, and an answer
+        that does no more than the universal perturbation is refused.
+
+        Raises:
+            PhotoError: as `gradients`.
+            PrivateFileError: the answer is to another photo, of another recipe, or for another number of faces.
+            WeakPerturbation: it does not protect a face, and `accept_weak` is not set.
+        """
+        if answer.id != self.photo_id(data):
+            raise PrivateFileError(
+                "the perturbation is for another photo, or the photo has changed, or it was made with another "
+                "device key: make the gradient anew, or give that key"
+            )
+        if difference := answer.terms.difference(Terms.of(self._recipe)):
+            raise PrivateFileError(f"the perturbation was made for {difference}: use the same recipe on both sides")
+        seen = self._look(data)
+        if answer.faces != len(seen.faces):
+            raise PrivateFileError(
+                f"the perturbation is for {answer.faces} faces, and {len(seen.faces)} are found in the photo: "
+                "make the gradient anew with this version"
+            )
+        deltas = answer.values()
+        if not accept_weak:
+            self._check_effect(seen, deltas)
+        protected = pasted(seen.photo, seen.faces, seen.matrices, list(deltas), self._recipe)
+        return published(protected, self._recipe, bytes_in=len(data))
+
+    def _look(self, data: bytes) -> _Seen:
+        photo = decode(data, self._limits, keep_metadata=self._recipe.keep_metadata)
+        faces = self._detector.detect([photo.pixels])[0]
+        matrices = [alignment(face.landmarks) for face in faces]
+        return _Seen(photo, faces, matrices, [align(photo.pixels, matrix) for matrix in matrices])
+
+    def _check_effect(self, seen: _Seen, deltas: Float32) -> None:
+        for face, crop, delta in zip(seen.faces, seen.crops, deltas, strict=True):
+            pasted_delta = delta.mean(0, keepdims=True) if seen.photo.grey else delta
+            own = self._probe.embedding(crop)
+
+            def similarity(change: Float32, crop: Float32 = crop, own: Float32 = own) -> float:
+                return float(self._probe.embedding(np.clip(crop + change, 0, 1)) @ own)
+
+            anyway = similarity(self._universal) if "universal" in self._recipe.stages else 1.0
+            if similarity(pasted_delta) > anyway - MARGIN:
+                x1, y1, x2, y2 = (round(edge) for edge in face.box)
+                raise WeakPerturbation(
+                    f"the perturbation does not protect the face at x {x1} to {x2}, y {y1} to {y2}: the server did not "
+                    "do its part, or it is no face; --accept-weak publishes the photo all the same"
+                )
+
+    @property
+    def _universal(self) -> Float32:
+        return self._probe.universal(self._recipe.epsilon)
+
+
+def _detector(name: str) -> PyramidDetector:
+    if name == "centerface":
+        return light_detector()
+    try:
+        full = importlib.import_module("apf.detect")
+    except ImportError as error:
+        raise DetectorError(f"detector {name!r} needs the whole installation, with torch: {error}") from error
+    found: PyramidDetector = full.load_detector(name)
+    return found
