@@ -52,7 +52,9 @@ constraints:  ## Resolve anew: infra/constraints*.txt get today's newest version
 		$(COMPILE) --upgrade pyproject.toml --all-extras --group dev -o infra/constraints.txt; \
 		$(COMPILE) --group build -c infra/constraints.txt -o infra/constraints-build.txt; \
 		$(COMPILE) pyproject.toml --extra worker --extra otel -c infra/constraints.txt -o infra/constraints-worker.txt; \
-		$(COMPILE) pyproject.toml --extra otel -c infra/constraints.txt -o infra/constraints-producer.txt)
+		$(COMPILE) pyproject.toml --extra otel -c infra/constraints.txt -o infra/constraints-producer.txt; \
+		cd infra/private; ../../$(COMPILE) pyproject.toml --group detector -c ../constraints.txt \
+			-o ../constraints-private.txt)
 
 clean:  ## Remove .venv, caches and demo-out
 	rm -rf .venv demo-out htmlcov build dist .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache \

@@ -11,7 +11,8 @@ ApfError
 ├── WeightsError          weights are missing or damaged
 │   └── OtherVersion          the recipe is for weights or code of another version
 ├── DetectorError         the detector cannot be loaded
-└── KeyFileError          the device's key is missing, or is no key
+├── KeyFileError          the device's key is missing, or is no key
+└── PathError             a path that was named is not there, or stands in the way
 """
 
 
@@ -61,3 +62,7 @@ class DetectorError(ApfError):
 
 class KeyFileError(ApfError):
     """Raised when the device's key is missing, cannot be read, or is no key."""
+
+
+class PathError(ApfError):
+    """Raised when a path that was named is not there, or is one that would be overwritten."""

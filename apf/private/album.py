@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from apf.errors import ApfError, CorruptPhoto, PrivateFileError
+from apf.errors import PathError, PrivateFileError
 from apf.photo import looks_like_photo
 from apf.private.device import Device
 from apf.private.files import SUFFIX, Gradients, Perturbations
@@ -15,10 +15,6 @@ from apf.published import Outcome
 
 #: Leading bytes that tell whether a file is a photo.
 _HEAD = 64
-
-
-class NoSuchPath(ApfError):
-    """Raised when a path that was named is not there, or stands in the way."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +43,11 @@ def photos_in(paths: Sequence[Path]) -> list[Source]:
     """The photos that were named, and all that folders hold, told by their bytes; each once.
 
     Raises:
-        NoSuchPath: a path is not there, or no photo is.
+        PathError: a path is not there, or no photo is.
     """
     found = {source.path.resolve(): source for path in paths for source in _photos_at(path)}
     if not found:
-        raise NoSuchPath(f"no photo in {', '.join(map(str, paths))}: name photos, or folders that hold some")
+        raise PathError(f"no photo in {', '.join(map(str, paths))}: name photos, or folders that hold some")
     return list(found.values())
 
 
@@ -86,11 +82,11 @@ def apply_answer(source: Source, answers: Path, out: Path, device: Device, *, ac
 
     Raises:
         PhotoError: the photo cannot be protected, or the answer is not for it.
-        NoSuchPath: there is no answer for it, or `out` is a photo that was given.
+        PathError: there is no answer for it, or `out` is a photo that was given.
         OSError: a file cannot be read or written.
     """
     if out.exists() and out.samefile(source.path):
-        raise NoSuchPath(f"{out} is the photo itself: give another place with -o")
+        raise PathError(f"{out} is the photo itself: give another place with -o")
     data = source.path.read_bytes()
     answer = Perturbations.decode(_answer(source, answers, device.photo_id(data)).read_bytes())
     protected = device.apply(data, answer, accept_weak=accept_weak)
@@ -116,7 +112,7 @@ def _photos_at(path: Path) -> Iterator[Source]:
         files = (file for file in sorted(path.rglob("*")) if file.is_file() and not file.name.startswith("."))
         yield from (Source(file, file.relative_to(path)) for file in files if _is_photo(file))
     else:
-        raise NoSuchPath(f"{path} is not there: name a photo, or a folder of photos")
+        raise PathError(f"{path} is not there: name a photo, or a folder of photos")
 
 
 def _is_photo(path: Path) -> bool:
@@ -128,7 +124,7 @@ def _known(path: Path) -> Gradients | None:
     """The gradient file of an earlier run; None where there is none that can be read."""
     try:
         return Gradients.decode(path.read_bytes())
-    except (OSError, PrivateFileError, CorruptPhoto):
+    except (OSError, PrivateFileError):
         return None
 
 
@@ -139,7 +135,7 @@ def _answer(source: Source, answers: Path, file_id: str) -> Path:
     for path in (answers / name for name in names):
         if path.is_file():
             return path
-    raise NoSuchPath(
+    raise PathError(
         f"no perturbation in {answers} for it, {names[0]}: fetch it once the queue is done, or give the device key "
         "that its gradient was made with"
     )

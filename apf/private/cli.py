@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from apf.errors import ApfError
+from apf.errors import ApfError, PathError
 from apf.private import album
 from apf.private.album import Source, Turn
 from apf.private.device import Device
@@ -52,7 +52,7 @@ def _gradient(options: argparse.Namespace) -> int:
 
 def _apply(options: argparse.Namespace) -> int:
     if not options.perturbation.exists():
-        raise album.NoSuchPath(f"{options.perturbation} is not there: name a perturbation file, or a folder of them")
+        raise PathError(f"{options.perturbation} is not there: name a perturbation file, or a folder of them")
     device = _device(options, create=False)
     sources = album.photos_in(options.photos)
     out: Path = options.output
@@ -84,11 +84,7 @@ def _device(options: argparse.Namespace, *, create: bool) -> Device:
     key = load_key(options.key or default_path(), create=create)
     if not create:
         return Device(recipe, key)
-    try:
-        reduction = Reduction(options.bits, momentum=options.momentum, noise=options.noise)
-    except ValueError as error:
-        raise album.NoSuchPath(str(error)) from error
-    return Device(recipe, key, reduction=reduction)
+    return Device(recipe, key, reduction=Reduction(options.bits, momentum=options.momentum, noise=options.noise))
 
 
 def _each(sources: Sequence[Source], turn: Callable[[Source], Turn], options: argparse.Namespace) -> int:
@@ -124,6 +120,13 @@ def _sentence(turns: Sequence[Turn], counts: Counter[str], output: Path) -> str:
     return f"{', '.join(parts)}; written to {output}"
 
 
+def _noise(text: str) -> float:
+    try:
+        return Reduction(noise=float(text)).noise
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="apf private", description=DESCRIPTION)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -134,7 +137,7 @@ def _parser() -> argparse.ArgumentParser:
     gradient.add_argument("--bits", type=int, choices=BITS, default=DEFAULT.bits, help="left of each value")
     gradient.add_argument("--momentum", action=argparse.BooleanOptionalAction, default=DEFAULT.momentum,
                           help="send the second half of the gradient, too")  # fmt: skip
-    gradient.add_argument("--noise", type=float, default=DEFAULT.noise, metavar="SPREAD",
+    gradient.add_argument("--noise", type=_noise, default=DEFAULT.noise, metavar="SPREAD",
                           help=f"noise that is added first (default {DEFAULT.noise:g})")  # fmt: skip
     gradient.set_defaults(run=_gradient)
 
