@@ -119,6 +119,15 @@ def other_version(recipe: Recipe) -> str | None:
     return None
 
 
+def check_private(recipe: Recipe) -> None:
+    """Raises RecipeError where the recipe has no private mode (`apf.private`)."""
+    if "gradient" not in recipe.stages:
+        raise RecipeError(
+            f"recipe {recipe.name!r} has no gradient stage, so that private mode would send nothing of a photo: "
+            "add the stage, or protect the photos on their owners' devices"
+        )
+
+
 def write_sums(folder: Path) -> None:
     """Note the digests of the folder's weights, for `check_weights`."""
     files = sorted(folder.glob("*.safetensors"))

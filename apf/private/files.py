@@ -31,6 +31,8 @@ GRADIENT, PERTURBATION = "apf-gradient", "apf-perturbation"
 CHANNELS = 6
 #: More faces than that no file holds.
 MAX_FACES = 4096
+#: A header says little; a larger one is refused before it is parsed, as JSON takes many times its size in memory.
+MAX_HEADER_BYTES = 2**13
 #: The largest perturbation is this many of its units.
 UNITS = 127
 
@@ -196,7 +198,10 @@ def _metadata(data: bytes) -> dict[str, str]:
     try:
         if not looks_private(data):
             raise ValueError("no header")
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        size = int.from_bytes(data[:8], "little")
+        if size > MAX_HEADER_BYTES:
+            raise ValueError("a large header")
+        header = json.loads(data[8 : 8 + size])
         found = header["__metadata__"]
         return {str(name): str(text) for name, text in found.items()}
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:

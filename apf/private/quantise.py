@@ -47,7 +47,7 @@ def _squeezed(gradients: Float32) -> Float32:
 
 
 def _packed(cells: UInt8, bits: int) -> UInt8:
-    each = cells.reshape(*cells.shape[:-1], -1, 8 // bits)
+    each = cells.reshape(*cells.shape[:-1], cells.shape[-1] * bits // 8, 8 // bits)
     packed = np.zeros(each.shape[:-1], np.uint8)
     for place in range(8 // bits):
         packed = (packed << bits).astype(np.uint8) | each[..., place]
@@ -57,4 +57,4 @@ def _packed(cells: UInt8, bits: int) -> UInt8:
 def _unpacked(packed: UInt8, bits: int) -> UInt8:
     shifts = np.arange(8 - bits, -1, -bits, dtype=np.uint8)
     cells: UInt8 = (packed[..., None] >> shifts) & np.uint8(2**bits - 1)
-    return cells.reshape(*packed.shape[:-1], -1)
+    return cells.reshape(*packed.shape[:-1], packed.shape[-1] * (8 // bits))

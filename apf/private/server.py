@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 
 from apf.clock import StageClock
 from apf.errors import PrivateFileError
+from apf.faces import CROP
 from apf.filter import Filter
 from apf.private.files import Gradients, Perturbations, Terms
+
+#: Faces whose gradients are floats at once, half a megabyte each: what bounds memory, however many a file holds.
+FACES_AT_ONCE = 128
 
 
 def perturb(files: Sequence[Gradients], filter: Filter, clock: StageClock | None = None) -> list[Perturbations]:
@@ -25,10 +30,24 @@ def perturb(files: Sequence[Gradients], filter: Filter, clock: StageClock | None
         check_terms(file, filter)
     if not files:
         return []
-    gradients = torch.from_numpy(np.concatenate([file.values() for file in files]))
-    deltas = filter.perturbation_from(gradients, clock).cpu()
-    parts = torch.split(deltas, [file.faces for file in files])
-    return [Perturbations.of(file, part.numpy()) for file, part in zip(files, parts, strict=True)]
+    units = np.empty((sum(file.faces for file in files), 3, CROP, CROP), np.int8)
+    for start in range(0, len(units), FACES_AT_ONCE):
+        some = _faces(files, start, start + FACES_AT_ONCE)
+        gradients = torch.from_numpy(np.concatenate([part.values() for part in some]))
+        deltas = filter.perturbation_from(gradients, clock).cpu().numpy()
+        units[start : start + len(deltas)] = Perturbations.of(some[0], deltas).units  # the terms of all are the same
+    parts = np.split(units, np.cumsum([file.faces for file in files])[:-1])
+    return [Perturbations(file.id, file.terms, own) for file, own in zip(files, parts, strict=True)]
+
+
+def _faces(files: Sequence[Gradients], start: int, stop: int) -> list[Gradients]:
+    """The faces from `start` to `stop`, counted through all files; none is empty."""
+    found, first = [], 0
+    for file in files:
+        own = file.packed[max(0, start - first) : max(0, stop - first)]
+        found += [replace(file, packed=own)] if len(own) else []
+        first += file.faces
+    return found
 
 
 def check_terms(file: Gradients, filter: Filter) -> None:
