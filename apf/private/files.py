@@ -162,7 +162,15 @@ def _encoded(kind: str, file_id: str, terms: Terms, arrays: dict[str, NDArray[An
     }
     metadata = {"format": kind, "version": VERSION, "id": file_id, **stated, **facts}
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    return safetensors.numpy.save(contiguous, metadata)
+    return _in_order(safetensors.numpy.save(contiguous, metadata))
+
+
+def _in_order(data: bytes) -> bytes:
+    """The file with its header's fields sorted: safetensors writes them in any order, and equal files should be equal."""
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8:end]), sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + data[end:]
 
 
 def _decoded(data: bytes, kind: str, array: str) -> tuple[str, Terms, dict[str, str], NDArray[Any]]:
