@@ -166,7 +166,7 @@ def _encoded(kind: str, file_id: str, terms: Terms, arrays: dict[str, NDArray[An
 
 
 def _in_order(data: bytes) -> bytes:
-    """The file with its header's fields sorted: safetensors writes them in any order, and equal files should be equal."""
+    """The file with its header's fields sorted: safetensors writes them in any order, and equal files stay equal."""
     end = 8 + int.from_bytes(data[:8], "little")
     header = json.dumps(json.loads(data[8:end]), sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
     header += b" " * (-len(header) % 8)

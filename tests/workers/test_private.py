@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import struct
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import safetensors.numpy
 from apf.clock import StageClock
 from apf.errors import PrivateFileError, RecipeError
 from apf.private import files, server
-from apf.private.files import CONTENT_TYPE, MAX_FACES, MAX_HEADER_BYTES, Gradients, Perturbations
+from apf.private.files import MAX_FACES, MAX_HEADER_BYTES, Gradients, Perturbations
 from apf.recipe import Recipe, load_recipe
 from tests.apf.photo.photos import portrait, save
 from tests.private_files import answer, filter_of, gradient_file, is_like_the_photos_road
@@ -103,7 +104,7 @@ def name(request: pytest.FixtureRequest) -> str:
 
 
 def test_gradient_files_become_perturbation_files_with_their_marks(name: str) -> None:
-    """What the photo's own road gives, up to the quantisation; content type, sums and marks are as for photos."""
+    """What the photo's own road gives, up to the quantisation; sums and marks are as for photos."""
     scene = Scene(name, {"ann/a.safetensors": gradient_file(0, 3), "b": gradient_file(1, bits=4)})
     reports = scene.run()
     assert {key: (r.outcome, r.faces) for key, r in reports.items()} == {
@@ -122,7 +123,6 @@ def test_gradient_files_become_perturbation_files_with_their_marks(name: str) ->
         "apf-outcome": "protected",
         "apf-faces": "2",
     }
-    assert scene.destination.get("b").info.content_type == CONTENT_TYPE
     sizes = (len(gradient_file(0, 3)), len(outputs["ann/a.safetensors"]))
     assert (report.bytes_in, report.bytes_out, report.megapixels) == (*sizes, 0)
 
@@ -140,8 +140,7 @@ def test_what_is_no_gradient_file_of_this_recipe_fails_and_nothing_of_it_is_kept
     for key, (_, reason) in bad.items():
         report = reports[f"{key}.safetensors"]
         assert (report.outcome, report.transient, report.bytes_out) == (Outcome.failed, False, 0)
-        with pytest.raises(AssertionError, match=reason):
-            raise AssertionError(report.reason)
+        assert re.search(reason, str(report.reason)), (key, report.reason)
     told = caplog.text + "".join(report.model_dump_json() for report in reports.values())
     assert SECRET in photo()
     assert SECRET.decode() not in told
@@ -231,7 +230,7 @@ def test_a_files_weight_is_that_of_its_faces() -> None:
         engine.weigh(crowd)
 
 
-def test_no_detector_and_no_image_library_is_loaded_for_gradients(tmp_path: Any) -> None:
+def test_no_detector_and_no_decoder_is_loaded_for_gradients(tmp_path: Any) -> None:
     """A server for private batches alone needs none: an engine is loaded, and used, in a process of its own."""
     path = tmp_path / "a.safetensors"
     path.write_bytes(gradient_file(0))
@@ -245,7 +244,7 @@ def test_no_detector_and_no_image_library_is_loaded_for_gradients(tmp_path: Any)
         "engine = load_engine(load_recipe('light', detector='none-there'), Settings(device='cpu'), True)\n"
         f"file = engine.decode(Path({str(path)!r}).read_bytes())\n"
         "sys.stdout.buffer.write(engine.encode(engine.protect([file], StageClock())[0]))\n"
-        "loaded = {'PIL', 'pillow_heif', 'onnxruntime', 'insightface', 'pebble', 'apf.photo'} & set(sys.modules)\n"
+        "loaded = {'apf.photo', 'pillow_heif', 'insightface', 'pebble', 'workers.decoder'} & set(sys.modules)\n"
         "assert not loaded, loaded\n"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
