@@ -23,6 +23,7 @@ from producer.terminal import (
     BatchId,
     Destination,
     NoFace,
+    Private,
     Wait,
     errors_end_the_command,
     refuse,
@@ -54,6 +55,7 @@ def protect(
     source: Annotated[str, typer.Argument(metavar="SRC", help="Folder, file:// or s3://bucket/prefix.")],
     destination: Destination,
     recipe: Annotated[str, typer.Option(help="light, standard, strong, or a TOML file.")] = "standard",
+    private: Private = False,
     wait: Wait = True,
     no_face: Annotated[NoFace, typer.Option(help="What to do with a photo that has no face.")] = NoFace.copy,
     lane: Annotated[LaneName, typer.Option(help="interactive overtakes bulk on shared workers.")] = LaneName.bulk,
@@ -68,7 +70,14 @@ def protect(
     _refuse_what_cannot_run(settings, wait)
     if callback is not None:
         check_callback_here(callback, settings)
-    asked = Asked(recipe=recipe, no_face=no_face.value, lane=lane.value, tenant=tenant, callback=callback)
+    asked = Asked(
+        recipe=recipe,
+        private=private,
+        no_face=no_face.value,
+        lane=lane.value,
+        tenant=tenant,
+        callback=callback,
+    )
     ledger, batch = batches.new_batch(source, destination, asked, settings)
     with suppress(BrokerError):  # told below, when the batch is kept in the ledger
         batch = batch.model_copy(update={"queue": choose_queue(make_app(settings), batch.lane, tenant)})

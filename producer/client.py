@@ -4,6 +4,8 @@
     upload = client.submit("s3://uploads", "s3://public", photos=["ann/1.jpg"], tenant="ann")
     client.wait(upload.destination, upload.batch, timeout_s=30).protected
 
+In private mode the keys are those of gradient files, and the destination holds perturbation files (`apf.private`).
+
 Settings are the `APF_*` variables. Nothing of torch is loaded.
 """
 
@@ -23,6 +25,7 @@ from producer.batch import Asked, find_ledger, new_batch, write_new
 from workers.app import make_app
 from workers.errors import BadRequest, LedgerError, NotFound, SettingsError, StoreError, WorkerError
 from workers.job import BULK, INTERACTIVE, Batch, Lane, PhotoRef
+from workers.kinds import has_photos_suffix
 from workers.ledger import Ledger
 from workers.planning import counted, plan_named
 from workers.reconcile import cancel, job_of
@@ -85,6 +88,7 @@ class Client:
         no_face: Literal["copy", "skip"] = "copy",
         missing: Literal["refuse", "ignore"] = "refuse",
         batch_id: str | None = None,
+        private: bool = False,
     ) -> Submitted:
         """Have photos protected. When it returns, the batch is in the ledger and its messages are in the queue.
 
@@ -104,6 +108,8 @@ class Client:
             missing: whether a named photo that is not there is an error, or is left out.
             batch_id: your own id of the batch, of letters, digits and `._-`: submitted again, it does nothing, and it
                 is refused for other photos. Batches are listed in the order of their ids.
+            private: the keys are of gradient files (without `photos`: of all `.safetensors` files of the source), and
+                each becomes a perturbation file under its key.
 
         Raises:
             BadRequest: no photos, too many, or a field that does not validate.
@@ -114,11 +120,21 @@ class Client:
         """
         if isinstance(photos, str):
             raise BadRequest(f"photos is the text {photos!r}: give a list of keys, [{photos!r}]")
+        if private and (photo := next(filter(has_photos_suffix, photos or ()), None)) is not None:
+            raise BadRequest(f"{photo!r} is a photo by its suffix, and private batches are of gradient files alone")
         lane = lane or (BULK if photos is None else INTERACTIVE)
         # Redis first: where it is down, nothing has been written yet.
         queue = choose_queue(self._app, lane, tenant)
-        asked = Asked(recipe=recipe, no_face=no_face, lane=lane, tenant=tenant, callback=callback, queue=queue)
-        if batch_id and (known := self._known(source, destination, photos, batch_id)):
+        asked = Asked(
+            recipe=recipe,
+            private=private,
+            no_face=no_face,
+            lane=lane,
+            tenant=tenant,
+            callback=callback,
+            queue=queue,
+        )
+        if batch_id and (known := self._known(source, destination, photos, batch_id, private=private)):
             return known
         if photos is None:
             return self._submit_all(source, destination, asked, batch_id)
@@ -161,7 +177,9 @@ class Client:
     def _ledger(self, destination: str) -> Ledger:
         return find_ledger(destination, self._settings)
 
-    def _known(self, source: str, destination: str, photos: Sequence[str] | None, batch_id: str) -> Submitted | None:
+    def _known(
+        self, source: str, destination: str, photos: Sequence[str] | None, batch_id: str, *, private: bool
+    ) -> Submitted | None:
         """The batch of this id, where there is one; what is left of one that was taken back is swept away."""
         ledger = self._ledger(destination)
         if not ledger.has_batch(batch_id):
@@ -169,7 +187,8 @@ class Client:
             return None
         batch = ledger.read_batch(batch_id)
         named = {ref.key for ref in batch.named}
-        if batch.source != canonical_url(source) or not named <= set(photos or ()) or bool(named) != bool(photos):
+        is_other = batch.source != canonical_url(source) or batch.private != private
+        if is_other or not named <= set(photos or ()) or bool(named) != bool(photos):
             raise BadRequest(f"batch {batch_id!r} is another one already, of {batch.source}: take an id of its own")
         return _submitted(batch)
 
@@ -242,12 +261,12 @@ class AsyncClient:
         no_face: Literal["copy", "skip"] = "copy",
         missing: Literal["refuse", "ignore"] = "refuse",
         batch_id: str | None = None,
+        private: bool = False,
     ) -> Submitted:
         """As `Client.submit`."""
         call = partial(self._client.submit, source, destination, photos=photos, recipe=recipe, lane=lane)
-        return await asyncio.to_thread(
-            call, tenant=tenant, callback=callback, no_face=no_face, missing=missing, batch_id=batch_id
-        )
+        call = partial(call, tenant=tenant, callback=callback, private=private)
+        return await asyncio.to_thread(call, no_face=no_face, missing=missing, batch_id=batch_id)
 
     async def status(self, destination: str, batch: str) -> BatchSummary:
         """As `Client.status`."""

@@ -20,6 +20,10 @@ def listen(
             help="Which uploads go where, as in s3://uploads=s3://public. May be repeated; the longest SRC decides.",
         ),
     ] = None,
+    private_route: Annotated[
+        list[str] | None,
+        typer.Option(metavar="SRC=DST", help="The same for gradient files, which become perturbation files."),
+    ] = None,
     sqs: Annotated[str | None, typer.Option(metavar="URL", help="Take events from this SQS queue.")] = None,
     redis: Annotated[str | None, typer.Option(metavar="KEY", help="Take events from this Redis list.")] = None,
     http: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Take events POSTed to /events here.")] = None,
@@ -46,6 +50,7 @@ def listen(
     logging.getLogger("producer").setLevel(logging.INFO)
     asked = Listening(
         routes=tuple(route or ()),
+        private_routes=tuple(private_route or ()),
         sqs=sqs,
         redis=redis,
         http=http,

@@ -71,8 +71,9 @@ def print_summary(summary: BatchSummary) -> None:
         highlight=False,
         soft_wrap=True,
     )
+    what = "gradient files" if batch.private else "photos"
     console.print(
-        f"{summary.photos} photos: {summary.protected} protected ({summary.faces} faces), {summary.no_face} without a "
+        f"{summary.photos} {what}: {summary.protected} protected ({summary.faces} faces), {summary.no_face} without a "
         f"face, {summary.skipped} skipped, {summary.failed} failed, {summary.pending} pending"
         + (f"; {batch.ignored} other files ignored" if batch.ignored else "")
         + (f"; [yellow]{summary.stopped}[/yellow]" if summary.stopped else ""),

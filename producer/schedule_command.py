@@ -12,7 +12,7 @@ from apf.recipe import recipe_fields
 from producer import schedule_running as running
 from producer.schedule_fields import new_recipe, new_trigger, warn_of_a_slower_clock
 from producer.schedule_table import print_one, print_table
-from producer.terminal import AsJson, NoFace, errors_end_the_command, refuse, say
+from producer.terminal import AsJson, NoFace, Private, errors_end_the_command, refuse, say
 from workers.schedules.editing import (
     DEFAULT_EVERY,
     add_schedule,
@@ -60,6 +60,7 @@ def add(
     every: Every = None,
     on_change: OnChange = None,
     recipe: Annotated[str, typer.Option(help="light, standard, strong, or a TOML file, which is kept.")] = "standard",
+    private: Private = False,
     no_face: Annotated[NoFace, typer.Option(help="What to do with a photo that has no face.")] = NoFace.copy,
     tenant: Annotated[str, typer.Option(help="Whose photos these are: tenants get equal shares.")] = "",
     callback: Annotated[str | None, typer.Option(help="Told of the end of each batch by a POST.")] = None,
@@ -73,6 +74,7 @@ def add(
         "name": name, "source": source, "destination": destination, "recipe": recipe_fields(recipe),
         "trigger": trigger(cron, timezone or "UTC", every or (None if cron else DEFAULT_EVERY)),
         "on_change": changes(on_change or ()), "no_face": no_face.value, "tenant": tenant, "callback": callback,
+        "private": private,
     }  # fmt: skip
     schedule = add_schedule(fields, settings)
     warn_of_a_slower_clock(schedule.trigger, settings)

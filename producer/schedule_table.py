@@ -50,6 +50,7 @@ def print_one(one: Overview) -> None:
         "schedule": one.name,
         "from": one.source,
         "into": one.destination,
+        "takes": "gradient files, and no photos" if one.private else "",
         "when": _when(one),
         "recipe": _recipe(one),
         "next": "paused" if one.paused else _moment(one.next),

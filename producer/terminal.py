@@ -27,6 +27,9 @@ class NoFace(StrEnum):
 Destination = Annotated[str, typer.Argument(metavar="DST", help="Folder, file:// or s3://bucket/prefix.")]
 BatchId = Annotated[str, typer.Argument(metavar="BATCH", help="A batch's id, as `apf status` prints it.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+Private = Annotated[
+    bool, typer.Option("--private", help="SRC holds gradient files, and DST gets perturbation files: no photo is here.")
+]
 Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Stay until the batch is done, with a progress bar.")]
 
 

@@ -17,7 +17,7 @@ from skimage.data import astronaut
 
 from apf.filter import Filter
 from apf.pipeline import protect_photo
-from tests.private_files import answered
+from tests.private_files import answer
 
 ROOT = Path(__file__).parents[1]
 UV = Path(sys.executable).with_name("uv")
@@ -94,7 +94,7 @@ def test_it_protects_a_photo(client: Client, photo: Path, tmp_path: Path) -> Non
     (gradient,) = (tmp_path / "gradients").iterdir()
     standard = Filter.load("standard")
     perturbation = tmp_path / "perturbation.safetensors"
-    perturbation.write_bytes(answered(gradient.read_bytes(), standard))
+    perturbation.write_bytes(answer(gradient.read_bytes(), "standard"))
 
     applied = client("apply", photo, perturbation, "-o", tmp_path / "out.png")
 

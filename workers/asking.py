@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import ValidationError
 
-from apf.recipe import Recipe, load_recipe
+from apf.recipe import Recipe, check_private, load_recipe
 from workers.address import parse_target
 from workers.allowed import check_allowed
 from workers.errors import BadRequest, WorkerError
@@ -37,6 +37,7 @@ class Asked:
 
     #: light, standard, strong, a TOML file, or the recipe itself.
     recipe: str | Recipe = "standard"
+    private: bool = False
     no_face: Literal["copy", "skip"] = "copy"
     lane: Lane = "bulk"
     tenant: str = ""
@@ -62,7 +63,7 @@ def new_batch(
         BadRequest: a field does not validate.
         OverlapError: source and destination overlap.
         NotAllowed: APF_ALLOWED_URLS is set, and one of the two lies outside.
-        RecipeError: the recipe is unknown or malformed.
+        RecipeError: the recipe is unknown or malformed, or has no private mode.
         LedgerError: the id is none.
         CallbackError: the callback's URL is malformed; whether it may be reached is the workers' to say.
         StoreError: the source is missing.
@@ -78,6 +79,8 @@ def new_batch(
     recipe = asked.recipe
     if not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe, detector=settings.detector)
+    if asked.private:
+        check_private(recipe)
     open_store(source, s3=settings.s3)
     open_store(destination, s3=settings.s3, create=True)
     facts = {

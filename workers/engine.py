@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from apf.clock import StageClock
 from apf.recipe import Recipe
@@ -22,22 +23,60 @@ if TYPE_CHECKING:
 DECODER_BASE_BYTES, DECODER_BYTES_PER_PIXEL = 2**30, 24
 
 
-class Engine(Protocol):
-    """What a shard needs done to photos. Decoding and encoding run in many threads, `protect` in one."""
+#: Bytes a decoded pixel holds on its way: the photo, its protected copy, alpha, and the encoder's work space.
+BYTES_PER_PIXEL = 12
 
-    def header(self, data: bytes) -> Header:
-        """Format and size without decoding; raises PhotoError where the photo is refused."""
+
+@dataclass(frozen=True, kw_only=True)
+class Weight:
+    """What a file will cost, known before it is decoded."""
+
+    #: Of its output.
+    content_type: str
+    #: Bytes that it holds from its decoding until its output is written.
+    held: int
+    #: Of the photo; 0 where it is not here.
+    megapixels: float
+    #: What the filter has to do, in megapixels of photos that take it as long.
+    work: float
+
+
+class Result(Protocol):
+    """What the filter made of a file."""
+
+    @property
+    def outcome(self) -> str: ...
+
+    @property
+    def faces(self) -> Sized: ...
+
+
+class Engine(Protocol):
+    """What a shard needs done to its files. Decoding and encoding run in many threads, `protect` in one.
+
+    `Any` stands for the engine's own form of a decoded file and of its result.
+    """
+
+    def weigh(self, data: bytes) -> Weight:
+        """What the file will cost, without decoding; raises PhotoError where it is refused."""
         ...
 
-    def decode(self, data: bytes) -> Photo: ...
+    def decode(self, data: bytes) -> Any: ...
 
-    def protect(self, photos: Sequence[Photo], clock: StageClock) -> list[ProtectedPixels]: ...
+    def protect(self, files: Sequence[Any], clock: StageClock) -> Sequence[Result]: ...
 
-    def encode(self, protected: ProtectedPixels) -> bytes: ...
+    def encode(self, result: Any) -> bytes: ...
+
+
+def weight_of(photo: Header) -> Weight:
+    megapixels = photo.pixels / 1e6
+    return Weight(
+        content_type=photo.content_type, held=photo.pixels * BYTES_PER_PIXEL, megapixels=megapixels, work=megapixels
+    )
 
 
 class FilterEngine:
-    """The real one: `apf` on this machine's device."""
+    """The one for photos: `apf` on this machine's device."""
 
     def __init__(self, recipe: Recipe, settings: Settings) -> None:
         from apf.filter import Filter  # noqa: PLC0415  torch takes seconds to import
@@ -48,21 +87,21 @@ class FilterEngine:
         self._limits = Limits(max_bytes=settings.max_photo_bytes, max_pixels=settings.max_photo_pixels)
         self._decoder = shared_decoder(settings)
 
-    def header(self, data: bytes) -> Header:
-        return self._decoder.header(data, self._limits)
+    def weigh(self, data: bytes) -> Weight:
+        return weight_of(self._decoder.header(data, self._limits))
 
     def decode(self, data: bytes) -> Photo:
         return self._decoder.decode(data, self._limits, self._filter.recipe.keep_metadata)
 
-    def protect(self, photos: Sequence[Photo], clock: StageClock) -> list[ProtectedPixels]:
+    def protect(self, files: Sequence[Photo], clock: StageClock) -> list[ProtectedPixels]:
         from apf.pipeline import protect_batch  # noqa: PLC0415
 
-        return protect_batch(photos, self._filter, clock)
+        return protect_batch(files, self._filter, clock)
 
-    def encode(self, protected: ProtectedPixels) -> bytes:
+    def encode(self, result: ProtectedPixels) -> bytes:
         from apf.pipeline import encode_protected  # noqa: PLC0415
 
-        return encode_protected(protected, self._filter)
+        return encode_protected(result, self._filter)
 
 
 @lru_cache(maxsize=1)
@@ -77,17 +116,23 @@ def shared_decoder(settings: Settings) -> Decoder:
     )
 
 
-@lru_cache(maxsize=2)
-def load_engine(recipe: Recipe, settings: Settings) -> Engine:
-    """The engine for a recipe; the last two stay loaded.
+@lru_cache(maxsize=4)
+def load_engine(recipe: Recipe, settings: Settings, private: bool = False) -> Engine:
+    """The engine for a recipe, and for gradient files where `private`; the last four stay loaded.
 
     Raises:
-        ApfError: the weights are not the recipe's, or its detector cannot be loaded.
+        ApfError: the weights are not the recipe's, its detector cannot be loaded, or it has no private mode.
     """
     started = time.monotonic()
-    engine = FilterEngine(recipe, settings)
+    engine = _gradient_engine(recipe, settings) if private else FilterEngine(recipe, settings)
     metrics.observe("apf_model_load_seconds", time.monotonic() - started)
     return engine
+
+
+def _gradient_engine(recipe: Recipe, settings: Settings) -> Engine:
+    from workers.gradient_engine import GradientEngine  # noqa: PLC0415  torch takes seconds to import
+
+    return GradientEngine(recipe, usable_device(settings.device))
 
 
 def usable_device(name: str) -> str:

@@ -6,9 +6,17 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from enum import StrEnum
 from functools import reduce
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 
 from apf.recipe import Recipe
 from workers.errors import JobError, LedgerError, NewerRecord, WorkerError
@@ -49,6 +57,22 @@ class _Told(_Record):
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Growing(_Record):
+    """A record that got fields after its first version: each is written only where it asks for something, so that an
+    older version reads all others, and refuses exactly those that it would not do as they ask.
+    """
+
+    newer_fields: ClassVar[tuple[str, ...]] = ()
+
+    @model_serializer(mode="wrap")
+    def _without_what_asks_for_nothing(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = write(self)
+        for name in self.newer_fields:
+            if getattr(self, name) == type(self).model_fields[name].default:
+                written.pop(name, None)
+        return written
 
 
 class ShardJob(_Record):
@@ -214,8 +238,10 @@ class Attempt(_Told):
     done: Totals = Totals()
 
 
-class Batch(_Record):
+class Batch(Growing):
     """One run of the command over a source: what was asked, and how far planning has come."""
+
+    newer_fields = ("private",)
 
     #: As `workers.ledger.new_batch_id` gives it.
     id: str = Field(min_length=1)
@@ -223,6 +249,9 @@ class Batch(_Record):
     source: str
     destination: str
     recipe: Recipe
+    #: Its objects are gradient files, and become perturbation files (`apf.private`): the photos stay with their owners.
+    #: Where "photo" is said of a batch, here and elsewhere, one of its objects is meant.
+    private: bool = False
     #: What happens to a photo without a face: copied with the same metadata policy, or left out.
     no_face: Literal["copy", "skip"] = "copy"
     #: Interactive shards overtake bulk ones; within a lane tenants get equal shares, and so do a tenant's batches.

@@ -75,7 +75,8 @@ HISTOGRAMS = {
         buckets=(1, 2.5, 5, 10, 20, 40, 60, 120, 300, 600, 1200),
     ),
     "apf_batch_fill_ratio": Measure(
-        "Megapixels of a batch of the filter, of those that it may have: low while the filter waits for photos.",
+        "Megapixels of a batch of the filter, of those that it may have: low while the filter waits for photos. "
+        "Gradient files count as photos that take it as long.",
         buckets=(0.1, 0.25, 0.5, 0.75, 0.9, 1, 1.5),
     ),
     "apf_model_load_seconds": Measure(

@@ -12,43 +12,12 @@ from itertools import takewhile
 from workers.attempts import now
 from workers.errors import LedgerError, NewerRecord
 from workers.job import Batch, PhotoRef
+from workers.kinds import estimated_megapixels, is_taken
 from workers.ledger import Ledger
 from workers.store import ObjectInfo, Store
 
-#: Bytes a pixel of usual photos by the key's suffix; a shard's size is only a guess until its headers are read.
-BYTES_PER_PIXEL = {
-    "jpg": 0.35,
-    "jpeg": 0.35,
-    "jpe": 0.35,
-    "jfif": 0.35,
-    "mpo": 0.35,
-    "png": 1.8,
-    "webp": 0.2,
-    "heic": 0.15,
-    "heif": 0.15,
-    "hif": 0.15,
-    "avif": 0.1,
-    "tif": 3.0,
-    "tiff": 3.0,
-}
-#: Keys without a suffix are common in platforms' buckets; the worker looks at their bytes.
-NO_SUFFIX_BYTES_PER_PIXEL = 0.35
-
-
 #: A planner writes its cursor at least so often, with a small shard or none, where few of the listed keys are planned.
 LONGEST_SILENCE_S = 5.0
-
-
-def suffix(key: str) -> str:
-    """The key's suffix in lower case without the dot; empty where it has none."""
-    name = key.rsplit("/", 1)[-1]
-    return name.rpartition(".")[2].lower() if "." in name else ""
-
-
-def may_be_photo(info: ObjectInfo) -> bool:
-    """Whether the object is planned: by its suffix, or for want of one."""
-    ending = suffix(info.key)
-    return not info.key.endswith("/") and (not ending or ending in BYTES_PER_PIXEL)
 
 
 def in_fraction(key: str, schedule: str, fraction: float) -> bool:
@@ -73,11 +42,6 @@ def is_chosen(info: ObjectInfo, batch: Batch) -> bool:
 def is_since(info: ObjectInfo, moment: str) -> bool:
     """Whether the object is as it is since this moment or later; yes where one of the two is not known."""
     return not moment or info.last_modified is None or info.last_modified >= datetime.fromisoformat(moment)
-
-
-def estimated_megapixels(ref: PhotoRef) -> float:
-    """A guess from bytes and suffix, for sharding only."""
-    return ref.size / BYTES_PER_PIXEL.get(suffix(ref.key), NO_SUFFIX_BYTES_PER_PIXEL) / 1e6
 
 
 @dataclass
@@ -129,7 +93,7 @@ def plan(
             batch, filling = _close(ledger, batch, filling, cursor), _Shard()
             yield batch
             written = time.monotonic()
-        if not may_be_photo(info):
+        if not is_taken(info, private=batch.private):
             filling.ignored += 1
             cursor = info.key
             continue
@@ -209,7 +173,7 @@ def planned_anew(ledger: Ledger, batch: Batch, shard: int, source: Store) -> dic
     above = (keys[0] for number in range(last + 1, end) if (keys := _keys(ledger, batch, number)))
     stop = next(above, batch.cursor + "\0").encode()
     listed = takewhile(lambda info: info.key.encode() < stop, source.list(start_after=next(below, "")))
-    photos = (info for info in listed if may_be_photo(info) and is_chosen(info, batch))
+    photos = (info for info in listed if is_taken(info, private=batch.private) and is_chosen(info, batch))
     refs = [PhotoRef(key=info.key, etag=info.etag, size=info.size) for info in photos]
     return _cut(batch, refs, range(first, last + 1))
 

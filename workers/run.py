@@ -47,7 +47,7 @@ def run_shard(
     job: ShardJob,
     settings: Settings,
     *,
-    load: Callable[[Recipe, Settings], Engine] = load_engine,
+    load: Callable[[Recipe, Settings, bool], Engine] = load_engine,
     last_try: bool = True,
     overtaken: Callable[[], bool] = lambda: False,
 ) -> Totals | None:
@@ -56,7 +56,7 @@ def run_shard(
     A shard whose workers died twice is run photo by photo.
 
     Args:
-        load: gives the engine for a recipe.
+        load: gives the engine for a recipe, and for gradient files where the third is true.
         last_try: report photos that failed for passing reasons, instead of raising.
         overtaken: as in `ShardRunner`.
 
@@ -94,7 +94,7 @@ def run_shard(
             source=open_store(batch.source, s3=settings.s3),
             destination=open_store(batch.destination, s3=settings.s3, create=True),
             settings=settings,
-            engine=lambda: load(batch.recipe, settings),
+            engine=lambda: load(batch.recipe, settings, batch.private),
             overtaken=overtaken,
         )
 

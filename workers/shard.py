@@ -2,7 +2,8 @@
 
 A photo's way: reader thread (HEAD of the output, GET, decode) -> this thread (detect and filter, in batches across
 photos) -> writer thread (encode, PUT). Compressed bytes are admitted by one budget, decoded photos by another; a
-holder of the first may wait for the second and never the other way round, so they cannot lock each other up.
+holder of the first may wait for the second and never the other way round, so they cannot lock each other up. Gradient
+files go the same way, by another engine.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Any
 
 from celery.exceptions import SoftTimeLimitExceeded
 
@@ -24,25 +25,17 @@ from apf.errors import PhotoError
 from workers import metrics
 from workers.budget import BudgetClosed, ByteBudget
 from workers.context import current, take_over
-from workers.engine import Engine
+from workers.engine import Engine, Result, Weight
 from workers.errors import BadCredentials, Changed, NotFound, ObjectTooLarge, StoreError, StoreFull, StoreGone
 from workers.job import Batch, Outcome, PhotoRef, PhotoReport
 from workers.marks import BATCH, FACES, OUTCOME, RECIPE, SOURCE_ETAG, carries
 from workers.settings import Settings
 from workers.store import Blob, ObjectInfo, Store
 
-if TYPE_CHECKING:
-    from apf.photo import Photo
-    from apf.pipeline import ProtectedPixels
-
 logger = logging.getLogger(__name__)
 
 #: Raised by a write, these are of the destination and not of the photo: no other photo can be written either.
 DESTINATION_GONE = (StoreFull, StoreGone, BadCredentials)
-
-#: Bytes a decoded pixel holds on its way: the photo, its protected copy, alpha, and the encoder's work space.
-BYTES_PER_PIXEL = 12
-
 
 #: A batch of the filter takes no longer than that, where it holds several photos; and the size of a shard's first one.
 BATCH_S, FIRST_BATCH_MEGAPIXELS = 2.0, 4.0
@@ -54,14 +47,13 @@ class ShardOvertaken(Exception):
 
 @dataclass(frozen=True)
 class Loaded:
-    """A decoded photo, holding its share of the photo budget."""
+    """A decoded photo, or gradient file, holding its share of the photo budget."""
 
     ref: PhotoRef
-    photo: Photo
-    megapixels: float
+    #: As the engine has it.
+    photo: Any
+    weight: Weight
     bytes_in: int
-    content_type: str
-    held: int
 
 
 @dataclass
@@ -147,7 +139,7 @@ class ShardRunner:
             with self.clock.stage("read"):
                 blob = self.source.get(ref.key, etag=ref.etag, max_bytes=self.settings.max_photo_bytes)
             metrics.add("apf_read_bytes_total", len(blob.data))
-            if not _may_be_photo(ref.key, blob.data):
+            if not self.batch.private and not _may_be_photo(ref.key, blob.data):
                 self._report(_report(ref, Outcome.skipped, reason="not a photo"))
                 return None
             return self._decode(ref, blob)
@@ -156,16 +148,15 @@ class ShardRunner:
 
     def _decode(self, ref: PhotoRef, blob: Blob) -> Loaded:
         engine = self._loaded_engine()
-        header = engine.header(blob.data)
-        held = header.pixels * BYTES_PER_PIXEL
-        self._photos.acquire(held)
+        weight = engine.weigh(blob.data)
+        self._photos.acquire(weight.held)
         try:
             with self.clock.stage("decode"):
                 photo = engine.decode(blob.data)
         except BaseException:
-            self._photos.release(held)
+            self._photos.release(weight.held)
             raise
-        return Loaded(ref, photo, header.pixels / 1e6, len(blob.data), header.content_type, held)
+        return Loaded(ref, photo, weight, len(blob.data))
 
     def _loaded_engine(self) -> Engine:
         with self._engine_lock:
@@ -182,11 +173,11 @@ class ShardRunner:
             taken, photos = self._next_batch(expected)
             expected -= taken
             if photos:
-                megapixels = sum(photo.megapixels for photo in photos)
-                metrics.observe("apf_batch_fill_ratio", megapixels / self._batch_megapixels())
+                work = sum(photo.weight.work for photo in photos)
+                metrics.observe("apf_batch_fill_ratio", work / self._batch_megapixels())
                 started = time.monotonic()
                 self._filter(photos, writers)
-                self._megapixels_per_s = megapixels / max(time.monotonic() - started, 1e-6)
+                self._megapixels_per_s = work / max(time.monotonic() - started, 1e-6)
                 if expected and self.overtaken():
                     self.stop(ShardOvertaken("an upload waits"))
 
@@ -200,7 +191,7 @@ class ShardRunner:
         photos: list[Loaded] = []
         taken = 0
         most = self._batch_megapixels()
-        while taken < expected and sum(p.megapixels for p in photos) < most:
+        while taken < expected and sum(photo.weight.work for photo in photos) < most:
             try:
                 item = self._ready.get(block=not photos)
             except queue.Empty:
@@ -220,7 +211,7 @@ class ShardRunner:
             raise
         except Exception as error:
             if len(photos) == 1:
-                self._photos.release(photos[0].held)
+                self._photos.release(photos[0].weight.held)
                 self._fail(photos[0].ref, error)
                 return
             # One photo must not take its neighbours with it.
@@ -232,33 +223,33 @@ class ShardRunner:
 
     # Writing threads
 
-    def _write(self, item: Loaded, protected: ProtectedPixels) -> None:
+    def _write(self, item: Loaded, result: Result) -> None:
         try:
-            self._report(self._publish(item, protected))
+            self._report(self._publish(item, result))
         except DESTINATION_GONE as error:
             self._report(_report(item.ref, Outcome.failed, reason=str(error)))
             self.stop(error)
         except Exception as error:  # every photo must end with an outcome
             self._fail(item.ref, error)
         finally:
-            self._photos.release(item.held)
+            self._photos.release(item.weight.held)
 
-    def _publish(self, item: Loaded, protected: ProtectedPixels) -> PhotoReport:
-        outcome = Outcome(protected.outcome)
-        facts = {"faces": len(protected.faces), "megapixels": item.megapixels, "bytes_in": item.bytes_in}
+    def _publish(self, item: Loaded, result: Result) -> PhotoReport:
+        outcome = Outcome(result.outcome)
+        facts = {"faces": len(result.faces), "megapixels": item.weight.megapixels, "bytes_in": item.bytes_in}
         if outcome is Outcome.no_face and self.batch.no_face == "skip":
             return _report(item.ref, outcome, reason="left out: --no-face skip", **facts)
         with self.clock.stage("encode"):
-            data = self.engine().encode(protected)
+            data = self.engine().encode(result)
         metadata = {
             SOURCE_ETAG: item.ref.etag,
             RECIPE: self.batch.recipe.id,
             BATCH: self.batch.id,
             OUTCOME: outcome.value,
-            FACES: str(len(protected.faces)),
+            FACES: str(len(result.faces)),
         }
         with self.clock.stage("write"):
-            self.destination.put(item.ref.key, data, content_type=item.content_type, metadata=metadata)
+            self.destination.put(item.ref.key, data, content_type=item.weight.content_type, metadata=metadata)
         metrics.add("apf_written_bytes_total", len(data))
         return _report(item.ref, outcome, bytes_out=len(data), **facts)
 

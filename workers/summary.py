@@ -40,6 +40,7 @@ def json_object(summary: BatchSummary) -> dict[str, object]:
     return {
         **counts(summary),
         "pending": summary.pending,
+        "private": summary.batch.private,
         "planned": summary.batch.planned,
         "cancelled": summary.cancelled,
         "paused": summary.stopped == "paused",

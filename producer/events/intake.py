@@ -43,9 +43,9 @@ class NotSubmitted(WorkerError):
 
 
 class Submit(Protocol):
-    """Submits photos as one batch on the interactive lane."""
+    """Submits photos of a route as one batch on the interactive lane."""
 
-    def __call__(self, source: str, destination: str, photos: Sequence[str], *, tenant: str) -> int:
+    def __call__(self, route: Route, photos: Sequence[str], *, tenant: str) -> int:
         """How many photos the batch has; those that are gone already are left out, and no photo makes no batch.
 
         Raises:
@@ -262,7 +262,7 @@ class Intake:
         """Submit these; returns why they are not submitted."""
         source = group.route.source
         try:
-            count = self._submit(source, group.route.destination, keys, tenant=group.tenant)
+            count = self._submit(group.route, keys, tenant=group.tenant)
         except WorkerError as error:
             log.error("%d photos of %s are not submitted, and are kept: %s", len(keys), source, error)
             SUBMIT_FAILURES.inc()

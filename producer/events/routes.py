@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from workers.errors import SettingsError, StoreError
-from workers.planning import may_be_photo
+from workers.kinds import is_taken
 from workers.store import RESERVED, ObjectInfo, canonical_url, inside, overlap
 from workers.store.urls import bucket_and_prefix
 
@@ -23,6 +23,8 @@ class Route:
 
     source: str
     destination: str
+    #: What is taken are gradient files, and not photos.
+    private: bool = False
 
 
 class Ignored(StrEnum):
@@ -34,17 +36,17 @@ class Ignored(StrEnum):
     own_output = "own_output"
     #: A ledger's.
     reserved = "reserved"
-    #: Its suffix says that it is no photo.
+    #: Its suffix says that it is no photo; of a private route, no gradient file.
     no_photo = "no_photo"
 
 
-def parse_routes(texts: Sequence[str]) -> tuple[Route, ...]:
-    """Routes from `s3://from/here=s3://to/there`.
+def parse_routes(texts: Sequence[str], private: Sequence[str] = ()) -> tuple[Route, ...]:
+    """Routes from `s3://from/here=s3://to/there`, those of photos and those of gradient files.
 
     Raises:
         SettingsError: there is none, one is malformed or doubled, or one's output would be another's upload.
     """
-    routes = tuple(_route(text) for text in texts)
+    routes = (*(_route(text) for text in texts), *(_route(text, private=True) for text in private))
     if not routes:
         raise SettingsError("no route: say which uploads go where, as in --route s3://uploads=s3://public")
     sources = [route.source for route in routes]
@@ -60,12 +62,12 @@ def parse_routes(texts: Sequence[str]) -> tuple[Route, ...]:
     return routes
 
 
-def _route(text: str) -> Route:
+def _route(text: str, *, private: bool = False) -> Route:
     source, equals, destination = text.partition(f"={SCHEME}")
     if not equals or not source.startswith(SCHEME):
         raise SettingsError(f"route {text!r} is malformed: write s3://bucket/prefix=s3://bucket/prefix")
     try:
-        return Route(canonical_url(source), canonical_url(SCHEME + destination))
+        return Route(canonical_url(source), canonical_url(SCHEME + destination), private)
     except StoreError as error:
         raise SettingsError(f"route {text!r}: {error}") from error
 
@@ -92,7 +94,7 @@ class Routes:
         below = key.removeprefix(f"{prefix}/") if prefix else key
         if RESERVED.rstrip("/") in below.split("/"):
             return Ignored.reserved
-        if not below or not may_be_photo(ObjectInfo(key=below, size=0, etag="")):
+        if not below or not is_taken(ObjectInfo(key=below, size=0, etag=""), private=route.private):
             return Ignored.no_photo
         return route, below
 

@@ -30,8 +30,9 @@ log = logging.getLogger(__name__)
 class Listening:
     """What to listen to, and what to do with what is heard."""
 
-    #: As `s3://from/here=s3://to/there`.
+    #: As `s3://from/here=s3://to/there`, of photos and of gradient files.
     routes: tuple[str, ...]
+    private_routes: tuple[str, ...] = ()
     #: A queue's URL, a list's key, and host and port; None: not from there.
     sqs: str | None = None
     redis: str | None = None
@@ -66,11 +67,11 @@ def run(asked: Listening, settings: Settings) -> bool:
 
 
 def _intake(asked: Listening, broker_url: str, settings: Settings) -> Intake:
-    routes = parse_routes(asked.routes)
+    routes = parse_routes(asked.routes, asked.private_routes)
     recipe = check_routes(routes, asked.recipe, settings)
     own = [ledger_url(route.destination, settings.ledger_url) for route in routes]
     for route in routes:
-        log.info("photos of %s go to %s", route.source, route.destination)
+        log.info("%s of %s go to %s", "gradients" if route.private else "photos", route.source, route.destination)
     submit = submitter(settings, recipe=asked.recipe, no_face=asked.no_face)
     found = Routes(routes, own=own)
     marks = _marks(broker_url, settings, found, how=f"{recipe.id} {asked.no_face}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from apf.recipe import Recipe, load_recipe
+from apf.recipe import Recipe, check_private, load_recipe
 from producer.client import Client
 from producer.events.intake import Submit
 from producer.events.routes import Route
@@ -20,9 +20,11 @@ def check_routes(routes: Sequence[Route], recipe: str, settings: Settings) -> Re
 
     Raises:
         NotAllowed: APF_ALLOWED_URLS is set, and a source or destination lies outside.
-        RecipeError: the recipe is unknown or malformed.
+        RecipeError: the recipe is unknown or malformed, or has no private mode and a route wants it.
     """
     found = load_recipe(recipe, detector=settings.detector)
+    if any(route.private for route in routes):
+        check_private(found)
     for route in routes:
         if settings.allowed_urls:
             check_allowed(route.source, settings.allowed, what="source")
@@ -34,13 +36,20 @@ def submitter(settings: Settings, *, recipe: str, no_face: Literal["copy", "skip
     """Submits through `Client`, on the interactive lane; raises SettingsError where there is no queue."""
     client = Client(settings)
 
-    def submit(source: str, destination: str, photos: Sequence[str], *, tenant: str) -> int:
+    def submit(route: Route, photos: Sequence[str], *, tenant: str) -> int:
         try:
             submitted = client.submit(
-                source, destination, photos=photos, recipe=recipe, no_face=no_face, tenant=tenant, missing="ignore"
+                route.source,
+                route.destination,
+                photos=photos,
+                recipe=recipe,
+                no_face=no_face,
+                tenant=tenant,
+                missing="ignore",
+                private=route.private,
             )
         except BadRequest:
-            store = open_store(source, s3=settings.s3)
+            store = open_store(route.source, s3=settings.s3)
             if any(store.head(key) for key in photos):
                 raise
             return 0  # all of them are gone: nothing is left to do

@@ -19,8 +19,8 @@ import workers.run
 import workers.tasks
 from apf.clock import StageClock
 from apf.errors import CorruptPhoto
-from apf.photo.header import Header
 from tests.faults import cheap_output
+from workers.engine import Weight
 from workers.job import ShardReport
 from workers.ledger import Ledger
 
@@ -38,10 +38,10 @@ class Protected:
 
 
 class CheapEngine:
-    def header(self, data: bytes) -> Header:
+    def weigh(self, data: bytes) -> Weight:
         if data.startswith(b"corrupt"):
             raise CorruptPhoto("the picture ends too early: save it again")
-        return Header(format="JPEG", width=1000, height=1)
+        return Weight(content_type="image/jpeg", held=12_000, megapixels=0.001, work=0.001)
 
     def decode(self, data: bytes) -> Any:
         return data

@@ -19,10 +19,11 @@ import pytest
 from PIL import Image
 
 from apf.clock import StageClock
-from apf.photo import Header, Limits, Photo, encode
+from apf.photo import Limits, Photo, encode
 from tests.faults.corpus import SECRET, corpus, saved, whole
 from tests.workers.test_shard import Scene
 from workers.decoder import Decoder
+from workers.engine import Weight, weight_of
 from workers.job import Outcome, PhotoReport
 from workers.settings import Settings
 
@@ -56,8 +57,8 @@ class PixelEngine:
         self.seconds: dict[bytes, float] = {}
         self.decoder_bytes = 0
 
-    def header(self, data: bytes) -> Header:
-        return self.decoder.header(data, LIMITS)
+    def weigh(self, data: bytes) -> Weight:
+        return weight_of(self.decoder.header(data, LIMITS))
 
     def decode(self, data: bytes) -> Photo:
         started = time.monotonic()

@@ -72,6 +72,8 @@ class World:
     workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
     batch_id: str = ""
     callback: str | None = None
+    #: What its workers run: by default, a filter that is cheap.
+    celery_app: str = "tests.faults.celeryapp"
 
     def __post_init__(self) -> None:
         self.reporting = self.folder / "reporting"
@@ -95,7 +97,7 @@ class World:
 
     def start_worker(self, *arguments: str, **more: str) -> subprocess.Popen[bytes]:
         """A worker process that has its child and listens."""
-        command = [sys.executable, "-m", "celery", "-A", "tests.faults.celeryapp", "worker"]
+        command = [sys.executable, "-m", "celery", "-A", self.celery_app, "worker"]
         environment = {**os.environ, "REMAP_SIGTERM": "SIGQUIT", **self.variables, **more}
         name = f"w{len(self.workers)}@%h"
         with self.log.open("ab") as log:

@@ -115,6 +115,18 @@ def test_a_batch_id_is_of_one_batch(world: World, client: Client) -> None:
             client.submit(world.source_url, world.destination_url, photos=keys, batch_id="order-7")
 
 
+def test_a_private_call_makes_a_private_batch(world: World, client: Client) -> None:
+    """Its id is no other batch's, though source and keys be the same; asyncio's client says as much."""
+    world.source.put("a.safetensors", b"no gradients, but nobody looks here")
+    asked = {"photos": ["a.safetensors"], "private": True, "batch_id": "order-7"}
+    first = client.submit(world.source_url, world.destination_url, **asked)  # type: ignore[arg-type]
+    assert client.status(first.destination, first.batch).batch.private
+    with pytest.raises(BadRequest, match="'order-7' is another one already"):
+        client.submit(world.source_url, world.destination_url, photos=["a.safetensors"], batch_id="order-7")
+    again = AsyncClient(world.settings).submit(world.source_url, world.destination_url, **asked)  # type: ignore[arg-type]
+    assert asyncio.run(again) == first
+
+
 def test_a_call_that_fails_takes_back_no_other_calls_batch(
     world: World, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -157,6 +169,7 @@ def test_what_is_left_of_a_batch_that_was_taken_back_counts_for_nothing(world: W
         ({"source": "file:///etc"}, NotAllowed, "APF_ALLOWED_URLS"),
         ({"recipe": "none"}, RecipeError, "recipe"),
         ({"photos": "album 0/000.jpg"}, BadRequest, "give a list of keys"),
+        ({"photos": ["album 0/000.jpg"], "private": True}, BadRequest, "is a photo by its suffix"),
     ],
 )
 def test_what_makes_no_sense_is_refused_whole(

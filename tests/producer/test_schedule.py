@@ -17,6 +17,7 @@ from PIL import Image
 
 from apf.recipe import load_recipe
 from tests.faults.strikes import SOAK
+from tests.private_files import answer, gradient_file
 from tests.producer.test_cli import APF, apf, apf_json
 
 pytestmark = pytest.mark.timeout(300)
@@ -77,6 +78,24 @@ def test_one_machine_needs_nothing_but_a_tick(library: Library) -> None:
     assert "mine" in library.run("list")
     (again,) = library.json("run-now", "mine")["batches"]
     assert (again["protected"], again["skipped"]) == (0, 1)
+
+
+def test_a_private_schedule_answers_gradient_files(library: Library) -> None:
+    """The photo beside them is nobody's business; `show` says what the schedule takes."""
+    (library.source / "b.safetensors").write_bytes(gradient_file(0))
+    added = library.add("--every", "1d", "--recipe", "light", "--private")
+    assert added["private"] is True
+    assert "takes     gradient files" in library.run("show", "mine")
+    (ran,) = library.json("tick")["batches"]
+    assert (ran["photos"], ran["protected"], ran["ignored"], ran["private"]) == (1, 1, 1, True)
+    assert (library.out / "b.safetensors").read_bytes() == answer(gradient_file(0))
+    assert not (library.out / "a.jpg").exists()
+    bare = library.folder / "bare.toml"
+    bare.write_text('epsilon_levels = 8\nstages = ["universal"]\n')
+    refused = library.run(
+        "add", "two", library.source, library.out, "--every", "1d", "--private", "--recipe", bare, code=2
+    )
+    assert "'bare' has no gradient stage" in refused
 
 
 def test_what_a_killed_tick_has_left_is_gone_on_with(library: Library) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from apf.clock import StageClock
 from apf.errors import CorruptPhoto
 from apf.photo import Header
+from workers.engine import Weight, weight_of
 
 
 @dataclass(frozen=True)
@@ -36,10 +37,10 @@ class FakeEngine:
     _alive: int = 0
     _lock: Any = field(default_factory=threading.Lock)
 
-    def header(self, data: bytes) -> Header:
+    def weigh(self, data: bytes) -> Weight:
         if data.startswith(b"corrupt"):
             raise CorruptPhoto("the picture ends too early: save it again")
-        return Header(format="JPEG", width=self.pixels, height=1)
+        return weight_of(Header(format="JPEG", width=self.pixels, height=1))
 
     def decode(self, data: bytes) -> Any:
         with self._lock:

@@ -11,13 +11,12 @@ from hypothesis import strategies as st
 from tests.workers.test_ledger import report
 from tests.workers.test_shard import make_batch
 from workers.job import Batch, Outcome, PhotoRef
+from workers.kinds import estimated_megapixels, has_photos_suffix, is_taken
 from workers.ledger import Ledger, open_ledger
 from workers.planning import (
     BatchTooLarge,
     Taken,
     caught_up,
-    estimated_megapixels,
-    may_be_photo,
     note_trouble,
     plan,
     planned_anew,
@@ -120,9 +119,44 @@ def test_photos_are_told_by_suffix_or_for_want_of_one() -> None:
         "x.y/upload": True,
         "a.txt": False,
         "a.gif": False,
+        "a.safetensors": False,
         "d/": False,
     }
-    assert {name: may_be_photo(ObjectInfo(key=name, size=1, etag="")) for name in names} == names
+    infos = {name: ObjectInfo(key=name, size=1, etag="") for name in names}
+    assert {name: is_taken(info, private=False) for name, info in infos.items()} == names
+    assert [name for name, info in infos.items() if is_taken(info, private=True)] == ["a.safetensors"]
+
+
+def test_a_private_batch_plans_gradient_files_and_nothing_else() -> None:
+    """By their suffix alone: what has none, or a photo's, is ignored, as gradient files are by other batches."""
+    sizes = {
+        "a.safetensors": 10,
+        "b.jpg": 10,
+        "c.SAFETENSORS": 10,
+        "d": 10,
+        "e.safetensors.txt": 10,
+        "f.safetensors": 10,
+    }
+    source, ledger, batch = scene(sizes, private=True, max_shard_photos=2)
+    *_, done = plan(ledger, batch, source, planner="a")
+    assert planned_keys(ledger, done) == ["a.safetensors", "c.SAFETENSORS", "f.safetensors"]
+    assert (done.photos, done.shards, done.ignored, done.private) == (3, 2, 3, True)
+    ledger.store.put(ledger.key(done.id, "plan", "00000.jsonl"), b"torn")
+    assert [ref.key for ref in planned_anew(ledger, done, 0, source)[0]] == ["a.safetensors", "c.SAFETENSORS"]
+    source, ledger, batch = scene(sizes)
+    *_, done = plan(ledger, batch, source, planner="a")
+    assert planned_keys(ledger, done) == ["b.jpg", "d"]
+
+
+def test_a_gradient_counts_for_the_time_that_it_takes() -> None:
+    """A face's 75 KB take 10 ms where a megapixel takes 330: a shard of 2.5 megapixels holds 83 of them."""
+    assert estimated_megapixels(PhotoRef(key="a.safetensors", etag="", size=75_264)) == pytest.approx(0.03)
+    source, ledger, batch = scene({f"{n:03}.safetensors": 75_264 for n in range(100)}, private=True,
+                                  max_shard_megapixels=2.5)  # fmt: skip
+    *_, done = plan(ledger, batch, source, planner="a")
+    assert [len(ledger.read_plan(batch.id, shard)) for shard in range(done.shards)] == [83, 17]
+    assert has_photos_suffix("x/me.JPG")
+    assert not has_photos_suffix("x/me.safetensors")
 
 
 def test_megapixels_are_guessed_by_format() -> None:

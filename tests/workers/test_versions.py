@@ -6,19 +6,23 @@ import json
 from typing import Any
 
 import pytest
+from pydantic import create_model
 
 from apf.errors import OtherVersion
 from apf.recipe import VERSION, weights_digest
 from tests.workers.test_reconcile import World
 from tests.workers.test_run import Planned
+from tests.workers.test_shard import make_batch
 from workers import tasks
 from workers.app import TASK
 from workers.attempts import Lease, attempts_at
 from workers.engine import load_engine
-from workers.errors import JobError, NewerRecord
-from workers.job import ShardJob
+from workers.errors import JobError, LedgerError, NewerRecord
+from workers.job import Batch, Growing, ShardJob, parse
 from workers.ledger import Ledger
 from workers.run import report_lost_shard, run_shard
+from workers.schedules.record import Schedule
+from workers.schedules.times import Trigger
 from workers.settings import Settings
 from workers.watch import BatchWatch
 
@@ -69,6 +73,41 @@ def test_a_shard_of_a_newer_record_stays_open(record: str) -> None:
     for key, data in kept.items():  # what the newer worker knows how to read
         planned.destination.put(key, data)
     assert planned.run().protected == 2
+
+
+def older(record: type[Growing]) -> Any:
+    """The record as it was before it grew."""
+    known = {name: (field.annotation, field) for name, field in record.model_fields.items()}
+    before = {name: known[name] for name in known if name not in record.newer_fields}
+    return create_model("Older", __config__=record.model_config, **before)  # type: ignore[call-overload]
+
+
+NIGHTLY = Schedule(
+    name="nightly", source="s3://a", destination="s3://b", recipe={"name": "light"},
+    trigger=Trigger(every_s=60, first="2026-01-01T00:00:00+00:00"), created_at="2026-01-01T00:00:00+00:00",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("record", [make_batch("s3://a", "s3://b"), NIGHTLY], ids=["batch", "schedule"])
+def test_an_older_version_reads_all_but_private_records(record: Growing) -> None:
+    """One of photos is written without the fields that came later; a private one is left to newer workers, and never
+    taken for photos.
+    """
+    before = older(type(record))
+    assert "private" in record.newer_fields
+    same = before.model_validate_json(record.model_dump_json())
+    assert same.model_dump() == record.model_dump()
+    private = record.model_copy(update={"private": True})
+    with pytest.raises(NewerRecord, match=r"private: Extra inputs.*upgrade this installation"):
+        parse(before, private.model_dump_json(), LedgerError, "record")
+    assert parse(type(record), private.model_dump_json(), LedgerError, "record") == private
+
+
+def test_a_kind_of_batch_that_nobody_knows_yet_is_left_alone() -> None:
+    """It is a field of its own, as `private` was: whoever does not know it refuses the batch."""
+    record = json.loads(make_batch("s3://a", "s3://b").model_dump_json())
+    with pytest.raises(NewerRecord, match="video: Extra inputs"):
+        parse(Batch, json.dumps({**record, "video": True}), LedgerError, "batch.json")
 
 
 def test_a_newer_message_is_refused_and_reports_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

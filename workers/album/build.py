@@ -14,13 +14,13 @@ from apf.photo import Limits
 from apf.recipe import Recipe, weights_digest
 from workers.album.card import Card
 from workers.album.choice import measured, shown
-from workers.album.figures import Viewer
+from workers.album.figures import BlindViewer, Viewer
 from workers.album.page import Scope, embedded, render
 from workers.album.target import Target
 from workers.allowed import check_allowed
 from workers.budget import ByteBudget
 from workers.engine import shared_decoder, usable_device
-from workers.errors import NotFound
+from workers.errors import BadRequest, NotFound
 from workers.job import Batch, Outcome, PhotoReport
 from workers.ledger import Ledger
 from workers.settings import Settings
@@ -74,16 +74,19 @@ def build(
 
     Raises:
         TargetError: the page cannot be written there.
+        BadRequest: originals are asked for of a private batch.
         LedgerError, StoreError: the batch or its outputs cannot be read.
         ApfError: the detector cannot be loaded; `measure=0` does without.
     """
     watch = BatchWatch(ledger, batch_id)
     summary = watch.poll()
     batch = summary.batch
+    if batch.private and asked.with_originals:
+        raise BadRequest("the photos of a private batch are with their owners: leave --with-originals away")
     target.check(apart=(batch.source, batch.destination))
     reports = watch.photos()
     chosen = shown(reports, asked.limit)
-    keys = measured(chosen, asked.measure)
+    keys = measured(chosen, 0 if batch.private else asked.measure)
     beside = len(chosen) > SINGLE_FILE_PHOTOS
     place = target.place if beside else embedded
     viewer = make_viewer(batch, asked, settings, look=bool(keys))
@@ -102,6 +105,7 @@ def build(
             unmeasured=max(0, wanted - with_measure),
             with_originals=asked.with_originals,
             beside=beside,
+            private=batch.private,
         )
         target.publish(render(summary, records, scope))
     finally:
@@ -109,7 +113,9 @@ def build(
     return Written(target.page, target.folder if beside else None, len(chosen), with_measure, target.size_bytes)
 
 
-def cards(viewer: Viewer, reports: Sequence[PhotoReport], measure: frozenset[str], threads: int) -> Iterator[Card]:
+def cards(
+    viewer: Viewer | BlindViewer, reports: Sequence[PhotoReport], measure: frozenset[str], threads: int
+) -> Iterator[Card]:
     """The photos' cards in order. Photos are decoded ahead of the one in hand, two a thread at most."""
     waiting = iter(reports)
     with ThreadPoolExecutor(threads, thread_name_prefix="album") as pool:
@@ -128,8 +134,10 @@ def cards(viewer: Viewer, reports: Sequence[PhotoReport], measure: frozenset[str
                 future.cancel()
 
 
-def make_viewer(batch: Batch, asked: Asked, settings: Settings, *, look: bool) -> Viewer:
-    """What looks at the batch's photos; without `look` no detector is loaded."""
+def make_viewer(batch: Batch, asked: Asked, settings: Settings, *, look: bool) -> Viewer | BlindViewer:
+    """What looks at the batch's photos, where they are here; without `look` no detector is loaded."""
+    if batch.private:
+        return BlindViewer(batch, open_store(batch.destination, s3=settings.s3))
     if settings.allowed_urls:  # a ledger in a shared bucket could name any source
         check_allowed(batch.source, settings.allowed, what="source")
     return Viewer(

@@ -11,6 +11,11 @@ _OTHER = "Mend what the reason says." + _RETRY
 
 #: The first that matches counts. Reasons are those of `apf.photo`, `workers.store` and `workers.shard.explain`.
 _CURES: tuple[tuple[str, str], ...] = (
+    (
+        r"gradient|perturbation|safetensors|of its format|made by APF|file holds|file's epsilon|fetch it again",
+        "The photo's owner makes the gradient file again, with the recipe and the version of this installation, and "
+        "hands it in under the same name." + _AGAIN,
+    ),
     (r"changed (while the batch ran|since it was planned)", "It was edited meanwhile. Run apf protect as before."),
     (r"deleted while", "Nothing to do, unless it was deleted by mistake: then put it back." + _AGAIN),
     (

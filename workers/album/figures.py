@@ -56,7 +56,7 @@ class Viewer:
             StoreGone, BadCredentials, StoreUnavailable: of the destination.
         """
         if report.outcome is Outcome.failed:
-            return self._failed(report)
+            return failed(report, self.destination)
         try:
             output = published(report.key, self.destination)
             if output is None:
@@ -66,18 +66,6 @@ class Viewer:
             raise
         except (StoreError, PhotoError, MemoryError) as error:
             return Card(report.key, report.outcome.value, notes=(f"It cannot be shown: {error or 'out of memory'}.",))
-
-    def _failed(self, report: PhotoReport) -> Card:
-        reason = report.reason or "no reason was given"
-        try:
-            older = published(report.key, self.destination)
-        except DESTINATION_GONE:
-            raise
-        except StoreError:
-            older = None
-        notes = ["An older version of it, from an earlier batch, is still published."] if older else []
-        advice = cure(reason, transient=report.transient)
-        return Card(report.key, report.outcome.value, notes=tuple(notes), reason=reason, cure=advice)
 
     def _shown(self, report: PhotoReport, output: Output, *, measure: bool) -> Card:
         data = self.destination.get(report.key, etag=output.info.etag, max_bytes=self.limits.max_bytes).data
@@ -160,6 +148,43 @@ class Viewer:
             made["before"] = pictures.view(before.pixels, before)
             made["difference"] = pictures.plain(difference(before.pixels, after.pixels))
         return made
+
+
+@dataclass(frozen=True)
+class BlindViewer:
+    """Makes the cards of a private batch, from reports and marks: its photos are with their owners."""
+
+    batch: Batch
+    destination: Store
+
+    def card(self, report: PhotoReport, *, measure: bool) -> Card:
+        """As `Viewer.card`, without pictures; nothing is read but what the store says of an output."""
+        if report.outcome is Outcome.failed:
+            return failed(report, self.destination)
+        try:
+            output = published(report.key, self.destination)
+        except DESTINATION_GONE:
+            raise
+        except StoreError as error:
+            return Card(report.key, report.outcome.value, notes=(f"Its output cannot be looked at: {error}.",))
+        if output is None:
+            return Card(report.key, report.outcome.value, notes=(_why_nothing(report),), face_count=report.faces)
+        notes = output.notes(self.batch, report.outcome)
+        return Card(report.key, report.outcome.value, notes=tuple(notes), face_count=output.faces)
+
+
+def failed(report: PhotoReport, destination: Store) -> Card:
+    """The card of a photo, or gradient file, that has no output."""
+    reason = report.reason or "no reason was given"
+    try:
+        older = published(report.key, destination)
+    except DESTINATION_GONE:
+        raise
+    except StoreError:
+        older = None
+    notes = ["An older version of it, from an earlier batch, is still published."] if older else []
+    advice = cure(reason, transient=report.transient)
+    return Card(report.key, report.outcome.value, notes=tuple(notes), reason=reason, cure=advice)
 
 
 def _why_nothing(report: PhotoReport) -> str:

@@ -29,7 +29,11 @@ class Output:
         if self.recipe_id != batch.recipe.id:
             found.append("It was made by another recipe than this batch's.")
         if self.outcome is Outcome.no_face:
-            found.append("No face was found, so it is published as it is: a face in it is not protected.")
+            found.append(
+                "The owner's device found no face: the file changes nothing, and a face in the photo is not protected."
+                if batch.private
+                else "No face was found, so it is published as it is: a face in it is not protected."
+            )
         return found
 
 

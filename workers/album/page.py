@@ -43,6 +43,8 @@ class Scope:
     with_originals: bool
     #: Whether pictures lie in a folder beside the page.
     beside: bool
+    #: Of a private batch: there are no pictures.
+    private: bool = False
 
 
 def embedded(name: str, data: bytes) -> str:
@@ -112,6 +114,12 @@ def _tiles(summary: BatchSummary) -> str:
 
 
 def _privacy(scope: Scope) -> str:
+    if scope.private:
+        return (
+            '<p class="privacy" role="note"><strong>The photos are with their owners.</strong> This batch was private: '
+            "gradients came in, perturbations went out, and no photo was ever here. So there are figures and failures "
+            "below, and no pictures.</p>"
+        )
     if scope.with_originals:
         return (
             '<p class="privacy warn" role="note"><strong>This page holds unprotected photos.</strong> Keep it to '
@@ -138,7 +146,8 @@ def _facts(summary: BatchSummary, scope: Scope) -> str:
     if scope.shown < scope.of:
         facts.append(("Shown", f"{scope.shown:,} of {scope.of:,} photos, failed ones first (--limit)"))
     if batch.ignored:
-        facts.append(("Ignored", f"{batch.ignored:,} other files that are no photos by their names"))
+        what = "gradient files" if batch.private else "photos"
+        facts.append(("Ignored", f"{batch.ignored:,} other files that are no {what} by their names"))
     if summary.stopped:
         facts.append(("Stopped", f"the batch was {summary.stopped}: apf resume goes on with it"))
     if batch.note:
@@ -147,6 +156,8 @@ def _facts(summary: BatchSummary, scope: Scope) -> str:
 
 
 def _measured(scope: Scope) -> str:
+    if scope.private:
+        return "no photo: they are with their owners"
     if not scope.measured and not scope.unmeasured:
         return "no photo here has a protected face"
     if not scope.measured:

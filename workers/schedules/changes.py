@@ -12,8 +12,9 @@ from itertools import islice
 from apf.recipe import Recipe, make_recipe
 from workers.attempts import now
 from workers.errors import Forbidden, InvalidKey, StoreFull
+from workers.kinds import is_taken
 from workers.marks import carries
-from workers.planning import in_fraction, is_since, may_be_photo
+from workers.planning import in_fraction, is_since
 from workers.schedules.outcome import digest
 from workers.schedules.record import Piece, RecipeFields, Schedule, State
 from workers.settings import Settings
@@ -103,7 +104,8 @@ def has_new(
     def doubtful() -> Iterator[ObjectInfo]:
         for info in source.list():
             keep()
-            if may_be_photo(info) and is_since(info, start) and digest(info.key, info.etag) not in known:
+            taken = is_taken(info, private=schedule.private)
+            if taken and is_since(info, start) and digest(info.key, info.etag) not in known:
                 yield info
 
     photos, asked = doubtful(), 0

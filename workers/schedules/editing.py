@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from apf.recipe import make_recipe
+from apf.recipe import check_private, make_recipe
 from workers.address import parse_target
 from workers.allowed import check_allowed
 from workers.asking import OverlapError
@@ -117,7 +117,9 @@ def _checked(fields: dict[str, Any], settings: Settings) -> Schedule:
     except ValidationError as error:
         raise BadRequest(f"a schedule cannot be like this: {explain(error)}") from error
     for recipe in [schedule.recipe, *([schedule.rollout.recipe] if schedule.rollout else [])]:
-        make_recipe(recipe, detector=settings.detector)
+        made = make_recipe(recipe, detector=settings.detector)
+        if schedule.private:
+            check_private(made)
     if schedule.callback is not None:
         parse_target(schedule.callback)
     return schedule

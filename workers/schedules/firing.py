@@ -152,6 +152,7 @@ def _make(shelf: Shelf, schedule: Schedule, state: State, run: Run, settings: Se
     for part in run.parts:
         asked = Asked(
             recipe=part.recipe,
+            private=schedule.private,
             no_face=schedule.no_face,
             tenant=schedule.tenant,
             callback=schedule.callback,

@@ -43,6 +43,8 @@ class Overview:
     destination: str = ""
     trigger: str = ""
     on_change: tuple[str, ...] = ()
+    #: As in `workers.job.Batch`.
+    private: bool = False
     recipe: str = ""
     #: Of a rollout; else empty and 0.
     new_recipe: str = ""
@@ -89,6 +91,7 @@ def overview(shelf: Shelf, name: str, settings: Settings) -> Overview:
         destination=schedule.destination,
         trigger=str(schedule.trigger),
         on_change=schedule.on_change,
+        private=schedule.private,
         recipe=_named(schedule.recipe),
         new_recipe=_named(rollout.recipe) if rollout else "",
         fraction=rollout.fraction if rollout else 0.0,

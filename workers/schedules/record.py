@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from apf.recipe import Recipe
-from workers.job import Part, Totals
+from workers.job import Growing, Part, Totals
 from workers.schedules.times import Trigger
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
@@ -33,8 +33,10 @@ class Rollout(_Record):
     fraction: float = Field(gt=0, lt=1)
 
 
-class Schedule(_Record):
+class Schedule(Growing):
     """What an operator asked for."""
+
+    newer_fields = ("private",)
 
     name: str = Field(pattern=f"^{NAME.pattern}$")
     #: Canonical URLs.
@@ -44,6 +46,8 @@ class Schedule(_Record):
     on_change: tuple[Change, ...] = ()
     recipe: RecipeFields
     rollout: Rollout | None = None
+    #: As in `workers.job.Batch`.
+    private: bool = False
     no_face: Literal["copy", "skip"] = "copy"
     tenant: str = ""
     callback: str | None = None

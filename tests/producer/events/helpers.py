@@ -36,12 +36,12 @@ class Notes:
     def __post_init__(self) -> None:
         self.open.set()
 
-    def __call__(self, source: str, destination: str, photos: Sequence[str], *, tenant: str) -> int:
+    def __call__(self, route: Route, photos: Sequence[str], *, tenant: str) -> int:
         self.tries += 1
         assert self.open.wait(30)
         if self.failing:
             raise self.failing
-        self.batches.append((source, destination, tuple(photos), tenant))
+        self.batches.append((route.source, route.destination, tuple(photos), tenant))
         return len(photos)
 
     @property

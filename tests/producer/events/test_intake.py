@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 
 import pytest
@@ -13,7 +13,7 @@ import redis
 from producer.events.intake import NotSubmitted, Stopping
 from producer.events.marks import REMEMBERED_S, RedisMarks, redis_client
 from producer.events.notice import MalformedEvent
-from producer.events.routes import parse_routes
+from producer.events.routes import Route, parse_routes
 from tests.conftest import RedisServer
 from tests.producer.events.helpers import Notes, an_intake, counted, event, marks_in, until
 from workers.errors import Forbidden, StoreUnavailable
@@ -144,7 +144,7 @@ def test_a_bug_holds_no_message_for_ever(notes: Notes, marks: RedisMarks, monkey
 def test_a_photo_that_was_not_there_may_come_again(notes: Notes, marks: RedisMarks) -> None:
     """A store that shows an object late, or an event before it: the next one counts."""
 
-    def none_is_there(source: str, destination: str, photos: object, *, tenant: str) -> int:
+    def none_is_there(route: object, photos: object, *, tenant: str) -> int:
         return 0
 
     with an_intake(notes, marks) as intake:
@@ -158,10 +158,10 @@ def test_a_photo_that_was_not_there_may_come_again(notes: Notes, marks: RedisMar
 def test_a_message_of_two_groups_is_done_when_both_are(notes: Notes) -> None:
     """One that fails is enough to keep the whole message."""
 
-    def one_route_fails(source: str, destination: str, photos: object, *, tenant: str) -> int:
-        if source.endswith("teamA"):
+    def one_route_fails(route: Route, photos: Sequence[str], *, tenant: str) -> int:
+        if route.source.endswith("teamA"):
             raise StoreUnavailable("that bucket is down")
-        return notes(source, destination, list(photos), tenant=tenant)  # type: ignore[call-overload]
+        return notes(route, photos, tenant=tenant)
 
     with an_intake(notes) as intake:
         intake._submit = one_route_fails
@@ -190,13 +190,13 @@ def test_a_large_message_is_done_when_its_last_photo_is() -> None:
 def test_a_photo_that_nobody_may_read_keeps_no_other(notes: Notes) -> None:
     """The batch is cut in halves until it stands alone; its message stays, and those of the others are done."""
 
-    def one_is_forbidden(source: str, destination: str, photos: list[str], *, tenant: str) -> int:
+    def one_is_forbidden(route: Route, photos: Sequence[str], *, tenant: str) -> int:
         if "13.jpg" in photos:
             raise Forbidden("no right to read it")
-        return notes(source, destination, photos, tenant=tenant)
+        return notes(route, photos, tenant=tenant)
 
     with an_intake(notes, seconds=0.3) as intake:
-        intake._submit = one_is_forbidden  # type: ignore[assignment]
+        intake._submit = one_is_forbidden
         futures = {number: intake.take(event(f"{number}.jpg"), "http") for number in range(20)}
         failed = {number for number, future in futures.items() if future.exception(20)}
     assert failed == {13}

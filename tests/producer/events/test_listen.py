@@ -172,6 +172,24 @@ def test_what_is_uploaded_is_protected(platform: Platform) -> None:
         assert platform.submitted() == sorted(photos)
 
 
+def test_a_private_route_makes_private_batches(platform: Platform, server: Any) -> None:
+    """Of gradient files below it, and of nothing else; the route of photos beside it goes on as ever."""
+    platform.upload("a.jpg")
+    for key in ("private/b.safetensors", "private/c.jpg"):
+        platform.upload(key)
+    answers = f"s3://{platform.bucket}/answers"
+    platform.start("--redis", KEY, "--gather", "0", "--private-route", f"{platform.source}/private={answers}")
+    for key in ("a.jpg", "private/b.safetensors", "private/c.jpg"):
+        server.rpush(KEY, platform.event(key))
+    until(lambda: not server.llen(KEY) and platform.submitted() == ["a.jpg"], 30, "the photo is submitted")
+    ledger = find_ledger(answers, platform.settings)
+    until(lambda: len(ledger.batches()) == 1, 30, "and the gradient file")
+    batch = ledger.read_batch(ledger.batches()[0])
+    assert (batch.private, [ref.key for ref in batch.named]) == (True, ["b.safetensors"])
+    ledger = find_ledger(platform.destination, platform.settings)
+    assert [ledger.read_batch(batch_id).private for batch_id in ledger.batches()] == [False]
+
+
 def test_a_killed_listener_loses_no_entry_of_a_list(platform: Platform, server: Any) -> None:
     """SIGKILL when entries are taken and not yet submitted, and again in the midst of submitting."""
     keys = [f"{number:02}.jpg" for number in range(20)]

@@ -88,6 +88,19 @@ def test_a_key_with_an_equals_sign_can_be_a_route() -> None:
     assert parse_routes(["s3://a/x=1=s3://b/y=2"]) == (Route("s3://a/x=1", "s3://b/y=2"),)
 
 
+def test_a_private_route_takes_gradient_files_alone() -> None:
+    """And the others leave them; one listener may have both."""
+    found = parse_routes(["s3://up=s3://public"], ["s3://up/private=s3://answers"])
+    routes = Routes(found)
+    assert [route.private for route in found] == [False, True]
+    assert routes.find("up", "private/a.safetensors") == (found[1], "a.safetensors")
+    for key in ("private/a.jpg", "private/upload", "a.safetensors"):
+        assert routes.find("up", key) is Ignored.no_photo
+    assert routes.find("up", "a.jpg") == (found[0], "a.jpg")
+    with pytest.raises(SettingsError, match="two routes"):
+        parse_routes(["s3://up=s3://public"], ["s3://up=s3://answers"])
+
+
 def test_the_first_folders_name_the_tenant() -> None:
     """Too few name nobody, and a name that is too long for a batch is still the same for the same folders."""
     assert [tenant_of("ann/2024/a.jpg", n) for n in (0, 1, 2, 3)] == ["", "ann", "ann/2024", ""]

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from apf.errors import PhotoError
+from apf.errors import PhotoError, PrivateFileError
 from apf.photo import Limits, decode
+from apf.private.files import Gradients
 from tests.faults.corpus import depths, empty, flipped, misnamed, polyglots, truncated
+from tests.private_files import answer, gradient_file
 from workers.album.cures import _OTHER, _PASSES, cure
 
 
@@ -66,6 +69,23 @@ def test_the_cure_fits_the_photo(data: bytes, limits: Limits, word: str) -> None
 def test_reasons_of_workers_and_stores_have_theirs(reason: str, word: str) -> None:
     """A photo's name in the reason does not decide."""
     assert word in cure(reason, transient=False)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda whole: b"no file",
+        lambda whole: whole[:-1],
+        answer,
+        lambda whole: whole.replace(b'"version":"1"', b'"version":"2"'),
+    ],
+    ids=["foreign", "cut short", "an answer", "a later version's"],
+)
+def test_a_gradient_file_is_mended_by_its_owner(spoil: Callable[[bytes], bytes]) -> None:
+    """No photo program helps with it."""
+    with pytest.raises(PrivateFileError) as refused:
+        Gradients.decode(spoil(gradient_file(0)))
+    assert "owner makes the gradient file again" in cure(str(refused.value), transient=False)
 
 
 def test_what_may_pass_is_tried_again() -> None:

@@ -363,6 +363,23 @@ class TestOnChange:
         assert world.run(1) == ["a"]
         assert world.tick(1) == []
 
+    def test_a_private_schedule_waits_for_gradient_files_alone(self, world: World) -> None:
+        """A photo beside them is nothing new, and its batches are private; other schedules are not theirs."""
+        world.photos("a")
+        world.source.put("b.safetensors", b"face b")
+        world.add(on_change=("new",), private=True)
+        assert world.run() == ["b.safetensors"]
+        assert [batch.private for batch in world.run_batches()] == [True]
+        world.now += timedelta(hours=3)
+        world.photos("c")
+        assert world.tick() == []
+        world.source.put("d.safetensors", b"face d")
+        assert world.run(1) == ["d.safetensors"]
+        world.add("open", on_change=("new",))
+        world.tick()
+        (batch,) = world.run_batches("open")
+        assert [ref.key for ref in world.plan(batch)] == ["a.jpg", "c.jpg"]
+
     def test_a_library_that_is_up_to_date_costs_one_listing(
         self, world: World, monkeypatch: pytest.MonkeyPatch
     ) -> None:
