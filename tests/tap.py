@@ -20,7 +20,9 @@ class Tap:
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
         self.url = urlunsplit(parts._replace(netloc=f"127.0.0.1:{self._listener.getsockname()[1]}"))
         self._streams: list[bytearray] = []
-        threading.Thread(target=self._accept, name="tap", daemon=True).start()
+        self._sockets: list[socket.socket] = []
+        self._threads = [threading.Thread(target=self._accept, name="tap", daemon=True)]
+        self._threads[0].start()
 
     @property
     def seen(self) -> bytes:
@@ -28,17 +30,27 @@ class Tap:
         return b"\0\0".join(map(bytes, self._streams))
 
     def close(self) -> None:
-        self._listener.close()
+        """Ends all connections."""
+        for one in (self._listener, *self._sockets):
+            with suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join(10)
+        for one in (self._listener, *self._sockets):
+            one.close()
 
     def _accept(self) -> None:
         with suppress(OSError):
             while True:
                 client, _ = self._listener.accept()
                 server = socket.create_connection(self._target)
+                self._sockets += [client, server]
                 for source, sink in ((client, server), (server, client)):
                     stream = bytearray()
                     self._streams.append(stream)
-                    threading.Thread(target=_relay, args=(source, sink, stream), daemon=True).start()
+                    thread = threading.Thread(target=_relay, args=(source, sink, stream), daemon=True)
+                    self._threads.append(thread)
+                    thread.start()
 
 
 def _relay(source: socket.socket, sink: socket.socket, stream: bytearray) -> None:

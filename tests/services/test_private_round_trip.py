@@ -39,7 +39,8 @@ RECIPE = "standard"
 #: Bytes of a photo, or of what is made from it, that are looked for; by chance so many are never met.
 FRAGMENT = 16
 #: How pictures of any kind begin.
-SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"WEBPVP8", b"ftypheic", b"ftypavif", b"JFIF", b"Exif\0\0")
+JPEGS = tuple(b"\xff\xd8\xff" + byte for byte in (b"\xe0", b"\xe1", b"\xe2", b"\xdb", b"\xee"))
+SIGNATURES = (*JPEGS, b"\x89PNG\r\n", b"WEBPVP8", b"ftypheic", b"ftypavif", b"JFIF\0", b"Exif\0\0")
 NAMES = ("wedding", "Müller", "thérèse")
 
 
@@ -48,6 +49,7 @@ class Trip:
     """What a round trip has left, and all that went over the wires on its way."""
 
     photos: dict[str, bytes]
+    #: As the device made them of the answers.
     protected: dict[str, bytes]
     #: All objects of the bucket, by key.
     stored: dict[str, bytes]
@@ -76,7 +78,7 @@ def album(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trip(
     album: Path, redis_process: RedisServer, swift: S3Server, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Trip]:
-    """gradient on the device, a bulk batch and an upload through the queue, apply on the device."""
+    """Gradients on the device, a bulk batch and an upload through the queue, apply on the device."""
     folder = tmp_path_factory.mktemp("trip")
     bucket = swift.new_bucket()
     redis_tap, store_tap = Tap(redis_process.url), Tap(swift.endpoint_url)
@@ -201,7 +203,7 @@ def test_no_picture_ever_went_over_a_wire(trip: Trip) -> None:
 
 
 def test_the_search_finds_what_is_there(trip: Trip) -> None:
-    """The search itself: where a photo, a crop or a thumbnail passes, it is found; and the taps saw all of the files."""
+    """The search itself: where a photo passes, it is found; and the taps saw all of the files."""
     photo = trip.photos["wedding guests.jpg"]
     made = dict(fragments({"wedding guests.jpg": photo}))
     assert len(made) > 100
@@ -212,7 +214,7 @@ def test_the_search_finds_what_is_there(trip: Trip) -> None:
 
 
 def fragments(photos: dict[str, bytes]) -> Iterator[tuple[str, bytes]]:
-    """Pieces of the photos' bytes, and of their pixels, faces and thumbnails in the forms that programs hold them in."""
+    """Pieces of the photos' bytes, and of their pixels, faces and thumbnails as programs hold them."""
     for name, data in photos.items():
         for at in range(1000, len(data) - FRAGMENT, 509):
             yield f"byte {at} of {name}", data[at : at + FRAGMENT]
