@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from apf.evaluate.private_road import has_private, key_of, private_road
 from apf.evaluate.rivals.types import Perturb
 from apf.filter import Filter
 from apf.recipe import Recipe
@@ -27,6 +28,10 @@ STAGES: dict[str, dict[str, object]] = {
 STEPS: dict[str, dict[str, object]] = {
     f"ours: {count} steps of refinement": {"refine_steps": count} for count in (0, 1, 3, 5, 10)
 }
+
+
+#: The middle recipe once more, by the road of private mode.
+PRIVATE = "ours: private"
 
 
 @dataclass(frozen=True)
@@ -52,8 +57,9 @@ def ours(recipes: Sequence[Recipe], device: str = "cpu") -> list[Method]:
     base = middle(recipes)
     whole = [_filter(f"ours: {recipe.name}", recipe, device, curve=recipe.name) for recipe in recipes]
     known = {recipe.id for recipe in recipes}
+    private = [Method(PRIVATE, lambda: private_road(base, device), key_of(base, device))] if has_private(base) else []
     parts = [(name, base.model_copy(update=_fields(update))) for name, update in {**STAGES, **STEPS}.items()]
-    return [_filter(name, recipe, device) for name, recipe in parts if recipe.id not in known] + whole
+    return [_filter(name, recipe, device) for name, recipe in parts if recipe.id not in known] + [*whole, *private]
 
 
 def middle(recipes: Sequence[Recipe]) -> Recipe:

@@ -1,0 +1,53 @@
+"""Private mode as a row: what the device sends is all that the perturbation is made of."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import astuple
+
+import torch
+from torch import Tensor
+
+from apf.evaluate.rivals.types import Perturb
+from apf.filter import Filter
+from apf.private.files import Gradients, Perturbations, Terms
+from apf.private.key import noise_seed
+from apf.private.probe import LightProbe
+from apf.private.quantise import DEFAULT, Reduction
+from apf.private.server import perturb
+from apf.recipe import Recipe
+
+#: A device's key, always the same one, for the same noise each time.
+KEY = bytes(32)
+
+
+def private_road(recipe: Recipe, device: str = "cpu", reduction: Reduction = DEFAULT) -> Perturb:
+    """The perturbations of faces as devices get them: gradient by NumPy, reduced, encoded, answered, decoded."""
+    probe, server = LightProbe(), Filter.load(recipe, device)
+    terms = Terms.of(recipe)
+
+    def one(face: Tensor) -> Tensor:
+        crop = face.cpu().numpy()
+        found = probe.gradient(crop, recipe.epsilon, recipe.stages)
+        data = crop.tobytes()
+        sent = Gradients(
+            id=hashlib.sha256(data).hexdigest()[:32],
+            terms=terms,
+            bits=reduction.bits,
+            packed=reduction.reduce(found[None], seed=noise_seed(KEY, data)),
+            noise=reduction.noise,
+        )
+        (answer,) = perturb([Gradients.decode(sent.encode())], server)
+        return torch.from_numpy(Perturbations.decode(answer.encode()).values()[0])
+
+    return lambda faces: torch.stack([one(face) for face in faces]).to(faces)
+
+
+def has_private(recipe: Recipe) -> bool:
+    """Whether the recipe has this road."""
+    return "gradient" in recipe.stages and not recipe.refine_steps
+
+
+def key_of(recipe: Recipe, device: str, reduction: Reduction = DEFAULT) -> str:
+    """All that the row depends on but the faces."""
+    return f"private {recipe.id} {device} {astuple(reduction)}"
