@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -46,15 +47,15 @@ def ran(home: Path) -> list[tutorials.Ran]:
 def test_every_command_prints_what_the_page_says(ran: list[tutorials.Ran]) -> None:
     """Line by line, and each succeeds."""
     tutorials.check(PAGE, ran)
-    assert [one.status for one in ran] == [0] * 4
+    assert [one.status for one in ran] == [0] * 5
 
 
 @pytest.mark.usefixtures("ran")
 def test_the_photos_are_protected_and_nothing_tells_their_names(home: Path) -> None:
     """Each photo has its output at its size; files that left the device are named by ids alone."""
     assert sorted(path.name for path in (home / "album-protected").iterdir()) == ["friends.jpg", "portrait.jpg"]
-    for name in ("friends.jpg", "portrait.jpg"):
-        with Image.open(home / "album" / name) as before, Image.open(home / "album-protected" / name) as after:
+    for folder, name in itertools.product(("album-protected", "album-alone"), ("friends.jpg", "portrait.jpg")):
+        with Image.open(home / "album" / name) as before, Image.open(home / folder / name) as after:
             assert before.size == after.size and before.tobytes() != after.tobytes()
     sent = list((home / "gradients").iterdir())
     assert {path.stem for path in sent} == {Gradients.decode(path.read_bytes()).id for path in sent}

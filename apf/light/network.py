@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,16 @@ class Network:
             return cls(graph)
         except (NotImplementedError, LookupError, ValueError) as error:
             raise WeightsError(f"{path} cannot be run here: {error}") from error
+
+    def only(self, output: str) -> Network:
+        """The part of the network that one of its outputs needs."""
+        needed, nodes = {output}, []
+        for node in reversed(self._graph.nodes):
+            if needed.intersection(node.outputs):
+                needed.update(node.inputs)
+                nodes.append(node)
+        inputs = tuple(name for name in self._graph.inputs if name in needed)
+        return Network(replace(self._graph, nodes=tuple(reversed(nodes)), inputs=inputs, outputs=(output,)))
 
     def __call__(self, **inputs: Float32) -> dict[str, Float32]:
         """The outputs by name; of the inputs, `input.1` is given as `input_1`."""

@@ -73,6 +73,14 @@ def write_gradients(source: Source, folder: Path, device: Device, *, names: bool
     return Turn(str(source.path), "protected" if made.faces else "no_face", made.faces, path)
 
 
+def protect_alone(source: Source, out: Path, device: Device) -> Turn:
+    """Writes the photo protected without a server; raises as `apply_answer`."""
+    _check_apart(source, out)
+    protected = device.alone(source.path.read_bytes())
+    write_whole(out, protected.data)
+    return Turn(str(source.path), protected.outcome, len(protected.faces), out)
+
+
 def apply_answer(source: Source, answers: Path, out: Path, device: Device, *, accept_weak: bool) -> Turn:
     """Writes the protected photo.
 
@@ -85,8 +93,7 @@ def apply_answer(source: Source, answers: Path, out: Path, device: Device, *, ac
         PathError: there is no answer for it, or `out` is a photo that was given.
         OSError: a file cannot be read or written.
     """
-    if out.exists() and out.samefile(source.path):
-        raise PathError(f"{out} is the photo itself: give another place with -o")
+    _check_apart(source, out)
     data = source.path.read_bytes()
     answer = Perturbations.decode(_answer(source, answers, device.photo_id(data)).read_bytes())
     protected = device.apply(data, answer, accept_weak=accept_weak)
@@ -103,6 +110,11 @@ def write_whole(path: Path, data: bytes) -> None:
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def _check_apart(source: Source, out: Path) -> None:
+    if out.exists() and out.samefile(source.path):
+        raise PathError(f"{out} is the photo itself: give another place with -o")
 
 
 def _photos_at(path: Path) -> Iterator[Source]:

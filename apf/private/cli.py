@@ -1,4 +1,4 @@
-"""`apf private gradient | apply | show`: the device's commands. They need neither torch nor a queue."""
+"""`apf private gradient | apply | alone | show`: the device's commands. They need neither torch nor a queue."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from apf.private.key import default_path, load_key
 from apf.private.quantise import BITS, DEFAULT, Reduction
 from apf.recipe import load_recipe
 
+#: Where no file leaves the device, none is named.
+NO_KEY = b""
 DONE, SOME_FAILED, COULD_NOT_RUN, INTERRUPTED = 0, 1, 2, 130
 
 DESCRIPTION = """Private mode: photos never leave this device. `gradient` writes a small file for each photo, without a
@@ -55,14 +57,25 @@ def _apply(options: argparse.Namespace) -> int:
         raise PathError(f"{options.perturbation} is not there: name a perturbation file, or a folder of them")
     device = _device(options, create=False)
     sources = album.photos_in(options.photos)
-    out: Path = options.output
-    single = len(sources) == 1 and options.photos[0].is_file() and not out.is_dir()
 
     def turn(one: Source) -> Turn:
-        path = out if single else out / one.relative
-        return album.apply_answer(one, options.perturbation, path, device, accept_weak=options.accept_weak)
+        out = _output(one, sources, options)
+        return album.apply_answer(one, options.perturbation, out, device, accept_weak=options.accept_weak)
 
     return _each(sources, turn, options)
+
+
+def _alone(options: argparse.Namespace) -> int:
+    device = Device(load_recipe(options.recipe), NO_KEY)
+    sources = album.photos_in(options.photos)
+    return _each(sources, lambda one: album.protect_alone(one, _output(one, sources, options), device), options)
+
+
+def _output(one: Source, sources: Sequence[Source], options: argparse.Namespace) -> Path:
+    """A file for a single photo, unless a folder was given."""
+    out: Path = options.output
+    single = len(sources) == 1 and options.photos[0].is_file() and not out.is_dir()
+    return out if single else out / one.relative
 
 
 def _show(options: argparse.Namespace) -> int:
@@ -147,10 +160,15 @@ def _parser() -> argparse.ArgumentParser:
     apply.add_argument("--accept-weak", action="store_true", help="also write photos that the answer hardly protects")
     apply.set_defaults(run=_apply)
 
+    alone = commands.add_parser("alone", help="protect photos without any server, a little less well")
+    alone.add_argument("photos", nargs="+", type=Path, metavar="PHOTO", help="photos, or folders of them")
+    alone.set_defaults(run=_alone)
+
     for command in (gradient, apply):
+        command.add_argument("--key", type=Path, help=f"the device's key (default {default_path()})")
+    for command in (gradient, apply, alone):
         command.add_argument("-o", "--output", type=Path, required=True, help="where the results go")
         command.add_argument("--recipe", default="standard", help="light, standard, strong, or a TOML file")
-        command.add_argument("--key", type=Path, help=f"the device's key (default {default_path()})")
         command.add_argument("--json", action="store_true", help="print one JSON object")
 
     show = commands.add_parser("show", help="say what a file of private mode holds")

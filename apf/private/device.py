@@ -19,10 +19,10 @@ from apf.errors import DetectorError, PrivateFileError, RecipeError, WeakPerturb
 from apf.faces import CROP, Face, Float32, Float64, align, alignment
 from apf.light.centerface import light_detector
 from apf.photo import Limits, Photo, decode
-from apf.private.files import Gradients, Perturbations, Terms
+from apf.private.files import Gradients, Perturbations, Terms, within
 from apf.private.key import noise_seed, photo_id
 from apf.private.probe import LightProbe
-from apf.private.quantise import DEFAULT, Reduction
+from apf.private.quantise import DEFAULT, REACHED, Reduction
 from apf.published import ProtectedPhoto, pasted, published
 from apf.recipe import Recipe, check_private, other_version
 from apf.steps import CHANNELS
@@ -129,7 +129,22 @@ class Device:
         deltas = answer.values()
         if not accept_weak:
             self._check_effect(seen, deltas)
-        protected = pasted(seen.photo, seen.faces, seen.matrices, list(deltas), self._recipe)
+        return self._published(seen, list(deltas), data)
+
+    def alone(self, data: bytes) -> ProtectedPhoto:
+        """The photo protected without any server: by the gradient and universal stages, and nothing leaves the device.
+
+        Raises:
+            PhotoError: the photo is corrupt, unsupported or too large.
+        """
+        seen = self._look(data)
+        epsilon = self._recipe.epsilon
+        reached = [self._probe.gradient(crop, epsilon, self._recipe.stages)[:REACHED] for crop in seen.crops]
+        deltas = [within(epsilon * one, epsilon) for one in reached]
+        return self._published(seen, deltas, data)
+
+    def _published(self, seen: _Seen, deltas: Sequence[Float32], data: bytes) -> ProtectedPhoto:
+        protected = pasted(seen.photo, seen.faces, seen.matrices, deltas, self._recipe)
         return published(protected, self._recipe, bytes_in=len(data))
 
     def _look(self, data: bytes) -> _Seen:

@@ -154,9 +154,7 @@ class Perturbations:
     def values(self) -> Float32:
         """(n, 3, 112, 112) float32 in units of [0, 1] pixels; none is larger than epsilon, whatever the file holds."""
         epsilon = self.terms.epsilon_levels / 255
-        limit = np.nextafter(np.float32(epsilon), np.float32(0))
-        values: Float32 = np.clip(self.units.astype(np.float32) * np.float32(epsilon / UNITS), -limit, limit)
-        return values
+        return within(self.units.astype(np.float32) * np.float32(epsilon / UNITS), epsilon)
 
     def encode(self) -> bytes:
         return _encoded(PERTURBATION, self.id, self.terms, {"perturbations": self.units}, {})
@@ -167,6 +165,13 @@ class Perturbations:
         file_id, terms, _, units = _decoded(data, PERTURBATION, "perturbations")
         _check(units, (3, CROP, CROP), np.int8, "perturbations")
         return cls(file_id, terms, units)
+
+
+def within(deltas: Float32, epsilon: float) -> Float32:
+    """Perturbations cut so that none is larger than epsilon, exactly."""
+    limit = np.nextafter(np.float32(epsilon), np.float32(0))
+    cut: Float32 = np.clip(np.asarray(deltas, np.float32), -limit, limit)
+    return cut
 
 
 def looks_private(data: bytes) -> bool:

@@ -27,8 +27,6 @@ Float32 = NDArray[np.float32]
 
 GRADIENT_ONNX = "probe_gradient.onnx"
 UNIVERSAL = "universal.safetensors"
-#: The probe's embedding.
-DIM = 320
 
 
 class LightProbe:
@@ -43,12 +41,14 @@ class LightProbe:
             check_file(folder, name)
         self._folder = folder
         self._network = Network.load(folder / GRADIENT_ONNX)
+        self._embedding = self._network.only("embedding")
         affine = np.array(json.loads(self._network.metadata["maps"]), np.float32)
         self._maps = [Sampling.of(one, CROP) for one in affine]
 
     def embedding(self, face: Float32) -> Float32:
         """The face's unit embedding, (320,)."""
-        return self._run(face.transpose(1, 2, 0), np.zeros(DIM, np.float32))[0]
+        found: Float32 = self._embedding(face=face[None])["embedding"][0]
+        return found
 
     def gradient(self, face: Float32, epsilon: float, stages: Collection[str]) -> Float32:
         """As `apf.gradient.gradient`: (6, 112, 112), the perturbation reached and the momentum.
@@ -57,13 +57,13 @@ class LightProbe:
             epsilon: the bound, in units of [0, 1] pixels.
             stages: of the recipe; with "universal" the steps start from that perturbation.
         """
+        own = self.embedding(face)
         face = np.ascontiguousarray(face.transpose(1, 2, 0))  # channels last from here on
-        own = self._run(face, np.zeros(DIM, np.float32))[0]
         units = np.tanh(self._universal) if "universal" in stages else _chequers()
         momentum = np.zeros_like(face)
         for sampling in self._maps:
-            _, away = self._run(sampling.sample(face + np.float32(epsilon) * units), own)
-            momentum = momentum + _at_unit_size(sampling.spread(away))
+            seen = sampling.sample(face + np.float32(epsilon) * units)
+            momentum = momentum + _at_unit_size(sampling.spread(self._away(seen, own)))
             step = np.tanh(SOFTNESS * _at_unit_size(momentum))
             units = np.clip(units + np.float32(REACH / STEPS) * step, -1, 1)
         size = np.sqrt(np.square(momentum).mean())
@@ -83,10 +83,10 @@ class LightProbe:
             raise WeightsError(f"{UNIVERSAL} cannot be read ({error}): install the package again") from error
         return np.ascontiguousarray(found.transpose(1, 2, 0))
 
-    def _run(self, face: Float32, own: Float32) -> tuple[Float32, Float32]:
-        """The embedding (320,) of a face (112, 112, 3), and the gradient of minus its product with `own`."""
-        found = self._network(face=face.transpose(2, 0, 1)[None], own=own[None])
-        return found["embedding"][0], found["away"][0].transpose(1, 2, 0)
+    def _away(self, face: Float32, own: Float32) -> Float32:
+        """The gradient, by a face (112, 112, 3), of minus the product of its embedding with `own` (320,)."""
+        found: Float32 = self._network(face=face.transpose(2, 0, 1)[None], own=own[None])["away"]
+        return found[0].transpose(1, 2, 0)
 
 
 def _at_unit_size(direction: Float32) -> Float32:
