@@ -85,8 +85,8 @@ class LightProbe:
 
     def _away(self, face: Float32, own: Float32) -> Float32:
         """The gradient, by a face (112, 112, 3), of minus the product of its embedding with `own` (320,)."""
-        found: Float32 = self._network(face=face.transpose(2, 0, 1)[None], own=own[None])["away"]
-        return found[0].transpose(1, 2, 0)
+        found: Float32 = self._network(face=face.transpose(2, 0, 1)[None], own=own[None])["away"][0].transpose(1, 2, 0)
+        return found
 
 
 def _at_unit_size(direction: Float32) -> Float32:
