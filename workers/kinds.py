@@ -28,7 +28,7 @@ NO_SUFFIX_BYTES_PER_PIXEL = 0.35
 GRADIENT_SUFFIX = "safetensors"
 #: A face's gradient takes the filter 10 ms where a photo of one megapixel takes it 330 ms.
 MEGAPIXELS_PER_GRADIENT = 0.03
-#: Of one face, at 8 bits a value; with fewer bits a file holds more faces than is guessed.
+#: Of one face, at 8 bits a value and with its momentum; with less of it a file holds more faces than is guessed.
 BYTES_PER_GRADIENT = 6 * 112 * 112
 
 

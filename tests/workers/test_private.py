@@ -64,7 +64,7 @@ def bad_files() -> dict[str, tuple[bytes, str]]:
         "other weights'": (changed(weights="0" * 64), "use the same recipe and the same version"),
         "a later version's": (changed(version="2"), "of version 2 of its format"),
         "floats": (changed(np.full((1, 6, 112, 112), np.nan, np.float32)), r"gradients are \(n, 6, 112, 112\)"),
-        "another shape": (changed(np.zeros((1, 3, 112, 112), np.uint8)), r"gradients are \(n, 6, 112, 112\)"),
+        "another shape": (changed(np.zeros((1, 4, 112, 112), np.uint8)), r"gradients are \(n, 6, 112, 112\)"),
         "a large header": (len(header).to_bytes(8, "little") + header, "no safetensors file of APF"),
         "a false size": ((2**62).to_bytes(8, "little") + whole[8:], "no safetensors file of APF"),
     }

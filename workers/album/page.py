@@ -65,6 +65,7 @@ def render(summary: BatchSummary, records: Sequence[dict[str, Any]], scope: Scop
         day=escape(_day(batch.created_at)),
         created=escape(batch.created_at),
         tiles=_tiles(summary),
+        kind=' class="private"' if scope.private else "",
         privacy=_privacy(scope),
         facts=_facts(summary, scope),
         failures=_failures(summary),
@@ -117,8 +118,8 @@ def _privacy(scope: Scope) -> str:
     if scope.private:
         return (
             '<p class="privacy" role="note"><strong>The photos are with their owners.</strong> This batch was private: '
-            "gradients came in, perturbations went out, and no photo was ever here. So there are figures and failures "
-            "below, and no pictures.</p>"
+            "gradients came in, and perturbations went out. So there are figures and failures below, and no "
+            "pictures.</p>"
         )
     if scope.with_originals:
         return (

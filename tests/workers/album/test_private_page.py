@@ -51,6 +51,7 @@ def test_a_private_batchs_page_has_figures_failures_and_no_picture(tmp_path: Pat
     assert "The photos are with their owners." in page
     assert "2 other files that are no gradient files" in page
     assert "unprotected photos" not in page
+    assert '<body class="private">' in page
 
 
 def test_there_are_no_originals_to_compare_with(tmp_path: Path) -> None:
