@@ -68,10 +68,10 @@ class Convolution:
         """The rows of the result from `top` on, as many as `out` has; `source` is padded already."""
         if self.kernel.ndim == 4:
             self._mix(source, top, out)
+            if self.bias is not None:
+                out += self.bias
         else:
             self._each(source, top, out)
-        if self.bias is not None:
-            out += self.bias
         if self.relu:
             np.maximum(out, 0, out=out)
 
@@ -92,7 +92,7 @@ class Convolution:
     def _each(self, source: Float32, top: int, out: Float32) -> None:
         """Every channel by itself."""
         product = np.empty(out.shape, np.float32)
-        out[:] = 0
+        out[:] = 0 if self.bias is None else self.bias
         for i in range(self.kernel.shape[0]):
             for j in range(self.kernel.shape[1]):
                 np.multiply(self._seen(source, i, j, top, out.shape), self.kernel[i, j], out=product)
