@@ -237,13 +237,25 @@ def test_each_pin_has_hashes_and_no_address(lock: Path) -> None:
 def test_images_get_the_tested_versions() -> None:
     """The images' lock files pin what the tests' lock file pins, and nothing else."""
     tested = pins(INFRA / "constraints.txt")
-    for name in ("build", "worker", "producer"):
+    for name in ("build", "worker", "producer", "private"):
         assert pins(INFRA / f"constraints-{name}.txt").items() <= tested.items()
 
 
 def test_the_producer_image_has_no_torch() -> None:
     """The producer's lock file holds neither torch nor an image library."""
     assert pins(INFRA / "constraints-producer.txt").keys() & {"torch", "numpy", "pillow", "opencv-python"} == set()
+
+
+def test_the_private_client_has_what_it_names_and_no_more() -> None:
+    """What a device installs: the client's own dependencies and the detector's wheel, with what pydantic needs."""
+    own = tomllib.loads((INFRA / "private" / "pyproject.toml").read_text())
+    wanted = [*own["project"]["dependencies"], *own["dependency-groups"]["detector"]]
+    names = {re.split(r"[<>=~! ]", requirement)[0] for requirement in wanted}
+    lock = (INFRA / "constraints-private.txt").read_text()
+    installed = set(re.findall(r"^([a-z0-9._-]+)==\S+(?!.*sys_platform == 'never')", lock, re.MULTILINE))
+    pydantics = {"annotated-types", "pydantic-core", "typing-extensions", "typing-inspection"}
+    assert installed == names | pydantics
+    assert own["project"]["version"] == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 
 
 def test_the_lock_file_is_up_to_date() -> None:
