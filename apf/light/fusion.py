@@ -42,12 +42,17 @@ def _is_block(three: Sequence[Node], uses: Counter[str], constants: dict[str, Ar
     expand, each, project = (constants[node.inputs[1]].shape for node in three)
     return (
         expand[2:] == project[2:] == (1, 1)
-        and three[0].numbers.get("strides", [1])[0] == three[2].numbers.get("strides", [1])[0] == 1
+        and all(_is_plain(node) for node in (three[0], three[2]))
         and each[1] == 1
         and each[0] == expand[0]
         and _leads_only_to(three[0], three[1], uses)
         and _leads_only_to(three[1], three[2], uses)
     )
+
+
+def _is_plain(node: Node) -> bool:
+    """Whether each output belongs to one input place."""
+    return set(node.numbers.get("strides", [1])) == {1} and set(node.numbers.get("pads", [0])) == {0}
 
 
 def _leads_only_to(node: Node, following: Node, uses: Counter[str]) -> bool:

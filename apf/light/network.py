@@ -36,7 +36,7 @@ class Network:
         graph = read_onnx(path)
         try:
             return cls(graph)
-        except (NotImplementedError, LookupError, ValueError) as error:
+        except (NotImplementedError, LookupError, ValueError, TypeError) as error:
             raise WeightsError(f"{path} cannot be run here: {error}") from error
 
     def only(self, output: str) -> Network:
@@ -80,12 +80,14 @@ def _convolution(node: Node, given: list[Any]) -> Operation:
 
 
 def _layer(node: Node, given: list[Any]) -> Convolution:
-    return Convolution.of(given[1], _third(given), **_geometry(node), relu="relu" in node.numbers)
+    weight, bias = _weights(node, given)
+    return Convolution.of(weight, bias, **_geometry(node), relu="relu" in node.numbers)
 
 
 def _transposed(node: Node, given: list[Any]) -> Operation:
+    weight, bias = _weights(node, given)
     more = node.numbers.get("output_padding", [0])[0]
-    return _on_picture(TransposedConvolution.of(given[1], _third(given), **_geometry(node), output_padding=more))
+    return _on_picture(TransposedConvolution.of(weight, bias, **_geometry(node), output_padding=more))
 
 
 def _on_picture(layer: Callable[[Float32], Float32]) -> Operation:
@@ -95,7 +97,9 @@ def _on_picture(layer: Callable[[Float32], Float32]) -> Operation:
 
 def _geometry(node: Node) -> dict[str, int]:
     numbers = node.numbers
-    for name in ("strides", "pads", "dilations"):
+    if strange := {"auto_pad", "output_shape"} & set(numbers):
+        raise NotImplementedError(f"{node.kind} with {', '.join(sorted(strange))}")
+    for name in ("strides", "pads", "dilations", "output_padding"):
         if len(set(numbers.get(name, [1]))) != 1:
             raise NotImplementedError(f"{node.kind} with unequal {name} {numbers[name]}")
     if numbers.get("dilations", [1])[0] != 1:
@@ -107,13 +111,16 @@ def _geometry(node: Node) -> dict[str, int]:
     }
 
 
-def _third(given: list[Any]) -> Any:
-    return given[2] if len(given) > 2 else None
+def _weights(node: Node, given: list[Any]) -> tuple[Any, Any]:
+    """A convolution's kernel, and its bias or None."""
+    if any(one is None for one in given[1:]):
+        raise NotImplementedError(f"{node.kind} with weights that are no constants")
+    return given[1], given[2] if len(given) > 2 else None
 
 
 def _norm(node: Node, given: list[Any]) -> Operation:
-    """BatchNormalization by its stored statistics; CenterFace's epsilon is 1e-3."""
-    scale = given[1] / np.sqrt(given[4] + np.float32(1e-3))
+    """BatchNormalization by its stored statistics."""
+    scale = given[1] / np.sqrt(given[4] + np.float32(node.reals.get("epsilon", 1e-5)))
     shift = given[2] - given[3] * scale
     return lambda x: x * scale[:, None, None] + shift[:, None, None]
 
@@ -132,6 +139,8 @@ def _by_value(function: Operation) -> Callable[[Node, list[Any]], Operation]:
 
 
 def _sum(node: Node, given: list[Any]) -> Operation:
+    if node.numbers.get("keepdims", [1]) != [1]:
+        raise NotImplementedError("ReduceSum that drops the summed axes")
     axes = tuple(int(axis) for axis in given[1])
     return lambda x: x.sum(axes, keepdims=True)
 

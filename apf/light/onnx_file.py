@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +30,12 @@ class Node:
     kind: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
-    #: Whole numbers and lists of them by name; other attributes are not used.
+    #: Attributes that are whole numbers or lists of them, by name; of others, the name with nothing.
     numbers: dict[str, list[int]]
     #: The operations that this one stands for, one after the other (`apf.light.fusion`).
     parts: tuple[Node, ...] = ()
+    #: Attributes that are real numbers, by name.
+    reals: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -68,15 +70,19 @@ def read_onnx(path: Path) -> Graph:
         )
     except OSError as error:
         raise WeightsError(f"{path} cannot be read ({error.strerror}): install the package again") from error
-    except (ValueError, LookupError, struct.error, TypeError) as error:
+    except (ValueError, LookupError, OverflowError, struct.error, TypeError) as error:
         raise WeightsError(f"{path} is no whole ONNX file ({error}): install the package again") from error
 
 
 def _node(fields: Fields) -> Node:
-    numbers = {}
+    numbers: dict[str, list[int]] = {}
+    reals: dict[str, float] = {}
     for attribute in _messages(fields, 5):
-        numbers[_text(attribute, 1)] = _whole(attribute, 8) or _whole(attribute, 3)
-    return Node(_text(fields, 4), _texts(fields, 1), _texts(fields, 2), numbers)
+        name = _text(attribute, 1)
+        numbers[name] = _whole(attribute, 8) or _whole(attribute, 3)
+        for real in attribute.get(2, []):
+            reals[name] = struct.unpack("<f", real)[0] if isinstance(real, bytes) else float(real)
+    return Node(_text(fields, 4), _texts(fields, 1), _texts(fields, 2), numbers, reals=reals)
 
 
 def _tensor(fields: Fields) -> tuple[str, Array]:
@@ -114,7 +120,9 @@ def _varint(data: memoryview, at: int) -> tuple[int, int]:
         value |= (byte & 0x7F) << shift
         at, shift = at + 1, shift + 7
         if byte < 0x80:
-            return value, at
+            return value & (2**64 - 1), at
+        if shift >= 70:
+            raise ValueError("a number of more than ten bytes")
 
 
 def _messages(fields: Fields, number: int) -> Iterator[Fields]:
