@@ -80,10 +80,11 @@ BUILT_IN = {
 def weights_digest(folder: Path = WEIGHTS_DIR) -> str:
     """SHA-256 over the names and bytes of the folder's safetensors files, as 64 hex digits."""
     noted = folder / DIGEST
-    return noted.read_text().strip() if noted.exists() else _digest(folder)
+    return noted.read_text().strip() if noted.exists() else digest_of(folder)
 
 
-def _digest(folder: Path) -> str:
+def digest_of(folder: Path) -> str:
+    """As `weights_digest`, but always of the bytes themselves, whatever the folder notes of them."""
     digest = hashlib.sha256()
     for path in sorted(folder.glob("*.safetensors")):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
@@ -104,7 +105,7 @@ def check_weights(folder: Path = WEIGHTS_DIR) -> None:
         )
     for name in wanted:
         check_file(folder, name)
-    if weights_digest(folder) != _digest(folder):
+    if weights_digest(folder) != digest_of(folder):
         raise WeightsError(f"{folder / DIGEST} is not of these weights: install the package again")
 
 
@@ -121,9 +122,9 @@ def check_file(folder: Path, name: str) -> None:
 def _sums(folder: Path) -> dict[str, str]:
     try:
         lines = (folder / SUMS).read_text().splitlines()
-    except OSError as error:
+        return {name: digest for digest, name in (line.split() for line in lines)}
+    except (OSError, ValueError) as error:
         raise WeightsError(f"{folder / SUMS} cannot be read ({error}): install the package again") from error
-    return {name: digest for digest, name in (line.split() for line in lines)}
 
 
 def other_version(recipe: Recipe) -> str | None:
@@ -154,7 +155,7 @@ def write_sums(folder: Path) -> None:
     """Note the digests of the folder's weights, for `check_weights` and `weights_digest`."""
     lines = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in _weight_files(folder)]
     (folder / SUMS).write_text("".join(lines))
-    (folder / DIGEST).write_text(_digest(folder) + "\n")
+    (folder / DIGEST).write_text(digest_of(folder) + "\n")
 
 
 def _weight_files(folder: Path) -> list[Path]:

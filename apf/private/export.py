@@ -24,7 +24,7 @@ from apf.faces import CROP
 from apf.gradient import maps
 from apf.models.probe import BLOCK_DIM, BLOCKS, Probe, Residual, fused
 from apf.private.probe import GRADIENT_ONNX
-from apf.recipe import WEIGHTS_DIR, weights_digest, write_sums
+from apf.recipe import WEIGHTS_DIR, digest_of, write_sums
 from apf.steps import STEPS
 
 #: Of ONNX's operations: the oldest with all of ours, for the sake of old runtimes.
@@ -166,22 +166,22 @@ def _model(b: _Builder) -> onnx.ModelProto:
     return model
 
 
-def shipped() -> bytes:
-    """The file that belongs to the weights that ship."""
+def shipped(folder: Path = WEIGHTS_DIR) -> bytes:
+    """The file that belongs to the weights in a folder."""
     probe = Probe()
-    probe.load_state_dict(load_file(WEIGHTS_DIR / "probe.safetensors"))
+    probe.load_state_dict(load_file(folder / "probe.safetensors"))
     model = probe_gradient(fused(probe.eval()))
-    facts = {"weights": weights_digest(), "maps": json.dumps(maps(STEPS).tolist())}
+    facts = {"weights": digest_of(folder), "maps": json.dumps(maps(STEPS).tolist())}
     helper.set_model_props(model, facts)
     data: bytes = model.SerializeToString(deterministic=True)
     return data
 
 
-def main(folder: Path = WEIGHTS_DIR) -> None:
-    """Writes the file beside the weights."""
-    (folder / GRADIENT_ONNX).write_bytes(shipped())
+def export(folder: Path = WEIGHTS_DIR) -> None:
+    """Writes the file beside the weights that it is made of, and notes the digests of all."""
+    (folder / GRADIENT_ONNX).write_bytes(shipped(folder))
     write_sums(folder)
 
 
 if __name__ == "__main__":
-    main()
+    export()

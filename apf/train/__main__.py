@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from apf.errors import ApfError
 from apf.models.probe import Probe, fused, unfused
 from apf.models.unet import TransferNet
+from apf.private.export import export
 from apf.recipe import write_sums
 from apf.steps import CHANNELS
 from apf.train.attack import Ensemble
@@ -191,7 +192,10 @@ def all_three(
 def _save(path: Path, tensors: dict[str, Tensor]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
-    write_sums(path.parent)
+    if (path.parent / "probe.safetensors").exists():
+        export(path.parent)  # the probe's ONNX names the digest of all weights, whichever of them is new
+    else:
+        write_sums(path.parent)
     typer.echo(f"wrote {path}", err=True)
 
 

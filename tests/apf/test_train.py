@@ -27,6 +27,7 @@ from apf.gradient import gradient
 from apf.models.probe import BLOCK_DIM, BLOCKS, Probe, fused
 from apf.models.recogniser import Recogniser
 from apf.models.unet import TransferNet
+from apf.private.probe import LightProbe
 from apf.stages import STAGES, join_stages
 from apf.steps import CHANNELS
 from apf.train import attack, joint, loop, probe, teachers, transfer, universal
@@ -794,21 +795,29 @@ def command(name: str, faces: Path, models: Path, folder: Path, *more: str) -> R
 def test_commands_make_loadable_weights(
     monkeypatch: pytest.MonkeyPatch, faces_folder: Path, models_folder: Path, tmp_path: Path
 ) -> None:
-    """probe, universal, road, transfer and joint, one after the other, write the three files that a filter loads."""
+    """probe, universal, road, transfer and joint, one after the other, write the three files that a filter loads.
+
+    The probe's ONNX, which devices load, is written beside them, and is of the probe that came last.
+    """
     chain = (("probe", ["--hard-steps", "1"]), ("universal", []), ("road", []), ("transfer", []), ("joint", []))
     for name, more in chain:
         result = command(name, faces_folder, models_folder, tmp_path, "--steps", "2", *more)
         assert result.exit_code == 0, result.output
     out = tmp_path / "out"
     assert sorted(file.name for file in out.iterdir()) == [
+        "DIGEST",
         "SHA256SUMS",
         "probe.safetensors",
+        "probe_gradient.onnx",
         "transfer.safetensors",
         "universal.safetensors",
     ]
     monkeypatch.setattr("apf.filter.WEIGHTS_DIR", out)
-    delta = Filter.load("standard").perturbation(torch.rand(1, 3, 112, 112))
+    known, faces = Filter.load("standard"), torch.rand(1, 3, 112, 112)
+    delta = known.perturbation(faces)
     assert 0 < delta.abs().max().item() <= 8 / 255
+    light = LightProbe(out).embedding(faces[0].numpy())
+    assert torch.from_numpy(light).sub(known.probe(faces)[0]).abs().max().item() < 1e-5
 
 
 @pytest.mark.usefixtures("small_batches")

@@ -1,0 +1,68 @@
+"""What the tests of private mode share: photos, their faces, a key and a device."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from apf.faces import align, alignment
+from apf.light.centerface import light_detector
+from apf.private.device import Device
+from apf.private.probe import LightProbe
+from apf.recipe import load_recipe
+
+KEY = bytes(range(32))
+
+
+def encoded(pixels: np.ndarray, kind: str = "PNG", **options: object) -> bytes:
+    """An encoded photo of (H, W, 3) or (H, W) uint8."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def pixels_of(data: bytes) -> np.ndarray:
+    """(H, W, 3) uint8 as stored, not turned upright."""
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+
+
+@pytest.fixture(scope="session")
+def device() -> Device:
+    return Device(load_recipe("standard"), KEY)
+
+
+@pytest.fixture(scope="session")
+def light_probe() -> LightProbe:
+    return LightProbe()
+
+
+@pytest.fixture(scope="session")
+def portrait_png(portrait: np.ndarray) -> bytes:
+    """One face, without loss."""
+    return encoded(portrait[:280, 90:370])
+
+
+@pytest.fixture(scope="session")
+def group_png(group_photo: bytes) -> bytes:
+    """Six faces, without loss."""
+    return encoded(pixels_of(group_photo))
+
+
+@pytest.fixture(scope="session")
+def faces(portrait: np.ndarray, group_photo: bytes) -> np.ndarray:
+    """The seven faces of both photos, (7, 3, 112, 112) float32 in [0, 1]."""
+    photos = [portrait, pixels_of(group_photo)]
+    found = light_detector().detect(photos)
+    return np.stack([align(p, alignment(face.landmarks)) for p, own in zip(photos, found, strict=True) for face in own])
+
+
+@pytest.fixture(autouse=True)
+def _own_home(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test finds or makes a key in the developer's home."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", os.fspath(tmp_path_factory.mktemp("config")))
+    yield
