@@ -115,7 +115,7 @@ class Gradients:
         return dequantise(self.packed, self.bits)
 
     def encode(self) -> bytes:
-        facts = {"bits": str(self.bits), "noise": f"{self.noise:g}", **({"name": self.name} if self.name else {})}
+        facts = {"bits": str(self.bits), "noise": repr(float(self.noise)), **({"name": self.name} if self.name else {})}
         return _encoded(GRADIENT, self.id, self.terms, {"gradients": self.packed}, facts)
 
     @classmethod
@@ -172,6 +172,12 @@ def within(deltas: Float32, epsilon: float) -> Float32:
     limit = np.nextafter(np.float32(epsilon), np.float32(0))
     cut: Float32 = np.clip(np.asarray(deltas, np.float32), -limit, limit)
     return cut
+
+
+def decode(data: bytes) -> Gradients | Perturbations:
+    """Either of the two files, as its header says; raises PrivateFileError."""
+    kind = Perturbations if _metadata(data).get("format") == PERTURBATION else Gradients
+    return kind.decode(data)
 
 
 def looks_private(data: bytes) -> bool:

@@ -49,9 +49,13 @@ def photo_id(key: bytes, data: bytes) -> str:
     return hmac.new(key, b"apf photo\0" + data, hashlib.sha256).hexdigest()[:32]
 
 
-def noise_seed(key: bytes, data: bytes) -> int:
-    """The seed of the noise on a photo's gradients: the same photo never goes out with two noises to be averaged."""
-    return int.from_bytes(hmac.new(key, b"apf noise\0" + data, hashlib.sha256).digest(), "big")
+def noise_seed(key: bytes, data: bytes, spread: float) -> int:
+    """The seed of the noise on a photo's gradients.
+
+    The same photo never goes out with two noises of one spread, which could be averaged; and never with one noise at
+    two spreads, whose difference would be the noise itself.
+    """
+    return int.from_bytes(hmac.new(key, f"apf noise {spread!r}\0".encode() + data, hashlib.sha256).digest(), "big")
 
 
 def _make(path: Path) -> None:
