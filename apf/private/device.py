@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from apf.detectors.pyramid import PyramidDetector
-from apf.errors import DetectorError, PrivateFileError, RecipeError, WeakPerturbation
+from apf.errors import DetectorError, OtherVersion, PrivateFileError, RecipeError, WeakPerturbation
 from apf.faces import CROP, Face, Float32, Float64, align, alignment
 from apf.light.centerface import light_detector
 from apf.photo import Limits, Photo, decode
@@ -63,7 +63,7 @@ class Device:
         if recipe.refine_steps:
             raise RecipeError(f"recipe {recipe.name!r} has steps of refinement: set refine_steps = 0 for private mode")
         if reason := other_version(recipe):
-            raise RecipeError(reason)
+            raise OtherVersion(reason)
         self._recipe = recipe
         self._key = key
         self._reduction = reduction
@@ -98,7 +98,7 @@ class Device:
             Terms.of(self._recipe),
             whole,
             **asdict(self._reduction),
-            seed=noise_seed(self._key, data),
+            seed=noise_seed(self._key, data, self._reduction.noise),
             name=name,
         )
 
