@@ -51,6 +51,17 @@ def photos_in(paths: Sequence[Path]) -> list[Source]:
     return list(found.values())
 
 
+def check_distinct(sources: Sequence[Source]) -> None:
+    """Raises PathError where two photos from different folders would be written under one name."""
+    seen: dict[Path, Path] = {}
+    for source in sources:
+        if (other := seen.setdefault(source.relative, source.path)) != source.path:
+            raise PathError(
+                f"{other} and {source.path} would both become {source.relative}: do them one after the other, "
+                "to different places"
+            )
+
+
 def write_gradients(source: Source, folder: Path, device: Device, *, names: bool) -> Turn:
     """Writes a photo's gradient file into a folder, if it is not there already.
 

@@ -13,7 +13,7 @@ from apf.errors import ApfError, PathError
 from apf.private import album
 from apf.private.album import Source, Turn
 from apf.private.device import Device
-from apf.private.files import Gradients, Perturbations
+from apf.private.files import Gradients, decode
 from apf.private.key import default_path, load_key
 from apf.private.quantise import BITS, DEFAULT, Reduction
 from apf.recipe import load_recipe
@@ -49,6 +49,8 @@ def entry() -> None:
 def _gradient(options: argparse.Namespace) -> int:
     device = _device(options, create=True)
     sources = album.photos_in(options.photos)
+    if options.names:
+        album.check_distinct(sources)
     return _each(sources, lambda one: album.write_gradients(one, options.output, device, names=options.names), options)
 
 
@@ -57,6 +59,7 @@ def _apply(options: argparse.Namespace) -> int:
         raise PathError(f"{options.perturbation} is not there: name a perturbation file, or a folder of them")
     device = _device(options, create=False)
     sources = album.photos_in(options.photos)
+    album.check_distinct(sources)
 
     def turn(one: Source) -> Turn:
         out = _output(one, sources, options)
@@ -68,6 +71,7 @@ def _apply(options: argparse.Namespace) -> int:
 def _alone(options: argparse.Namespace) -> int:
     device = Device(load_recipe(options.recipe), NO_KEY)
     sources = album.photos_in(options.photos)
+    album.check_distinct(sources)
     return _each(sources, lambda one: album.protect_alone(one, _output(one, sources, options), device), options)
 
 
@@ -80,10 +84,7 @@ def _output(one: Source, sources: Sequence[Source], options: argparse.Namespace)
 
 def _show(options: argparse.Namespace) -> int:
     data = options.file.read_bytes()
-    try:
-        file: Gradients | Perturbations = Gradients.decode(data)
-    except ApfError:
-        file = Perturbations.decode(data)
+    file = decode(data)
     terms = {"epsilon_levels": file.terms.epsilon_levels, "stages": file.terms.stages, "weights": file.terms.weights}
     facts: dict[str, object] = {"id": file.id, "faces": file.faces, "bytes": len(data), **terms}
     if isinstance(file, Gradients):
