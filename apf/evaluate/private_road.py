@@ -34,7 +34,7 @@ def private_road(recipe: Recipe, device: str = "cpu", reduction: Reduction = DEF
             id=hashlib.sha256(data).hexdigest()[:32],
             terms=terms,
             bits=reduction.bits,
-            packed=reduction.reduce(found[None], seed=noise_seed(KEY, data)),
+            packed=reduction.reduce(found[None], seed=noise_seed(KEY, data, reduction.noise)),
             noise=reduction.noise,
         )
         (answer,) = perturb([Gradients.decode(sent.encode())], server)

@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"apf: {error}", file=sys.stderr)
         return COULD_NOT_RUN
     except KeyboardInterrupt:
-        print("apf: interrupted; run it again, and what is done is skipped", file=sys.stderr)
+        print("apf: interrupted; what is written is whole: run it again for the rest", file=sys.stderr)
         return INTERRUPTED
     return status
 
@@ -165,8 +165,9 @@ def _parser() -> argparse.ArgumentParser:
     alone.add_argument("photos", nargs="+", type=Path, metavar="PHOTO", help="photos, or folders of them")
     alone.set_defaults(run=_alone)
 
+    lies = str(default_path()).replace("%", "%%")  # argparse formats its texts
     for command in (gradient, apply):
-        command.add_argument("--key", type=Path, help=f"the device's key (default {default_path()})")
+        command.add_argument("--key", type=Path, help=f"the device's key (default {lies})")
     for command in (gradient, apply, alone):
         command.add_argument("-o", "--output", type=Path, required=True, help="where the results go")
         command.add_argument("--recipe", default="standard", help="light, standard, strong, or a TOML file")

@@ -72,7 +72,8 @@ class LightProbe:
 
     def universal(self, epsilon: float) -> Float32:
         """The universal perturbation by itself, (3, 112, 112), at most epsilon."""
-        return (np.float32(epsilon) * np.tanh(self._universal)).transpose(2, 0, 1)
+        bounded: Float32 = np.float32(epsilon) * np.tanh(self._universal)
+        return bounded.transpose(2, 0, 1)
 
     @cached_property
     def _universal(self) -> Float32:

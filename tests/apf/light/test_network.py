@@ -164,6 +164,15 @@ def test_probe_gradient() -> None:
         np.testing.assert_allclose(found["away"], away, atol=1e-4 * np.abs(away).max())
 
 
+def test_a_part_of_a_network_is_that_part() -> None:
+    """The part that one output needs gives the same, and wants no more inputs than it needs."""
+    whole = Network.load(WEIGHTS_DIR / "probe_gradient.onnx")
+    face, own = np.random.default_rng(0).random((1, 3, 112, 112), np.float32), values(0, 1, DIM)
+    part = whole.only("embedding")(face=face)
+    assert set(part) == {"embedding"}
+    np.testing.assert_array_equal(part["embedding"], whole(face=face, own=own)["embedding"])
+
+
 @pytest.mark.parametrize("epsilon", [1e-3, 0.5, None])
 def test_batch_normalisation_has_the_files_epsilon(epsilon: float | None) -> None:
     """BatchNormalization by its stored statistics, with the epsilon that the file says, or ONNX's own."""

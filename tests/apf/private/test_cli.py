@@ -1,0 +1,405 @@
+"""The device's commands: photos in, files out, nothing half-done, and an exit status that says how it went."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import typer.testing
+from PIL import Image
+
+from apf.filter import Filter
+from apf.pipeline import protect_photo
+from apf.private import album, cli
+from apf.private.files import Gradients
+from apf.private.server import perturb
+from producer.cli import app
+from tests.apf.private.conftest import encoded, pixels_of
+
+
+def run(*arguments: object) -> int:
+    return cli.main([str(one) for one in arguments])
+
+
+def told(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    """The one JSON object that was printed."""
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def files_in(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def answer(gradients: Path, answers: Path, filter: Filter) -> None:
+    """The server's part, file by file, under the same names."""
+    for path in (path for path in gradients.rglob("*") if path.is_file()):
+        target = answers / path.relative_to(gradients)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(perturb([Gradients.decode(path.read_bytes())], filter)[0].encode())
+
+
+@pytest.fixture
+def photos(tmp_path: Path, portrait_png: bytes) -> Path:
+    """A portrait, a landscape below it, and what is no photo."""
+    folder = tmp_path / "photos"
+    (folder / "trips" / "Zürich").mkdir(parents=True)
+    (folder / "anna.png").write_bytes(portrait_png)
+    plain = encoded(np.asarray(Image.linear_gradient("L").convert("RGB")), "JPEG")
+    (folder / "trips" / "Zürich" / "lake.jpg").write_bytes(plain)
+    (folder / "trips" / "notes.txt").write_text("no photo")
+    (folder / ".thumbnail.png").write_bytes(portrait_png)
+    return folder
+
+
+@pytest.fixture
+def answers(tmp_path: Path, photos: Path, standard: Filter) -> Path:
+    """The server's answers to the photos."""
+    assert run("gradient", photos, "-o", tmp_path / "asked") == 0
+    answer(tmp_path / "asked", tmp_path / "answers", standard)
+    return tmp_path / "answers"
+
+
+def test_folder_in_folder_out(photos: Path, answers: Path, tmp_path: Path, standard: Filter) -> None:
+    """A folder's photos become files named by ids alone, and its protected photos, under their own relative names."""
+    asked = files_in(tmp_path / "asked")
+    assert len(asked) == 2 and all(len(name) == 32 + len(".safetensors") for name in asked)
+    everything = b"".join((tmp_path / "asked" / name).read_bytes() for name in asked)
+    assert not any(word in everything for word in (b"anna", b"lake", b"trips", "Zürich".encode()))
+
+    assert run("apply", photos, answers, "-o", tmp_path / "out") == 0
+
+    assert files_in(tmp_path / "out") == ["anna.png", "trips/Zürich/lake.jpg"]
+    expected = pixels_of(protect_photo((photos / "anna.png").read_bytes(), standard).data).astype(int)
+    off = np.abs(expected - pixels_of((tmp_path / "out" / "anna.png").read_bytes()))
+    assert (off <= 1).mean() > 0.999
+
+
+def test_a_second_run_skips_what_is_there(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is there already is not computed again, also with noise of many digits; another recipe or cut is anew."""
+    out = tmp_path / "asked"
+    arguments = ["gradient", photos, "-o", out, "--json", "--noise", "0.1234567"]
+    assert run(*arguments) == 0
+    first = told(capsys)
+    assert (first["photos"], first["protected"], first["no_face"], first["skipped"]) == (2, 1, 1, 0)
+    before = {path: path.read_bytes() for path in out.iterdir()}
+    with monkeypatch.context() as patch:
+        patch.setattr("apf.private.device.Device.gradients", lambda *_, **__: pytest.fail("computed again"))
+        assert run(*arguments) == 0
+    again = told(capsys)
+    assert again["skipped"] == 2 and [one["faces"] for one in again["each"]] == [1, 0]
+    assert {path: path.read_bytes() for path in out.iterdir()} == before
+    for more in (["--bits", "4"], ["--no-momentum"], ["--recipe", "light"]):
+        assert run(*arguments, *more) == 0
+        assert told(capsys)["skipped"] == 0
+    assert len(list(out.iterdir())) == 2
+
+
+def test_a_damaged_file_is_made_anew(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file that an earlier disk or copy damaged is no reason to skip a photo."""
+    out = tmp_path / "asked"
+    assert run("gradient", photos / "anna.png", "-o", out) == 0
+    (path,) = out.iterdir()
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
+    capsys.readouterr()
+    assert run("gradient", photos / "anna.png", "-o", out, "--json") == 0
+    assert told(capsys)["skipped"] == 0
+    assert path.read_bytes() == whole
+
+
+def test_names_are_kept_where_asked(photos: Path, tmp_path: Path, standard: Filter) -> None:
+    """With --names a file is named after its photo, below the same folders, and says so; its answer is found by it."""
+    assert run("gradient", photos, "-o", tmp_path / "asked", "--names") == 0
+    assert files_in(tmp_path / "asked") == ["anna.png.safetensors", "trips/Zürich/lake.jpg.safetensors"]
+    for name in ("anna.png", "trips/Zürich/lake.jpg"):
+        assert Gradients.decode((tmp_path / "asked" / f"{name}.safetensors").read_bytes()).name == name
+    answer(tmp_path / "asked", tmp_path / "answers", standard)
+    assert run("apply", photos, tmp_path / "answers", "-o", tmp_path / "out") == 0
+    assert files_in(tmp_path / "out") == ["anna.png", "trips/Zürich/lake.jpg"]
+
+
+def test_single_photo_and_single_answer(photos: Path, answers: Path, tmp_path: Path, device_id: str) -> None:
+    """One photo and one file: the output is a file of that name, or goes into a folder that is there."""
+    one = answers / f"{device_id}.safetensors"
+    assert run("apply", photos / "anna.png", one, "-o", tmp_path / "new" / "protected.png") == 0
+    (tmp_path / "folder").mkdir()
+    assert run("apply", photos / "anna.png", answers, "-o", tmp_path / "folder") == 0
+    assert files_in(tmp_path / "new") == ["protected.png"] and files_in(tmp_path / "folder") == ["anna.png"]
+    assert (tmp_path / "new" / "protected.png").read_bytes() == (tmp_path / "folder" / "anna.png").read_bytes()
+
+
+@pytest.fixture
+def device_id(photos: Path, answers: Path, tmp_path: Path) -> str:
+    """The portrait's id: that of the file with a face."""
+    (found,) = (path.stem for path in (tmp_path / "asked").iterdir() if Gradients.decode(path.read_bytes()).faces)
+    return found
+
+
+def test_a_missing_answer_fails_one_photo(
+    photos: Path, answers: Path, device_id: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A photo without an answer is named with its reason and has no output; the others are done; the status is 1."""
+    (answers / f"{device_id}.safetensors").unlink()
+    capsys.readouterr()
+    assert run("apply", photos, answers, "-o", tmp_path / "out", "--json") == 1
+    found = told(capsys)
+    assert (found["failed"], found["no_face"]) == (1, 1)
+    (failed,) = (one for one in found["each"] if one["outcome"] == "failed")
+    assert failed["photo"].endswith("anna.png") and failed["written"] is None
+    assert f"{device_id}.safetensors" in failed["reason"] and "device key" in failed["reason"]
+    assert files_in(tmp_path / "out") == ["trips/Zürich/lake.jpg"]
+    assert run("apply", photos, answers, "-o", tmp_path / "out") == 1
+    printed = capsys.readouterr()
+    assert "anna.png: no perturbation in" in printed.err
+    assert "2 photos, 0 faces, 1 without a face, 1 failed; written to" in printed.out
+
+
+def test_a_photo_is_never_overwritten(
+    photos: Path, answers: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The output may not be the photo itself: by its own name, by a link, or for a whole folder."""
+    before = {path: path.read_bytes() for path in photos.rglob("*") if path.is_file()}
+    (tmp_path / "link.png").symlink_to(photos / "anna.png")
+    for given, out in (
+        (photos, photos),
+        (photos / "anna.png", photos / "anna.png"),
+        (photos / "anna.png", tmp_path / "link.png"),
+    ):
+        assert run("apply", given, answers, "-o", out) == 1
+        assert "is the photo itself" in capsys.readouterr().err
+    assert run("alone", photos, "-o", photos) == 1
+    assert {path: path.read_bytes() for path in photos.rglob("*") if path.is_file()} == before
+
+
+def test_two_photos_of_one_name_are_refused(
+    photos: Path, answers: Path, tmp_path: Path, portrait_png: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where two photos would be written to one place nothing is written; by their ids they have places of their own."""
+    other = tmp_path / "other" / "anna.png"
+    other.parent.mkdir()
+    other.write_bytes(encoded(pixels_of(portrait_png)[::-1]))
+    both = (photos / "anna.png", other)
+    for command in (
+        ["apply", *both, answers, "-o", tmp_path / "out"],
+        ["alone", *both, "-o", tmp_path / "out"],
+        ["gradient", *both, "-o", tmp_path / "out", "--names"],
+    ):
+        assert run(*command) == 2
+        assert "would both become anna.png" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert run("gradient", *both, "-o", tmp_path / "out") == 0
+    assert len(files_in(tmp_path / "out")) == 2
+    assert run("gradient", photos, photos / "anna.png", "-o", tmp_path / "named", "--names") == 0  # one photo, twice
+
+
+def test_weak_answers_are_told(
+    photos: Path, answers: Path, device_id: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], standard: Filter
+) -> None:
+    """An answer that does not protect fails its photo, and goes through with --accept-weak."""
+    path = answers / f"{device_id}.safetensors"
+    question = Gradients.decode((tmp_path / "asked" / path.name).read_bytes())
+    path.write_bytes(album.Perturbations.of(question, np.zeros((1, 3, 112, 112), np.float32)).encode())
+    assert run("apply", photos / "anna.png", path, "-o", tmp_path / "out.png") == 1
+    assert "--accept-weak" in capsys.readouterr().err and not (tmp_path / "out.png").exists()
+    assert run("apply", photos / "anna.png", path, "-o", tmp_path / "out.png", "--accept-weak") == 0
+    assert (tmp_path / "out.png").exists()
+
+
+def test_another_key_finds_no_answer(
+    photos: Path, answers: Path, device_id: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With another device's key a photo's answer is not found by its id, and refused where it is named."""
+    other = tmp_path / "other.key"
+    assert run("gradient", photos / "anna.png", "-o", tmp_path / "elsewhere", "--key", other) == 0
+    assert other.exists()
+    capsys.readouterr()
+    for named, reason in ((answers, "no perturbation in"), (answers / f"{device_id}.safetensors", "device key")):
+        assert run("apply", photos / "anna.png", named, "-o", tmp_path / "out.png", "--key", other) == 1
+        assert reason in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "reason"),
+    [
+        ("gradient {here}/none -o {here}/out", "none is not there"),
+        ("gradient {here}/empty -o {here}/out", "no photo in"),
+        ("gradient {photo} -o {here}/out --recipe unknown", "no recipe named 'unknown'"),
+        ("gradient {photo} -o {here}/out --recipe {here}/refined.toml", "refine_steps = 0"),
+        ("gradient {photo} -o {here}/out --recipe {here}/plain.toml", "no gradient stage"),
+        ("gradient {photo} -o {here}/out --key {here}/foul.key", "foul.key has 2 bytes"),
+        ("apply {photo} {here}/none -o {here}/out", "none is not there"),
+        ("apply {photo} {here}/empty -o {here}/out", "no device key at"),
+        ("show {photo}", "no safetensors file"),
+        ("show {here}/none", "No such file"),
+    ],
+)
+def test_what_cannot_run_is_told(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str, reason: str
+) -> None:
+    """What was asked wrongly ends with status 2 and one line that names it; nothing is written."""
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "foul.key").write_text("abcd")
+    (tmp_path / "refined.toml").write_text("refine_steps = 3\nepsilon_levels = 8\n")
+    (tmp_path / "plain.toml").write_text('stages = ["universal"]\nepsilon_levels = 8\n')
+    arguments = command.format(here=tmp_path, photo=photos / "anna.png").split()
+    assert run(*arguments) == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith("apf: ") and reason in printed.err and printed.err.count("\n") == 1
+    assert not printed.out and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("options", [["--noise", "99"], ["--noise", "much"], ["--bits", "3"], []])
+def test_impossible_options_are_refused(tmp_path: Path, options: list[str]) -> None:
+    """Options out of range and a missing --output end as argparse ends, with status 2."""
+    out = ["-o", str(tmp_path)] if options else []
+    with pytest.raises(SystemExit) as ended:
+        run("gradient", tmp_path, *out, *options)
+    assert ended.value.code == 2
+
+
+def test_bad_photos_fail_alone(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A cut-off photo, and a named file that is no photo, are told; the others get their files."""
+    whole = (photos / "anna.png").read_bytes()
+    (photos / "cut.png").write_bytes(whole[: len(whole) // 2])
+    assert run("gradient", photos, photos / "trips" / "notes.txt", "-o", tmp_path / "out", "--json") == 1
+    found = told(capsys)
+    failed = {Path(one["photo"]).name for one in found["each"] if one["outcome"] == "failed"}
+    assert failed == {"cut.png", "notes.txt"} and found["photos"] == 4
+    assert len(files_in(tmp_path / "out")) == 2
+
+
+def test_an_interrupt_leaves_what_is_whole(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C ends with status 130; what was done is there, of the rest is nothing, and a second run does it."""
+    write, out = album.write_gradients, tmp_path / "out"
+
+    def interrupted(source: album.Source, *rest: Any, **more: Any) -> album.Turn:
+        if source.relative.name == "lake.jpg":
+            raise KeyboardInterrupt
+        return write(source, *rest, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(album, "write_gradients", interrupted)
+        assert run("gradient", photos, "-o", out, "--json") == 130
+    printed = capsys.readouterr()
+    assert "interrupted" in printed.err and not printed.out
+    assert len(files_in(out)) == 1
+    assert run("gradient", photos, "-o", out, "--json") == 0
+    assert told(capsys)["skipped"] == 1
+
+
+@pytest.mark.parametrize("moment", ["write_bytes", "replace"])
+def test_nothing_half_written_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
+    """Ended in the middle of writing, the file that was there is still whole, and no draft stays beside it."""
+    path = tmp_path / "photo.png"
+    album.write_whole(path, b"old")
+    real = getattr(Path, moment)
+
+    def cut_off(self: Path, *rest: Any) -> None:
+        if moment == "write_bytes":
+            real(self, b"ne")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, moment, cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            album.write_whole(path, b"new")
+    assert path.read_bytes() == b"old" and files_in(tmp_path) == ["photo.png"]
+    album.write_whole(path, b"new")
+    assert path.read_bytes() == b"new" and files_in(tmp_path) == ["photo.png"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_cannot_be_written_is_told(photos: Path, tmp_path: Path) -> None:
+    """Where nothing may be written every photo fails, with status 1."""
+    (tmp_path / "out").mkdir(mode=0o500)
+    assert run("gradient", photos, "-o", tmp_path / "out") == 1
+
+
+def test_an_output_that_is_a_file_is_told(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where the output's folder is a file every photo fails, and the file stays."""
+    (tmp_path / "out").write_text("mine")
+    assert run("gradient", photos, "-o", tmp_path / "out") == 1
+    assert "2 failed" in capsys.readouterr().out and (tmp_path / "out").read_text() == "mine"
+
+
+def test_show_tells_what_a_file_holds(
+    photos: Path, answers: Path, device_id: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Both kinds of file are told in JSON; a damaged gradient file is told as damaged, not as the other kind."""
+    capsys.readouterr()
+    path = tmp_path / "asked" / f"{device_id}.safetensors"
+    assert run("show", path) == 0
+    found = told(capsys)
+    assert (found["kind"], found["id"], found["faces"], found["epsilon_levels"]) == ("gradients", device_id, 1, 8)
+    assert found["bytes"] == path.stat().st_size and found["name"] is None
+    assert run("show", answers / path.name) == 0
+    assert told(capsys)["kind"] == "perturbations"
+    path.write_bytes(path.read_bytes()[:-1])
+    assert run("show", path) == 2
+    assert "damaged" in capsys.readouterr().err
+
+
+def test_alone_protects_by_the_first_stages(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], standard: Filter
+) -> None:
+    """Without a server a photo gets what the filter's gradient and universal stages give it, and no key is made."""
+    assert run("alone", photos, "-o", tmp_path / "out", "--json") == 0
+    found = told(capsys)
+    assert (found["protected"], found["no_face"]) == (1, 1)
+    assert not list(Path(os.environ["XDG_CONFIG_HOME"]).iterdir())
+    recipe = standard.recipe.model_copy(update={"stages": ("gradient", "universal")})
+    source = (photos / "anna.png").read_bytes()
+    expected = pixels_of(protect_photo(source, Filter.load(recipe)).data).astype(int)
+    own = pixels_of((tmp_path / "out" / "anna.png").read_bytes())
+    assert (np.abs(own - expected) <= 1).mean() > 0.999
+    assert np.abs(own.astype(int) - pixels_of(source)).max() <= 8
+
+
+def test_the_whole_command_hands_over(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`apf private` of the whole installation does what the client's own command does: output, errors, status, help."""
+    cases = (
+        ["gradient", photos, "-o", tmp_path / "out", "--json"],
+        ["gradient", photos / "none", "-o", tmp_path / "out"],
+        ["gradient", photos, "-o", tmp_path / "out", "--bits", "3"],
+        ["gradient", "--help"],
+        ["--help"],
+    )
+    run(*cases[0])  # so that both find the files there
+    capsys.readouterr()
+    for case in cases:
+        arguments = ["private", *map(str, case)]
+        try:
+            status: Any = cli.main(arguments)
+        except SystemExit as ended:
+            status = ended.code
+        printed = capsys.readouterr()
+        result = typer.testing.CliRunner().invoke(app, arguments)
+        assert (result.exit_code, result.stdout, result.stderr) == (status, printed.out, printed.err)
+
+
+def test_the_whole_command_without_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A producer without NumPy says what private mode needs."""
+    monkeypatch.setattr("producer.private_command.import_module", _missing)
+    result = typer.testing.CliRunner().invoke(app, ["private", "show", "x"])
+    assert result.exit_code == 2 and "pip install 'apf-protect[private]'" in result.output
+
+
+def _missing(name: str) -> None:
+    raise ModuleNotFoundError(f"No module named {name!r}")
+
+
+def test_a_home_with_a_percent_sign(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The help names the key's place whatever characters it has."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", "/home/100%")
+    with pytest.raises(SystemExit) as ended:
+        run("gradient", "--help")
+    assert ended.value.code == 0 and "/home/100%/apf/device.key" in "".join(capsys.readouterr().out.split())

