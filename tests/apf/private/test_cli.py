@@ -125,6 +125,21 @@ def test_names_are_kept_where_asked(photos: Path, tmp_path: Path, standard: Filt
     assert files_in(tmp_path / "out") == ["anna.png", "trips/Zürich/lake.jpg"]
 
 
+def test_an_edited_photo_gets_a_new_file(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], portrait_png: bytes
+) -> None:
+    """A photo that changed under its name is not skipped for the file that has this name."""
+    arguments = ["gradient", photos / "anna.png", "-o", tmp_path / "asked", "--names", "--json"]
+    path = tmp_path / "asked" / "anna.png.safetensors"
+    assert run(*arguments) == 0
+    before = Gradients.decode(path.read_bytes())
+    (photos / "anna.png").write_bytes(encoded(pixels_of(portrait_png)[2:]))
+    capsys.readouterr()
+    assert run(*arguments) == 0
+    assert told(capsys)["skipped"] == 0
+    assert Gradients.decode(path.read_bytes()).id != before.id
+
+
 def test_single_photo_and_single_answer(photos: Path, answers: Path, tmp_path: Path, device_id: str) -> None:
     """One photo and one file: the output is a file of that name, or goes into a folder that is there."""
     one = answers / f"{device_id}.safetensors"

