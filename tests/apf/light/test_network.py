@@ -196,6 +196,7 @@ CONV: dict[str, Any] = {"kernel_shape": [3, 3]}
         (node("Conv", ["x", "x"], **CONV), "no constants"),
         (node("Conv", ["x", "grouped"], **CONV, group=2), "2 groups"),
         (node("ConvTranspose", ["x", "w"], **CONV, strides=[2, 2], output_padding=[0, 1]), "unequal output_padding"),
+        (node("ConvTranspose", ["x", "grouped"], **CONV, group=2), "2 groups"),
         (node("ConvTranspose", ["x", "w"], **CONV, output_shape=[9, 9]), "output_shape"),
         (node("ReduceSum", ["x", "axes"], keepdims=0), "drops"),
         (node("ReduceSum", ["x"]), "cannot be run"),

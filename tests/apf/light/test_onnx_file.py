@@ -10,7 +10,7 @@ import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from onnx import numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from apf.detectors.centerface_maps import weights_path
 from apf.errors import WeightsError
@@ -53,6 +53,22 @@ def test_negative_numbers_are_read(tmp_path: Path) -> None:
     path = tmp_path / "small.onnx"
     path.write_bytes(small())
     assert read_onnx(path).constants["axes"].tolist() == [-1, 2]
+
+
+def test_both_ways_to_store_numbers_are_read(tmp_path: Path) -> None:
+    """Numbers as raw bytes and as a list of their own type, with negative ones among them, are the same constants."""
+    path = tmp_path / "lists.onnx"
+    known = onnx.load_from_string(small())
+    lists = [
+        helper.make_tensor("whole", TensorProto.INT64, [3], [-5, 0, 2**40]),
+        helper.make_tensor("real", TensorProto.FLOAT, [1, 2], [-0.5, 1e-3]),
+    ]
+    known.graph.initializer.extend(lists)
+    path.write_bytes(known.SerializeToString())
+    constants = read_onnx(path).constants
+    for tensor in lists:
+        assert not tensor.HasField("raw_data")
+        np.testing.assert_array_equal(constants[tensor.name], numpy_helper.to_array(tensor))
 
 
 def test_a_missing_file_is_told(tmp_path: Path) -> None:
