@@ -59,7 +59,7 @@ def photos(tmp_path: Path, portrait_png: bytes) -> Path:
 @pytest.fixture
 def answers(tmp_path: Path, photos: Path, standard: Filter) -> Path:
     """The server's answers to the photos."""
-    assert run("gradient", photos, "-o", tmp_path / "asked") == 0
+    assert run("gradient", photos, "-o", tmp_path / "asked", "--bits", "8", "--momentum") == 0
     answer(tmp_path / "asked", tmp_path / "answers", standard)
     return tmp_path / "answers"
 
@@ -95,7 +95,7 @@ def test_a_second_run_skips_what_is_there(
     again = told(capsys)
     assert again["skipped"] == 2 and [one["faces"] for one in again["each"]] == [1, 0]
     assert {path: path.read_bytes() for path in out.iterdir()} == before
-    for more in (["--bits", "4"], ["--no-momentum"], ["--recipe", "light"]):
+    for more in (["--bits", "4"], ["--momentum"], ["--recipe", "light"]):
         assert run(*arguments, *more) == 0
         assert told(capsys)["skipped"] == 0
     assert len(list(out.iterdir())) == 2

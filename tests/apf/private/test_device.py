@@ -21,6 +21,7 @@ from apf.errors import (
     RecipeError,
     WeakPerturbation,
 )
+from apf.faces import align, alignment
 from apf.filter import Filter
 from apf.photo import Limits, decode
 from apf.pipeline import ProtectedPhoto, protect_photo
@@ -30,7 +31,7 @@ from apf.private.quantise import Reduction
 from apf.private.server import perturb
 from apf.recipe import Recipe, load_recipe
 from tests.apf.photo.photos import reopen
-from tests.apf.private.conftest import KEY, encoded, pixels_of
+from tests.apf.private.conftest import KEY, WHOLE, encoded, pixels_of
 
 
 def answer_to(question: Gradients, filter: Filter) -> Perturbations:
@@ -53,7 +54,7 @@ def test_both_roads_give_the_same_portrait(filters: dict[str, Filter], portrait_
 
     Of 1000, 999 differ by one level at most (two with `strong`), and none by more than half of epsilon.
     """
-    _compare(Device(load_recipe(name), KEY), filters[name], portrait_png, faces=1)
+    _compare(Device(load_recipe(name), KEY, reduction=WHOLE), filters[name], portrait_png, faces=1)
 
 
 def test_both_roads_give_the_same_group(device: Device, standard: Filter, group_png: bytes) -> None:
@@ -72,6 +73,25 @@ def _compare(device: Device, filter: Filter, photo: bytes, *, faces: int) -> Non
     levels = filter.recipe.epsilon_levels
     assert (off <= math.ceil(levels / 8)).mean() >= 0.999 and (off == 0).mean() > 0.9 and off.max() <= levels / 2
     assert np.abs(found - source).max() == levels  # it is all used, and not a level more
+
+
+@pytest.mark.parametrize("name", ["light", "standard", "strong"])
+def test_the_default_protects_as_well(filters: dict[str, Filter], portrait_png: bytes, name: str) -> None:
+    """Of what leaves by default the server makes a perturbation that lowers the probe's similarity as far."""
+    _lowers_as_far(Device(load_recipe(name), KEY), filters[name], portrait_png)
+
+
+def test_the_default_protects_a_group_as_well(standard: Filter, group_photo: bytes) -> None:
+    """The same for each of six faces in a JPEG; all pass the device's own check."""
+    _lowers_as_far(Device(load_recipe("standard"), KEY), standard, group_photo)
+
+
+def _lowers_as_far(device: Device, filter: Filter, photo: bytes) -> None:
+    private, own = round_trip(device, photo, filter), protect_photo(photo, filter)
+    for face in own.faces:
+        crops = [align(pixels_of(data), alignment(face.landmarks)) for data in (photo, private.data, own.data)]
+        known, one, other = (device._probe.embedding(crop) for crop in crops)
+        assert one @ known < 0.6 and one @ known < other @ known + 0.1
 
 
 def test_grey_stays_grey(device: Device, standard: Filter, portrait: np.ndarray) -> None:
@@ -175,9 +195,9 @@ def test_other_devices_and_recipes_make_other_files(device: Device, portrait_png
     """A file of another recipe or reduction is known as not current."""
     made = device.gradients(portrait_png)
     assert device.is_current(made)
-    assert not Device(load_recipe("strong"), KEY).is_current(made)
-    assert not Device(load_recipe("standard"), KEY, reduction=Reduction(bits=4)).is_current(made)
-    assert not Device(load_recipe("standard"), KEY, reduction=Reduction(momentum=False)).is_current(made)
+    assert not Device(load_recipe("strong"), KEY, reduction=WHOLE).is_current(made)
+    for other in (replace(WHOLE, bits=4), replace(WHOLE, momentum=False), replace(WHOLE, noise=0.1)):
+        assert not Device(load_recipe("standard"), KEY, reduction=other).is_current(made)
 
 
 @pytest.mark.parametrize(
