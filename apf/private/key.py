@@ -67,5 +67,7 @@ def _make(path: Path) -> None:
         os.link(draft, path)  # whole, or not at all; and whoever was first stays
     except FileExistsError:
         pass
+    except OSError:  # no links here, as on FAT and in Android's apps: then without a second maker in mind
+        draft.replace(path)
     finally:
-        draft.unlink()
+        draft.unlink(missing_ok=True)

@@ -103,3 +103,18 @@ def test_where_the_key_lies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     assert default_path() == tmp_path / ".config" / "apf" / "device.key"
     monkeypatch.setenv(VARIABLE, str(tmp_path / "mine"))
     assert default_path() == tmp_path / "mine"
+
+
+def test_where_files_cannot_be_linked_a_key_is_made_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FAT and Android's apps have no hard links; the key is whole there, too, and its owner's alone."""
+
+    def refused(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refused)
+    path = tmp_path / "device.key"
+    key = load_key(path, create=True)
+    assert len(key) == 32 and load_key(path, create=False) == key
+    assert path.stat().st_mode & 0o777 == 0o600 and list(tmp_path.iterdir()) == [path]
