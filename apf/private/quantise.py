@@ -57,7 +57,7 @@ class Reduction:
 
 
 #: What leaves the device where nobody says otherwise (README: what a gradient gives away).
-DEFAULT = Reduction(bits=1, momentum=False)
+DEFAULT = Reduction(bits=4)
 
 
 def quantise(gradients: Float32, bits: int) -> UInt8:
