@@ -95,7 +95,7 @@ def test_a_second_run_skips_what_is_there(
     again = told(capsys)
     assert again["skipped"] == 2 and [one["faces"] for one in again["each"]] == [1, 0]
     assert {path: path.read_bytes() for path in out.iterdir()} == before
-    for more in (["--bits", "4"], ["--momentum"], ["--recipe", "light"]):
+    for more in (["--bits", "2"], ["--no-momentum"], ["--recipe", "light"]):
         assert run(*arguments, *more) == 0
         assert told(capsys)["skipped"] == 0
     assert len(list(out.iterdir())) == 2
