@@ -41,8 +41,8 @@ class Shown(BaseModel):
     share: float
     #: Of the rule; 0.5 is guessing.
     auc: float
-    #: How many of the pixels that the rule is surest of lie there, in percent, where it names as many as there are.
-    precision: float | None
+    #: Mean noise of these pixels, in units of epsilon, counted away from the end; None where there are no such pixels.
+    away: float | None
 
 
 def shown(faces: Tensor, noises: Mapping[str, Noise], epsilon: float) -> list[Shown]:
@@ -59,7 +59,7 @@ def shown(faces: Tensor, noises: Mapping[str, Noise], epsilon: float) -> list[Sh
         for name, noise in noises.items():
             made = noise(seen)
             for end, there in ends.items():
-                found.append(_shown(name, kind, end, around(made if end == "black" else -made), there))
+                found.append(_shown(name, kind, end, made if end == "black" else -made, there))
     return found
 
 
@@ -78,17 +78,13 @@ def released(probe: Probe, epsilon: float, seed: int) -> Noise:
     return noise
 
 
-def _shown(noise: str, kind: str, end: str, score: Tensor, there: Tensor) -> Shown:
+def _shown(noise: str, kind: str, end: str, away: Tensor, there: Tensor) -> Shown:
+    score = around(away)
     return Shown(
         noise=noise,
         kind=kind,
         end=end,
         share=100 * there.float().mean().item(),
         auc=auc(score[there], score[~there]),
-        precision=_precision(score.flatten(), there.flatten()),
+        away=away[there].mean().item() if there.any() else None,
     )
-
-
-def _precision(score: Tensor, there: Tensor) -> float | None:
-    count = int(there.sum())
-    return 100 * there[score.topk(count).indices].double().mean().item() if count else None

@@ -60,10 +60,10 @@ def as_markdown(found: Report) -> str:
         "Protected: percent not matched at FAR 1e-2 / 1e-3. Decoded, linker and untrained: percent matched at "
         "FAR 1e-2; guessing reaches 1, and an AUC of 0.5.",
         "",
-        "**What clipped noise shows of pixels within epsilon of black or white** (by the mean of the noise around each; "
-        "found there: of as many pixels as there are)",
+        "**What clipped noise shows of pixels within epsilon of black or white** (AUC of the mean noise around "
+        "each; noise there: in units of epsilon, away from the end)",
         "",
-        *_table(("noise", "faces", "end", "pixels there %", "AUC", "found there %"), map(list, _clipped(found))),
+        *_table(("noise", "faces", "end", "pixels there %", "AUC", "noise there"), map(list, _clipped(found))),
     ]
     return "\n".join(lines) + "\n"
 
@@ -103,7 +103,14 @@ def _ceiling(found: Report) -> list[list[str]]:
 
 def _clipped(found: Report) -> Iterable[tuple[str, ...]]:
     for one in found.clipped:
-        yield one.noise, one.kind, one.end, f"{one.share:.1f}", f"{one.auc:.3f}", _number(one.precision)
+        yield (
+            one.noise,
+            one.kind,
+            one.end,
+            f"{one.share:.1f}",
+            f"{one.auc:.3f}",
+            "" if one.away is None else f"{one.away:+.2f}",
+        )
 
 
 def _kept(kept: Kept) -> list[str]:
