@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from apf.evaluate.conditions import eight_bits
 from apf.evaluate.leakage.attacker import Attacker
+from apf.evaluate.leakage.comparing import alignments
 from apf.evaluate.leakage.gradients import Sent, seeds_of
 from apf.evaluate.leakage.reductions import Reduction
 from apf.evaluate.leakage.training import BATCH
@@ -49,7 +49,7 @@ class Leaks(BaseModel):
     same_gradient: Told
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Measured:
     """Who are attacked."""
 
@@ -84,7 +84,7 @@ def leaks(attacker: Attacker, reduction: Reduction, who: Measured, pairs: Pairs,
     pictures, embeddings = attacked(attacker, seen)
     places = {seed: place for place, seed in enumerate(who.sent.seeds)}
     wanted = [places[seed] for seed in seeds_of(eight_bits(pairs.probes))]
-    alike = alignments(seen, given, turned=reduction.turned)
+    alike = alignments(seen, given, reduction)
     return Leaks(
         decoder=decoded(pictures[wanted], pairs, judges),
         gradients=between(embeddings @ embeddings.T, people),
@@ -112,29 +112,3 @@ def decoded(pictures: Tensor, pairs: Pairs, judges: Sequence[Target]) -> Decoded
     ]
     other, same = (float(np.mean(rates)) for rates in matches)
     return Decoded(ssim=ssim(clean, made), psnr_db=psnr(clean, made), other_photo=other, same_photo=same)
-
-
-def alignments(seen: Float32, known: Float32, *, turned: bool) -> Tensor:
-    """Cosines (N, N) of what is seen to gradients that somebody computed of photos, less what all have in common.
-
-    Args:
-        turned: colours and sides may be changed: try all ways, and take the best.
-    """
-    wanted = _centred(known)
-    if not turned:
-        return _centred(seen) @ wanted.T
-    ways = [(torch.tensor(order), side) for order in _ORDERS for side in (False, True)]
-    return torch.stack([_centred(_turned(seen, order, side)) @ wanted.T for order, side in ways]).amax(0)
-
-
-_ORDERS = ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))
-
-
-def _turned(seen: Float32, order: Tensor, side: bool) -> Float32:
-    colours = seen.reshape(len(seen), -1, 3, *seen.shape[2:])[:, :, order.numpy()].reshape(seen.shape)
-    return colours[..., ::-1] if side else colours
-
-
-def _centred(gradients: Float32) -> Tensor:
-    flat = torch.from_numpy(np.ascontiguousarray(gradients)).flatten(1)
-    return F.normalize(flat - flat.mean(0))
