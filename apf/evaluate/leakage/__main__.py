@@ -12,6 +12,7 @@ from apf.errors import ApfError
 from apf.evaluate import report as reports
 from apf.evaluate.__main__ import SHARED, FacesPath, Json, MarkdownFile, ModelsPath, People
 from apf.evaluate.leakage.bench import Bench, Settings
+from apf.evaluate.leakage.reductions import chosen
 from apf.evaluate.leakage.report import as_markdown, report
 from apf.train.data import DataError
 
@@ -34,11 +35,11 @@ def leakage(
 ) -> None:  # fmt: skip
     """Train attackers on gradients of people, and measure on others what they learn of the photos."""
     torch.set_num_threads(threads)
-    settings = Settings(
-        faces=faces, models=models, run=run, seed=seed, only=tuple(only or ()), steps=steps, own_steps=own_steps,
-        people=people,
-    )  # fmt: skip
     try:
+        settings = Settings(
+            faces=faces, models=models, run=run, seed=seed, reductions=chosen(only or ()), steps=steps,
+            own_steps=own_steps, people=people,
+        )  # fmt: skip
         found = report(Bench(settings))
     except (ApfError, DataError) as error:
         typer.echo(f"apf.evaluate.leakage: {error}", err=True)

@@ -42,11 +42,11 @@ class Settings:
     models: Path
     run: Path
     seed: int = 0
-    #: Rows, by name; all if there is none.
-    only: tuple[str, ...] = ()
+    #: The rows.
+    reductions: tuple[Reduction, ...] = tuple(ROWS.values())
     #: Of the attacker that all rows go on from, and of each row's own.
     steps: int = 1200
-    own_steps: int = 200
+    own_steps: int = 90
     #: Who are protected and looked for.
     people: int = 100
 
@@ -119,17 +119,12 @@ class Bench:
         keep = few(self.apart.faces.people)
         return Measured(self.apart.select(keep), self.said[1][keep])
 
-    @cached_property
-    def reductions(self) -> list[Reduction]:
-        """The rows that are wanted; raises DataError where there is no such row."""
-        for name in self.settings.only:
-            if name not in ROWS:
-                raise DataError(f"no row named {name!r}: use one of {', '.join(ROWS)}")
-        return [row for name, row in ROWS.items() if name in (self.settings.only or ROWS)]
-
     def rows(self) -> list[Row]:
         """Each from an earlier run with the same settings, or made now and kept."""
-        return [self._kept(reduction) or self._keep(reduction, self._row(reduction)) for reduction in self.reductions]
+        return [
+            self._kept(reduction) or self._keep(reduction, self._row(reduction))
+            for reduction in self.settings.reductions
+        ]
 
     def alone(self) -> dict[str, Kept]:
         return alone(self.filter, self.pairs, self.strangers)

@@ -1,4 +1,4 @@
-"""Reductions: what a device may do to a gradient before it leaves, so that it gives less away. Numpy only.
+"""Reductions: what a device may do to a gradient before it leaves, so that it gives less away.
 
 A reduction depends on the gradient and on a seed of the photo's own: the same photo sent twice shows nothing new.
 Whatever is done, the values are cut to so many bits at the end, as `apf.private.files` writes them.
@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 
 from apf.private.quantise import REACHED, Float32, dequantise, quantise
+from apf.train.data import DataError
 
 #: Which half of the gradient is told; where it is one alone, it takes the other's place as well.
 Half = Literal["both", "reached", "momentum"]
@@ -24,7 +25,7 @@ class Reduction:
 
     name: str
     half: Half = "both"
-    #: Share of each face's values that is kept, the largest ones; the others become zero.
+    #: Share of each face's places that is kept, where the values are largest; elsewhere they become zero.
     keep: float = 1.0
     #: Values are averaged over squares of so many pixels a side.
     pool: int = 1
@@ -61,8 +62,8 @@ class Reduction:
         """Colours, sides and tiles of (n, 3 k, 112, 112) where each face's seed puts them, or back from there."""
         if not self.turned and not self.tile:
             return values
-        moved = [_moved(face, seed, self.turned, self.tile, back) for face, seed in zip(values, seeds, strict=True)]
-        return np.stack(moved) if moved else values
+        each = zip(values, seeds, strict=True)
+        return np.stack([_moved(face, seed, self.turned, self.tile, back) for face, seed in each])
 
 
 #: What is measured, by name.
@@ -77,7 +78,6 @@ ROWS: dict[str, Reduction] = {
         Reduction("sign, reached alone, noise 0.5", half="reached", noise=0.5),
         Reduction("sign, reached alone, noise 1", half="reached", noise=1),
         Reduction("sign, reached alone, noise 2", half="reached", noise=2),
-        Reduction("sign, noise 1", noise=1),
         Reduction("sign, means of 2x2", pool=2),
         Reduction("4 bits, largest 25 %", keep=0.25, bits=4),
         Reduction("sign, turned", turned=True),
@@ -87,6 +87,14 @@ ROWS: dict[str, Reduction] = {
 }
 #: What the attacker learns from that all rows' own attackers go on from.
 COMMON = ("8 bits", "sign", "sign, reached alone, noise 1", "sign, turned")
+
+
+def chosen(names: Sequence[str]) -> tuple[Reduction, ...]:
+    """The rows of these names, in their own order; all if no name is given. Raises DataError: a name is unknown."""
+    for name in names:
+        if name not in ROWS:
+            raise DataError(f"no row named {name!r}: use one of {'; '.join(ROWS)}")
+    return tuple(row for name, row in ROWS.items() if not names or name in names)
 
 
 def _half(gradients: Float32, half: Half) -> Float32:
@@ -100,10 +108,12 @@ def _whole(found: Float32) -> Float32:
 
 
 def _largest(gradients: Float32, keep: float) -> Float32:
-    size = np.abs(gradients).reshape(len(gradients), -1)  # (n, 75264)
-    least = np.quantile(size, 1 - keep, axis=1)[:, None, None, None] if len(size) else 0
-    kept: Float32 = np.where(np.abs(gradients) >= least, gradients, np.float32(0))
-    return kept
+    """Both halves where they are largest together: one alone has many values of just 1."""
+    size = np.abs(gradients).reshape(len(gradients), -1, REACHED, *gradients.shape[2:]).sum(1)  # (n, 3, 112, 112)
+    least = np.quantile(size.reshape(len(size), -1), 1 - keep, axis=1)[:, None, None, None]
+    kept = np.tile(size >= least, (1, gradients.shape[1] // REACHED, 1, 1))
+    found: Float32 = np.where(kept, gradients, np.float32(0))
+    return found
 
 
 def _pooled(gradients: Float32, side: int) -> Float32:
@@ -120,8 +130,7 @@ def _loud(read: Float32, reached: float, momentum: float) -> Float32:
 
 
 def _noise(shape: tuple[int, ...], seeds: Sequence[int]) -> Float32:
-    draws = [np.random.default_rng([seed, 0]).standard_normal(shape[1:], np.float32) for seed in seeds]
-    return np.stack(draws) if draws else np.zeros(shape, np.float32)
+    return np.stack([np.random.default_rng([seed, 0]).standard_normal(shape[1:], np.float32) for seed in seeds])
 
 
 def _moved(face: Float32, seed: int, turned: bool, tile: int, back: bool) -> Float32:
