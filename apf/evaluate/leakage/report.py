@@ -10,7 +10,7 @@ import torch
 
 from apf.evaluate.leakage.bench import Bench
 from apf.evaluate.leakage.rows import Kept, Report, Row
-from apf.evaluate.report import _line, _processor
+from apf.evaluate.report import processor, table_line
 
 HEAD = (
     "sent",
@@ -33,11 +33,10 @@ HEAD = (
 
 def report(bench: Bench) -> Report:
     """All that was asked for."""
-    processor = f"{_processor()}, {torch.get_num_threads()} threads, torch {torch.__version__.partition('+')[0]}"
     learnt, measured = bench.known.faces.people, bench.who.sent.faces.people
     return Report(
         command=shlex.join(["python", "-m", "apf.evaluate.leakage", *sys.argv[1:]]),
-        machine=processor,
+        machine=f"{processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
         learnt=(len(learnt), len(set(learnt))),
         measured=(len(measured), len(set(measured))),
         judges=tuple(target.name for target in bench.strangers),
@@ -57,8 +56,9 @@ def as_markdown(found: Report) -> str:
         "",
         *_table(HEAD, [*map(_row, found.rows), *(_alone(*one) for one in found.alone.items()), *_ceiling(found)]),
         "",
-        "Protected: percent not matched at FAR 1e-2 / 1e-3. Decoded, linker and untrained: percent matched at "
-        "FAR 1e-2; guessing reaches 1, and an AUC of 0.5.",
+        "Protected: percent not matched at FAR 1e-2 / 1e-3. Decoded, linker and untrained: percent matched at FAR 1e-2; "
+        "guessing reaches 1, and an AUC of 0.5. Of the photo itself, the linker's columns are what the probe and what "
+        "the recognisers that linkers imitate find by clean photos.",
         "",
         "**What clipped noise shows of pixels within epsilon of black or white** (AUC of the mean noise around "
         "each; noise there: in units of epsilon, away from the end)",
@@ -124,4 +124,4 @@ def _number(value: float | None) -> str:
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     rule = ("---", *("---:" for _ in head[1:]))
-    return [_line(row) for row in (head, rule, *rows)]
+    return [table_line(row) for row in (head, rule, *rows)]
