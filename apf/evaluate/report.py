@@ -86,7 +86,7 @@ def report(targets: Sequence[Target], *, device: str, **parts: Any) -> Report:
 def machine(device: str) -> Machine:
     """Where we are, by the processor's (or GPU's) name."""
     return Machine(
-        processor=_processor(),
+        processor=processor(),
         processors=os.cpu_count() or 1,
         torch_threads=torch.get_num_threads(),
         device=torch.cuda.get_device_name() if device.startswith("cuda") else device,
@@ -119,7 +119,7 @@ def markdown(found: Report) -> str:
     ]
     for page in pages(found):
         rule = ("---", *("---:" for _ in page.columns[1:]))
-        lines += ["", f"**{page.title}**", "", *(_line(row) for row in (page.columns, rule, *page.rows))]
+        lines += ["", f"**{page.title}**", "", *(table_line(row) for row in (page.columns, rule, *page.rows))]
     if found.crops:
         lines += ["", *(f"- {line}" for line in costs(found.crops))]
     return "\n".join(lines).rstrip() + "\n"
@@ -147,11 +147,11 @@ def write(file: Path, text: str) -> None:
     file.write_text(text)
 
 
-def _line(parts: Sequence[str]) -> str:
+def table_line(parts: Sequence[str]) -> str:
     return "| " + " | ".join(parts) + " |"
 
 
-def _processor() -> str:
+def processor() -> str:
     """The processor's trade name; `platform` knows only its family on Linux."""
     file = Path("/proc/cpuinfo")
     lines = file.read_text().splitlines() if file.exists() else []
