@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from apf.gradient import CHANNELS
 from apf.models.probe import BLOCK_DIM, BLOCKS
+from apf.steps import CHANNELS
 
 #: Pixels of a side that one place of the first layer takes together.
 CELL = 4

@@ -15,9 +15,10 @@ from tqdm import tqdm
 
 from apf.evaluate.crops import fingerprint
 from apf.filter import Filter
-from apf.gradient import CHANNELS, gradient
+from apf.gradient import gradient
 from apf.private.quantise import Float32
 from apf.stages import start_of
+from apf.steps import CHANNELS
 from apf.train.data import Faces
 from apf.train.teachers import channels_last
 

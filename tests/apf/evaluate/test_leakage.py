@@ -28,11 +28,11 @@ from apf.evaluate.leakage.training import Lesson, common, own, slug
 from apf.evaluate.leakage.verify import Told, auc, between, itself
 from apf.evaluate.targets import Pairs, pairs, target
 from apf.filter import Filter
-from apf.gradient import CHANNELS
 from apf.models.probe import BLOCK_DIM, BLOCKS, Probe
 from apf.models.recogniser import Recogniser, load_recognisers
 from apf.models.unet import TransferNet
 from apf.recipe import Recipe
+from apf.steps import CHANNELS
 from apf.train.data import Faces, is_held_out, load_faces
 from tests.apf.evaluate import world
 from tests.apf.test_models import linear_network
