@@ -14,8 +14,7 @@ from apf.evaluate.conditions import eight_bits
 from apf.evaluate.leakage.attacker import Attacker
 from apf.evaluate.leakage.comparing import alignments
 from apf.evaluate.leakage.gradients import Sent, seeds_of
-from apf.evaluate.leakage.reductions import Reduction
-from apf.evaluate.leakage.training import BATCH
+from apf.evaluate.leakage.training import BATCH, Look
 from apf.evaluate.leakage.verify import Told, between, itself
 from apf.evaluate.metrics import psnr, ssim
 from apf.evaluate.targets import Pairs, Target, embed
@@ -69,22 +68,23 @@ def few(people: Sequence[str], most: int = 5) -> list[int]:
     return kept
 
 
-def leaks(attacker: Attacker, reduction: Reduction, who: Measured, pairs: Pairs, judges: Sequence[Target]) -> Leaks:
+def leaks(attacker: Attacker, look: Look, who: Measured, pairs: Pairs, judges: Sequence[Target]) -> Leaks:
     """All attacks on one reduction.
 
     Args:
         attacker: trained on this reduction and on other people.
+        look: what it looks at.
         who: the photos to link.
         pairs: the photos to decode, which must be among those; the judges compare with the others.
         judges: recognisers that no attacker learnt from.
     """
     people = who.sent.faces.people
     given = who.sent.of(torch.arange(len(people)))
-    seen = reduction.seen(given, who.sent.seeds)
+    seen = look(given, who.sent.seeds)
     pictures, embeddings = attacked(attacker, seen)
     places = {seed: place for place, seed in enumerate(who.sent.seeds)}
     wanted = [places[seed] for seed in seeds_of(eight_bits(pairs.probes))]
-    alike = alignments(seen, given, reduction)
+    alike = alignments(seen, given)
     return Leaks(
         decoder=decoded(pictures[wanted], pairs, judges),
         gradients=between(embeddings @ embeddings.T, people),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -12,16 +12,20 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
+from apf.evaluate.conditions import eight_bits
 from apf.evaluate.crops import fingerprint
 from apf.evaluate.leakage.attacker import Attacker
 from apf.evaluate.leakage.attacks import Measured, few, leaks
 from apf.evaluate.leakage.clipped import Noise, Shown, released, shown
 from apf.evaluate.leakage.gradients import Sent, gradients_of, seeds_of, sent
+from apf.evaluate.leakage.puzzle import Puzzle, Straight
 from apf.evaluate.leakage.reductions import COMMON, ROWS, Reduction
 from apf.evaluate.leakage.rows import Ceiling, Kept, Row, alone, ceiling, kept
-from apf.evaluate.leakage.training import Lesson, common, own, slug
+from apf.evaluate.leakage.training import Lesson, Look, common, own, slug
 from apf.evaluate.targets import Pairs, Target, pairs, targets
 from apf.filter import Filter
+from apf.private.quantise import REACHED
+from apf.steps import CHANNELS
 from apf.train.data import DataError, is_held_out, load_faces
 from apf.train.probe import Targets
 from apf.train.teachers import embeddings, load_teachers
@@ -30,6 +34,8 @@ from apf.train.teachers import embeddings, load_teachers
 VERSION = "1"
 #: Faces that the clipped noise is shown on.
 CLIPPED_FACES = 40
+#: Faces from which an attacker learns how to undo moves.
+PUZZLE_FACES = 1500
 #: Of the reductions, the one whose noise is held against the released method's.
 PLAIN = "sign"
 
@@ -141,7 +147,7 @@ class Bench:
             return torch.from_numpy(gradients_of(filter_, faces)[:, :3])
 
         def plain(faces: Tensor) -> Tensor:
-            seeds = seeds_of((faces * 255).round().to(torch.uint8))
+            seeds = seeds_of(eight_bits(faces))
             return torch.from_numpy(ROWS[PLAIN].seen(gradients_of(filter_, faces), seeds)[:, :3])
 
         noises: dict[str, Noise] = {
@@ -154,14 +160,25 @@ class Bench:
     def _row(self, reduction: Reduction) -> Row:
         settings = self.settings
         run = settings.run / "attackers"
-        attacker = own(self.common, self.lesson, reduction, steps=settings.own_steps, seed=settings.seed, run=run)
-        halves = 6 if reduction.half == "both" else 3
+        look = self._look(reduction)
+        attacker = own(self.common, self.lesson, reduction, look, steps=settings.own_steps, seed=settings.seed, run=run)
+        channels = CHANNELS if reduction.momentum else REACHED
         return Row(
             name=reduction.name,
-            bits_a_pixel=halves * reduction.bits,
+            bits_a_pixel=channels * reduction.bits,
             protection=kept(self.filter, reduction, self.pairs, self.strangers),
-            leaks=leaks(attacker, reduction, self.who, self.pairs, self.strangers),
+            leaks=leaks(attacker, look, self.who, self.pairs, self.strangers),
         )
+
+    def _look(self, reduction: Reduction) -> Look:
+        """An attacker first undoes what a device moved, as far as it can."""
+        if not (reduction.tile or reduction.turned):
+            return reduction.seen
+        some = self.known.select(list(range(0, len(self.known), max(1, len(self.known) // PUZZLE_FACES))))
+        still = replace(reduction, tile=0, turned=False)
+        plain = still.seen(some.of(torch.arange(len(some))), some.seeds)
+        puzzle = Puzzle.of(plain, reduction.tile) if reduction.tile else Straight.of(plain)
+        return lambda gradients, seeds: puzzle.solved(reduction.seen(gradients, seeds))
 
     def _kept(self, reduction: Reduction) -> Row | None:
         with suppress(OSError, ValueError, KeyError, ValidationError):  # missing, cut off, or of another version

@@ -8,15 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
 from apf.private.quantise import REACHED, Float32, dequantise, quantise
 from apf.train.data import DataError
-
-#: Which half of the gradient is told; where it is one alone, it takes the other's place as well.
-Half = Literal["both", "reached", "momentum"]
 
 
 @dataclass(frozen=True)
@@ -24,7 +20,8 @@ class Reduction:
     """One way to tell less. The steps run in the order of the fields."""
 
     name: str
-    half: Half = "both"
+    #: Whether the momentum is sent, too, or the perturbation reached alone.
+    momentum: bool = True
     #: Share of each face's places that is kept, where the values are largest; elsewhere they become zero.
     keep: float = 1.0
     #: Values are averaged over squares of so many pixels a side.
@@ -37,22 +34,18 @@ class Reduction:
     tile: int = 0
     #: Bits a value.
     bits: int = 1
-    #: What a server reads one bit as, of the reached perturbation and of the momentum: their size before it was lost.
-    #: The middles of the cells, 0.5 and 0.55, would have it perturb too little.
-    signs: tuple[float, float] = (0.8, 1.0)
 
     def seen(self, gradients: Float32, seeds: Sequence[int]) -> Float32:
         """What the server sees of gradients (n, 6, 112, 112), which are not changed; a seed for each."""
-        found = _half(gradients, self.half)
+        found = gradients if self.momentum else gradients[:, :REACHED]
         if self.keep < 1:
             found = _largest(found, self.keep)
         if self.pool > 1:
             found = _pooled(found, self.pool)
         if self.noise:
             found = found + self.noise * _noise(found.shape, seeds)
-        found = _whole(self._moved(found, seeds, back=False))
-        read = dequantise(quantise(found, self.bits), self.bits)
-        return _loud(read, *self.signs) if self.bits == 1 else read
+        found = self._moved(found, seeds, back=False)
+        return dequantise(quantise(found, self.bits), self.bits)
 
     def undone(self, deltas: Float32, seeds: Sequence[int]) -> Float32:
         """The answer to what was `seen`, (n, 3, 112, 112), as the device needs it."""
@@ -74,14 +67,14 @@ ROWS: dict[str, Reduction] = {
         Reduction("4 bits", bits=4),
         Reduction("2 bits", bits=2),
         Reduction("sign"),
-        Reduction("sign, reached alone", half="reached"),
-        Reduction("sign, reached alone, noise 0.5", half="reached", noise=0.5),
-        Reduction("sign, reached alone, noise 1", half="reached", noise=1),
-        Reduction("sign, reached alone, noise 2", half="reached", noise=2),
+        Reduction("sign, reached alone", momentum=False),
+        Reduction("sign, reached alone, noise 0.5", momentum=False, noise=0.5),
+        Reduction("sign, reached alone, noise 1", momentum=False, noise=1),
+        Reduction("sign, reached alone, noise 2", momentum=False, noise=2),
         Reduction("sign, means of 2x2", pool=2),
         Reduction("4 bits, largest 25 %", keep=0.25, bits=4),
         Reduction("sign, turned", turned=True),
-        Reduction("sign, reached alone, noise 0.5, turned", half="reached", noise=0.5, turned=True),
+        Reduction("sign, reached alone, noise 0.5, turned", momentum=False, noise=0.5, turned=True),
         Reduction("sign, tiles of 16 shuffled", tile=16),
     )
 }
@@ -95,16 +88,6 @@ def chosen(names: Sequence[str]) -> tuple[Reduction, ...]:
         if name not in ROWS:
             raise DataError(f"no row named {name!r}: use one of {'; '.join(ROWS)}")
     return tuple(row for name, row in ROWS.items() if not names or name in names)
-
-
-def _half(gradients: Float32, half: Half) -> Float32:
-    parts = {"both": slice(None), "reached": slice(REACHED), "momentum": slice(REACHED, None)}
-    return gradients[:, parts[half]]
-
-
-def _whole(found: Float32) -> Float32:
-    """Six channels again: a half that is told alone stands for the other, too."""
-    return found if found.shape[1] > REACHED else np.concatenate([found, found], 1)
 
 
 def _largest(gradients: Float32, keep: float) -> Float32:
@@ -121,12 +104,6 @@ def _pooled(gradients: Float32, side: int) -> Float32:
     squares = gradients.reshape(n, channels, height // side, side, width // side, side).mean((3, 5))
     pooled: Float32 = squares.repeat(side, 2).repeat(side, 3)
     return pooled
-
-
-def _loud(read: Float32, reached: float, momentum: float) -> Float32:
-    sizes = np.repeat(np.array([reached, momentum], np.float32), REACHED)[:, None, None]  # (6, 1, 1)
-    loud: Float32 = np.sign(read) * sizes
-    return loud
 
 
 def _noise(shape: tuple[int, ...], seeds: Sequence[int]) -> Float32:

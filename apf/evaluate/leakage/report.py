@@ -56,9 +56,9 @@ def as_markdown(found: Report) -> str:
         "",
         *_table(HEAD, [*map(_row, found.rows), *(_alone(*one) for one in found.alone.items()), *_ceiling(found)]),
         "",
-        "Protected: percent not matched at FAR 1e-2 / 1e-3. Decoded, linker and untrained: percent matched at FAR "
-        "1e-2; guessing reaches 1, and an AUC of 0.5. Of the photo itself, the linker's columns are what the probe and "
-        "what the recognisers that linkers imitate find by clean photos.",
+        "Protected: percent not matched at FAR 1e-2 / 1e-3. Decoded, linker, untrained: percent matched at FAR 1e-2.",
+        "Guessing reaches 1, and an AUC of 0.5. Of the photo itself, the linker's columns are what the probe and what",
+        "the recognisers that linkers imitate find by clean photos.",
         "",
         "**What clipped noise shows of pixels within epsilon of black or white** (AUC of the mean noise around "
         "each; noise there: in units of epsilon, away from the end)",

@@ -15,6 +15,7 @@ from apf.evaluate.leakage.attacker import Attacker
 from apf.evaluate.leakage.gradients import Sent
 from apf.evaluate.leakage.reductions import Reduction
 from apf.models.probe import Probe
+from apf.private.quantise import Float32
 from apf.train.loop import Budget, Stateful, draw, train
 from apf.train.ssim import dssim
 from apf.train.teachers import channels_last, half_precision
@@ -26,6 +27,9 @@ PEAK_LR, OWN_LR = 2e-3, 1e-3
 WEIGHT_DECAY = 0.02
 #: What a point of each loss weighs beside one of the embedding's cosine.
 PIXELS, STRUCTURE, IDENTITY = 4.0, 1.0, 0.3
+
+#: What an attacker looks at, of gradients (n, 6, 112, 112) and a seed each: what it was sent, or what it made of that.
+Look = Callable[[Float32, Sequence[int]], Float32]
 
 
 @dataclass(frozen=True)
@@ -43,14 +47,16 @@ def common(lesson: Lesson, reductions: Sequence[Reduction], *, steps: int, seed:
     """An attacker that has seen all of these reductions in turn."""
     torch.manual_seed(seed)
     attacker = Attacker().to(memory_format=torch.channels_last)
-    return _course(attacker, lesson, reductions, PEAK_LR, steps=steps, seed=seed, run=run, name="common")
+    looks = [one.seen for one in reductions]
+    return _course(attacker, lesson, looks, reductions, PEAK_LR, steps=steps, seed=seed, run=run, name="common")
 
 
-def own(begun: Attacker, lesson: Lesson, reduction: Reduction, *, steps: int, seed: int, run: Path) -> Attacker:
+def own(
+    begun: Attacker, lesson: Lesson, reduction: Reduction, look: Look, *, steps: int, seed: int, run: Path
+) -> Attacker:
     """The attacker of one reduction, which goes on from another one; that is not changed."""
-    return _course(
-        deepcopy(begun), lesson, [reduction], OWN_LR, steps=steps, seed=seed, run=run, name=slug(reduction.name)
-    )
+    name = slug(reduction.name)
+    return _course(deepcopy(begun), lesson, [look], [reduction], OWN_LR, steps=steps, seed=seed, run=run, name=name)
 
 
 def slug(name: str) -> str:
@@ -61,6 +67,7 @@ def slug(name: str) -> str:
 def _course(
     attacker: Attacker,
     lesson: Lesson,
+    looks: Sequence[Look],
     reductions: Sequence[Reduction],
     peak_lr: float,
     *,
@@ -76,7 +83,7 @@ def _course(
         index = draw(len(lesson.sent), BATCH, generator)
         # Noise and moves are drawn anew each time: an attacker can make as much of them as it likes.
         seeds = torch.randint(2**62, (BATCH,), generator=generator).tolist()
-        seen = reductions[number % len(reductions)].seen(lesson.sent.of(index), seeds)
+        seen = looks[number % len(looks)](lesson.sent.of(index), seeds)
         losses = _losses(attacker, lesson, index, torch.from_numpy(seen))
         optimiser.zero_grad()
         torch.autograd.backward(sum(losses.values(), torch.zeros(())))
@@ -103,7 +110,3 @@ def _losses(attacker: Attacker, lesson: Lesson, index: Tensor, seen: Tensor) -> 
         "structure": STRUCTURE * dssim(pictures[:JUDGED], photos[:JUDGED]).mean(),
         "identity": IDENTITY * (1 - (shown * wanted[:JUDGED]).sum(1).mean()),
     }
-
-
-#: Gives the attacker of a reduction.
-Trained = Callable[[Reduction], Attacker]

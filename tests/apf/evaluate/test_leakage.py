@@ -152,10 +152,12 @@ def attack(make: Callable[[Faces], Sent], run: Path, steps: int) -> Leaks:
     torch.manual_seed(0)
     lesson = Lesson(known, code(known.faces), Probe().eval().requires_grad_(False))
     plain = ROWS["8 bits"]
-    attacker = own(common(lesson, [plain], steps=steps, seed=0, run=run), lesson, plain, steps=5, seed=0, run=run)
+    attacker = own(
+        common(lesson, [plain], steps=steps, seed=0, run=run), lesson, plain, plain.seen, steps=5, seed=0, run=run
+    )
     given: Pairs = pairs(apart.faces, 100)
     judge = target("colours", Recogniser(Colours()), people(), trained_on=False)
-    return leaks(attacker, plain, Measured(apart, code(apart.faces)), given, [judge])
+    return leaks(attacker, plain.seen, Measured(apart, code(apart.faces)), given, [judge])
 
 
 @pytest.mark.usefixtures("short")
@@ -277,7 +279,7 @@ def test_real_gradients_name_the_photo_and_often_the_person(
     two = [place for places in apart.by_person().values() if len(places) > 1 for place in places[:2]][:40]
     faces = apart.select(two)
     given = np.concatenate([gradients_of(standard, faces.batch(part)) for part in torch.arange(40).split(10)])
-    alike = alignments(SIGN.seen(given, seeds_of(faces.pixels)), given, SIGN)
+    alike = alignments(SIGN.seen(given, seeds_of(faces.pixels)), given)
     assert itself(alike, faces.people).tar_percent == 100
     assert between(alike, faces.people).auc > 0.7
     strangers = load_recognisers(shared_models, role="validate")
