@@ -2,8 +2,8 @@
 
     python tests/benchmarks/bench_private.py [--json]
 
-Each figure is the median of several runs, in seconds of processor time; the parts are timed by themselves, on a portrait of
-one face.
+Each figure is the median of several runs, in seconds of processor time; the parts are timed by themselves, on a
+portrait of one face.
 """
 
 from __future__ import annotations
