@@ -84,7 +84,7 @@ class Filter:
     def perturbation_from(self, gradients: Tensor, clock: StageClock | None = None) -> Tensor:
         """The perturbation of faces that are not here, from their gradients: transfer, universal and bound.
 
-        Refinement needs the faces, so a recipe's `refine_steps` are left to whoever has them (`apf.private.apply`).
+        Refinement needs the faces, so recipes with `refine_steps` have no private mode (`apf.recipe.check_private`).
 
         Args:
             gradients: (B, 6, 112, 112) float32, as `apf.gradient.gradient` gives them; B may be 0.

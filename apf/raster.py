@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 try:
     import cv2
-except ImportError:  # pragma: no cover - tests/private runs without it, in an environment of its own
+except ImportError:  # pragma: no cover - the client's own test runs without it
     cv2 = None  # type: ignore[assignment]
 
 Float32 = NDArray[np.float32]

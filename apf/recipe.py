@@ -149,6 +149,11 @@ def check_private(recipe: Recipe) -> None:
             f"recipe {recipe.name!r} has no gradient stage, so that private mode would send nothing of a photo: "
             "add the stage, or protect the photos on their owners' devices"
         )
+    if recipe.refine_steps:
+        raise RecipeError(
+            f"recipe {recipe.name!r} has {recipe.refine_steps} steps of refinement, which need the photo: "
+            "set refine_steps = 0 for private mode"
+        )
 
 
 def write_sums(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from apf.errors import PathError, PrivateFileError
 from apf.photo import looks_like_photo
 from apf.private.device import Device
 from apf.private.files import SUFFIX, Gradients, Perturbations
-from apf.published import Outcome
+from apf.published import Outcome, ProtectedPhoto
 
 #: Leading bytes that tell whether a file is a photo.
 _HEAD = 64
@@ -39,16 +40,31 @@ class Turn:
     reason: str = ""
 
 
-def photos_in(paths: Sequence[Path]) -> list[Source]:
-    """The photos that were named, and all that folders hold, told by their bytes; each once.
+@dataclass(frozen=True)
+class Found:
+    """What the paths that were named hold."""
+
+    sources: list[Source]
+    #: Files in folders that are no photos.
+    ignored: int
+
+
+def photos_in(paths: Sequence[Path]) -> Found:
+    """The photos that were named, and all that folders hold, told by their bytes; a path that is named twice once.
 
     Raises:
         PathError: a path is not there, or no photo is.
     """
-    found = {source.path.resolve(): source for path in paths for source in _photos_at(path)}
-    if not found:
+    named: dict[Path, Source] = {}
+    ignored = 0
+    for path in paths:
+        files = list(_files_at(path))
+        photos = [source for source in files if source.path == path or _may_be_photo(source.path)]
+        ignored += len(files) - len(photos)
+        named |= {source.path.absolute(): source for source in photos}
+    if not named:
         raise PathError(f"no photo in {', '.join(map(str, paths))}: name photos, or folders that hold some")
-    return list(found.values())
+    return Found(list(named.values()), ignored)
 
 
 def check_distinct(sources: Sequence[Source]) -> None:
@@ -62,38 +78,58 @@ def check_distinct(sources: Sequence[Source]) -> None:
             )
 
 
-def write_gradients(source: Source, folder: Path, device: Device, *, names: bool) -> Turn:
+def check_apart(paths: Sequence[Path], sources: Sequence[Source], outputs: Sequence[Path]) -> None:
+    """Raises PathError where an output would lie among the photos: over one of them, or in a folder that was named."""
+    folders = [path.resolve() for path in paths if path.is_dir()]
+    originals = {source.path.resolve(): source.path for source in sources}
+    for output in outputs:
+        place = output.resolve()
+        if place in originals:
+            raise PathError(f"{output} is a photo that was given: give another place with -o")
+        if any(place.is_relative_to(folder) for folder in folders):
+            raise PathError(f"{output} would lie among the photos: give a place outside with -o")
+
+
+def check_writable(folder: Path) -> None:
+    """Makes a folder for results, and tries it; raises PathError."""
+    try:
+        write_whole(folder / ".apf-try", b"", mode=0o600)
+        (folder / ".apf-try").unlink()
+    except OSError as error:
+        raise PathError(f"{folder} cannot be written to ({error.strerror}): give another place with -o") from error
+
+
+def write_gradients(source: Source, folder: Path, device: Device, *, names: bool, stamp: float) -> Turn:
     """Writes a photo's gradient file into a folder, if it is not there already.
 
     Args:
         names: name the file after the photo, and have it say so; else after the photo's id.
+        stamp: the time that the file gets, as of `time.time`: equal ones tell nothing of order and sizes.
 
     Raises:
         PhotoError: the photo cannot be protected.
+        PathError: its name is to be told, and is no UTF-8.
         OSError: a file cannot be read or written.
     """
     data = source.path.read_bytes()
     file_id = device.photo_id(data)
-    name = source.relative.as_posix() if names else ""
+    name = _told(source.relative) if names else ""
     path = folder / f"{name or file_id}{SUFFIX}"
     known = _known(path)
     if known and known.id == file_id and known.name == name and device.is_current(known):
         return Turn(str(source.path), "skipped", known.faces, path)
     made = device.gradients(data, name=name)
-    write_whole(path, made.encode())
+    write_whole(path, made.encode(), mode=0o600, stamp=stamp)
     return Turn(str(source.path), "protected" if made.faces else "no_face", made.faces, path)
 
 
 def protect_alone(source: Source, out: Path, device: Device) -> Turn:
     """Writes the photo protected without a server; raises as `apply_answer`."""
-    _check_apart(source, out)
-    protected = device.alone(source.path.read_bytes())
-    write_whole(out, protected.data)
-    return Turn(str(source.path), protected.outcome, len(protected.faces), out)
+    return _publish(source, out, device.alone(source.path.read_bytes()))
 
 
 def apply_answer(source: Source, answers: Path, out: Path, device: Device, *, accept_weak: bool) -> Turn:
-    """Writes the protected photo.
+    """Writes the protected photo; one without a face needs no answer.
 
     Args:
         answers: the perturbation file, or a folder of such, by id or by the photo's name.
@@ -101,46 +137,73 @@ def apply_answer(source: Source, answers: Path, out: Path, device: Device, *, ac
 
     Raises:
         PhotoError: the photo cannot be protected, or the answer is not for it.
-        PathError: there is no answer for it, or `out` is a photo that was given.
+        PathError: there is no answer for it.
         OSError: a file cannot be read or written.
     """
-    _check_apart(source, out)
     data = source.path.read_bytes()
-    answer = Perturbations.decode(_answer(source, answers, device.photo_id(data)).read_bytes())
-    protected = device.apply(data, answer, accept_weak=accept_weak)
-    write_whole(out, protected.data)
-    return Turn(str(source.path), protected.outcome, len(protected.faces), out)
+    file_id = device.photo_id(data)
+    path = _answer(source, answers, file_id)
+    if path:
+        answer = Perturbations.decode(path.read_bytes())
+        return _publish(source, out, device.apply(data, answer, accept_weak=accept_weak))
+    if protected := device.without_face(data):
+        return _publish(source, out, protected)
+    raise PathError(
+        f"no perturbation in {answers} for it, {file_id}{SUFFIX}: fetch it once the queue is done, or give the device "
+        "key that its gradient was made with"
+    )
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Writes a file so that nobody ever sees a part of it."""
+def write_whole(path: Path, data: bytes, *, mode: int, stamp: float | None = None) -> None:
+    """Writes a file so that nobody ever sees a part of it, nor more people than `mode` says."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    draft = path.with_name(f".apf-{secrets.token_hex(8)}")
     try:
-        draft.write_bytes(data)
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(data)
+        draft.chmod(mode)
+        if stamp is not None:
+            os.utime(draft, (stamp, stamp))
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
 
 
-def _check_apart(source: Source, out: Path) -> None:
-    if out.exists() and out.samefile(source.path):
-        raise PathError(f"{out} is the photo itself: give another place with -o")
+def _publish(source: Source, out: Path, protected: ProtectedPhoto) -> Turn:
+    write_whole(out, protected.data, mode=source.path.stat().st_mode & 0o777)
+    return Turn(str(source.path), protected.outcome, len(protected.faces), out)
 
 
-def _photos_at(path: Path) -> Iterator[Source]:
+def _files_at(path: Path) -> Iterator[Source]:
+    """A file itself, or all below a folder; a folder that cannot be looked into counts as a photo that fails."""
     if path.is_file():
         yield Source(path, Path(path.name))
     elif path.is_dir():
-        files = (file for file in sorted(path.rglob("*")) if file.is_file() and not file.name.startswith("."))
-        yield from (Source(file, file.relative_to(path)) for file in files if _is_photo(file))
+        closed: list[Path] = []
+        for folder, folders, names in os.walk(path, onerror=lambda error: closed.append(Path(error.filename))):
+            folders.sort()
+            yield from (Source(Path(folder, name), Path(folder, name).relative_to(path)) for name in sorted(names))
+        yield from (Source(folder, folder.relative_to(path)) for folder in closed)
     else:
         raise PathError(f"{path} is not there: name a photo, or a folder of photos")
 
 
-def _is_photo(path: Path) -> bool:
-    with path.open("rb") as file:
-        return looks_like_photo(file.read(_HEAD))
+def _may_be_photo(path: Path) -> bool:
+    """By its first bytes; what cannot be read is told when its turn comes."""
+    try:
+        with path.open("rb") as file:
+            return looks_like_photo(file.read(_HEAD))
+    except OSError:
+        return True
+
+
+def _told(relative: Path) -> str:
+    name = relative.as_posix()
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise PathError(f"the name {name!r} is no UTF-8: rename the photo, or leave out --names") from error
+    return name
 
 
 def _known(path: Path) -> Gradients | None:
@@ -151,14 +214,8 @@ def _known(path: Path) -> Gradients | None:
         return None
 
 
-def _answer(source: Source, answers: Path, file_id: str) -> Path:
+def _answer(source: Source, answers: Path, file_id: str) -> Path | None:
     if answers.is_file():
         return answers
-    names = (f"{file_id}{SUFFIX}", f"{source.relative.as_posix()}{SUFFIX}")
-    for path in (answers / name for name in names):
-        if path.is_file():
-            return path
-    raise PathError(
-        f"no perturbation in {answers} for it, {names[0]}: fetch it once the queue is done, or give the device key "
-        "that its gradient was made with"
-    )
+    named = (answers / f"{name}{SUFFIX}" for name in (file_id, source.relative.as_posix()))
+    return next((path for path in named if path.is_file()), None)

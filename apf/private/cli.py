@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from apf.errors import ApfError, PathError
+from apf.photo import Limits
 from apf.private import album
-from apf.private.album import Source, Turn
+from apf.private.album import Found, Source, Turn
 from apf.private.device import Device
 from apf.private.files import Gradients, decode
 from apf.private.key import default_path, load_key
@@ -48,38 +50,48 @@ def entry() -> None:
 
 def _gradient(options: argparse.Namespace) -> int:
     device = _device(options, create=True)
-    sources = album.photos_in(options.photos)
+    found, folder, started = album.photos_in(options.photos), Path(options.output), time.time()
     if options.names:
-        album.check_distinct(sources)
-    return _each(sources, lambda one: album.write_gradients(one, options.output, device, names=options.names), options)
+        album.check_distinct(found.sources)
+    album.check_writable(folder)
+    return _each(
+        found, lambda one: album.write_gradients(one, folder, device, names=options.names, stamp=started), options
+    )
 
 
 def _apply(options: argparse.Namespace) -> int:
     if not options.perturbation.exists():
         raise PathError(f"{options.perturbation} is not there: name a perturbation file, or a folder of them")
     device = _device(options, create=False)
-    sources = album.photos_in(options.photos)
-    album.check_distinct(sources)
-
-    def turn(one: Source) -> Turn:
-        out = _output(one, sources, options)
-        return album.apply_answer(one, options.perturbation, out, device, accept_weak=options.accept_weak)
-
-    return _each(sources, turn, options)
+    return _published(
+        options,
+        lambda one, out: album.apply_answer(one, options.perturbation, out, device, accept_weak=options.accept_weak),
+    )
 
 
 def _alone(options: argparse.Namespace) -> int:
-    device = Device(load_recipe(options.recipe), NO_KEY)
-    sources = album.photos_in(options.photos)
-    album.check_distinct(sources)
-    return _each(sources, lambda one: album.protect_alone(one, _output(one, sources, options), device), options)
+    device = Device(load_recipe(options.recipe), NO_KEY, limits=_limits(options))
+    return _published(options, lambda one, out: album.protect_alone(one, out, device))
 
 
-def _output(one: Source, sources: Sequence[Source], options: argparse.Namespace) -> Path:
-    """A file for a single photo, unless a folder was given."""
-    out: Path = options.output
-    single = len(sources) == 1 and options.photos[0].is_file() and not out.is_dir()
-    return out if single else out / one.relative
+def _published(options: argparse.Namespace, publish: Callable[[Source, Path], Turn]) -> int:
+    """Runs what publishes photos, each to its own place."""
+    found = album.photos_in(options.photos)
+    album.check_distinct(found.sources)
+    single = len(found.sources) == 1 and options.photos[0].is_file()
+    out = Path(options.output)
+    # A file for a single photo, unless a folder was given.
+    to_folder = not single or out.is_dir() or options.output.endswith(("/", "\\"))
+    places = {one: out / one.relative if to_folder else out for one in found.sources}
+    album.check_apart(options.photos, found.sources, list(places.values()))
+    album.check_writable(out if to_folder else out.absolute().parent)
+
+    def turn(one: Source) -> Turn:
+        if options.skip_existing and places[one].exists():
+            return Turn(str(one.path), "skipped", written=places[one])
+        return publish(one, places[one])
+
+    return _each(found, turn, options)
 
 
 def _show(options: argparse.Namespace) -> int:
@@ -97,22 +109,29 @@ def _device(options: argparse.Namespace, *, create: bool) -> Device:
     recipe = load_recipe(options.recipe)
     key = load_key(options.key or default_path(), create=create)
     if not create:
-        return Device(recipe, key)
-    return Device(recipe, key, reduction=Reduction(options.bits, momentum=options.momentum, noise=options.noise))
+        return Device(recipe, key, limits=_limits(options))
+    reduction = Reduction(options.bits, momentum=options.momentum, noise=options.noise)
+    return Device(recipe, key, reduction=reduction, limits=_limits(options))
 
 
-def _each(sources: Sequence[Source], turn: Callable[[Source], Turn], options: argparse.Namespace) -> int:
+def _limits(options: argparse.Namespace) -> Limits:
+    return Limits(max_pixels=options.max_megapixels * 1_000_000)
+
+
+def _each(found: Found, turn: Callable[[Source], Turn], options: argparse.Namespace) -> int:
     turns: list[Turn] = []
-    for number, source in enumerate(sources, 1):
+    count = len(found.sources)
+    for number, source in enumerate(found.sources, 1):
         try:
             turns.append(turn(source))
-        except (ApfError, OSError) as error:
-            turns.append(Turn(str(source.path), "failed", reason=str(error)))
+        except Exception as error:  # every photo must end with an outcome, and none stops the others
+            reason = str(error) if isinstance(error, ApfError | OSError) else f"unexpected {error!r}"
+            turns.append(Turn(str(source.path), "failed", reason=reason))
             if not options.json:
-                print(f"apf: {source.path}: {error}", file=sys.stderr)
+                print(f"apf: {source.path}: {reason}", file=sys.stderr)
         if sys.stderr.isatty():
-            print(f"\r{number} of {len(sources)} photos", end="\n" if number == len(sources) else "", file=sys.stderr)
-    counts = Counter(one.outcome for one in turns)
+            print(f"\r{number} of {count} photos", end="\n" if number == count else "", file=sys.stderr)
+    counts = Counter(one.outcome for one in turns) | Counter(ignored=found.ignored)
     print(json.dumps(_summary(turns, counts)) if options.json else _sentence(turns, counts, options.output))
     return SOME_FAILED if counts["failed"] else DONE
 
@@ -123,13 +142,13 @@ def _summary(turns: Sequence[Turn], counts: Counter[str]) -> dict[str, object]:
         | ({"reason": one.reason} if one.reason else {})
         for one in turns
     ]
-    outcomes = ("protected", "no_face", "skipped", "failed")
+    outcomes = ("protected", "no_face", "skipped", "failed", "ignored")
     return {"photos": len(turns), **{name: counts[name] for name in outcomes}, "each": photos}
 
 
-def _sentence(turns: Sequence[Turn], counts: Counter[str], output: Path) -> str:
+def _sentence(turns: Sequence[Turn], counts: Counter[str], output: str) -> str:
     parts = [f"{len(turns)} photos", f"{sum(one.faces for one in turns)} faces"]
-    named = {"no_face": "without a face", "skipped": "there already", "failed": "failed"}
+    named = {"no_face": "without a face", "skipped": "there already", "failed": "failed", "ignored": "files ignored"}
     parts += [f"{counts[outcome]} {text}" for outcome, text in named.items() if counts[outcome]]
     return f"{', '.join(parts)}; written to {output}"
 
@@ -168,8 +187,11 @@ def _parser() -> argparse.ArgumentParser:
     lies = str(default_path()).replace("%", "%%")  # argparse formats its texts
     for command in (gradient, apply):
         command.add_argument("--key", type=Path, help=f"the device's key (default {lies})")
+    for command in (apply, alone):
+        command.add_argument("--skip-existing", action="store_true", help="leave photos that are there already")
     for command in (gradient, apply, alone):
-        command.add_argument("-o", "--output", type=Path, required=True, help="where the results go")
+        command.add_argument("-o", "--output", required=True, help="where the results go")
+        command.add_argument("--max-megapixels", type=int, default=100, help="larger photos fail (default 100)")
         command.add_argument("--recipe", default="standard", help="light, standard, strong, or a TOML file")
         command.add_argument("--json", action="store_true", help="print one JSON object")
 

@@ -1,4 +1,4 @@
-"""The two files of private mode, as safetensors: version 1 of their format is docs/private-format.md.
+"""The two files of private mode, as safetensors: version 1 of their format is docs/private.md.
 
 A gradient file holds what the server needs to see of a photo's faces, a perturbation file what it answers. Neither
 holds a pixel, a place in the photo, a size, a time or a name, unless the owner gives it one.
@@ -124,7 +124,7 @@ class Gradients:
         file_id, terms, facts, packed = _decoded(data, GRADIENT, "gradients")
         bits = facts.get("bits", "")
         if bits not in map(str, BITS):
-            raise PrivateFileError(f"a gradient file has {bits or 'no'} bits a value: 1, 2, 4 or 8 are known")
+            raise PrivateFileError(f"a gradient file has {_shown(bits) or 'no'} bits a value: 1, 2, 4 or 8 are known")
         channels = packed.shape[1] if packed.ndim == 4 and channels_fit(packed.shape[1]) else CHANNELS
         _check(packed, (channels, CROP, CROP * int(bits) // 8), np.uint8, "gradients")
         return cls(file_id, terms, int(bits), packed, _noise(facts.get("noise", "")), facts.get("name", ""))
@@ -208,29 +208,42 @@ def _in_order(data: bytes) -> bytes:
 def _decoded(data: bytes, kind: str, array: str) -> tuple[str, Terms, dict[str, str], NDArray[Any]]:
     metadata = _metadata(data)
     if metadata.get("format") != kind:
-        given = metadata.get("format") or "something else"
+        given = _shown(metadata.get("format") or "something else")
         raise PrivateFileError(f"the file is no {kind} but {given}: give the file that `apf private` or the queue made")
     if metadata.get("version") != VERSION:
         raise PrivateFileError(
-            f"the file is of version {metadata.get('version')} of its format, and {VERSION} is known here: "
+            f"the file is of version {_shown(metadata.get('version', ''))} of its format, and {VERSION} is known here: "
             "install the same version on both sides"
         )
     try:
         arrays = safetensors.numpy.load(data)
-        terms = Terms(
-            int(metadata["epsilon_levels"]),
-            tuple(metadata["stages"].split()),
-            metadata["weights"],
-            int(metadata["recipe_version"]),
-        )
+        terms = _terms(metadata)
         file_id, found = metadata["id"], arrays[array]
     except (SafetensorError, LookupError, ValueError, TypeError) as error:
-        raise PrivateFileError(f"the file is damaged ({error!r}): make it or fetch it again") from error
+        raise PrivateFileError(f"the file is damaged ({_shown(str(error))}): make it or fetch it again") from error
     if set(arrays) != {array} or not re.fullmatch(r"[0-9a-f]{32}", file_id):
         raise PrivateFileError(f"the file holds more than {array} and a proper id: it was not made by APF")
-    if not 1 <= terms.epsilon_levels <= 255:
-        raise PrivateFileError(f"the file's epsilon is {terms.epsilon_levels} levels: 1 to 255 are possible")
     return file_id, terms, metadata, found
+
+
+def _terms(metadata: dict[str, str]) -> Terms:
+    """Raises LookupError or ValueError where a text is none that could be meant."""
+    patterns = {
+        "epsilon_levels": "[1-9][0-9]?|1[0-9]{2}|2[0-4][0-9]|25[0-5]",
+        "stages": "(?:gradient|transfer|universal)(?: (?:gradient|transfer|universal))*",
+        "weights": "[0-9a-f]{64}",
+        "recipe_version": "[0-9]{1,6}",
+    }
+    for name, pattern in patterns.items():
+        if not re.fullmatch(pattern, metadata[name]):
+            raise ValueError(f"{name} {metadata[name]!r} is none")
+    stages = tuple(metadata["stages"].split())
+    return Terms(int(metadata["epsilon_levels"]), stages, metadata["weights"], int(metadata["recipe_version"]))
+
+
+def _shown(text: str) -> str:
+    """Somebody else's text, short and without what a terminal would obey."""
+    return repr(text)[1:-1][:80]
 
 
 def _metadata(data: bytes) -> dict[str, str]:
@@ -253,7 +266,7 @@ def _noise(text: str) -> float:
         return Reduction(noise=float(text)).noise
     except ValueError as error:
         raise PrivateFileError(
-            f"a gradient file's noise is {text!r}: a number from 0 to {MAX_NOISE:g} is known"
+            f"a gradient file's noise is '{_shown(text)}': a number from 0 to {MAX_NOISE:g} is known"
         ) from error
 
 

@@ -70,11 +70,6 @@ class LightProbe:
         found = np.concatenate([units, momentum / max(size, TINY)], 2)
         return np.ascontiguousarray(found.transpose(2, 0, 1), np.float32)
 
-    def universal(self, epsilon: float) -> Float32:
-        """The universal perturbation by itself, (3, 112, 112), at most epsilon."""
-        bounded: Float32 = np.float32(epsilon) * np.tanh(self._universal)
-        return bounded.transpose(2, 0, 1)
-
     @cached_property
     def _universal(self) -> Float32:
         """(112, 112, 3), in units of epsilon and not bounded yet."""
