@@ -78,8 +78,16 @@ def check_distinct(sources: Sequence[Source]) -> None:
             )
 
 
-def check_apart(paths: Sequence[Path], sources: Sequence[Source], outputs: Sequence[Path]) -> None:
-    """Raises PathError where an output would lie among the photos: over one of them, or in a folder that was named."""
+def check_apart(paths: Sequence[Path], sources: Sequence[Source], outputs: Sequence[Path], folder: Path | None) -> None:
+    """Raises PathError where an output would lie among the photos: over one of them, or in a folder that was named.
+
+    Nor may all go to a folder above what was named: its other photos may have the same names.
+
+    Args:
+        folder: where all outputs go; None where a single photo's own file was named.
+    """
+    if folder and any(path.resolve().is_relative_to(folder.resolve()) for path in paths):
+        raise PathError(f"{folder} holds the photos that were given: give a place apart from them with -o")
     folders = [path.resolve() for path in paths if path.is_dir()]
     originals = {source.path.resolve(): source.path for source in sources}
     for output in outputs:
@@ -191,6 +199,8 @@ def _files_at(path: Path) -> Iterator[Source]:
 def _may_be_photo(path: Path) -> bool:
     """By its first bytes; what cannot be read is told when its turn comes."""
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            return False  # to open a pipe would wait for ever
         with path.open("rb") as file:
             return looks_like_photo(file.read(_HEAD))
     except OSError:

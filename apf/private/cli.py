@@ -83,11 +83,11 @@ def _published(options: argparse.Namespace, publish: Callable[[Source, Path], Tu
     # A file for a single photo, unless a folder was given.
     to_folder = not single or out.is_dir() or options.output.endswith(("/", "\\"))
     places = {one: out / one.relative if to_folder else out for one in found.sources}
-    album.check_apart(options.photos, found.sources, list(places.values()))
+    album.check_apart(options.photos, found.sources, list(places.values()), out if to_folder else None)
     album.check_writable(out if to_folder else out.absolute().parent)
 
     def turn(one: Source) -> Turn:
-        if options.skip_existing and places[one].exists():
+        if options.skip_existing and places[one].is_file():
             return Turn(str(one.path), "skipped", written=places[one])
         return publish(one, places[one])
 

@@ -236,14 +236,14 @@ def _terms(metadata: dict[str, str]) -> Terms:
     }
     for name, pattern in patterns.items():
         if not re.fullmatch(pattern, metadata[name]):
-            raise ValueError(f"{name} {metadata[name]!r} is none")
+            raise ValueError(f"{name} {metadata[name]!a} is none")
     stages = tuple(metadata["stages"].split())
     return Terms(int(metadata["epsilon_levels"]), stages, metadata["weights"], int(metadata["recipe_version"]))
 
 
 def _shown(text: str) -> str:
     """Somebody else's text, short and without what a terminal would obey."""
-    return repr(text)[1:-1][:80]
+    return ascii(text)[1:-1][:80]
 
 
 def _metadata(data: bytes) -> dict[str, str]:
