@@ -252,13 +252,18 @@ def test_no_detector_and_no_decoder_is_loaded_for_gradients(tmp_path: Any) -> No
     assert ended.stdout == answer(gradient_file(0))
 
 
-def test_a_recipe_without_gradients_has_no_private_mode(name: str) -> None:
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [({"stages": ("universal",)}, "no gradient stage"), ({"refine_steps": 3}, "3 steps of refinement")],
+    ids=["no gradient", "refined"],
+)
+def test_a_recipe_without_private_mode_is_refused(name: str, fields: dict[str, Any], reason: str) -> None:
     """Refused where the batch is made; a worker that meets one all the same fails its files with that reason."""
-    bare = Recipe(name="bare", epsilon_levels=5, stages=("universal",), weights=LIGHT.weights)
+    bare = LIGHT.model_copy(update={"name": "bare", **fields})
     settings = Settings(device="cpu")
     source, destination = open_store(f"memory://{name}-in"), f"memory://{name}-out"
     info = source.put("a.safetensors", gradient_file(0))
-    with pytest.raises(RecipeError, match="'bare' has no gradient stage"):
+    with pytest.raises(RecipeError, match=f"'bare' has {reason}"):
         new_batch(source.url, destination, Asked(recipe=bare, private=True), settings)
     ledger = open_ledger(destination)
     batch = make_batch(source.url, destination, private=True, planned=True, shards=1, photos=1)
@@ -269,7 +274,7 @@ def test_a_recipe_without_gradients_has_no_private_mode(name: str) -> None:
     assert totals.failed == 1
     report = ledger.read_report("b1", 0)
     assert report is not None
-    assert "no gradient stage" in str(report.photos[0].reason)
+    assert reason in str(report.photos[0].reason)
 
 
 def test_the_engine_is_chosen_by_the_batch(name: str) -> None:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from apf.faces import align, alignment
+from apf.filter import Filter
 from apf.light.centerface import light_detector
 from apf.private.device import Device
 from apf.private.probe import LightProbe
 from apf.private.quantise import Reduction
 from apf.recipe import load_recipe
+from tests.apf.private.commands import answer, contents, run
 
 KEY = bytes(range(32))
 #: Nothing taken away but what eight bits cannot hold: with it both roads come to the same.
@@ -62,6 +65,34 @@ def faces(portrait: np.ndarray, group_photo: bytes) -> np.ndarray:
     photos = [portrait, pixels_of(group_photo)]
     found = light_detector().detect(photos)
     return np.stack([align(p, alignment(face.landmarks)) for p, own in zip(photos, found, strict=True) for face in own])
+
+
+@pytest.fixture
+def photos(tmp_path: Path, portrait_png: bytes) -> Path:
+    """A portrait, a landscape below it, and what is no photo."""
+    folder = tmp_path / "photos"
+    (folder / "trips" / "Zürich").mkdir(parents=True)
+    (folder / "anna.png").write_bytes(portrait_png)
+    plain = encoded(np.asarray(Image.linear_gradient("L").convert("RGB")), "JPEG")
+    (folder / "trips" / "Zürich" / "lake.jpg").write_bytes(plain)
+    (folder / "trips" / "notes.txt").write_text("no photo")
+    return folder
+
+
+@pytest.fixture
+def untouched(photos: Path) -> Iterator[None]:
+    """Whatever the test does, of the photos none is changed, and nothing is added."""
+    before = contents(photos)
+    yield
+    assert contents(photos) == before
+
+
+@pytest.fixture
+def answers(tmp_path: Path, photos: Path, standard: Filter) -> Path:
+    """The server's answers to the photos."""
+    assert run("gradient", photos, "-o", tmp_path / "asked", "--bits", "8", "--momentum") == 0
+    answer(tmp_path / "asked", tmp_path / "answers", standard)
+    return tmp_path / "answers"
 
 
 @pytest.fixture(autouse=True)

@@ -25,11 +25,12 @@ from apf.faces import align, alignment
 from apf.filter import Filter
 from apf.photo import Limits, decode
 from apf.pipeline import ProtectedPhoto, protect_photo
-from apf.private.device import Device
+from apf.private.device import LEAST_FALL, Device
 from apf.private.files import Gradients, Perturbations
 from apf.private.quantise import Reduction
 from apf.private.server import perturb
 from apf.recipe import Recipe, load_recipe
+from apf.universal import bounded
 from tests.apf.photo.photos import reopen
 from tests.apf.private.conftest import KEY, WHOLE, encoded, pixels_of
 
@@ -118,8 +119,10 @@ def test_grey_answers_are_judged_in_grey(
     embedding = device._probe.embedding
     monkeypatch.setattr(device._probe, "embedding", lambda face: seen.append(face) or embedding(face))
     device.apply(photo, answer)
-    grey = [face for face in seen if np.ptp(face, axis=0).max() < 1e-6]
-    assert len(grey) == 2 and np.abs(grey[0] - grey[1]).max() > 4 / 255  # the face itself, and what becomes of it
+    assert all(np.ptp(face, axis=0).max() < 1e-6 for face in seen)
+    # Beside the face itself, what becomes of it by the device's own perturbation and by the answer.
+    changed = [face for face in seen if np.abs(face - seen[0]).max() > 4 / 255]
+    assert len(changed) == 2 and (changed[0] != changed[1]).any()
     red = np.sign(answer.units[:, :1].astype(int)) * 127
     cancelled = np.concatenate([red, -red, np.zeros_like(red)], 1).astype(np.int8)
     with pytest.raises(WeakPerturbation):
@@ -236,7 +239,7 @@ def test_an_edited_photo_is_another(device: Device, portrait: np.ndarray, portra
 def weak_answers(device: Device, standard: Filter, faces: np.ndarray, question: Gradients) -> dict[str, np.ndarray]:
     """What a lazy or malicious server might send: (1, 3, 112, 112) int8 each."""
     other = standard.perturbation(torch.from_numpy(faces[1:2])).numpy()
-    universal = device._probe.universal(standard.recipe.epsilon)[None]
+    universal = standard.recipe.epsilon * bounded([standard.uap[None]]).numpy()
     random = np.random.default_rng(0).choice(np.array([-127, 127], np.int8), (1, 3, 112, 112))
     return {
         "zero": np.zeros((1, 3, 112, 112), np.int8),
@@ -252,17 +255,66 @@ def weak_answers(device: Device, standard: Filter, faces: np.ndarray, question: 
 def test_answers_that_do_not_protect_are_refused(
     device: Device, standard: Filter, faces: np.ndarray, portrait_png: bytes, portrait_answer: Perturbations, kind: str
 ) -> None:
-    """What protects no better than a perturbation that anybody has is refused, with the face's place.
+    """What protects less than the device could by itself is refused, with the face's place.
 
     `accept_weak` lets it through, but whatever was sent no pixel moves by more than epsilon.
     """
     question = device.gradients(portrait_png)
     answer = replace(portrait_answer, units=weak_answers(device, standard, faces, question)[kind])
-    with pytest.raises(WeakPerturbation, match=r"the face at x \d+ to \d+, y \d+ to \d+: .* --accept-weak"):
+    with pytest.raises(WeakPerturbation, match=r"the face at x \d+ to \d+, y \d+ to \d+ less .* --accept-weak"):
         device.apply(portrait_png, answer)
     found = device.apply(portrait_png, answer, accept_weak=True)
     moved = np.abs(pixels_of(found.data).astype(int) - pixels_of(portrait_png))
     assert moved.max() <= 8 and (moved.max() > 0) == (kind != "zero")
+
+
+@pytest.mark.parametrize("name", ["light", "standard", "strong"])
+def test_half_of_what_the_device_reaches_is_refused(portrait_png: bytes, name: str) -> None:
+    """An answer that is the device's own perturbation is taken, and one that is half of it is not, by any recipe."""
+    device = Device(load_recipe(name), KEY)
+    question = device.gradients(portrait_png)
+    own = np.stack([device._own(crop) for crop in device._look(portrait_png).crops])
+    assert device.apply(portrait_png, Perturbations.of(question, own)).outcome == "protected"
+    with pytest.raises(WeakPerturbation, match="apf private alone"):
+        device.apply(portrait_png, Perturbations.of(question, own / 2))
+
+
+@pytest.mark.parametrize("light", [0.25, 2.2], ids=["dark", "overexposed"])
+@pytest.mark.parametrize("name", ["light", "standard", "strong"])
+def test_badly_lit_faces_are_judged_by_what_is_possible(
+    filters: dict[str, Filter], portrait: np.ndarray, name: str, light: float
+) -> None:
+    """On a dark and on an overexposed face the right answer to what leaves by default is taken, and none is not."""
+    device, photo = Device(load_recipe(name), KEY), encoded(lit(portrait, light))
+    question = device.gradients(photo)
+    assert question.faces == 1
+    answer = answer_to(question, filters[name])
+    assert device.apply(photo, answer).outcome == "protected"
+    with pytest.raises(WeakPerturbation):
+        device.apply(photo, replace(answer, units=np.zeros_like(answer.units)))
+
+
+def test_a_face_that_cannot_change_is_not_held_against_the_server(portrait: np.ndarray) -> None:
+    """Where a face is so white that the device itself can hardly change it, no answer is refused for its effect."""
+    device, photo = Device(load_recipe("light"), KEY), encoded(lit(portrait, 5))
+    seen = device._look(photo)
+    (crop,) = seen.crops
+    assert device._fall(crop, device._own(crop), seen.photo) < LEAST_FALL
+    nothing = Perturbations.of(device.gradients(photo), np.zeros((1, 3, 112, 112), np.float32))
+    assert device.apply(photo, nothing).outcome == "protected"
+
+
+def lit(portrait: np.ndarray, light: float) -> np.ndarray:
+    """The portrait's face in another light, cut off where it is too bright."""
+    return np.clip(portrait[:280, 90:370] * light, 0, 255).astype(np.uint8)
+
+
+def test_only_photos_without_a_face_need_no_answer(device: Device, standard: Filter, portrait_png: bytes) -> None:
+    """Without a face the photo is published as the photo's own road does it; with one, not without an answer."""
+    plain = encoded(np.asarray(Image.linear_gradient("L").convert("RGB")), "JPEG")
+    found = device.without_face(plain)
+    assert found and (found.outcome, found.data) == ("no_face", protect_photo(plain, standard).data)
+    assert device.without_face(portrait_png) is None
 
 
 def test_one_face_unprotected_is_enough(device: Device, standard: Filter, group_png: bytes) -> None:

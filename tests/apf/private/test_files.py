@@ -134,8 +134,15 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     "another id": (lambda: forged(gradients().encode(), id="../../etc/passwd"), "proper id"),
     "an id with a line": (lambda: forged(gradients().encode(), id=ID + "\n"), "proper id"),
     "no epsilon": (lambda: forged(gradients().encode(), epsilon_levels="much"), "damaged"),
-    "epsilon zero": (lambda: forged(gradients().encode(), epsilon_levels="0"), "epsilon is 0"),
-    "epsilon beyond": (lambda: forged(gradients().encode(), epsilon_levels="256"), "epsilon is 256"),
+    "epsilon zero": (lambda: forged(gradients().encode(), epsilon_levels="0"), "epsilon_levels '0' is none"),
+    "epsilon beyond": (lambda: forged(gradients().encode(), epsilon_levels="256"), "epsilon_levels '256' is none"),
+    "epsilon in Arabic": (lambda: forged(gradients().encode(), epsilon_levels="٨"), "epsilon_levels .*u0668' is none"),
+    "an unknown stage": (lambda: forged(gradients().encode(), stages="gradient magic"), "stages .*magic' is none"),
+    "no stage": (lambda: forged(gradients().encode(), stages=""), "stages '' is none"),
+    "short weights": (lambda: forged(gradients().encode(), weights="0" * 63), "weights '000"),
+    "weights in capitals": (lambda: forged(gradients().encode(), weights="A" * 64), "weights 'AAA"),
+    "weights of a later line": (lambda: forged(gradients().encode(), weights="0" * 64 + "\n"), "weights '000"),
+    "a recipe's version": (lambda: forged(gradients().encode(), recipe_version="-1"), "recipe_version '-1' is none"),
     "three bits": (lambda: forged(gradients().encode(), bits="3"), "has 3 bits"),
     "other bits": (lambda: forged(gradients().encode(), bits="4"), "gradients are"),
     "endless noise": (lambda: forged(gradients().encode(), noise="inf"), "noise is 'inf'"),
@@ -154,6 +161,20 @@ def test_what_is_no_gradient_file_is_refused(case: str) -> None:
     make, reason = REFUSED[case]
     with pytest.raises(PrivateFileError, match=reason):
         Gradients.decode(make())
+
+
+@pytest.mark.parametrize(
+    "text", ["\x1b]0;owned\x07\x1b[2J", "x" * 7000, "٣\u202e\n"], ids=["escapes", "long", "foreign"]
+)
+@pytest.mark.parametrize(
+    "field", ["format", "version", "id", "epsilon_levels", "stages", "weights", "recipe_version", "bits", "noise"]
+)
+def test_foreign_texts_are_told_short_and_harmless(field: str, text: str) -> None:
+    """Whatever text a file holds, its error is one short line of plain characters that no terminal obeys."""
+    with pytest.raises(PrivateFileError) as raised:
+        Gradients.decode(forged(gradients().encode(), **{field: text}))
+    told = str(raised.value)
+    assert told.isascii() and told.isprintable() and len(told) < 250
 
 
 @pytest.mark.parametrize(

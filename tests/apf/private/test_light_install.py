@@ -62,12 +62,19 @@ def test_nothing_heavy_is_loaded(photo: Path, tmp_path: Path) -> None:
 
 
 def test_heic_without_its_package_is_told(tmp_path: Path) -> None:
-    """Where pillow-heif is missing the client runs all the same, and a HEIC photo fails with the cure as its reason."""
+    """Where pillow-heif is missing the client runs all the same, and a HEIC photo fails with the cure as its reason.
+
+    So it does where its answer is missing, too.
+    """
     (tmp_path / "photo.heic").write_bytes(save(portrait(), "HEIF"))
     command = ("gradient", tmp_path / "photo.heic", "-o", tmp_path / "out")
     found = client(*command, "--json", absent=("pillow_heif",), home=tmp_path)
     assert found["status"] == 1 and "pip install pillow-heif" in found["printed"]
-    assert not (tmp_path / "out").exists()
+    assert not list((tmp_path / "out").iterdir())
+    applied = ("apply", tmp_path / "photo.heic", tmp_path / "out", "-o", tmp_path / "new.heic", "--json")
+    found = client(*applied, absent=("pillow_heif",), home=tmp_path)
+    assert found["status"] == 1 and "pip install pillow-heif" in found["printed"]
+    assert not (tmp_path / "new.heic").exists()
     assert client(*command, home=tmp_path)["status"] == 0
 
 
