@@ -38,13 +38,7 @@ class Convolution:
         cls, weight: Float32, bias: Float32 | None, *, stride: int, padding: int, groups: int, relu: bool = False
     ) -> Convolution:
         """Of ONNX's (out, in / groups, kh, kw); groups are 1, or as many as there are channels."""
-        if groups == 1:
-            kernel = weight.transpose(2, 3, 1, 0)
-        elif groups == len(weight) and weight.shape[1] == 1:
-            kernel = weight[:, 0].transpose(1, 2, 0)
-        else:
-            raise NotImplementedError(f"a convolution in {groups} groups of several channels")
-        return cls(np.ascontiguousarray(kernel), bias, stride, padding, relu)
+        return cls(_laid_out(weight, groups, (2, 3, 1, 0)), bias, stride, padding, relu)
 
     def __call__(self, x: Float32) -> Float32:
         """(H, W, in) to (H', W', out)."""
@@ -155,13 +149,7 @@ class TransposedConvolution:
         cls, weight: Float32, bias: Float32 | None, *, stride: int, padding: int, groups: int, output_padding: int
     ) -> TransposedConvolution:
         """Of ONNX's (in, out / groups, kh, kw)."""
-        if groups == 1:
-            kernel = weight.transpose(0, 2, 3, 1)
-        elif groups == len(weight) and weight.shape[1] == 1:
-            kernel = weight[:, 0].transpose(1, 2, 0)
-        else:
-            raise NotImplementedError(f"a convolution in {groups} groups of several channels")
-        return cls(np.ascontiguousarray(kernel), bias, stride, padding, output_padding)
+        return cls(_laid_out(weight, groups, (0, 2, 3, 1)), bias, stride, padding, output_padding)
 
     def __call__(self, x: Float32) -> Float32:
         """(H, W, in) to (H', W', out)."""
@@ -179,6 +167,15 @@ class TransposedConvolution:
                 part += spread[:, :, i, j] if mixed else spread * self.kernel[i, j]
         found: Float32 = full[cut : len(full) - cut, cut : full.shape[1] - cut]
         return found if self.bias is None else found + self.bias
+
+
+def _laid_out(weight: Float32, groups: int, axes: tuple[int, int, int, int]) -> Float32:
+    """ONNX's kernel with its axes in this order, or (kh, kw, channels) where each channel is its own."""
+    if groups == 1:
+        return np.ascontiguousarray(weight.transpose(axes))
+    if groups == len(weight) and weight.shape[1] == 1:
+        return np.ascontiguousarray(weight[:, 0].transpose(1, 2, 0))
+    raise NotImplementedError(f"a convolution in {groups} groups of several channels")
 
 
 def _padded(x: Float32, padding: int) -> Float32:
