@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import astuple
+from dataclasses import asdict, astuple
 
 import torch
 from torch import Tensor
@@ -11,7 +10,7 @@ from torch import Tensor
 from apf.evaluate.rivals.types import Perturb
 from apf.filter import Filter
 from apf.private.files import Gradients, Perturbations, Terms
-from apf.private.key import noise_seed
+from apf.private.key import noise_seed, photo_id
 from apf.private.probe import LightProbe
 from apf.private.quantise import DEFAULT, Reduction
 from apf.private.server import perturb
@@ -30,13 +29,8 @@ def private_road(recipe: Recipe, device: str = "cpu", reduction: Reduction = DEF
         crop = face.cpu().numpy()
         found = probe.gradient(crop, recipe.epsilon, recipe.stages)
         data = crop.tobytes()
-        sent = Gradients(
-            id=hashlib.sha256(data).hexdigest()[:32],
-            terms=terms,
-            bits=reduction.bits,
-            packed=reduction.reduce(found[None], seed=noise_seed(KEY, data, reduction.noise)),
-            noise=reduction.noise,
-        )
+        seed = noise_seed(KEY, data, reduction.noise)
+        sent = Gradients.of(photo_id(KEY, data), terms, found[None], **asdict(reduction), seed=seed)
         (answer,) = perturb([Gradients.decode(sent.encode())], server)
         return torch.from_numpy(Perturbations.decode(answer.encode()).values()[0])
 

@@ -167,8 +167,9 @@ class Device:
 
     def _check_effect(self, seen: _Seen, deltas: Float32) -> None:
         for face, crop, delta in zip(seen.faces, seen.crops, deltas, strict=True):
-            possible = self._fall(crop, self._own(crop), seen.photo)
-            if possible >= LEAST_FALL and self._fall(crop, delta, seen.photo) < LEAST_SHARE * possible:
+            own = self._probe.embedding(crop)
+            possible = self._fall(crop, own, self._own(crop), seen.photo)
+            if possible >= LEAST_FALL and self._fall(crop, own, delta, seen.photo) < LEAST_SHARE * possible:
                 x1, y1, x2, y2 = (round(edge) for edge in face.box)
                 raise WeakPerturbation(
                     f"the perturbation protects the face at x {x1} to {x2}, y {y1} to {y2} less than this device could "
@@ -176,11 +177,11 @@ class Device:
                     "alone` protects the photo without a server, --accept-weak takes the answer all the same"
                 )
 
-    def _fall(self, crop: Float32, delta: Float32, photo: Photo) -> float:
-        """By how much a perturbation lowers the probe's similarity of a face to itself, 0 to 2."""
+    def _fall(self, crop: Float32, own: Float32, delta: Float32, photo: Photo) -> float:
+        """By how much a perturbation lowers the probe's similarity of a face to its own embedding, 0 to 2."""
         change = delta.mean(0, keepdims=True) if photo.grey else delta
         changed = self._probe.embedding(np.clip(crop + change, 0, 1))
-        return 1 - float(changed @ self._probe.embedding(crop))
+        return 1 - float(changed @ own)
 
 
 def _detector(name: str) -> PyramidDetector:
