@@ -299,7 +299,7 @@ def test_a_face_that_cannot_change_is_not_held_against_the_server(portrait: np.n
     device, photo = Device(load_recipe("light"), KEY), encoded(lit(portrait, 5))
     seen = device._look(photo)
     (crop,) = seen.crops
-    assert device._fall(crop, device._own(crop), seen.photo) < LEAST_FALL
+    assert device._fall(crop, device._probe.embedding(crop), device._own(crop), seen.photo) < LEAST_FALL
     nothing = Perturbations.of(device.gradients(photo), np.zeros((1, 3, 112, 112), np.float32))
     assert device.apply(photo, nothing).outcome == "protected"
 
