@@ -1,7 +1,7 @@
 # Every target sets up .venv by itself; all that is needed beforehand is Python 3.11 or newer with venv (PYTHON=...).
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test soak lint audit coverage constraints clean
+.PHONY: help setup demo test bench soak lint audit coverage constraints clean
 export PHOTOS
 
 BIN := .venv/bin
@@ -34,6 +34,11 @@ demo:  ## Protect real photos, and those of PHOTOS=folder, and show them before 
 
 test:  ## Run every check: ruff, mypy, import contracts, and all tests with their coverage
 	$(call timed,test,$(LINT); $(PYTEST))
+
+bench:  ## Run every benchmark in full, and keep its figures in bench-history; takes an hour, on a quiet machine
+	$(call timed,bench,failed=; for file in tests/benchmarks/bench_*.py; do name=$$(basename $$file .py); echo "## $$name"; \
+		$(BIN)/python -m tests.benchmarks.$$name || failed="$$failed $$name"; done; \
+		test -z "$$failed" || { echo "failed:$$failed"; exit 1; })
 
 soak:  ## Run the fault tests at every moment, 200 random histories and ten minutes of fuzzing; takes hours
 	$(call timed,soak,APF_SOAK=1 $(BIN)/python -m pytest tests/faults tests/producer/test_schedule.py --no-cov -s)

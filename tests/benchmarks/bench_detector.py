@@ -1,4 +1,4 @@
-"""Down to how many pixels the default detector finds faces: `python tests/benchmarks/bench_detector.py`.
+"""Down to how many pixels the default detector finds faces: `python -m tests.benchmarks.bench_detector`.
 
 Six real faces (InsightFace's t1.jpg) are reduced to known heights and laid onto a photo without faces (scikit-image's
 coffee), enlarged to 1 and 12 megapixels. Prints, for each height, how many are found, and false faces and seconds.
@@ -16,6 +16,7 @@ from skimage.data import coffee
 
 from apf.detect import Detector, load_detector
 from apf.faces import Face, UInt8
+from tests.benchmarks.record import record, table
 
 HEIGHTS = (8, 10, 12, 16, 20, 24, 28, 32, 40, 48, 64, 96)
 SIZES = ((1224, 816), (4243, 2829))  # 1 and 12 megapixels, as width and height
@@ -58,20 +59,30 @@ def shows(face: Face, middle: tuple[float, float], height: int) -> bool:
 def main() -> None:
     detector = load_detector("centerface")
     faces = cutouts(detector)
+    found, figures = {}, {}
     for size in SIZES:
-        # In three photos, so that neighbours do not touch.
-        found, seconds, false = {}, [], 0
-        for heights in (HEIGHTS[::3], HEIGHTS[1::3], HEIGHTS[2::3]):
-            photo, middles = laid_out(faces, heights, size)
-            start = time.perf_counter()
-            [detected] = detector.detect([photo])
-            seconds.append(time.perf_counter() - start)
-            hits = [(m, h) for h in heights for m in middles[h]]
-            false += sum(not any(shows(face, *hit) for hit in hits) for face in detected)
-            found |= {h: sum(any(shows(face, m, h) for face in detected) for m in middles[h]) for h in heights}
+        found[size], seconds, false = at_size(detector, faces, size)
         print(f"{size[0]} x {size[1]}: {min(seconds):.2f} s a photo, {false} other detections")
-        for height in HEIGHTS:
-            print(f"  faces {height:3} px high: {found[height]} of {len(faces)}")
+        by_height = {str(height): found[size][height] for height in HEIGHTS}
+        name = f"{size[0]}x{size[1]}"
+        figures[name] = {"photo_s": min(seconds), "false": false, "faces": len(faces), "found_by_height_px": by_height}
+    rows = [{"face, px": h, **{f"of {len(faces)} at {w} x {v}": found[w, v][h] for w, v in SIZES}} for h in HEIGHTS]
+    print(f"\n{table(rows)}\n")
+    record("detector", figures)
+
+
+def at_size(detector: Detector, faces: list[UInt8], size: tuple[int, int]) -> tuple[dict[int, int], list[float], int]:
+    """Faces found by height, seconds of each of three photos (so that neighbours do not touch), and false faces."""
+    found, seconds, false = {}, [], 0
+    for heights in (HEIGHTS[::3], HEIGHTS[1::3], HEIGHTS[2::3]):
+        photo, middles = laid_out(faces, heights, size)
+        start = time.perf_counter()
+        [detected] = detector.detect([photo])
+        seconds.append(time.perf_counter() - start)
+        hits = [(m, h) for h in heights for m in middles[h]]
+        false += sum(not any(shows(face, *hit) for hit in hits) for face in detected)
+        found |= {h: sum(any(shows(face, m, h) for face in detected) for m in middles[h]) for h in heights}
+    return found, seconds, false
 
 
 if __name__ == "__main__":

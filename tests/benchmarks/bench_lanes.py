@@ -1,4 +1,4 @@
-"""`python tests/benchmarks/bench_lanes.py`: how long an upload takes while a million keys are queued.
+"""`python -m tests.benchmarks.bench_lanes`: how long an upload takes while a million keys are queued.
 
 A real Redis, a real `apf worker` with the real filter. The bulk batch's first shards are real photos of one megapixel
 with a face, the worker is at one of them when each upload comes, and 7,813 shards wait. Next to it: the same uploads on
@@ -23,6 +23,7 @@ from PIL import Image
 
 from producer import Client
 from producer.batch import Asked, new_batch
+from tests.benchmarks.record import record, table
 from tests.conftest import RedisServer, _free_ports
 from workers.app import make_app
 from workers.job import PhotoRef
@@ -51,33 +52,35 @@ def main() -> None:
             [sys.executable, "-m", "producer", "worker", "--loglevel", "WARNING"], start_new_session=True
         )
         try:
-            measure(folder)
+            figures = measure(folder)
         finally:
             os.killpg(worker.pid, signal.SIGKILL)
             worker.wait()
             server.kill()
+    record("lanes", figures)
 
 
-def measure(folder: Path) -> None:
+def measure(folder: Path) -> dict[str, object]:
     photo = a_photo()
     client = Client()
     upload(client, folder, photo, "warm up")  # models load
     idle = [upload(client, folder, photo, f"idle {n}") for n in range(UPLOADS)]
     started = time.monotonic()
     queue_a_million(folder, photo)
-    settings = load_settings()
-    found = waiting(make_app(settings))
-    messages = sum(found.queued.values())
-    print(f"{KEYS:,} keys planned and queued in {time.monotonic() - started:.0f} s: {messages:,} messages")
+    messages = sum(waiting(make_app(load_settings())).queued.values())
+    queued_s = time.monotonic() - started
+    print(f"{KEYS:,} keys planned and queued in {queued_s:.0f} s: {messages:,} messages\n")
     busy = []
     for n in range(UPLOADS):
         time.sleep(5)  # the worker is at the bulk shard again
         busy.append(upload(client, folder, photo, f"busy {n}"))
-    for name, seconds in (("idle", idle), ("behind a million keys", busy)):
-        print(
-            f"upload, worker {name}: median {statistics.median(seconds):.1f} s, "
-            f"{min(seconds):.1f} to {max(seconds):.1f} s of {len(seconds)}"
-        )
+    print(f"{table([upload_row('idle', idle), upload_row('behind a million keys', busy)])}\n")
+    return {"keys": KEYS, "messages": messages, "queued_s": queued_s, "idle_s": idle, "busy_s": busy}
+
+
+def upload_row(worker: str, seconds: list[float]) -> dict[str, object]:
+    spread = {"median, s": statistics.median(seconds), "min, s": min(seconds), "max, s": max(seconds)}
+    return {"upload, worker": worker, **spread, "uploads": len(seconds)}
 
 
 def upload(client: Client, folder: Path, photo: bytes, name: str) -> float:

@@ -1,6 +1,6 @@
 """How long the device's part of private mode takes on one core, and how much the client and its files weigh.
 
-    python tests/benchmarks/bench_private.py [--json]
+    python -m tests.benchmarks.bench_private
 
 Each figure is the median of several runs, in seconds of processor time; the parts are timed by themselves, on a
 portrait of one face.
@@ -15,8 +15,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import argparse
 import io
-import json
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -32,6 +30,7 @@ from apf.private.files import Gradients, Perturbations
 from apf.private.probe import LightProbe
 from apf.private.quantise import Reduction
 from apf.recipe import load_recipe
+from tests.benchmarks.record import record, table
 
 RUNS = 5
 MEGAPIXELS = (1, 3, 12)
@@ -82,16 +81,10 @@ def _answer_kb(sent: Gradients) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", action="store_true")
-    as_json = parser.parse_args().json
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     found = measured()
-    if as_json:
-        print(json.dumps({"machine": platform.processor() or platform.machine(), **found}))
-        return
-    print("| one core | |\n|---|---:|")
-    for name, value in found.items():
-        print(f"| {name} | {value:.2f} |")
+    print(f"{table([{'one core': name, '': value} for name, value in found.items()])}\n")
+    record("private", found)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`python tests/benchmarks/bench_protect.py`: seconds a photo, photos a second, peak memory and where the time goes.
+"""`python -m tests.benchmarks.bench_protect`: seconds a photo, photos a second, peak memory and where the time goes.
 
 Real faces (InsightFace's t1.jpg, six of them, and scikit-image's astronaut) enlarged to 1 and 12 megapixels, JPEG 90,
 through `apf protect` between two folders with the worker inside; the start of the command and the loading of the models
@@ -8,8 +8,6 @@ are timed apart by a run over one photo.
 from __future__ import annotations
 
 import json
-import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -21,21 +19,22 @@ import insightface
 import skimage.data
 from PIL import Image
 
+from tests.benchmarks.record import record, table
+
 STAGES = ("read", "decode", "detect", "align", "gradient", "transfer", "universal", "paste", "encode", "write")
 SIZES = {1: 24, 12: 8}
 
 
 def main() -> None:
-    print(f"{platform.machine()}, {os.cpu_count()} cores, {cpu_name()}, Python {platform.python_version()}")
-    print("| photos | s/photo | photos/s | start, s | peak memory, MB | " + " | ".join(STAGES) + " |")
-    print("|" + " --- |" * (len(STAGES) + 5))
+    rows = []
     for megapixels, count in SIZES.items():
         with tempfile.TemporaryDirectory() as folder:
-            print(row(megapixels, count, Path(folder)), flush=True)
+            rows.append(measured(megapixels, count, Path(folder)))
+    print(f"{table([row(found) for found in rows])}\n")
+    record("protect", {f"{found['megapixels']}mp": found for found in rows})
 
 
-def row(megapixels: int, count: int, folder: Path) -> str:
-    """One line of the table, in shares of the stages' summed thread seconds."""
+def measured(megapixels: int, count: int, folder: Path) -> dict[str, Any]:
     sources = folder / "in"
     make_photos(sources, megapixels, count + 1)
     one = folder / "one"
@@ -43,12 +42,30 @@ def row(megapixels: int, count: int, folder: Path) -> str:
     next(sources.iterdir()).rename(one / "first.jpg")
     start_s, _ = protect(one, folder / "one-out")
     total_s, result = protect(sources, folder / "out")
-    per_photo = (total_s - start_s) / (count - 1)
-    seconds = result["stage_seconds"]
-    shares = [f"{100 * seconds.get(stage, 0) / sum(seconds.values()):.1f} %" for stage in STAGES]
-    peak = result["peak_memory_bytes"] / 2**20
-    cells = [f"{count} of {megapixels} MP, {result['faces']} faces", f"{per_photo:.2f}", f"{1 / per_photo:.2f}"]
-    return "| " + " | ".join([*cells, f"{start_s - per_photo:.1f}", f"{peak:.0f}", *shares]) + " |"
+    photo_s = (total_s - start_s) / (count - 1)
+    return {
+        "megapixels": megapixels,
+        "photos": count,
+        "faces": result["faces"],
+        "photo_s": photo_s,
+        "photos_per_s": 1 / photo_s,
+        "start_s": start_s - photo_s,
+        "peak_memory_mb": result["peak_memory_bytes"] / 2**20,
+        "stage_s": result["stage_seconds"],
+    }
+
+
+def row(found: dict[str, Any]) -> dict[str, object]:
+    """One line of the table; the stages as shares of their summed thread seconds."""
+    seconds = found["stage_s"]
+    return {
+        "photos": f"{found['photos']} of {found['megapixels']} MP, {found['faces']} faces",
+        "s/photo": found["photo_s"],
+        "photos/s": found["photos_per_s"],
+        "start, s": found["start_s"],
+        "peak memory, MB": found["peak_memory_mb"],
+        **{stage: f"{100 * seconds.get(stage, 0) / sum(seconds.values()):.1f} %" for stage in STAGES},
+    }
 
 
 def make_photos(folder: Path, megapixels: int, count: int) -> None:
@@ -67,14 +84,6 @@ def protect(source: Path, destination: Path) -> tuple[float, dict[str, Any]]:
     command = [sys.executable, "-m", "producer", "protect", str(source), str(destination), "--json"]
     ended = subprocess.run(command, check=True, capture_output=True, text=True)
     return time.perf_counter() - start, json.loads(ended.stdout)
-
-
-def cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), "unknown processor")
 
 
 if __name__ == "__main__":
