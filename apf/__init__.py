@@ -10,12 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from apf.filter import Filter
+    from apf.filters import load_filter
     from apf.pipeline import protect_photo
     from apf.published import ProtectedPhoto
 
-__all__ = ["Filter", "ProtectedPhoto", "protect_photo"]
+__all__ = ["Filter", "ProtectedPhoto", "load_filter", "protect_photo"]
 
-_HOME = {"Filter": "apf.filter", "ProtectedPhoto": "apf.published", "protect_photo": "apf.pipeline"}
+_HOME = {
+    "Filter": "apf.filter",
+    "ProtectedPhoto": "apf.published",
+    "load_filter": "apf.filters",
+    "protect_photo": "apf.pipeline",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from apf.detectors.centerface import CenterFace
-from apf.detectors.insightface_pack import InsightFacePack
 from apf.detectors.pyramid import PyramidDetector
 from apf.faces import Face, UInt8
 
@@ -27,9 +25,19 @@ class Detector(Protocol):
 
 
 def load_detector(name: str, device: str = "cpu") -> Detector:
-    """The detector "centerface", or that of an InsightFace pack by name or folder, on a torch device.
+    """The detector "centerface", or that of an InsightFace pack by name or folder, on a device as torch names it.
 
     Raises:
         DetectorError: there is no such pack, or it cannot be loaded.
     """
-    return PyramidDetector(CenterFace(device) if name == "centerface" else InsightFacePack(name, device))
+    if name != "centerface":
+        from apf.detectors.insightface_pack import InsightFacePack  # noqa: PLC0415  each has libraries of its own
+
+        return PyramidDetector(InsightFacePack(name, device))
+    if device == "cpu":
+        from apf.cpu.detector import load_detector as by_onnx_runtime  # noqa: PLC0415
+
+        return by_onnx_runtime()
+    from apf.detectors.centerface import CenterFace  # noqa: PLC0415
+
+    return PyramidDetector(CenterFace(device))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from apf.clock import StageClock
 from apf.detect import Detector, load_detector
 from apf.errors import OtherVersion, WeightsError
-from apf.faces import CROP
+from apf.faces import CROP, Float32
 from apf.models.probe import Probe, fused
 from apf.models.unet import TransferNet
 from apf.recipe import WEIGHTS_DIR, Recipe, check_weights, load_recipe, other_version
@@ -33,7 +34,14 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 class Filter:
-    """The three modules with their weights on one device. Make one with `Filter.load`."""
+    """The three modules with their weights on one device. Make one with `Filter.load`.
+
+    This is the filter by torch: for GPUs, for training, and for recipes with refinement. On a CPU `apf.load_filter`
+    gives a faster one, which does the same up to rounding.
+    """
+
+    #: Photos that come together are faster than one by one.
+    batched = True
 
     def __init__(self, recipe: Recipe, device: str, probe: Probe, network: TransferNet, uap: Tensor) -> None:
         self.recipe = recipe
@@ -80,6 +88,17 @@ class Filter:
         """
         _check(faces)
         return self._in_chunks(faces, self._stages, clock)
+
+    def perturb(self, crops: Sequence[Float32], clock: StageClock | None = None) -> list[Float32]:
+        """As `perturbation`, of NumPy arrays (3, 112, 112)."""
+        if not crops:
+            return []
+        return list(self.perturbation(torch.from_numpy(np.stack(crops)), clock).cpu().numpy())
+
+    def perturb_from(self, gradients: Float32, clock: StageClock | None = None) -> Float32:
+        """As `perturbation_from`, of a NumPy array."""
+        found: Float32 = self.perturbation_from(torch.from_numpy(gradients), clock).cpu().numpy()
+        return found
 
     def perturbation_from(self, gradients: Tensor, clock: StageClock | None = None) -> Tensor:
         """The perturbation of faces that are not here, from their gradients: transfer, universal and bound.

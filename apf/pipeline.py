@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-import torch
-
 from apf.clock import StageClock
 from apf.faces import align, alignment
-from apf.filter import Filter
+from apf.filters import PhotoFilter
 from apf.photo import Limits, Photo, decode
 from apf.published import Outcome, ProtectedPhoto, ProtectedPixels, encoded, pasted, published
 
 __all__ = ["Outcome", "ProtectedPhoto", "ProtectedPixels", "encode_protected", "protect_batch", "protect_photo"]
 
 
-def protect_batch(photos: Sequence[Photo], filter: Filter, clock: StageClock | None = None) -> list[ProtectedPixels]:
+def protect_batch(
+    photos: Sequence[Photo], filter: PhotoFilter, clock: StageClock | None = None
+) -> list[ProtectedPixels]:
     """Protect every face of every photo; the faces of all photos share the filter's batches.
 
     The result for a photo does not depend on the photos around it.
@@ -27,7 +26,7 @@ def protect_batch(photos: Sequence[Photo], filter: Filter, clock: StageClock | N
     with clock.stage("align"):
         matrices = [[alignment(face.landmarks) for face in faces] for faces in found]
         crops = [align(photo.pixels, matrix) for photo, own in zip(photos, matrices, strict=True) for matrix in own]
-    deltas = _perturb(crops, filter, clock)
+    deltas = filter.perturb(crops, clock) if crops else []
     with clock.stage("paste"):
         return [
             pasted(photo, faces, own, [deltas.pop(0) for _ in own], filter.recipe)
@@ -35,7 +34,7 @@ def protect_batch(photos: Sequence[Photo], filter: Filter, clock: StageClock | N
         ]
 
 
-def protect_photo(data: bytes, filter: Filter, *, limits: Limits | None = None) -> ProtectedPhoto:
+def protect_photo(data: bytes, filter: PhotoFilter, *, limits: Limits | None = None) -> ProtectedPhoto:
     """Protect one encoded photo.
 
     Args:
@@ -49,13 +48,6 @@ def protect_photo(data: bytes, filter: Filter, *, limits: Limits | None = None) 
     return published(protect_batch([photo], filter)[0], filter.recipe, bytes_in=len(data))
 
 
-def encode_protected(protected: ProtectedPixels, filter: Filter) -> bytes:
+def encode_protected(protected: ProtectedPixels, filter: PhotoFilter) -> bytes:
     """Encode in the source's own format, under the recipe's JPEG policy."""
     return encoded(protected, filter.recipe)
-
-
-def _perturb(crops: list[np.ndarray], filter: Filter, clock: StageClock) -> list[np.ndarray]:
-    if not crops:
-        return []
-    faces = torch.from_numpy(np.stack(crops)).to(filter.device)  # (B, 3, 112, 112)
-    return list(filter.perturbation(faces, clock).cpu().numpy())

@@ -10,7 +10,7 @@ import argparse
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,16 +18,18 @@ from typing import Protocol
 
 import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
-from torch.nn.functional import cosine_similarity
 
+from apf.cpu.eyes import CpuEyes
 from apf.detect import Detector
 from apf.errors import PhotoError
 from apf.faces import CROP, Face, Float32, UInt8, align, alignment, footprint
-from apf.filter import Filter
 from apf.photo import Photo, decode, looks_like_photo
+from apf.recipe import load_recipe
+
+#: A unit vector of a face (3, 112, 112) float32 RGB in [0, 1].
+Embedding = Callable[[Float32], Float32]
 
 #: Differences are shown this many times larger.
 GAIN = 10
@@ -125,7 +127,7 @@ def _link_or_copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def compare(name: str, before: Photo, after: Photo, faces: Sequence[Face], probe: torch.nn.Module) -> Comparison:
+def compare(name: str, before: Photo, after: Photo, faces: Sequence[Face], embedding: Embedding) -> Comparison:
     """Measure one photo, before and after, on the faces found before."""
     matrices = [alignment(face.landmarks) for face in faces]
     pairs = [np.stack([align(photo.pixels, matrix) for matrix in matrices]) for photo in (before, after) if matrices]
@@ -137,17 +139,14 @@ def compare(name: str, before: Photo, after: Photo, faces: Sequence[Face], probe
         before=before.pixels,
         after=after.pixels,
         faces=tuple(faces),
-        similarities=self_similarities(pairs[0], pairs[1], probe) if pairs else (),
+        similarities=self_similarities(pairs[0], pairs[1], embedding) if pairs else (),
         psnr_db=psnr_db(before.pixels[inside], after.pixels[inside]),
     )
 
 
-def self_similarities(before: Float32, after: Float32, probe: torch.nn.Module) -> tuple[float, ...]:
+def self_similarities(before: Float32, after: Float32, embedding: Embedding) -> tuple[float, ...]:
     """Cosine between the probe's embeddings of (B, 3, 112, 112) faces before and after, in [-1, 1]."""
-    device = next(probe.parameters()).device
-    with torch.inference_mode():
-        one, other = (probe(torch.from_numpy(faces).to(device)) for faces in (before, after))
-        return tuple(float(value) for value in cosine_similarity(one, other, dim=1))
+    return tuple(float(embedding(one) @ embedding(other)) for one, other in zip(before, after, strict=True))
 
 
 def psnr_db(before: UInt8, after: UInt8) -> float:
@@ -251,19 +250,18 @@ def _similarity_text(similarities: Sequence[float]) -> str:
 
 
 class Eyes(Protocol):
-    """What comparing needs of a `Filter`."""
+    """What comparing needs: `apf.cpu.eyes.CpuEyes`."""
 
     @property
     def detector(self) -> Detector: ...
 
-    @property
-    def probe(self) -> torch.nn.Module: ...
+    def embedding(self, face: Float32) -> Float32: ...
 
 
-def load_filter(recipe: str) -> tuple[Eyes, str]:
-    """The recipe's own detector and probe, and a line that names it."""
-    filter = Filter.load(recipe)
-    return filter, f"{filter.recipe.name}, epsilon {filter.recipe.epsilon_levels}/255"
+def load_eyes(name: str) -> tuple[Eyes, str]:
+    """The recipe's own detector and the probe, and a line that names the recipe."""
+    recipe = load_recipe(name)
+    return CpuEyes(recipe.detector), f"{recipe.name}, epsilon {recipe.epsilon_levels}/255"
 
 
 def load(inputs: Path, outputs: Path, eyes: Eyes) -> Iterator[Comparison]:
@@ -275,12 +273,12 @@ def load(inputs: Path, outputs: Path, eyes: Eyes) -> Iterator[Comparison]:
         except (PhotoError, FileNotFoundError) as error:
             print(f"not shown: {name} ({error})", file=sys.stderr)
             continue
-        yield compare(name, before, after, eyes.detector.detect([before.pixels])[0], eyes.probe)
+        yield compare(name, before, after, eyes.detector.detect([before.pixels])[0], eyes.embedding)
 
 
 def picture(inputs: Path, outputs: Path, target: Path, recipe: str = "standard") -> int:
     """Draw and describe the first MAX_PHOTOS photos of a folder that have an output; returns how many they are."""
-    eyes, title = load_filter(recipe)
+    eyes, title = load_eyes(recipe)
     shown: list[Comparison] = []
     for comparison in load(inputs, outputs, eyes):
         shown.append(comparison)

@@ -24,6 +24,7 @@ from pebble import ProcessExpired, ProcessPool
 
 from apf.errors import CorruptPhoto
 from workers import metrics
+from workers.lending import BYTES_PER_PIXEL, Filled, Lent, lent
 
 if TYPE_CHECKING:
     from apf.photo import Header, Limits, Photo
@@ -61,7 +62,10 @@ class Decoder:
             CorruptPhoto: besides, that decoding took too long or killed its process each time.
             MemoryError: it needs more than a decoder may have.
         """
-        return self._ask(_decode, data, limits, keep_metadata)
+        with lent(BYTES_PER_PIXEL * limits.max_pixels) as memory:
+            if memory is None:
+                return self._ask(_decode, data, limits, keep_metadata)
+            return memory.take(self._ask(_decode_into, memory, data, limits, keep_metadata))
 
     def close(self) -> None:
         """End the processes."""
@@ -137,3 +141,7 @@ def _decode(data: bytes, limits: Limits, keep_metadata: tuple[str, ...]) -> Phot
     from apf.photo import decode  # noqa: PLC0415
 
     return decode(data, limits, keep_metadata=keep_metadata)
+
+
+def _decode_into(memory: Lent, data: bytes, limits: Limits, keep_metadata: tuple[str, ...]) -> Filled:
+    return memory.fill(_decode(data, limits, keep_metadata))

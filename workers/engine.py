@@ -1,8 +1,8 @@
-"""The filter as the shard runner sees it; torch loads with the first photo, not before."""
+"""The filter as the shard runner sees it; it loads with the first photo, not before."""
 
 from __future__ import annotations
 
-import os
+import ctypes
 import time
 from collections.abc import Sequence, Sized
 from dataclasses import dataclass
@@ -10,9 +10,11 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 from apf.clock import StageClock
+from apf.cores import cores
 from apf.recipe import Recipe
 from workers import metrics
 from workers.settings import Settings
+from workers.share import take_share
 
 if TYPE_CHECKING:
     from apf.photo import Header, Photo
@@ -52,10 +54,14 @@ class Result(Protocol):
 
 
 class Engine(Protocol):
-    """What a shard needs done to its files. Decoding and encoding run in many threads, `protect` in one.
+    """What a shard needs done to its files. Decoding and encoding run in many threads.
 
     `Any` stands for the engine's own form of a decoded file and of its result.
     """
+
+    #: Calls of `protect` that may run side by side. With one, it is given as many files at once as are ready; with
+    #: several, each is given one file, so that none waits for another.
+    lanes: int
 
     def weigh(self, data: bytes) -> Weight:
         """What the file will cost, without decoding; raises PhotoError where it is refused."""
@@ -79,11 +85,13 @@ class FilterEngine:
     """The one for photos: `apf` on this machine's device."""
 
     def __init__(self, recipe: Recipe, settings: Settings) -> None:
-        from apf.filter import Filter  # noqa: PLC0415  torch takes seconds to import
+        take_share(settings)
+        from apf.filters import load_filter  # noqa: PLC0415  what it takes loads with the first photo
         from apf.photo import Limits  # noqa: PLC0415
 
-        self._filter = Filter.load(recipe, device=usable_device(settings.device))
+        self._filter = load_filter(recipe, usable_device(settings.device))
         _ = self._filter.detector  # a missing detector fails here, not at the first photo
+        self.lanes = 1 if self._filter.batched else cores()
         self._limits = Limits(max_bytes=settings.max_photo_bytes, max_pixels=settings.max_photo_pixels)
         self._decoder = shared_decoder(settings)
 
@@ -110,7 +118,7 @@ def shared_decoder(settings: Settings) -> Decoder:
     from workers.decoder import Decoder  # noqa: PLC0415
 
     return Decoder(
-        processes=min(settings.read_threads, os.cpu_count() or 1),
+        processes=min(settings.read_threads, cores()),
         limit_s=settings.decode_limit_s,
         memory_bytes=DECODER_BASE_BYTES + DECODER_BYTES_PER_PIXEL * settings.max_photo_pixels,
     )
@@ -130,14 +138,29 @@ def load_engine(recipe: Recipe, settings: Settings, private: bool = False) -> En
 
 
 def _gradient_engine(recipe: Recipe, settings: Settings) -> Engine:
-    from workers.gradient_engine import GradientEngine  # noqa: PLC0415  torch takes seconds to import
+    from workers.gradient_engine import GradientEngine  # noqa: PLC0415  as above
 
     return GradientEngine(recipe, usable_device(settings.device))
 
 
+#: What a GPU's driver brings: without any of these torch finds no GPU, and need not be loaded to say so.
+DRIVERS = ("libcuda.so.1", "nvcuda.dll", "libamdhip64.so")
+
+
 def usable_device(name: str) -> str:
+    """The device of a setting, as torch names it; "auto" is a GPU where there is one."""
     if name != "auto":
         return name
-    import torch  # noqa: PLC0415
+    if not any(_loads(driver) for driver in DRIVERS):
+        return "cpu"
+    import torch  # noqa: PLC0415  takes seconds
 
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _loads(library: str) -> bool:
+    try:
+        ctypes.CDLL(library)
+    except OSError:
+        return False
+    return True

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from apf.clock import StageClock
-from apf.filter import Filter
+from apf.filters import load_filter
 from apf.private.files import CONTENT_TYPE, Gradients, Int8, Perturbations
 from apf.private.server import check_terms, perturb
 from apf.recipe import Recipe, check_private
@@ -47,7 +47,9 @@ class GradientEngine:
 
     def __init__(self, recipe: Recipe, device: str) -> None:
         check_private(recipe)
-        self._filter = Filter.load(recipe, device=device)
+        self._filter = load_filter(recipe, device)
+        #: Its files share the filter's batches, and on a CPU the filter itself uses all cores.
+        self.lanes = 1
 
     def weigh(self, data: bytes) -> Weight:
         file = self._decoded(data)

@@ -64,6 +64,8 @@ class Settings(BaseSettings):
     shard_megapixels: float = Field(default=128, gt=0)
     shard_photos: int = Field(default=128, gt=0, le=10_000)
 
+    #: Cores that each of a worker's processes uses; not set: the machine's, shared by the processes of `-c`.
+    cores: int | None = Field(default=None, ge=1, le=1024)
     #: Threads that read and decode, and that encode and write.
     read_threads: int = Field(default=4, ge=1, le=64)
     write_threads: int = Field(default=4, ge=1, le=64)

@@ -1,9 +1,9 @@
 """Run one shard: reading, the filter and writing overlap, with what is in flight bounded in bytes.
 
-A photo's way: reader thread (HEAD of the output, GET, decode) -> this thread (detect and filter, in batches across
-photos) -> writer thread (encode, PUT). Compressed bytes are admitted by one budget, decoded photos by another; a
-holder of the first may wait for the second and never the other way round, so they cannot lock each other up. Gradient
-files go the same way, by another engine.
+A photo's way: reader thread (HEAD of the output, GET, decode) -> a lane (detect and filter: one with batches across
+photos on a GPU; without, one for each core, with a photo at a time) -> writer thread (encode, PUT). Compressed bytes
+are admitted by one budget, decoded photos by another; a holder of the first may wait for the second and never the other
+way round, so they cannot lock each other up. Gradient files go the same way, by another engine.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -78,6 +78,10 @@ class ShardRunner:
         self._lock = threading.Lock()
         self._engine_lock = threading.Lock()
         self._failure: BaseException | None = None
+        #: Items that no lane of the filter has taken yet.
+        self._left = 0
+        #: As the engine has it, once it is loaded.
+        self._lanes = 1
         #: Of the filter's last batch; 0 before the first.
         self._megapixels_per_s = 0.0
 
@@ -91,7 +95,8 @@ class ShardRunner:
         try:
             for ref in refs:
                 readers.submit(self._read, ref)
-            self._filter_all(len(refs), writers)
+            self._left = len(refs)
+            self._filter_all(writers)
             writers.shutdown(wait=True)
         finally:
             self._reading.close()
@@ -107,7 +112,8 @@ class ShardRunner:
         self._failure = self._failure or reason
         self._reading.close()
         self._photos.close()
-        self._ready.put(None)
+        for _ in range(self._lanes):
+            self._ready.put(None)
 
     @property
     def reports(self) -> list[PhotoReport]:
@@ -166,42 +172,72 @@ class ShardRunner:
                 self._failure = self._failure or error
                 raise
 
-    # The filter's thread
+    # The filter's threads: this one, and others where the engine works on several photos side by side
 
-    def _filter_all(self, expected: int, writers: ThreadPoolExecutor) -> None:
-        while expected and not self._failure:
-            taken, photos = self._next_batch(expected)
-            expected -= taken
-            if photos:
-                work = sum(photo.weight.work for photo in photos)
-                metrics.observe("apf_batch_fill_ratio", work / self._batch_megapixels())
-                started = time.monotonic()
-                self._filter(photos, writers)
-                self._megapixels_per_s = work / max(time.monotonic() - started, 1e-6)
-                if expected and self.overtaken():
-                    self.stop(ShardOvertaken("an upload waits"))
+    def _filter_all(self, writers: ThreadPoolExecutor) -> None:
+        with ExitStack() as stack:
+            others: list[Future[None]] = []
+            try:
+                while photos := self._next_batch():
+                    if not others and self._take_lanes() > 1:
+                        pool = stack.enter_context(_pool("filter", self._lanes - 1))
+                        others = [pool.submit(self._lane, writers) for _ in range(self._lanes - 1)]
+                    self._filter_batch(photos, writers)
+            except BaseException as error:
+                self.stop(error)  # the others end after their photo
+                raise
+            for other in others:
+                other.result()
+
+    def _take_lanes(self) -> int:
+        self._lanes = self.engine().lanes
+        return self._lanes
+
+    def _lane(self, writers: ThreadPoolExecutor) -> None:
+        while photos := self._next_batch():
+            self._filter_batch(photos, writers)
+
+    def _filter_batch(self, photos: list[Loaded], writers: ThreadPoolExecutor) -> None:
+        work = sum(photo.weight.work for photo in photos)
+        if self._lanes == 1:
+            metrics.observe("apf_batch_fill_ratio", work / self._batch_megapixels())
+        started = time.monotonic()
+        self._filter(photos, writers)
+        self._megapixels_per_s = work / max(time.monotonic() - started, 1e-6)
+        if self._left and self.overtaken():
+            self.stop(ShardOvertaken("an upload waits"))
 
     def _batch_megapixels(self) -> float:
         """As many as the filter does in `BATCH_S`, so that uploads and stops are seen to soon; few at first."""
         within_s = BATCH_S * self._megapixels_per_s if self._megapixels_per_s else FIRST_BATCH_MEGAPIXELS
         return min(self.settings.batch_megapixels, within_s)
 
-    def _next_batch(self, expected: int) -> tuple[int, list[Loaded]]:
-        """Wait for one item, then take what is ready, up to the batch's megapixels: one photo at least."""
+    def _next_batch(self) -> list[Loaded]:
+        """Wait for a photo; where there is one lane, take what else is ready, up to the batch's megapixels.
+
+        None are left, or the shard is given up, where it is empty.
+        """
         photos: list[Loaded] = []
-        taken = 0
-        most = self._batch_megapixels()
-        while taken < expected and sum(photo.weight.work for photo in photos) < most:
+        most = self._batch_megapixels() if self._lanes == 1 else 0.0
+        while not self._failure and (not photos or sum(photo.weight.work for photo in photos) < most):
+            if not self._claim():
+                break
             try:
                 item = self._ready.get(block=not photos)
             except queue.Empty:
+                self._claim(-1)
                 break
-            taken += 1
             if item:
                 photos.append(item)
-            if self._failure:
-                break
-        return taken, photos
+        return photos
+
+    def _claim(self, items: int = 1) -> bool:
+        """Take one of the items that are still to come from the reading threads; whether there is one."""
+        with self._lock:
+            if items > self._left:
+                return False
+            self._left -= items
+            return True
 
     def _filter(self, photos: list[Loaded], writers: ThreadPoolExecutor) -> None:
         engine = self.engine()

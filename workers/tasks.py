@@ -18,10 +18,11 @@ from celery.signals import celeryd_after_setup, task_failure, worker_shutdown
 from celery.worker import state
 
 from apf.errors import OtherVersion
-from workers import (  # noqa: F401  the latter two for what they do on Celery's signals
+from workers import (  # noqa: F401  all but metrics for what they do on Celery's signals
     log_format,
     metrics,
     metrics_server,
+    share,
 )
 from workers.allowed import check_allowed
 from workers.app import CALLBACK, PLAN, RECONCILE, RUN_SCHEDULES, TASK

@@ -1,8 +1,9 @@
-"""CenterFace by NumPy: the same faces as the torch module finds, up to rounding."""
+"""CenterFace by NumPy, or by what else runs ONNX: the same faces as the torch module finds, up to rounding."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -10,23 +11,32 @@ from apf.detectors.centerface_maps import TILE, decode, padded, weights_path
 from apf.detectors.pyramid import Found, PyramidDetector
 from apf.errors import DetectorError, WeightsError
 from apf.faces import UInt8
-from apf.light.network import Network
+from apf.light.network import Network, Runnable
+
+#: A function of each of some items, in order.
+Each = Callable[[Callable[[UInt8], Found], Iterable[UInt8]], Iterable[Found]]
 
 
 class LightCenterFace:
-    """The default detector's `apf.detectors.pyramid.Network`, on one tile at a time."""
+    """The default detector's `apf.detectors.pyramid.Network`, on one tile at a time.
+
+    Args:
+        load: makes a network of the ONNX file.
+        each: looks at the tiles, one after the other or side by side.
+    """
 
     tile = TILE
 
-    def __init__(self) -> None:
+    def __init__(self, load: Callable[[Path], Runnable] = Network.load, each: Each = map) -> None:
+        self._each = each
         try:
-            self._network = Network.load(weights_path())
+            self._network = load(weights_path())
         except WeightsError as error:
             raise DetectorError(f"CenterFace's weights cannot be used: {error}") from error
 
     def find(self, tiles: Sequence[UInt8]) -> list[Found]:
         """Faces in each (h, w, 3) uint8 RGB tile, of any size, with boxes inside the tile."""
-        return [self._find(tile) for tile in tiles]
+        return list(self._each(self._find, tiles))
 
     def _find(self, tile: UInt8) -> Found:
         height, width = tile.shape[:2]

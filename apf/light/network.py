@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,16 @@ from apf.light.onnx_file import Array, Graph, Node, read_onnx
 Float32 = NDArray[np.float32]
 #: From the values of a node's inputs that are not constants, to that of its output.
 Operation = Callable[..., Any]
+
+
+class Runnable(Protocol):
+    """A network that is ready to run, whatever runs it."""
+
+    metadata: dict[str, str]
+
+    def only(self, output: str) -> Runnable: ...
+
+    def __call__(self, **inputs: Float32) -> dict[str, Float32]: ...
 
 
 class Network:

@@ -7,7 +7,6 @@ the same weights, so the file is as large as the probe alone. Any ONNX runtime r
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Callable
@@ -16,48 +15,22 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 from safetensors.torch import load_file
 from torch import nn
 
 from apf.faces import CROP
 from apf.gradient import maps
 from apf.models.probe import BLOCK_DIM, BLOCKS, Probe, Residual, fused
+from apf.onnx_builder import Builder
 from apf.private.probe import GRADIENT_ONNX
 from apf.recipe import WEIGHTS_DIR, digest_of, write_sums
 from apf.steps import STEPS
 
-#: Of ONNX's operations: the oldest with all of ours, for the sake of old runtimes.
-OPSET, IR_VERSION = 13, 8
 DIM = BLOCKS * BLOCK_DIM
 
 #: Runs a part of the network backwards: from the name of the gradient at its output to that at its input.
 Backward = Callable[[str], str]
-
-
-class _Builder:
-    """Collects nodes and constants; values are known by name."""
-
-    def __init__(self) -> None:
-        self.nodes: list[Any] = []
-        self.constants: list[Any] = []
-        self._known: dict[bytes, str] = {}
-
-    def constant(self, array: np.ndarray) -> str:
-        """The name of a constant; equal ones are kept once, as forward and backward share the weights."""
-        key = hashlib.sha256(str((array.dtype, array.shape)).encode() + array.tobytes()).digest()
-        if key not in self._known:
-            self._known[key] = f"constant{len(self.constants)}"
-            self.constants.append(numpy_helper.from_array(np.ascontiguousarray(array), self._known[key]))
-        return self._known[key]
-
-    def number(self, value: float) -> str:
-        return self.constant(np.array(value, np.float32))
-
-    def add(self, kind: str, *inputs: str, name: str = "", **attributes: Any) -> str:
-        output = name or f"value{len(self.nodes)}"
-        self.nodes.append(helper.make_node(kind, list(inputs), [output], **attributes))
-        return output
 
 
 def probe_gradient(probe: Probe) -> onnx.ModelProto:
@@ -66,7 +39,7 @@ def probe_gradient(probe: Probe) -> onnx.ModelProto:
     Inputs: `face` (1, 3, 112, 112) in [0, 1], and beyond where it is perturbed; `own` (1, 320), an embedding.
     Outputs: `embedding` (1, 320); `away` (1, 3, 112, 112), the gradient of minus their scalar product.
     """
-    b = _Builder()
+    b = Builder()
     x = b.add("Sub", b.add("Mul", "face", b.number(2)), b.number(1))
     back: list[Backward] = []
     for part in probe.trunk:
@@ -81,7 +54,7 @@ def probe_gradient(probe: Probe) -> onnx.ModelProto:
     return _model(b)
 
 
-def _convolution(b: _Builder, part: nn.Module, x: str, *, active: bool) -> tuple[str, Backward]:
+def _convolution(b: Builder, part: nn.Module, x: str, *, active: bool) -> tuple[str, Backward]:
     """A fused convolution, with SiLU behind it where it is active."""
     layer = part[0]  # type: ignore[index]
     weight, bias = (b.constant(tensor.detach().numpy()) for tensor in (layer.weight, layer.bias))
@@ -103,7 +76,7 @@ def _convolution(b: _Builder, part: nn.Module, x: str, *, active: bool) -> tuple
     return out, back
 
 
-def _residual(b: _Builder, part: Residual, x: str) -> tuple[str, Backward]:
+def _residual(b: Builder, part: Residual, x: str) -> tuple[str, Backward]:
     first, first_back = _convolution(b, part.first, x, active=True)
     second, second_back = _convolution(b, part.second, first, active=False)
     out, silu_back = _silu(b, b.add("Add", x, second))
@@ -115,7 +88,7 @@ def _residual(b: _Builder, part: Residual, x: str) -> tuple[str, Backward]:
     return out, back
 
 
-def _silu(b: _Builder, x: str) -> tuple[str, Backward]:
+def _silu(b: Builder, x: str) -> tuple[str, Backward]:
     gate = b.add("Sigmoid", x)
     out = b.add("Mul", x, gate)
 
@@ -127,7 +100,7 @@ def _silu(b: _Builder, x: str) -> tuple[str, Backward]:
     return out, back
 
 
-def _head(b: _Builder, head: nn.Linear, x: str) -> str:
+def _head(b: Builder, head: nn.Linear, x: str) -> str:
     """Embeds the pooled (1, 128, 1, 1); returns the name of the gradient of minus the product with `own` at it."""
     width = head.in_features
     weight = head.weight.detach().numpy()
@@ -150,20 +123,14 @@ def _head(b: _Builder, head: nn.Linear, x: str) -> str:
     return b.add("Reshape", pooled, b.constant(np.array([1, width, 1, 1])))
 
 
-def _model(b: _Builder) -> onnx.ModelProto:
+def _model(b: Builder) -> onnx.ModelProto:
     def picture(name: str) -> Any:
         return helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 3, CROP, CROP])
 
     def vector(name: str) -> Any:
         return helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, DIM])
 
-    graph = helper.make_graph(
-        b.nodes, "probe_gradient", [picture("face"), vector("own")], [vector("embedding"), picture("away")], b.constants
-    )
-    opset = helper.make_opsetid("", OPSET)
-    model = helper.make_model(graph, opset_imports=[opset], ir_version=IR_VERSION, producer_name="apf")
-    onnx.checker.check_model(model, full_check=True)
-    return model
+    return b.model("probe_gradient", [picture("face"), vector("own")], [vector("embedding"), picture("away")])
 
 
 def shipped(folder: Path = WEIGHTS_DIR) -> bytes:

@@ -7,9 +7,10 @@ bring it back through the map, add it to the momentum, and step by its soft sign
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from functools import cached_property
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import safetensors.numpy
@@ -18,7 +19,7 @@ from safetensors import SafetensorError
 
 from apf.errors import WeightsError
 from apf.faces import CROP
-from apf.light.network import Network
+from apf.light.network import Network, Runnable
 from apf.private.sampling import Sampling
 from apf.recipe import WEIGHTS_DIR, check_file
 from apf.steps import CELL, REACH, SOFTNESS, START, STEPS, TINY
@@ -29,21 +30,40 @@ GRADIENT_ONNX = "probe_gradient.onnx"
 UNIVERSAL = "universal.safetensors"
 
 
+class Samples(Protocol):
+    """A linear map of pictures, as `Sampling` is."""
+
+    def sample(self, picture: Float32) -> Float32: ...
+
+    def spread(self, values: Float32) -> Float32: ...
+
+
 class LightProbe:
-    """The probe with its gradient, on NumPy. Faces are (3, 112, 112) float32 RGB in [0, 1], one at a time.
+    """The probe with its gradient. Faces are (3, 112, 112) float32 RGB in [0, 1], one at a time.
+
+    Args:
+        folder: where the weights lie.
+        load: makes a network of an ONNX file.
+        sampling: makes a map of pictures of an affine map (2, 3) and their side.
 
     Raises:
         WeightsError: the files that ship are missing or damaged.
     """
 
-    def __init__(self, folder: Path = WEIGHTS_DIR) -> None:
+    def __init__(
+        self,
+        folder: Path = WEIGHTS_DIR,
+        *,
+        load: Callable[[Path], Runnable] = Network.load,
+        sampling: Callable[[Float32, int], Samples] = Sampling.of,
+    ) -> None:
         for name in (GRADIENT_ONNX, UNIVERSAL):
             check_file(folder, name)
         self._folder = folder
-        self._network = Network.load(folder / GRADIENT_ONNX)
+        self._network = load(folder / GRADIENT_ONNX)
         self._embedding = self._network.only("embedding")
         affine = np.array(json.loads(self._network.metadata["maps"]), np.float32)
-        self._maps = [Sampling.of(one, CROP) for one in affine]
+        self._maps = [sampling(one, CROP) for one in affine]
 
     def embedding(self, face: Float32) -> Float32:
         """The face's unit embedding, (320,)."""
@@ -59,7 +79,7 @@ class LightProbe:
         """
         own = self.embedding(face)
         face = np.ascontiguousarray(face.transpose(1, 2, 0))  # channels last from here on
-        units = np.tanh(self._universal) if "universal" in stages else _chequers()
+        units = self._start if "universal" in stages else _chequers()
         momentum = np.zeros_like(face)
         for sampling in self._maps:
             seen = sampling.sample(face + np.float32(epsilon) * units)
@@ -71,13 +91,18 @@ class LightProbe:
         return np.ascontiguousarray(found.transpose(2, 0, 1), np.float32)
 
     @cached_property
-    def _universal(self) -> Float32:
-        """(112, 112, 3), in units of epsilon and not bounded yet."""
+    def _start(self) -> Float32:
+        """Where the steps start, (112, 112, 3)."""
+        return np.ascontiguousarray(np.tanh(self.universal).transpose(1, 2, 0))
+
+    @cached_property
+    def universal(self) -> Float32:
+        """The perturbation of all faces, (3, 112, 112), in units of epsilon and not bounded yet."""
         try:
             found: Float32 = safetensors.numpy.load_file(self._folder / UNIVERSAL)["perturbation"]
         except (OSError, SafetensorError, LookupError) as error:
             raise WeightsError(f"{UNIVERSAL} cannot be read ({error}): install the package again") from error
-        return np.ascontiguousarray(found.transpose(1, 2, 0))
+        return found
 
     def _away(self, face: Float32, own: Float32) -> Float32:
         """The gradient, by a face (112, 112, 3), of minus the product of its embedding with `own` (320,)."""

@@ -6,19 +6,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-import torch
 
 from apf.clock import StageClock
 from apf.errors import PrivateFileError
 from apf.faces import CROP
-from apf.filter import Filter
+from apf.filters import PhotoFilter
 from apf.private.files import Gradients, Perturbations, Terms
 
 #: Faces whose gradients are floats at once, half a megabyte each: what bounds memory, however many a file holds.
 FACES_AT_ONCE = 128
 
 
-def perturb(files: Sequence[Gradients], filter: Filter, clock: StageClock | None = None) -> list[Perturbations]:
+def perturb(files: Sequence[Gradients], filter: PhotoFilter, clock: StageClock | None = None) -> list[Perturbations]:
     """The answer to each file; the faces of all files share the filter's batches.
 
     What is answered to a file does not depend on the files around it.
@@ -33,8 +32,7 @@ def perturb(files: Sequence[Gradients], filter: Filter, clock: StageClock | None
     units = np.empty((sum(file.faces for file in files), 3, CROP, CROP), np.int8)
     for start in range(0, len(units), FACES_AT_ONCE):
         some = _faces(files, start, start + FACES_AT_ONCE)
-        gradients = torch.from_numpy(np.concatenate([part.values() for part in some]))
-        deltas = filter.perturbation_from(gradients, clock).cpu().numpy()
+        deltas = filter.perturb_from(np.concatenate([part.values() for part in some]), clock)
         units[start : start + len(deltas)] = Perturbations.of(some[0], deltas).units  # the terms of all are the same
     parts = np.split(units, np.cumsum([file.faces for file in files])[:-1])
     return [Perturbations(file.id, file.terms, own) for file, own in zip(files, parts, strict=True)]
@@ -50,7 +48,7 @@ def _faces(files: Sequence[Gradients], start: int, stop: int) -> list[Gradients]
     return found
 
 
-def check_terms(file: Gradients, filter: Filter) -> None:
+def check_terms(file: Gradients, filter: PhotoFilter) -> None:
     """Raises PrivateFileError where the file was made for another recipe than the filter's."""
     difference = file.terms.difference(Terms.of(filter.recipe))
     if difference:

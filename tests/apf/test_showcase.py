@@ -8,9 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
-from torch import Tensor, nn
 
 from apf import showcase
 from apf.faces import ARCFACE_TEMPLATE, CROP, Face
@@ -21,21 +19,15 @@ from apf.showcase import Comparison, collect, compare, difference, draw, main, p
 FACE = Face((15, 5, 97, 115), tuple((float(x), float(y)) for x, y in ARCFACE_TEMPLATE), 0.9)
 
 
-class Flat(nn.Module):
-    """A probe whose embedding is the face itself, so that cosines can be worked out by hand."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(torch.ones(()))
-
-    def forward(self, faces: Tensor) -> Tensor:
-        return faces.flatten(1) * self.scale
+def flat(face: np.ndarray) -> np.ndarray:
+    """The embedding is the face itself, so that cosines can be worked out by hand."""
+    return face.ravel() / np.linalg.norm(face)
 
 
 class SeesOneFace:
     """Stands for the filter where the real one's weights and detector are not what is tested."""
 
-    probe = Flat()
+    embedding = staticmethod(flat)
 
     @property
     def detector(self) -> SeesOneFace:
@@ -123,8 +115,8 @@ def test_psnr_counts_only_pixels_inside_faces(tmp_path: Path) -> None:
     outside[:, 130:] += 5
     inside[50:60, 50:60] += 5
     was = photo(tmp_path, before)
-    assert compare("x", was, photo(tmp_path, outside), [FACE], Flat()).psnr_db == math.inf
-    assert 30 < compare("x", was, photo(tmp_path, inside), [FACE], Flat()).psnr_db < 70
+    assert compare("x", was, photo(tmp_path, outside), [FACE], flat).psnr_db == math.inf
+    assert 30 < compare("x", was, photo(tmp_path, inside), [FACE], flat).psnr_db < 70
 
 
 def test_similarity_is_the_cosine_of_the_probes_embeddings() -> None:
@@ -132,7 +124,7 @@ def test_similarity_is_the_cosine_of_the_probes_embeddings() -> None:
     faces = np.zeros((2, 3, CROP, CROP), np.float32)
     faces[:, 0], other = 1, np.zeros((2, 3, CROP, CROP), np.float32)
     other[0, 0], other[1, 1] = 1, 1
-    assert self_similarities(faces, other, Flat()) == pytest.approx((1, 0))
+    assert self_similarities(faces, other, flat) == pytest.approx((1, 0))
 
 
 def test_difference_is_ten_times_absolute_and_saturates() -> None:
@@ -161,7 +153,7 @@ def test_the_picture_shows_what_was_protected_and_names_the_rest(
     save(tmp_path / "in" / "refused.png", before)
     save(tmp_path / "out" / "a.png", after)
     stand_in = SeesOneFace()
-    monkeypatch.setattr(showcase, "load_filter", lambda _: (stand_in, "standard"))
+    monkeypatch.setattr(showcase, "load_eyes", lambda _: (stand_in, "standard"))
     assert main(["picture", *(str(tmp_path / name) for name in ("in", "out", "shown/picture.png"))]) == 0
     out, err = capsys.readouterr()
     with Image.open(tmp_path / "shown" / "picture.png") as picture:
@@ -176,7 +168,7 @@ def test_nothing_to_show_is_an_error(
 ) -> None:
     """Where no photo was protected there is no picture, and the command says what to do."""
     save(tmp_path / "in" / "a.png", noise(1))
-    monkeypatch.setattr(showcase, "load_filter", lambda _: (SeesOneFace(), "standard"))
+    monkeypatch.setattr(showcase, "load_eyes", lambda _: (SeesOneFace(), "standard"))
     assert main(["picture", str(tmp_path / "in"), str(tmp_path / "out"), str(tmp_path / "p.png")]) == 2
     assert "protect them first" in capsys.readouterr().err
 
@@ -188,7 +180,7 @@ def test_a_large_album_shows_its_first_photos(
     for number in range(3):
         save(tmp_path / "in" / f"{number}.png", noise(number))
     monkeypatch.setattr(showcase, "MAX_PHOTOS", 2)
-    monkeypatch.setattr(showcase, "load_filter", lambda _: (SeesOneFace(), "standard"))
+    monkeypatch.setattr(showcase, "load_eyes", lambda _: (SeesOneFace(), "standard"))
     main(["picture", str(tmp_path / "in"), str(tmp_path / "in"), str(tmp_path / "p.png")])
     out, err = capsys.readouterr()
     assert "first 2 photos" in err

@@ -38,6 +38,8 @@ class Protected:
 
 
 class CheapEngine:
+    lanes = 1
+
     def weigh(self, data: bytes) -> Weight:
         if data.startswith(b"corrupt"):
             raise CorruptPhoto("the picture ends too early: save it again")

@@ -51,6 +51,8 @@ class Changed:
 class PixelEngine:
     """Decodes and encodes as the real one does; instead of protecting faces it changes every pixel a little."""
 
+    lanes = 1
+
     def __init__(self, decoder: Decoder) -> None:
         self.decoder = decoder
         #: Of each file's bytes.

@@ -31,6 +31,7 @@ class FakeEngine:
     """Photos are text: `corrupt`, `poison` (fails in the filter), `empty` (no face), anything else has two faces."""
 
     pixels: int = 1000
+    lanes: int = 1
     decode_s: float = 0.0
     batches: list[int] = field(default_factory=list)
     decoded_at_once: int = 0

@@ -2,7 +2,7 @@
 
     choice.py    which photos are shown, and which are measured
     outputs.py   what is published under a photo's key now
-    figures.py   one photo: decoded, compared, boxed        (torch); of a private batch, what its output says of itself
+    figures.py   one photo: decoded, compared, boxed        (ONNX); of a private batch, what its output says of itself
     pictures.py  its small JPEGs                            (Pillow)
     cures.py     what to do about a failure
     card.py      all that the page knows of one photo

@@ -1,4 +1,4 @@
-"""A batch to a page. `producer.report_command` loads this module by name: it brings torch."""
+"""A batch to a page. `producer.report_command` loads this module by name: it brings image libraries."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from apf.photo import Limits
-from apf.recipe import Recipe, weights_digest
+from apf.recipe import Recipe
 from workers.album.card import Card
 from workers.album.choice import measured, shown
 from workers.album.figures import BlindViewer, Viewer
@@ -19,7 +19,7 @@ from workers.album.page import Scope, embedded, render
 from workers.album.target import Target
 from workers.allowed import check_allowed
 from workers.budget import ByteBudget
-from workers.engine import shared_decoder, usable_device
+from workers.engine import shared_decoder
 from workers.errors import BadRequest, NotFound
 from workers.job import Batch, Outcome, PhotoReport
 from workers.ledger import Ledger
@@ -28,7 +28,7 @@ from workers.store import Store, open_store
 from workers.watch import BatchWatch
 
 if TYPE_CHECKING:
-    from apf.filter import Filter
+    from apf.cpu.eyes import CpuEyes
 
 #: An album of so many photos is one file, which can be sent and kept like a photo: about 10 MB, with originals 40. A
 #: larger one keeps its pictures in a folder beside the page, so that a browser loads only those that are looked at.
@@ -146,7 +146,7 @@ def make_viewer(batch: Batch, asked: Asked, settings: Settings, *, look: bool) -
         destination=open_store(batch.destination, s3=settings.s3),
         decoder=shared_decoder(settings),
         limits=Limits(max_bytes=settings.max_photo_bytes, max_pixels=settings.max_photo_pixels),
-        eyes=_eyes(batch.recipe, settings) if look else None,
+        eyes=_eyes(batch.recipe) if look else None,
         with_originals=asked.with_originals,
         budget=ByteBudget(settings.photo_buffer_bytes),
     )
@@ -159,10 +159,8 @@ def _source(batch: Batch, settings: Settings) -> Store | None:
         return None
 
 
-def _eyes(recipe: Recipe, settings: Settings) -> Filter:
-    from apf.filter import Filter  # noqa: PLC0415  torch takes seconds to import
+def _eyes(recipe: Recipe) -> CpuEyes:
+    from apf.cpu.eyes import CpuEyes  # noqa: PLC0415  ONNX Runtime loads where something is looked at
 
     # The probe of this installation measures all: numbers of older weights' batches compare with today's.
-    found = Filter.load(recipe.model_copy(update={"weights": weights_digest()}), device=usable_device(settings.device))
-    _ = found.detector  # a missing one fails here, not at the first photo
-    return found
+    return CpuEyes(recipe.detector)

@@ -46,7 +46,7 @@ class Viewer:
     eyes: Eyes | None
     with_originals: bool
     budget: ByteBudget
-    # The detector uses all cores for one photo, and torch's memory grows with what runs at once.
+    # The detector uses all cores for one photo.
     _looking: threading.Lock = field(default_factory=threading.Lock)
 
     def card(self, report: PhotoReport, *, measure: bool) -> Card:
@@ -120,11 +120,11 @@ class Viewer:
         """Faces as the detector finds them in the source, or else in the output; PSNR in dB where there is a source."""
         if self.eyes is None:
             return (), None
-        from apf.showcase import compare  # noqa: PLC0415  torch takes seconds to import
+        from apf.showcase import compare  # noqa: PLC0415  image libraries load where they are used
 
         with self._looking:
             faces = self.eyes.detector.detect([(before or after).pixels])[0]
-            compared = compare("", before, after, faces, self.eyes.probe) if before else None
+            compared = compare("", before, after, faces, self.eyes.embedding) if before else None
         similarities: Sequence[float | None] = compared.similarities if compared else [None] * len(faces)
         cards = [
             FaceCard(_part(face, after), similarity, self._crops(face, before, after) if place < MAX_CROPS else {})

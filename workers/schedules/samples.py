@@ -1,4 +1,4 @@
-"""How outputs look beside their sources, measured on a sample. Loads torch and image libraries."""
+"""How outputs look beside their sources, measured on a sample. Loads ONNX Runtime and image libraries."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from statistics import fmean
 
+from apf.cpu.eyes import CpuEyes
 from apf.errors import PhotoError
-from apf.filter import Filter
 from apf.photo import Limits
 from apf.recipe import Recipe
 from apf.showcase import compare
@@ -32,14 +32,14 @@ def measured(
     Raises:
         ApfError: the recipe's weights or detector cannot be loaded.
     """
-    eyes = Filter.load(recipe)
+    eyes = CpuEyes(recipe.detector)
     decoder = shared_decoder(settings)
     limits = Limits(max_bytes=settings.max_photo_bytes, max_pixels=settings.max_photo_pixels)
     return [_means([_pair(key, eyes, decoder, limits, source, destination) for key in keys]) for keys in samples]
 
 
 def _pair(
-    key: str, eyes: Filter, decoder: Decoder, limits: Limits, source: Store, destination: Store
+    key: str, eyes: CpuEyes, decoder: Decoder, limits: Limits, source: Store, destination: Store
 ) -> tuple[float, float] | None:
     try:
         output = destination.get(key, max_bytes=limits.max_bytes)
@@ -50,7 +50,7 @@ def _pair(
         return None
     if before.pixels.shape != after.pixels.shape:
         return None
-    found = compare(key, before, after, eyes.detector.detect([before.pixels])[0], eyes.probe)
+    found = compare(key, before, after, eyes.detector.detect([before.pixels])[0], eyes.embedding)
     if not found.similarities or not math.isfinite(found.psnr_db):
         return None
     return found.psnr_db, fmean(found.similarities)

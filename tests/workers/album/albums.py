@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from torch import Tensor, nn, ones
 
 from apf.faces import ARCFACE_TEMPLATE, Face
 from apf.recipe import load_recipe
@@ -33,23 +32,15 @@ DATA = re.compile(r'<script type="application/json" id="data">(.*?)</script>', r
 EMBEDDED = re.compile(r"data:image/jpeg;base64,([A-Za-z0-9+/=]+)")
 
 
-class Flat(nn.Module):
-    """A probe whose embedding is the face itself, so that a cosine can be worked out by hand."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(ones(()))
-
-    def forward(self, faces: Tensor) -> Tensor:
-        return faces.flatten(1) * self.scale
-
-
 class SeesOneFace:
     """Stands for the filter where the real detector and probe are not what is tested."""
 
     def __init__(self) -> None:
-        self.probe = Flat()
         self.seen = 0
+
+    def embedding(self, face: np.ndarray) -> np.ndarray:
+        """The face itself, so that a cosine can be worked out by hand."""
+        return face.ravel() / np.linalg.norm(face)
 
     @property
     def detector(self) -> SeesOneFace:

@@ -1,0 +1,54 @@
+"""`load_filter`: a recipe's filter for the device at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from apf.clock import StageClock
+from apf.faces import Float32
+from apf.recipe import Recipe, load_recipe
+
+if TYPE_CHECKING:
+    from apf.detect import Detector
+
+
+class PhotoFilter(Protocol):
+    """What protects photos: `apf.Filter` on a GPU, `apf.cpu.CpuFilter` without one."""
+
+    recipe: Recipe
+    #: Whether several photos at once are faster than one after the other.
+    batched: bool
+
+    @property
+    def detector(self) -> Detector: ...
+
+    def perturb(self, crops: Sequence[Float32], clock: StageClock | None = None) -> list[Float32]:
+        """The perturbation of each face, (3, 112, 112) float32 RGB in [0, 1], independent of the faces around it."""
+        ...
+
+    def perturb_from(self, gradients: Float32, clock: StageClock | None = None) -> Float32:
+        """The perturbations (B, 3, 112, 112) of faces that are not here, from their gradients (B, 6, 112, 112)."""
+        ...
+
+
+def load_filter(recipe: str | Path | Recipe = "standard", device: str = "cpu") -> PhotoFilter:
+    """The filter of a recipe (a built-in name, a TOML file, or a Recipe) with the weights that ship.
+
+    Args:
+        device: as torch names them. A CPU needs no torch, but for recipes with `refine_steps`.
+
+    Raises:
+        RecipeError: the recipe is unknown or does not validate.
+        OtherVersion: the recipe was made for other weights, or by code that does something else to pixels.
+        WeightsError: the weights are missing or damaged.
+    """
+    found = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
+    if device == "cpu" and not found.refine_steps:
+        from apf.cpu.filter import CpuFilter  # noqa: PLC0415  ONNX Runtime and torch load where they are used
+
+        return CpuFilter.load(found)
+    from apf.filter import Filter  # noqa: PLC0415
+
+    return Filter.load(found, device=device)
