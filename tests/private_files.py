@@ -15,6 +15,7 @@ from torch import Tensor
 
 from apf.faces import align, alignment
 from apf.filter import Filter
+from apf.filters import PhotoFilter, load_filter
 from apf.gradient import gradient
 from apf.private.files import Gradients, Perturbations, Terms
 from apf.private.server import perturb
@@ -65,7 +66,12 @@ def gradient_file(*numbers: int, recipe: str = "light", bits: int = 8) -> bytes:
 
 def answer(data: bytes, recipe: str = "light") -> bytes:
     """The perturbation file that the server's part makes of a gradient file, without any queue."""
-    return perturb([Gradients.decode(data)], filter_of(recipe))[0].encode()
+    return perturb([Gradients.decode(data)], _server(recipe))[0].encode()
+
+
+@cache
+def _server(recipe: str) -> PhotoFilter:
+    return load_filter(recipe)
 
 
 def is_like_the_photos_road(data: bytes, *numbers: int, recipe: str = "light") -> bool:

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
-from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from onnx.utils import Extractor
@@ -54,7 +53,7 @@ class RuntimeNetwork:
             return cls(_prepared(onnx.load(path), any_size=any_size))
         except OSError as error:
             raise WeightsError(f"{path} cannot be read ({error.strerror}): install the package again") from error
-        except (DecodeError, ValueError, RuntimeError, LookupError) as error:
+        except Exception as error:  # ONNX Runtime's own have no other base
             raise WeightsError(f"{path} cannot be run here: {error}") from error
 
     def only(self, output: str) -> RuntimeNetwork:

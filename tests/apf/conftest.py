@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from skimage.data import astronaut
 
 from apf.faces import align
 from apf.filter import Filter
-from apf.recipe import load_recipe
+from apf.recipe import WEIGHTS_DIR, load_recipe
 
 #: Read while tests are collected: once they run, no APF_ variable is left.
 SHARED = Path(os.environ.get("APF_SHARED") or Path(__file__).parents[2].parent / "shared")
@@ -41,6 +42,14 @@ def shared_faces() -> Path:
     if not file.exists():
         pytest.skip(f"no faces at {file}: name the folder above with APF_SHARED")
     return file
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    """A copy of the weights that ship."""
+    folder = tmp_path / "weights"
+    shutil.copytree(WEIGHTS_DIR, folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import psutil
@@ -48,6 +47,46 @@ def test_gives_what_decoding_here_gives(decoder: Decoder) -> None:
     assert (there.icc, there.exif, there.alpha, there.coding) == (here.icc, here.exif, here.alpha, here.coding)
 
 
+def test_alpha_and_many_sizes_come_whole(decoder: Decoder) -> None:
+    """What is lent fits the photo: one pixel, odd sides, alpha, and a large one beside small ones."""
+    random = np.random.default_rng(1)
+    files = []
+    for shape in [(1, 1, 4), (3, 5, 4), (7, 1001, 3), (2000, 3000, 3), (64, 64, 4)]:
+        buffer = io.BytesIO()
+        Image.fromarray(random.integers(0, 256, shape, dtype=np.uint8)).save(buffer, "PNG", compress_level=1)
+        files.append(buffer.getvalue())
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda data: decoder.decode(data, Limits(), ()), files))
+    for data, there in zip(files, found, strict=True):
+        here = decode(data)
+        np.testing.assert_array_equal(there.pixels, here.pixels)
+        assert (there.alpha is None) == (here.alpha is None)
+        if here.alpha is not None:
+            np.testing.assert_array_equal(there.alpha, here.alpha)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere pixels are copied")
+def test_lent_memory_is_given_back(decoder: Decoder) -> None:
+    """Once photos are forgotten, no file is left open and none of their memory, whether they were decoded or failed."""
+    whole, cut = jpeg(), jpeg()[:5000]
+
+    def decode_some() -> None:
+        for _ in range(20):
+            decoder.decode(whole, Limits(), ())
+            with pytest.raises(CorruptPhoto):
+                decoder.decode(cut, Limits(), ())
+
+    def held() -> tuple[int, int]:
+        maps = Path("/proc/self/maps").read_text().count("apf-photo")
+        return len(list(Path("/proc/self/fd").iterdir())), maps
+
+    decode_some()
+    before = held()
+    decode_some()
+    assert held() == before
+    assert before[1] == 0
+
+
 def test_errors_come_back_as_they_are(decoder: Decoder) -> None:
     with pytest.raises(CorruptPhoto):
         decoder.decode(jpeg()[:5000], Limits(), ())
@@ -57,27 +96,24 @@ def test_errors_come_back_as_they_are(decoder: Decoder) -> None:
         decoder.decode(jpeg(), Limits(max_pixels=1000), ())
 
 
-def _crash(data: bytes, *_: object) -> None:
+def _crash(*_: object) -> None:
     """As a decoder with a bug: SIGSEGV."""
     os.kill(os.getpid(), signal.SIGSEGV)
 
 
-def _hang(data: bytes, *_: object) -> None:
+def _hang(*_: object) -> None:
     time.sleep(600)
 
 
-def _eat(data: bytes, *_: object) -> None:
+def _eat(*_: object) -> None:
     np.ones(64 * GIBIBYTE, np.uint8)
 
 
-def test_a_crash_costs_the_photo_alone(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_crash_costs_the_photo_alone(decoder: Decoder) -> None:
     """Photos beside it and after it are decoded; the process that called lives."""
     data = jpeg()
-    real = module._decode
     with ThreadPoolExecutor(4) as pool:
-        monkeypatch.setattr(module, "_decode", _crash)
-        bad = pool.submit(decoder.decode, data, Limits(), ())
-        monkeypatch.setattr(module, "_decode", real)
+        bad = pool.submit(decoder._ask, _crash)
         good = [pool.submit(decoder.decode, data, Limits(), ()) for _ in range(6)]
         for future in good:
             assert future.result(60).pixels.shape == (512, 512, 3)
@@ -87,7 +123,7 @@ def test_a_crash_costs_the_photo_alone(decoder: Decoder, monkeypatch: pytest.Mon
 
 
 def test_what_never_ends_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_decode", _hang)
+    monkeypatch.setattr(module, "_decode_into", _hang)
     slow = Decoder(processes=1, limit_s=1.5, memory_bytes=2 * GIBIBYTE)
     started = time.monotonic()
     try:
@@ -99,24 +135,23 @@ def test_what_never_ends_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_memory_is_limited(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_decode", _eat)
+    monkeypatch.setattr(module, "_decode_into", _eat)
     with pytest.raises(MemoryError):
         decoder.decode(jpeg(), Limits(), ())
 
 
-def _variables(data: bytes, *_: object) -> tuple[dict[str, str], bytes]:
+def _variables(*_: object) -> tuple[dict[str, str], bytes]:
     return dict(os.environ), Path("/proc/self/environ").read_bytes()
 
 
 def test_it_has_no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the worker's variables it keeps the harmless ones alone; /proc shows no other, to itself or to a neighbour."""
-    monkeypatch.setattr(module, "_decode", _variables)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
     monkeypatch.setenv("APF_BROKER_URL", "redis://:hunter2@host")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     fresh = Decoder(processes=1, limit_s=20, memory_bytes=2 * GIBIBYTE)
     try:
-        variables, at_start = cast(tuple[dict[str, str], bytes], fresh.decode(b"", Limits(), ()))
+        variables, at_start = fresh._ask(_variables)
     finally:
         fresh.close()
     assert variables["OMP_NUM_THREADS"] == "1"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import onnx
@@ -14,14 +13,6 @@ from apf.errors import WeightsError
 from apf.private.export import export, shipped
 from apf.private.probe import GRADIENT_ONNX, LightProbe
 from apf.recipe import DIGEST, WEIGHTS_DIR, check_weights, digest_of, weights_digest
-
-
-@pytest.fixture
-def weights(tmp_path: Path) -> Path:
-    """A copy of what ships."""
-    folder = tmp_path / "weights"
-    shutil.copytree(WEIGHTS_DIR, folder)
-    return folder
 
 
 def test_the_shipped_file_is_of_the_shipped_weights() -> None:

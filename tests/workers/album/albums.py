@@ -141,7 +141,7 @@ class Album:
         """The real page, by the real decoder; `eyes` see one face in every photo."""
         self.write()
         before = building._eyes
-        building._eyes = lambda recipe, settings: eyes or SeesOneFace()  # type: ignore[assignment,return-value]
+        building._eyes = lambda recipe: eyes or SeesOneFace()  # type: ignore[assignment,return-value]
         try:
             return build(self.ledger, self.batch.id, Target(page), Asked(**asked), self.settings)
         finally:
