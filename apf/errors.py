@@ -11,6 +11,7 @@ ApfError
 ├── WeightsError          weights are missing or damaged
 │   └── OtherVersion          the recipe is for weights or code of another version
 ├── DetectorError         the detector cannot be loaded
+├── DeviceMemoryError     the GPU is full; it may not be so later
 ├── KeyFileError          the device's key is missing, or is no key
 └── PathError             a path that was named is not there, or stands in the way
 """
@@ -58,6 +59,12 @@ class OtherVersion(WeightsError):
 
 class DetectorError(ApfError):
     """Raised when the named face detector cannot be loaded."""
+
+
+class DeviceMemoryError(ApfError):
+    """Raised when the GPU has no memory for a single face or tile. Another process may hold it: a retry can help."""
+
+    transient = True
 
 
 class KeyFileError(ApfError):

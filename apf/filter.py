@@ -14,11 +14,13 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from apf.clock import StageClock
+from apf.cuda.runner import Runner
 from apf.detect import Detector, load_detector
 from apf.errors import OtherVersion, WeightsError
 from apf.faces import CROP, Float32
 from apf.models.probe import Probe, fused
 from apf.models.unet import TransferNet
+from apf.precision import Precision, at_precision, chosen
 from apf.recipe import WEIGHTS_DIR, Recipe, check_weights, load_recipe, other_version
 from apf.refine import refine
 from apf.stages import Run, finish, join_stages
@@ -26,8 +28,8 @@ from apf.steps import CHANNELS
 from apf.threads import each
 
 #: Faces a forward pass, always exactly so many: with one batch shape a face's result is the same to the bit whatever
-#: faces come with it; on a GPU but for rounding, as not all of its kernels are deterministic. On a
-#: CPU larger chunks gain little and cost a photo with one face its padding.
+#: faces come with it. Larger chunks gain a CPU little and cost a photo with one face its padding. A GPU has several
+#: sizes (`apf.cuda.runner`), of which this is a middle one.
 CHUNK = {"cpu": 1, "cuda": 32}
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -43,16 +45,44 @@ class Filter:
     #: Photos that come together are faster than one by one.
     batched = True
 
-    def __init__(self, recipe: Recipe, device: str, probe: Probe, network: TransferNet, uap: Tensor) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        device: str,
+        probe: Probe,
+        network: TransferNet,
+        uap: Tensor,
+        *,
+        precision: Precision = "auto",
+        graphs: bool = True,
+    ) -> None:
         self.recipe = recipe
         self.device = torch.device(device)
         self.probe = fused(_frozen(probe, self.device))
         self.network = _frozen(network, self.device)
         self.uap = uap.to(self.device)
+        #: The two networks as they compute; `probe` and `network` stay float32.
+        self._used = at_precision(self.probe, self.network, chosen(precision, self.device))
+        self._runners = {
+            work.__name__: Runner(work.__name__, work, self.device, graphs=graphs)
+            for work in (self._stages, self._finish)
+            if self.device.type == "cuda"
+        }
 
     @classmethod
-    def load(cls, recipe: str | Path | Recipe = "standard", device: str = "cpu") -> Filter:
+    def load(
+        cls,
+        recipe: str | Path | Recipe = "standard",
+        device: str = "cpu",
+        *,
+        precision: Precision = "auto",
+        graphs: bool = True,
+    ) -> Filter:
         """The filter of a recipe (a built-in name, a TOML file, or a Recipe) with the weights that ship.
+
+        Args:
+            precision: what the networks compute in (`apf.precision`); "auto" is float32 on a CPU.
+            graphs: whether a GPU's work goes by CUDA graphs (`apf.cuda.runner`); nothing to a CPU.
 
         Raises:
             RecipeError: the recipe is unknown or does not validate.
@@ -66,7 +96,8 @@ class Filter:
         probe, network = Probe(), TransferNet(CHANNELS)
         _restore(probe, "probe")
         _restore(network, "transfer")
-        return cls(found, device, probe, network, _tensors("universal")["perturbation"])
+        uap = _tensors("universal")["perturbation"]
+        return cls(found, device, probe, network, uap, precision=precision, graphs=graphs)
 
     @cached_property
     def detector(self) -> Detector:
@@ -124,12 +155,14 @@ class Filter:
     def _in_chunks(self, given: Tensor, work: Callable[[Tensor, Run], Tensor], clock: StageClock | None) -> Tensor:
         """`work` on chunks of always the same size, (B, c, 112, 112) to (B, 3, 112, 112)."""
         clock = clock or StageClock()
+        if self._runners and len(given):
+            return self._runners[work.__name__](given, clock)
         size = CHUNK.get(self.device.type, 1)
         given = given.to(self.device)
 
         def run(stage: str, part: Callable[[], Tensor]) -> Tensor:
             with clock.stage(stage):
-                return self._done(part())
+                return part()
 
         def one(chunk: Tensor) -> Tensor:
             padding = chunk.new_full((size - len(chunk), *chunk.shape[1:]), 0.5)
@@ -141,21 +174,15 @@ class Filter:
         return torch.cat(deltas) if deltas else given.new_zeros(0, 3, CROP, CROP)
 
     def _stages(self, faces: Tensor, run: Run) -> Tensor:
-        recipe = self.recipe
-        delta = join_stages(self.probe, self.network, self.uap, faces, recipe.epsilon, recipe.stages, run=run)
+        recipe, (probe, network) = self.recipe, self._used
+        delta = join_stages(probe, network, self.uap, faces, recipe.epsilon, recipe.stages, run=run)
         if recipe.refine_steps:
-            delta = run("refine", lambda: refine(self.probe, faces, delta, recipe.epsilon, recipe.refine_steps))
+            delta = run("refine", lambda: refine(probe, faces, delta, recipe.epsilon, recipe.refine_steps))
         return delta
 
     def _finish(self, gradients: Tensor, run: Run) -> Tensor:
-        recipe = self.recipe
-        return finish(self.network, self.uap, gradients, len(gradients), recipe.epsilon, recipe.stages, run=run)
-
-    def _done(self, result: Tensor) -> Tensor:
-        """The result, once the device really has it: a GPU's stages are timed by what they take."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return result
+        recipe, (_, network) = self.recipe, self._used
+        return finish(network, self.uap, gradients, len(gradients), recipe.epsilon, recipe.stages, run=run)
 
 
 def _check(faces: Tensor) -> None:

@@ -12,6 +12,7 @@ from apf.recipe import Recipe, load_recipe
 
 if TYPE_CHECKING:
     from apf.detect import Detector
+    from apf.precision import Precision
 
 
 class PhotoFilter(Protocol):
@@ -33,11 +34,19 @@ class PhotoFilter(Protocol):
         ...
 
 
-def load_filter(recipe: str | Path | Recipe = "standard", device: str = "cpu") -> PhotoFilter:
+def load_filter(
+    recipe: str | Path | Recipe = "standard",
+    device: str = "cpu",
+    *,
+    precision: Precision = "auto",
+    graphs: bool = True,
+) -> PhotoFilter:
     """The filter of a recipe (a built-in name, a TOML file, or a Recipe) with the weights that ship.
 
     Args:
         device: as torch names them. A CPU needs no torch, but for recipes with `refine_steps`.
+        precision: what a GPU computes in (`apf.precision`); a CPU always does so in float32.
+        graphs: whether a GPU's work goes by CUDA graphs (`apf.cuda.runner`).
 
     Raises:
         RecipeError: the recipe is unknown or does not validate.
@@ -51,4 +60,4 @@ def load_filter(recipe: str | Path | Recipe = "standard", device: str = "cpu") -
         return CpuFilter.load(found)
     from apf.filter import Filter  # noqa: PLC0415
 
-    return Filter.load(found, device=device)
+    return Filter.load(found, device, precision="float32" if device == "cpu" else precision, graphs=graphs)

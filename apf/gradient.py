@@ -63,7 +63,7 @@ def climb(
     with torch.set_grad_enabled(differentiable):
         own = probe(faces)
     momentum = torch.zeros_like(faces)
-    for grid in _grids(steps, faces.shape[-1])[:taken].to(faces):
+    for grid in _grids(steps, faces.shape[-1], faces.device)[:taken].to(faces.dtype):
         seen = faces + epsilon * units
         momentum = momentum + _away(probe, seen if differentiable else seen.detach(), own, grid, differentiable)
         units = (units + reach / steps * _soft_sign(momentum)).clamp(-1, 1)
@@ -103,12 +103,15 @@ def maps(steps: int) -> Tensor:
 
 
 @cache
-def _grids(steps: int, size: int) -> Tensor:
-    """The affine maps of the steps, as grids (steps, size, size, 2): always the same ones."""
+def _grids(steps: int, size: int, device: torch.device) -> Tensor:
+    """The affine maps of the steps, as grids (steps, size, size, 2): always the same ones.
+
+    They are taken to the device once: a CUDA graph must not wait for a copy from the host.
+    """
     if not steps:
-        return torch.zeros(0, size, size, 2)
+        return torch.zeros(0, size, size, 2, device=device)
     with torch.autocast("cpu", enabled=False):  # places need all of float32
-        return F.affine_grid(maps(steps), [steps, 3, size, size], align_corners=False)
+        return F.affine_grid(maps(steps), [steps, 3, size, size], align_corners=False).to(device)
 
 
 def _chequers(faces: Tensor) -> Tensor:

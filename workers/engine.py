@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence, Sized
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict
 
 from apf.clock import StageClock
 from apf.cores import cores
@@ -89,7 +89,7 @@ class FilterEngine:
         from apf.filters import load_filter  # noqa: PLC0415  what it takes loads with the first photo
         from apf.photo import Limits  # noqa: PLC0415
 
-        self._filter = load_filter(recipe, usable_device(settings.device))
+        self._filter = load_filter(recipe, **placement(settings))
         _ = self._filter.detector  # a missing detector fails here, not at the first photo
         self.lanes = 1 if self._filter.batched else cores()
         self._limits = Limits(max_bytes=settings.max_photo_bytes, max_pixels=settings.max_photo_pixels)
@@ -140,7 +140,22 @@ def load_engine(recipe: Recipe, settings: Settings, private: bool = False) -> En
 def _gradient_engine(recipe: Recipe, settings: Settings) -> Engine:
     from workers.gradient_engine import GradientEngine  # noqa: PLC0415  as above
 
-    return GradientEngine(recipe, usable_device(settings.device))
+    return GradientEngine(recipe, settings)
+
+
+class Placement(TypedDict):
+    """Where and how a filter runs, as `load_filter` takes it."""
+
+    device: str
+    precision: Literal["auto", "float32", "bfloat16"]
+    graphs: bool
+
+
+def placement(settings: Settings) -> Placement:
+    """What the settings say of it; a CPU always computes in float32."""
+    device = usable_device(settings.device)
+    precision = settings.precision if device.startswith("cuda") else "float32"
+    return Placement(device=device, precision=precision, graphs=settings.cuda_graphs)
 
 
 #: What a GPU's driver brings: without any of these torch finds no GPU, and need not be loaded to say so.

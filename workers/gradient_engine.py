@@ -16,8 +16,9 @@ from apf.filters import load_filter
 from apf.private.files import CONTENT_TYPE, Gradients, Int8, Perturbations
 from apf.private.server import check_terms, perturb
 from apf.recipe import Recipe, check_private
-from workers.engine import Weight
+from workers.engine import Weight, placement
 from workers.kinds import MEGAPIXELS_PER_GRADIENT
+from workers.settings import Settings
 
 #: Of a face's perturbation: as it is, and encoded.
 BYTES_PER_PERTURBATION = 2 * 3 * 112 * 112
@@ -45,9 +46,9 @@ class GradientEngine:
         ApfError: the weights are not the recipe's, or it has no gradient stage.
     """
 
-    def __init__(self, recipe: Recipe, device: str) -> None:
+    def __init__(self, recipe: Recipe, settings: Settings) -> None:
         check_private(recipe)
-        self._filter = load_filter(recipe, device)
+        self._filter = load_filter(recipe, **placement(settings))
         #: Its files share the filter's batches, and on a CPU the filter itself uses all cores.
         self.lanes = 1
 

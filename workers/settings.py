@@ -43,6 +43,10 @@ class Settings(BaseSettings):
     detector: Text | None = None
     #: "auto" takes CUDA where there is one.
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    #: What the filter's networks compute in on a GPU; "auto": bfloat16 where it has units for that. A CPU: float32.
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    #: Whether a GPU runs the filter by CUDA graphs; without, each kernel is launched by itself.
+    cuda_graphs: bool = True
 
     #: Endpoint of an S3-compatible store; None: AWS. Credentials come from boto3's usual chain.
     s3_endpoint_url: Text | None = None

@@ -21,7 +21,7 @@ from typing import Any
 from celery.exceptions import SoftTimeLimitExceeded
 
 from apf.clock import StageClock
-from apf.errors import PhotoError
+from apf.errors import DeviceMemoryError, PhotoError
 from workers import metrics
 from workers.budget import BudgetClosed, ByteBudget
 from workers.context import current, take_over
@@ -336,7 +336,7 @@ def explain(error: Exception) -> tuple[str, bool]:
             return "deleted while the batch ran", False
         case PhotoError() | ObjectTooLarge():
             return str(error), False
-        case StoreError():
+        case StoreError() | DeviceMemoryError():
             return str(error), error.transient
         case MemoryError():
             return "out of memory: lower APF_PHOTO_BUFFER_BYTES or APF_MAX_PHOTO_PIXELS", False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,14 +10,12 @@ import torch
 from google.protobuf.message import DecodeError
 from onnx2torch import convert
 
+from apf.detectors.centerface_cuda import TileBatches, as_input
 from apf.detectors.centerface_maps import TILE, decode, padded, weights_path
 from apf.detectors.pyramid import Found
 from apf.errors import DetectorError
 from apf.faces import Float32, UInt8
 from apf.threads import each
-
-#: Tiles that go through a GPU together, always as many, the rest empty: a result must not depend on the batch's size.
-CUDA_BATCH = 8
 
 
 class CenterFace:
@@ -30,46 +27,24 @@ class CenterFace:
         self._device = torch.device(device)
         # Channels last halves a CPU's time.
         self._net = _load().to(self._device).to(memory_format=torch.channels_last)
-        # A CPU gains nothing from batches.
-        self._batch = CUDA_BATCH if self._device.type == "cuda" else 1
+        self._on_gpu = TileBatches(self._net, self._device) if self._device.type == "cuda" else None
 
     def find(self, tiles: Sequence[UInt8]) -> list[Found]:
         """Faces in each (h, w, 3) uint8 RGB tile, of any size, with boxes inside the tile."""
-        by_shape: dict[tuple[int, int], list[int]] = defaultdict(list)
-        for i, tile in enumerate(tiles):
-            by_shape[padded(tile.shape[0]), padded(tile.shape[1])].append(i)
-        chunks = [
-            (shape, indices[start : start + self._batch])
-            for shape, indices in by_shape.items()
-            for start in range(0, len(indices), self._batch)
-        ]
+        if self._on_gpu:
+            return self._on_gpu.find(tiles)
+        # A CPU gains nothing from batches.
+        return each(self._look, tiles, self._device)
 
-        def look(chunk: tuple[tuple[int, int], list[int]]) -> dict[int, Found]:
-            shape, indices = chunk
-            outputs = self._run([tiles[i] for i in indices], shape)
-            return {
-                i: decode(*(output[row] for output in outputs), size=tiles[i].shape[:2])
-                for row, i in enumerate(indices)
-            }
-
-        found = {i: one for part in each(look, chunks, self._device) for i, one in part.items()}
-        return [found[i] for i in range(len(tiles))]
+    def _look(self, tile: UInt8) -> Found:
+        return decode(*self._run(tile), size=tile.shape[:2])
 
     @torch.inference_mode()
-    def _run(self, tiles: Sequence[UInt8], shape: tuple[int, int]) -> list[Float32]:
-        """Heatmap (B, 1, h, w), scale and offset (B, 2, h, w), landmarks (B, 10, h, w), at a quarter of the size."""
-        batch = np.zeros((self._batch, *shape, 3), np.uint8)
-        for slot, tile in zip(batch, tiles, strict=False):
-            slot[: tile.shape[0], : tile.shape[1]] = tile
-        # (B, H, W, 3) uint8 to (B, 3, H, W) float32, 0..255: what the network was trained on.
-        images = (
-            torch.from_numpy(batch)
-            .to(self._device)
-            .permute(0, 3, 1, 2)
-            .float()
-            .contiguous(memory_format=torch.channels_last)
-        )
-        return [output.float().cpu().numpy() for output in self._net(images)]
+    def _run(self, tile: UInt8) -> list[Float32]:
+        """Heatmap (1, h, w), scale and offset (2, h, w), landmarks (10, h, w), at a quarter of the size."""
+        filled = np.zeros((1, padded(tile.shape[0]), padded(tile.shape[1]), 3), np.uint8)
+        filled[0, : tile.shape[0], : tile.shape[1]] = tile
+        return [output[0].numpy() for output in self._net(as_input(torch.from_numpy(filled)))]
 
 
 def _load() -> torch.nn.Module:

