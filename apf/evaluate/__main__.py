@@ -44,6 +44,7 @@ PhotosPath = Annotated[Path, typer.Option("--photos", help="Folder of PERSON/PHO
 ModelsPath = Annotated[Path, typer.Option("--models", help="Folder of ONNX recognisers with models.json.")]
 Onnx = Annotated[list[Path] | None, typer.Option(help="A further ONNX file, fed as ArcFace is; may repeat.")]
 Recipes = Annotated[list[str] | None, typer.Option(help="Built-in name or TOML file; may repeat.")]
+Precisions = Annotated[list[str] | None, typer.Option(help="Also `standard` in float32 or bfloat16; may repeat.")]
 Methods = Annotated[list[str] | None, typer.Option(help="Only this row, by name; may repeat.")]
 People = Annotated[int, typer.Option(min=1, help="People with two photos.")]
 Everybody = Annotated[bool, typer.Option("--all-people", help="Also people who may have been trained on.")]
@@ -66,8 +67,9 @@ def evaluate(
     level: Which,
     faces: FacesPath = SHARED / "faces" / "lfw112.tar", photos: PhotosPath = SHARED / "photos",
     models: ModelsPath = SHARED / "face_models", recogniser: Onnx = None, recipe: Recipes = None,
-    method: Methods = None, people: People = 100, all_people: Everybody = False, run: Run = Path("runs"),
-    fresh: Fresh = False, json_file: Json = None, markdown: MarkdownFile = None, plots: Plots = None,
+    precision: Precisions = None, method: Methods = None, people: People = 100, all_people: Everybody = False,
+    run: Run = Path("runs"), fresh: Fresh = False, json_file: Json = None, markdown: MarkdownFile = None,
+    plots: Plots = None,
     device: Device = "cpu", seed: Seed = 0, timing: Timed = True, timing_faces: TimingFaces = 8,
     timing_runs: TimingRuns = 3, server: Server = "", released_steps: ReleasedSteps = 400,
 ) -> None:  # fmt: skip
@@ -75,8 +77,9 @@ def evaluate(
     torch.manual_seed(seed)
     settings = Settings(
         faces=faces, photos=photos, models=models, run=run, recognisers=tuple(recogniser or ()),
-        recipes=tuple(recipe or RECIPES), methods=tuple(method or ()), people=people, all_people=all_people,
-        fresh=fresh, device=device, seed=seed, timing_faces=timing_faces if timing else 0, timing_runs=timing_runs,
+        recipes=tuple(recipe or RECIPES), precisions=tuple(precision or ()), methods=tuple(method or ()),
+        people=people, all_people=all_people, fresh=fresh, device=device, seed=seed,
+        timing_faces=timing_faces if timing else 0, timing_runs=timing_runs,
         server=server, released_steps=released_steps,
     )  # fmt: skip
     try:

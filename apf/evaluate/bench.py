@@ -42,6 +42,8 @@ class Settings:
     fresh: bool = False
     device: str = "cpu"
     seed: int = 0
+    #: The middle recipe once more at each of these.
+    precisions: tuple[str, ...] = ()
     #: Faces to time methods on, 0 for none, and how often.
     timing_faces: int = 8
     timing_runs: int = 3
@@ -106,7 +108,7 @@ class Bench:
 
     @cached_property
     def methods(self) -> list[Method]:
-        found = [none(), *self._rivals(), *ours(self.recipes, self.settings.device)]
+        found = [none(), *self._rivals(), *ours(self.recipes, self.settings.device, self.settings.precisions)]
         return chosen(found, self.settings.methods)
 
     def crops(self) -> list[Row]:

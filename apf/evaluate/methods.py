@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 
 from apf.evaluate.private_road import has_private, key_of, private_road
 from apf.evaluate.rivals.types import Perturb
 from apf.filter import Filter
+from apf.precision import PRECISIONS, Precision
 from apf.recipe import Recipe
 from apf.train.data import DataError
 
@@ -52,14 +54,26 @@ def none() -> Method:
     return Method("none", lambda: torch.zeros_like, "none")
 
 
-def ours(recipes: Sequence[Recipe], device: str = "cpu") -> list[Method]:
-    """Each recipe whole, and the parts of the middle one: "standard" if it is there, else the first."""
+def ours(recipes: Sequence[Recipe], device: str = "cpu", precisions: Sequence[str] = ()) -> list[Method]:
+    """Each recipe whole, and the parts of the middle one: "standard" if it is there, else the first.
+
+    Args:
+        precisions: the middle recipe once more at each of these (`apf.precision`); a CPU emulates bfloat16.
+
+    Raises:
+        DataError: there is no such precision.
+    """
     base = middle(recipes)
     whole = [_filter(f"ours: {recipe.name}", recipe, device, curve=recipe.name) for recipe in recipes]
     known = {recipe.id for recipe in recipes}
     private = [Method(PRIVATE, lambda: private_road(base, device), key_of(base, device))] if has_private(base) else []
     parts = [(name, base.model_copy(update=_fields(update))) for name, update in {**STAGES, **STEPS}.items()]
-    return [_filter(name, recipe, device) for name, recipe in parts if recipe.id not in known] + [*whole, *private]
+    lower = [_at_precision(base, device, precision) for precision in precisions]
+    return [_filter(name, recipe, device) for name, recipe in parts if recipe.id not in known] + [
+        *whole,
+        *private,
+        *lower,
+    ]
 
 
 def middle(recipes: Sequence[Recipe]) -> Recipe:
@@ -82,6 +96,16 @@ def chosen(methods: Iterable[Method], names: Sequence[str]) -> list[Method]:
 
 def _filter(name: str, recipe: Recipe, device: str, curve: str = "") -> Method:
     return Method(name, lambda: Filter.load(recipe, device).perturbation, f"{recipe.id} {device}", curve)
+
+
+def _at_precision(recipe: Recipe, device: str, precision: str) -> Method:
+    if precision not in PRECISIONS:
+        raise DataError(f"no precision named {precision!r}: use one of {', '.join(PRECISIONS)}")
+
+    def build() -> Perturb:
+        return Filter.load(recipe, device, precision=cast(Precision, precision)).perturbation
+
+    return Method(f"ours: {recipe.name}, {precision}", build, f"{recipe.id} {device} {precision}")
 
 
 def _fields(update: Mapping[str, object]) -> dict[str, object]:

@@ -191,7 +191,7 @@ def test_bytes_do_not_depend_on_the_batch_around_them(name: str, batch_megapixel
             batches.append(len(files))
             return super().protect(files, clock)
 
-    scene.engine = Counting(LIGHT, "cpu")
+    scene.engine = Counting(LIGHT, Settings(device="cpu"))
     scene.run()
     assert scene.outputs() == {key: answer(data) for key, data in objects.items()}
     assert sum(batches) == 7

@@ -163,6 +163,16 @@ def test_rows_of_ours() -> None:
     assert len({method.key for method in methods}) == len(methods)
 
 
+def test_rows_at_other_precisions() -> None:
+    """A precision that is asked for is one more row of the middle recipe, with a key of its own; others are refused."""
+    recipes = [Recipe(name="standard", epsilon_levels=8)]
+    usual, more = ours(recipes), ours(recipes, precisions=["bfloat16"])
+    assert [method.name for method in more[len(usual) :]] == ["ours: standard, bfloat16"]
+    assert len({method.key for method in more}) == len(more)
+    with pytest.raises(DataError, match="no precision named 'half': use one of auto, float32, bfloat16"):
+        ours(recipes, precisions=["half"])
+
+
 def test_timing_takes_turns() -> None:
     """Each method warms up on one face, then all take turns on the same faces; the minimum is under the median."""
     calls: list[tuple[str, int]] = []
