@@ -39,8 +39,8 @@ def test_both_engines_pass_the_settings_on(monkeypatch: pytest.MonkeyPatch, priv
     given: list[dict[str, object]] = []
     load = Filter.load
 
-    def noted(recipe: Recipe, **options: object) -> Filter:
-        given.append(options)
+    def noted(recipe: Recipe, device: str, **options: object) -> Filter:
+        given.append({"device": device, **options})
         return load(recipe)
 
     monkeypatch.setattr(Filter, "load", noted)

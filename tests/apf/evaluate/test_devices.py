@@ -51,7 +51,7 @@ def test_what_cannot_be_measured(monkeypatch: pytest.MonkeyPatch, faces: Path, o
 
 def test_figures(crops: Tensor) -> None:
     """Equal perturbations differ by nothing; one that is a level off is, everywhere, another byte."""
-    photos = crops[:1] * 0 + 0.5
+    photos = torch.full_like(crops[:1], 100 / 255)
     delta = torch.full_like(photos, 4 / 255)
     same, other = Difference.of(photos, delta, delta), Difference.of(photos, delta + 1 / 255, delta)
     assert same.mean_levels == same.other_bytes_percent == 0
