@@ -39,7 +39,7 @@ TRIED_SCALE = 4.0
 #: Correlation of landmarks and template below which they are no face. A full profile has 0.78, a mirrored face 0.23.
 MIN_LANDMARK_FIT = 0.5
 #: Rows pasted at a time: bounds the memory of a face that fills a large photo.
-BAND_ROWS = 256
+BAND_ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,13 @@ def _cut(image: NDArray[Any], matrix: Float64, *, unit: float) -> Float32:
 
 
 def paste(
-    pixels: UInt8, deltas: Sequence[Float32], matrices: Sequence[Float64], *, epsilon_levels: int, grey: bool
+    pixels: UInt8,
+    deltas: Sequence[Float32],
+    matrices: Sequence[Float64],
+    *,
+    epsilon_levels: int,
+    grey: bool,
+    in_place: bool = False,
 ) -> UInt8:
     """Add aligned perturbations to a photo, each in its face's place.
 
@@ -126,14 +132,15 @@ def paste(
     clamped); pixels outside every `footprint` stay as they are. The order of the faces does not matter.
 
     Args:
-        pixels: (H, W, 3) uint8 RGB; not changed.
+        pixels: (H, W, 3) uint8 RGB; not changed, unless `in_place`.
         deltas: one (3, 112, 112) float32 for each face, in units of [0, 1] pixels.
         matrices: one (2, 3) for each face, photo pixels to template pixels.
         epsilon_levels: the bound in levels of 255.
         grey: the photo is grey: perturb the three channels alike.
+        in_place: change `pixels` itself, where it can be written to: a large photo is then not copied.
 
     Returns:
-        (H, W, 3) uint8 RGB, a new array.
+        (H, W, 3) uint8 RGB; a new array, unless `in_place`.
 
     Raises:
         ValueError: a delta has another shape or is not finite, or there is not one matrix for each.
@@ -143,7 +150,7 @@ def paste(
     for delta in deltas:
         if delta.shape != (3, CROP, CROP) or not np.isfinite(delta).all():
             raise ValueError(f"a delta must be finite and (3, {CROP}, {CROP}), not {delta.shape}")
-    out = pixels.copy()
+    out = pixels if in_place and pixels.flags.writeable else pixels.copy()
     # Floating-point sums depend on their order, so overlapping faces are added in one that is their own.
     order = sorted(range(len(deltas)), key=lambda i: (matrices[i].tobytes(), deltas[i].tobytes()))
     patches = [_Patch.of(deltas[i], matrices[i], pixels.shape, grey=grey, bound=epsilon_levels) for i in order]
@@ -154,7 +161,9 @@ def paste(
             patch.add_to(total, rect)
         np.clip(total, -epsilon_levels, epsilon_levels, out=total)
         total = total + pixels[y1:y2, x1:x2]
-        out[y1:y2, x1:x2] = np.clip(np.rint(total), 0, 255).astype(np.uint8)
+        np.rint(total, out=total)
+        np.clip(total, 0, 255, out=total)
+        out[y1:y2, x1:x2] = total
     return out
 
 
@@ -246,8 +255,12 @@ class _Patch:
     def add_to(self, total: Float32, frame: Rect) -> None:
         """Add this face's part of `frame` (photo pixels) to `total`, which has the frame's size."""
         x1, y1, x2, y2 = part = _intersection(self.rect, frame)
-        mask = np.clip(_depth(self.matrix, part) / FEATHER, 0, 1).astype(np.float32)
-        total[y1 - frame[1] : y2 - frame[1], x1 - frame[0] : x2 - frame[0]] += self._drawn(part) * mask[..., None]
+        mask = _depth(self.matrix, part)
+        mask /= FEATHER
+        np.clip(mask, 0, 1, out=mask)
+        drawn = self._drawn(part)
+        drawn *= mask[..., None]
+        total[y1 - frame[1] : y2 - frame[1], x1 - frame[0] : x2 - frame[0]] += drawn
 
     def _drawn(self, part: Rect) -> Float32:
         """The perturbation in a part of the photo, (h, w, c), without the feathered edge."""
@@ -293,13 +306,17 @@ def _zoom(x_factor: float, y_factor: float, left: float = 0, top: float = 0) -> 
     return np.array([[x_factor, 0, left + (x_factor - 1) / 2], [0, y_factor, top + (y_factor - 1) / 2], [0, 0, 1]])
 
 
-def _depth(matrix: Float64, rect: Rect) -> Float64:
+def _depth(matrix: Float64, rect: Rect) -> Float32:
     """How many template pixels deep each pixel of a rectangle lies inside the crop: (h, w), negative outside."""
-    x, y = np.arange(rect[0], rect[2])[None, :], np.arange(rect[1], rect[3])[:, None]
-    u = matrix[0, 0] * x + matrix[0, 1] * y + matrix[0, 2]
-    v = matrix[1, 0] * x + matrix[1, 1] * y + matrix[1, 2]
+    x, y = np.arange(rect[0], rect[2]), np.arange(rect[1], rect[3])
     half = CROP / 2
-    depth: Float64 = half - np.maximum(np.abs(u - (half - 0.5)), np.abs(v - (half - 0.5)))
+    # From the crop's middle, so that float32 is enough.
+    u, v = (
+        np.add.outer((row[1] * y + (row[2] - half + 0.5)).astype(np.float32), (row[0] * x).astype(np.float32))
+        for row in matrix
+    )
+    np.maximum(np.abs(u, out=u), np.abs(v, out=v), out=u)
+    depth: Float32 = np.subtract(np.float32(half), u, out=u)
     return depth
 
 

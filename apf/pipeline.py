@@ -14,11 +14,14 @@ __all__ = ["Outcome", "ProtectedPhoto", "ProtectedPixels", "encode_protected", "
 
 
 def protect_batch(
-    photos: Sequence[Photo], filter: PhotoFilter, clock: StageClock | None = None
+    photos: Sequence[Photo], filter: PhotoFilter, clock: StageClock | None = None, *, in_place: bool = False
 ) -> list[ProtectedPixels]:
     """Protect every face of every photo; the faces of all photos share the filter's batches.
 
     The result for a photo does not depend on the photos around it.
+
+    Args:
+        in_place: the photos themselves may be changed, and must not be used again, not even after an error.
     """
     clock = clock or StageClock()
     with clock.stage("detect"):
@@ -29,7 +32,7 @@ def protect_batch(
     deltas = filter.perturb(crops, clock) if crops else []
     with clock.stage("paste"):
         return [
-            pasted(photo, faces, own, [deltas.pop(0) for _ in own], filter.recipe)
+            pasted(photo, faces, own, [deltas.pop(0) for _ in own], filter.recipe, in_place=in_place)
             for photo, faces, own in zip(photos, found, matrices, strict=True)
         ]
 
@@ -45,7 +48,7 @@ def protect_photo(data: bytes, filter: PhotoFilter, *, limits: Limits | None = N
         PhotoError: the photo is corrupt, unsupported or too large; nothing comes out.
     """
     photo = decode(data, limits or Limits(), keep_metadata=filter.recipe.keep_metadata)
-    return published(protect_batch([photo], filter)[0], filter.recipe, bytes_in=len(data))
+    return published(protect_batch([photo], filter, in_place=True)[0], filter.recipe, bytes_in=len(data))
 
 
 def encode_protected(protected: ProtectedPixels, filter: PhotoFilter) -> bytes:

@@ -45,12 +45,24 @@ class ProtectedPhoto:
 
 
 def pasted(
-    photo: Photo, faces: Sequence[Face], matrices: Sequence[Float64], deltas: Sequence[Float32], recipe: Recipe
+    photo: Photo,
+    faces: Sequence[Face],
+    matrices: Sequence[Float64],
+    deltas: Sequence[Float32],
+    recipe: Recipe,
+    *,
+    in_place: bool = False,
 ) -> ProtectedPixels:
-    """The photo with a perturbation (3, 112, 112) on each face, within the recipe's bound."""
+    """The photo with a perturbation (3, 112, 112) on each face, within the recipe's bound.
+
+    Args:
+        in_place: the photo itself may be changed.
+    """
     pixels = photo.pixels
     if faces:
-        pixels = paste(pixels, deltas, matrices, epsilon_levels=recipe.epsilon_levels, grey=photo.grey)
+        pixels = paste(
+            pixels, deltas, matrices, epsilon_levels=recipe.epsilon_levels, grey=photo.grey, in_place=in_place
+        )
     return ProtectedPixels(photo=photo, pixels=pixels, faces=tuple(faces))
 
 

@@ -20,6 +20,9 @@ except ImportError:  # pragma: no cover - the client's own test runs without it
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 
+#: Of each EXIF orientation, after rows were made columns where it is 5 or more: mirrored down, mirrored across.
+_MIRRORED = {2: (False, True), 3: (True, True), 4: (True, False), 6: (False, True), 7: (True, True), 8: (True, False)}
+
 #: Rows that NumPy works on at once: bounds its memory.
 BAND_ROWS = 256
 
@@ -47,6 +50,14 @@ def reduce_area(image: NDArray[Any], width: int, height: int) -> NDArray[Any]:
         return reduce_area_numpy(image, width, height)
     small: NDArray[Any] = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
     return small.reshape(height, width, image.shape[2])
+
+
+def turned(image: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+    """A stored picture (h, w, c) upright, by its EXIF orientation, 1 to 8; contiguous. As stored, where that is 1."""
+    if orientation >= 5:  # rows are columns
+        image = image.transpose(1, 0, 2) if cv2 is None else np.asarray(cv2.transpose(image), np.uint8)
+    down, across = _MIRRORED.get(orientation, (False, False))
+    return np.ascontiguousarray(image[:: -1 if down else 1, :: -1 if across else 1])
 
 
 def warp_affine_numpy(image: Float32, to_image: Float64, width: int, height: int) -> Float32:

@@ -20,7 +20,7 @@ SUMS = "SHA256SUMS"
 DIGEST = "DIGEST"
 
 #: Of what the code does to pixels, whatever the weights.
-VERSION = 3
+VERSION = 4
 
 Stage = Literal["gradient", "transfer", "universal"]
 

@@ -104,7 +104,8 @@ class FilterEngine:
     def protect(self, files: Sequence[Photo], clock: StageClock) -> list[ProtectedPixels]:
         from apf.pipeline import protect_batch  # noqa: PLC0415
 
-        return protect_batch(files, self._filter, clock)
+        # Several photos are tried again one by one when one of them fails, so they have to stay as they are.
+        return protect_batch(files, self._filter, clock, in_place=len(files) == 1)
 
     def encode(self, result: ProtectedPixels) -> bytes:
         from apf.pipeline import encode_protected  # noqa: PLC0415

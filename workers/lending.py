@@ -54,12 +54,15 @@ class Lent:
         return Filled(bare, photo.pixels.shape, photo.alpha is not None)
 
     def take(self, filled: Filled) -> Photo:
-        """In the worker: the photo with its pixels, which hold the memory as long as they live."""
+        """In the worker: the photo with its pixels, which hold the memory as long as they live.
+
+        What is written into them is written into a copy of that page alone.
+        """
         import numpy as np  # noqa: PLC0415
 
         height, width, channels = filled.shape
         area = height * width
-        memory = mmap.mmap(self._file, area * (channels + filled.has_alpha), prot=mmap.PROT_READ)
+        memory = mmap.mmap(self._file, area * (channels + filled.has_alpha), access=mmap.ACCESS_COPY)
         pixels = np.frombuffer(memory, np.uint8, area * channels).reshape(filled.shape)
         alpha = None
         if filled.has_alpha:

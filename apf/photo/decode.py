@@ -11,8 +11,10 @@ from PIL import Image
 from apf.errors import CorruptPhoto
 from apf.photo.coding import Coding, read_coding
 from apf.photo.colour import real_profile, to_8_bit
-from apf.photo.header import Header, Limits, decoder_errors, open_photo
+from apf.photo.header import Header, Limits, Opened, decoder_errors, open_photo
 from apf.photo.metadata import check_metadata_names, kept_exif
+from apf.photo.turbo import decode_jpeg
+from apf.raster import turned
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -31,7 +33,7 @@ _GREY_PROBE_STEP = 16
 
 @dataclass(frozen=True, eq=False)
 class Photo:
-    """A decoded photo. Nothing in this package writes into its arrays."""
+    """A decoded photo."""
 
     #: (H, W, 3) uint8 RGB, upright, contiguous.
     pixels: Pixels
@@ -64,28 +66,51 @@ def decode(data: bytes, limits: Limits | None = None, keep_metadata: tuple[str, 
     with decoder_errors(kind, "its pixels cannot be decoded"):
         coding = read_coding(opened.image, data)
         exif = kept_exif(opened.image, data, keep_metadata)
-        opened.image.load()
-        profile = real_profile(opened.image.info.get("icc_profile"))
-        image, icc = to_8_bit(_upright(opened.image, opened.turn), profile)
-    if image.size != (opened.header.width, opened.header.height):
+        decoded = _by_turbo(opened, data) or _by_pillow(opened)
+    if decoded.pixels.shape[:2] != (opened.header.height, opened.header.width):
         raise CorruptPhoto(
             f"{kind} photo, its header says {opened.header.width} x {opened.header.height}, "
-            f"its pixels are {image.width} x {image.height}"
+            f"its pixels are {decoded.pixels.shape[1]} x {decoded.pixels.shape[0]}"
         )
-    pixels, alpha = _arrays(image)
-    single_channel = image.mode in ("L", "LA")
+    single_channel = decoded.single_channel
     if kind == "AVIF" and coding.chroma == "4:0:0":  # Pillow gives grey with alpha as RGBA
-        single_channel = _is_grey(pixels)
+        single_channel = _is_grey(decoded.pixels)
     return Photo(
-        pixels=pixels,
-        grey=single_channel or _is_grey(pixels),
+        pixels=decoded.pixels,
+        grey=single_channel or _is_grey(decoded.pixels),
         header=opened.header,
-        alpha=alpha,
-        icc=icc,
+        alpha=decoded.alpha,
+        icc=decoded.icc,
         exif=exif,
         single_channel=single_channel,
         coding=coding,
     )
+
+
+@dataclass(frozen=True, eq=False)
+class _Decoded:
+    """As in `Photo`."""
+
+    pixels: Pixels
+    alpha: Pixels | None
+    icc: bytes | None
+    single_channel: bool
+
+
+def _by_turbo(opened: Opened, data: bytes) -> _Decoded | None:
+    pixels = decode_jpeg(opened.image, data)
+    if pixels is None:
+        return None
+    profile = real_profile(opened.image.info.get("icc_profile"))
+    return _Decoded(turned(pixels, opened.turn), None, profile, single_channel=False)
+
+
+def _by_pillow(opened: Opened) -> _Decoded:
+    opened.image.load()
+    profile = real_profile(opened.image.info.get("icc_profile"))
+    image, icc = to_8_bit(_upright(opened.image, opened.turn), profile)
+    pixels, alpha = _arrays(image)
+    return _Decoded(pixels, alpha, icc, image.mode in ("L", "LA"))
 
 
 def _upright(image: Image.Image, turn: int) -> Image.Image:

@@ -25,7 +25,7 @@ OTHERS: dict[str, Any] = {
     "jpeg_floor_quality": 80,
     "keep_metadata": ("Copyright",),
     "weights": "f" * 64,
-    "version": 4,
+    "version": VERSION + 1,
 }
 
 recipes = st.builds(
