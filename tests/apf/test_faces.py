@@ -179,6 +179,21 @@ def test_tiny_and_enormous_faces(size: int) -> None:
     assert 0 < change.max() <= EPSILON
 
 
+def test_in_place_is_the_same_without_a_copy() -> None:
+    """The photo itself is changed to what a copy would be; one that cannot be written to is copied."""
+    photo, matrix = smooth_photo(300, 400), face_at(200, 150, 120, 0.2)
+    wanted = paste(photo, [smooth_delta(2)], [matrix], epsilon_levels=EPSILON, grey=False)
+    fixed, open_ = photo.copy(), photo.copy()
+    fixed.flags.writeable = False
+    found = paste(open_, [smooth_delta(2)], [matrix], epsilon_levels=EPSILON, grey=False, in_place=True)
+    assert found is open_
+    assert (found == wanted).all() and (wanted != photo).any()
+    assert (
+        paste(fixed, [smooth_delta(2)], [matrix], epsilon_levels=EPSILON, grey=False, in_place=True) == wanted
+    ).all()
+    assert (fixed == photo).all()
+
+
 def test_a_band_leaves_no_seam() -> None:
     """A face taller than the rows pasted at a time has no step where two bands meet."""
     photo = np.full((768, 800, 3), 128, np.uint8)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from PIL import Image
 
 from apf import raster
 from apf.faces import align, paste
@@ -98,3 +99,18 @@ def test_faces_are_cut_and_pasted_alike_without_opencv(monkeypatch: pytest.Monke
     assert np.abs(own_crop - crop).max() <= 1.01 / 255
     off = np.abs(own_pasted.astype(int) - pasted)
     assert off.max() <= 1 and (off > 0).mean() < 1e-3
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_both_turn_alike(orientation: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Pillow turns a picture of that EXIF orientation; the result is contiguous, whatever does it."""
+    turns = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}  # PIL.Image.Transpose
+    picture = np.random.default_rng(orientation).integers(0, 256, (5, 9, 3), np.uint8)
+    wanted = Image.fromarray(picture)
+    if orientation in turns:
+        wanted = wanted.transpose(Image.Transpose(turns[orientation]))
+    for library in (cv2, None):
+        monkeypatch.setattr(raster, "cv2", library)
+        found = raster.turned(picture, orientation)
+        np.testing.assert_array_equal(found, np.asarray(wanted))
+        assert found.flags.c_contiguous

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from apf.errors import RecipeError
-from apf.recipe import BUILT_IN, Recipe, load_recipe, make_recipe, recipe_fields, weights_digest
+from apf.recipe import BUILT_IN, VERSION, Recipe, load_recipe, make_recipe, recipe_fields, weights_digest
 
 #: For each field but the name, a value that is not the standard recipe's.
 OTHERS: dict[str, Any] = {

@@ -17,7 +17,7 @@ from apf.errors import PrivateFileError
 from apf.private import files
 from apf.private.files import Gradients, Perturbations, Terms, decode, looks_private
 from apf.private.quantise import BITS
-from apf.recipe import load_recipe
+from apf.recipe import VERSION, load_recipe
 from tests.apf.photo.photos import FORMATS, portrait, save
 
 ID = "0123456789abcdef" * 2
@@ -256,5 +256,5 @@ def test_terms_tell_their_difference() -> None:
     assert TERMS.difference(TERMS) == ""
     other = Terms.of(load_recipe("strong"))
     assert TERMS.difference(other) == "epsilon 8 and not 12"
-    assert "weights" in TERMS.difference(replace(TERMS, weights="0" * 64, version=4))
-    assert "version 3 and not 4" in TERMS.difference(replace(TERMS, version=4))
+    assert "weights" in TERMS.difference(replace(TERMS, weights="0" * 64, version=VERSION + 1))
+    assert f"version {VERSION} and not {VERSION + 1}" in TERMS.difference(replace(TERMS, version=VERSION + 1))
