@@ -21,6 +21,7 @@ import re
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Literal, TypeVar
 
@@ -38,8 +39,8 @@ VERSION = 1
 #: With no more open shards than this their reports are asked for by name, and no listing is needed.
 ASKED_BY_NAME = 32
 
-#: Reports that are read at once: each is small, so its time is the store's answer.
-READERS = 8
+#: Plans or reports that are read or written at once: each is small, so its time is the store's answer.
+AT_ONCE = 16
 
 _BATCH_ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,99}")
 
@@ -65,6 +66,8 @@ class _Header(BaseModel):
 
 class _PlanHeader(_Header):
     kind: Literal["plan"] = "plan"
+    #: The last photo before it; None in plans of what was named or is retried, and in those of older versions.
+    after: str | None = None
 
 
 class _ReportHeader(_Header):
@@ -103,7 +106,7 @@ class Ledger:
     def batches(self) -> list[str]:
         """The ids of all batches, in their order, which is that of their making where ids are our own."""
         ids = self.batch_ids()
-        return [batch_id for batch_id, is_one in zip(ids, read_all(self.has_batch, ids), strict=True) if is_one]
+        return [batch_id for batch_id, is_one in zip(ids, all_of(self.has_batch, ids), strict=True) if is_one]
 
     def batch_ids(self) -> list[str]:
         """As `batches`, with what is left of batches that were taken back; a page of 1,000 costs one request."""
@@ -141,9 +144,9 @@ class Ledger:
         """Take its record away, after which there is no such batch: what is left of it is never read."""
         self.store.delete(self.key(batch_id, "batch.json"))
 
-    def write_plan(self, batch_id: str, shard: int, photos: Sequence[PhotoRef]) -> None:
-        """Writes a shard's photos."""
-        header = _PlanHeader(version=VERSION, shard=shard, count=len(photos))
+    def write_plan(self, batch_id: str, shard: int, photos: Sequence[PhotoRef], *, after: str | None = None) -> None:
+        """Writes a shard's photos; `after` is the last photo of the listing before them."""
+        header = _PlanHeader(version=VERSION, shard=shard, count=len(photos), after=after)
         self._put_lines(self._shard_key(batch_id, "plan", shard), header, photos)
 
     def read_plan(self, batch_id: str, shard: int) -> list[PhotoRef]:
@@ -157,6 +160,14 @@ class Ledger:
         if data is None:
             raise LedgerError(f"{key} is missing in {self.store.url}: shard {shard} was never planned, or was deleted")
         return _read_lines(data, _PlanHeader, PhotoRef, shard, key)[1]
+
+    def listed_after(self, batch_id: str, shard: int) -> str | None:
+        """The last photo before the shard, in the listing that it was planned from; None where no plan says so."""
+        key = self._shard_key(batch_id, "plan", shard)
+        with suppress(LedgerError):  # torn
+            if data := self.read(key):
+                return _read_lines(data, _PlanHeader, PhotoRef, shard, key)[0].after
+        return None
 
     def write_report(self, batch_id: str, report: ShardReport) -> None:
         """Writes what became of a shard, which makes the shard done."""
@@ -199,7 +210,7 @@ class Ledger:
         if len(missing) > ASKED_BY_NAME:
             return missing  # a listing may lag: some of these may be done
         asked = sorted(missing) or range(batch.shards)
-        done = read_all(lambda shard: self.has_report(batch.id, shard), asked)
+        done = all_of(lambda shard: self.has_report(batch.id, shard), asked)
         return {shard for shard, is_done in zip(asked, done, strict=True) if not is_done}
 
     def stop(self, batch_id: str, how: Stop) -> None:
@@ -246,12 +257,12 @@ class Ledger:
         self.store.put(key, text.encode(), content_type="application/jsonl")
 
 
-def read_all(read: Callable[[Asked], Found], asked: Sequence[Asked]) -> list[Found]:
-    """What `read` gives for each, several at once."""
+def all_of(do: Callable[[Asked], Found], asked: Sequence[Asked]) -> list[Found]:
+    """What `do` gives for each, several at once."""
     if len(asked) < 2:
-        return [read(one) for one in asked]
-    with ThreadPoolExecutor(READERS) as pool:
-        return list(pool.map(read, asked))
+        return [do(one) for one in asked]
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        return list(pool.map(do, asked))
 
 
 def open_ledger(destination: str, *, ledger_url: str | None = None, s3: S3Options | None = None) -> Ledger:

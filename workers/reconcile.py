@@ -26,8 +26,9 @@ from workers.errors import LedgerError, NewerRecord, WorkerError
 from workers.job import BULK, Attempt, Batch, Moment, ShardJob, parse
 from workers.lanes import queue_of
 from workers.ledger import Ledger, open_batch
-from workers.planning import Taken, caught_up, plan, planned_anew
+from workers.planning import Taken, plan
 from workers.registry import open_batches, register, unregister
+from workers.replanning import caught_up, planned_anew
 from workers.settings import Settings
 from workers.store import open_store
 from workers.trust import check_batch

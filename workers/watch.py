@@ -8,7 +8,7 @@ from workers.attempts import attempts_at, is_live
 from workers.callback import Callback, read_callback
 from workers.errors import LedgerError
 from workers.job import Batch, Outcome, PhotoReport, ShardReport, Totals
-from workers.ledger import ASKED_BY_NAME, Ledger, Stop, read_all
+from workers.ledger import ASKED_BY_NAME, Ledger, Stop, all_of
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ class BatchWatch:
         missing = set(range(batch.shards)) - self._reported
         if len(missing) > ASKED_BY_NAME:
             missing &= self.ledger.reported_shards(self.batch_id)
-        found = read_all(lambda shard: self.ledger.read_report(self.batch_id, shard), sorted(missing))
+        found = all_of(lambda shard: self.ledger.read_report(self.batch_id, shard), sorted(missing))
         return [report for report in found if report is not None]
 
     def _take(self, report: ShardReport) -> None:
