@@ -30,6 +30,7 @@ from producer.terminal import (
     say,
 )
 from workers.app import make_app
+from workers.digest import open_shards
 from workers.embedded import embedded_worker
 from workers.errors import StoreError
 from workers.job import BULK, INTERACTIVE, Batch
@@ -171,7 +172,7 @@ def _stop(destination: str, batch: str, how: Stop) -> None:
 def _is_done(ledger: Ledger, batch: Batch) -> bool:
     # The listing first: of a large batch that runs, it takes long to read every report.
     listed = batch.planned and ledger.reported_shards(batch.id) >= set(range(batch.shards))
-    return listed and not ledger.open_shards(batch)
+    return listed and not open_shards(ledger, batch)
 
 
 def _run(
