@@ -184,9 +184,9 @@ class Ledger:
         """The shards whose reports a listing shows; it may lag behind `has_report`."""
         return set(self.listed_reports(batch_id))
 
-    def listed_reports(self, batch_id: str) -> dict[int, str]:
-        """As `reported_shards`, with the reports' ETags."""
-        return dict(self._listed(batch_id, "reports"))
+    def listed_reports(self, batch_id: str, *, first: int = 0) -> dict[int, str]:
+        """As `reported_shards`, with the reports' ETags; at least those of the first such shard and of all after it."""
+        return dict(self._listed(batch_id, "reports", first))
 
     def read_digest(self, batch_id: str) -> list[ShortReport]:
         """What `write_digest` wrote; nothing where nobody has. Raises LedgerError where it is torn."""
@@ -218,8 +218,10 @@ class Ledger:
     def _shard_key(self, batch_id: str, kind: str, shard: int) -> str:
         return self.key(batch_id, kind, f"{shard:05}.jsonl")
 
-    def _listed(self, batch_id: str, kind: str) -> Iterator[tuple[int, str]]:
-        for info in self.store.list(self.key(batch_id, kind, "")):
+    def _listed(self, batch_id: str, kind: str, first: int) -> Iterator[tuple[int, str]]:
+        # Names of six digits sort among those of five, and behind all that begin with a 0.
+        before = self._shard_key(batch_id, kind, min(first - 1, 9999)) if first else ""
+        for info in self.store.list(self.key(batch_id, kind, ""), start_after=before):
             number = info.key.rpartition("/")[2].partition(".")[0]
             if number.isdecimal():
                 yield int(number), info.etag

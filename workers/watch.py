@@ -9,9 +9,12 @@ from workers.attempts import attempts_at, is_live
 from workers.callback import Callback, read_callback
 from workers.digest import WORTH, note_reports, read_reports
 from workers.job import Batch, PhotoReport, ShortReport, Totals
-from workers.ledger import ASKED_BY_NAME, Ledger, Stop
+from workers.ledger import Ledger, Stop
 from workers.reports import reports, retries
 from workers.retries import Retries
+
+#: With no more open shards than this their reports are asked for by name at each look: a listing may lag.
+ASKED_EACH_TIME = 4
 
 
 @dataclass(frozen=True)
@@ -146,9 +149,9 @@ class BatchWatch:
         return sorted((p for one in found if one for p in one.counting), key=lambda photo: photo.key)
 
     def _new_reports(self, batch: Batch) -> list[ShortReport]:
-        missing = dict.fromkeys(set(range(batch.shards)) - self._reports.keys(), "")
-        if len(missing) > ASKED_BY_NAME:
-            listed = self.ledger.listed_reports(self.batch_id)
+        missing = dict.fromkeys(sorted(set(range(batch.shards)) - self._reports.keys()), "")
+        if len(missing) > ASKED_EACH_TIME:
+            listed = self.ledger.listed_reports(self.batch_id, first=min(missing))
             missing = {shard: listed[shard] for shard in missing if shard in listed}
         return read_reports(self.ledger, self.batch_id, missing)
 
