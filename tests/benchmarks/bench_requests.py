@@ -1,9 +1,9 @@
 """Requests to the store for each photo: `python -m tests.benchmarks.bench_requests [--photos 256] [--seconds 0.15]`.
 
-A batch runs by `apf protect` with the worker inside, from a bucket into a bucket: real boto3, an HTTP server (moto), and
-a filter that only takes its time. Each HTTP request is counted over the whole life of the batch: planning, the worker
-with its renewals and reports, following it until it is done. The second run finds all outputs there. Photos of 12
-megapixels make shards of ten, and take five times as long, so that a shard's own requests weigh more.
+A batch runs by `apf protect` with the worker inside, from a bucket into a bucket: real boto3, an HTTP server (moto),
+and a filter that only takes its time. Each HTTP request is counted over the whole life of the batch: planning, the
+worker with its renewals and reports, following it until it is done. The second run finds all outputs there. Photos of
+12 megapixels make shards of ten, and take five times as long, so that a shard's own requests weigh more.
 """
 
 from __future__ import annotations
