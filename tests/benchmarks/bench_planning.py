@@ -1,4 +1,4 @@
-"""What a large batch costs its producer: `python tests/benchmarks/bench_planning.py [--keys 1000000]`.
+"""What a large batch costs its producer: `python -m tests.benchmarks.bench_planning [--keys 1000000]`.
 
 A listing that is made up is planned by the code of `apf protect`, into a ledger in a folder and messages in a real
 Redis. Then the batch's status is asked for, and it is resumed: with no shard reported, and with all of them. Prints how
@@ -58,17 +58,17 @@ class Step:
 
 @dataclass
 class Memory:
-    """The producer's resident memory at each shard, in MiB."""
+    """The producer's resident memory after each stretch of shards, in MiB, by the pages that were listed."""
 
     samples: list[tuple[int, float]] = field(default_factory=list)
 
-    def sample(self, shards: int) -> None:
-        self.samples.append((shards, psutil.Process().memory_info().rss / MIB))
+    def sample(self, pages: int) -> None:
+        self.samples.append((pages, psutil.Process().memory_info().rss / MIB))
 
     def growth_mib(self) -> float:
         """From a tenth of the listing to the highest after it: 0 is flat."""
         last = self.samples[-1][0]
-        late = [mib for shards, mib in self.samples if shards >= last / 10]
+        late = [mib for pages, mib in self.samples if pages >= last / 10]
         return max(late) - late[0]
 
 
@@ -100,18 +100,13 @@ class Bench:
         self.steps.append(step)
 
     def plan(self) -> Batch:
-        shards = 0
-
         def enough() -> bool:
-            nonlocal shards
-            shards += 1
-            if shards % 16 == 0:
-                self.memory.sample(shards)
+            self.memory.sample(self.listing.pages)
             return False
 
         with mock.patch("workers.reconcile.open_store", return_value=self.listing), self.step("plan and send"):
             planned = plan_and_send(self.ledger, self.batch_id, self.sender, self.settings, enough)
-        self.memory.sample(shards)
+        self.memory.sample(self.listing.pages)
         return planned
 
     def ask(self, when: str) -> None:
