@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from workers.asking import Asked, OverlapError, create_batch, find_ledger, new_batch, write_new
 from workers.errors import LedgerError
 from workers.job import PhotoRef, ShardJob
-from workers.ledger import Ledger
+from workers.ledger import Ledger, all_of
 from workers.reconcile import job_of
 from workers.registry import register
 from workers.settings import Settings
@@ -32,7 +33,7 @@ def retry(ledger: Ledger, batch_id: str, send: Send, settings: Settings) -> int:
     ledger.go_on(batch_id)
     register(ledger, batch, settings)
     source = open_store(batch.source, s3=settings.s3)
-    photos = [_as_it_is_now(failure, source) for failure in summary.failures]
+    photos = all_of(partial(_as_it_is_now, source), summary.failures)
     parts = [photos[start : start + batch.max_shard_photos] for start in range(0, len(photos), batch.max_shard_photos)]
     shards = range(batch.shards, batch.shards + len(parts))
     for shard, part in zip(shards, parts, strict=True):
@@ -61,7 +62,7 @@ def latest_batch(ledger: Ledger, destination: str) -> str:
     return found
 
 
-def _as_it_is_now(failure: Failure, source: Store) -> PhotoRef:
+def _as_it_is_now(source: Store, failure: Failure) -> PhotoRef:
     """The photo's present version; a deleted one keeps its old ETag, and fails again as deleted."""
     info = source.head(failure.key)
     if info is None:

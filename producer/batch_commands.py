@@ -14,7 +14,7 @@ from producer import batch as batches
 from producer import doctor
 from producer.batch import Asked
 from producer.callback_command import await_callback, check_callback_here
-from producer.report import console, follow, print_failures, print_summary
+from producer.report import LONGEST_PAUSE_S, console, follow, print_failures, print_summary
 from producer.terminal import (
     DONE,
     INTERRUPTED,
@@ -30,6 +30,7 @@ from producer.terminal import (
     say,
 )
 from workers.app import make_app
+from workers.digest import open_shards
 from workers.embedded import embedded_worker
 from workers.errors import StoreError
 from workers.job import BULK, INTERACTIVE, Batch
@@ -41,8 +42,8 @@ from workers.settings import Settings, load_settings
 from workers.summary import json_object
 from workers.watch import BatchSummary, BatchWatch
 
-#: Between two looks at the ledger: of a worker in this process, and of workers elsewhere.
-EMBEDDED_POLL_S, QUEUE_POLL_S = 0.2, 2.0
+#: Between two looks at the ledger at first.
+POLL_S = 2.0
 
 
 class LaneName(StrEnum):
@@ -102,7 +103,7 @@ def status(
     ledger = batches.find_ledger(destination, settings)
     batch_id = batch or batches.latest_batch(ledger, destination)
     if watch:
-        summary = follow(BatchWatch(ledger, batch_id), every_s=QUEUE_POLL_S, show=not as_json)
+        summary = follow(BatchWatch(ledger, batch_id), every_s=POLL_S, show=not as_json)
     else:
         summary = BatchWatch(ledger, batch_id).poll(running=True)
     if failed and not as_json:
@@ -171,7 +172,7 @@ def _stop(destination: str, batch: str, how: Stop) -> None:
 def _is_done(ledger: Ledger, batch: Batch) -> bool:
     # The listing first: of a large batch that runs, it takes long to read every report.
     listed = batch.planned and ledger.reported_shards(batch.id) >= set(range(batch.shards))
-    return listed and not ledger.open_shards(batch)
+    return listed and not open_shards(ledger, batch)
 
 
 def _run(
@@ -186,12 +187,19 @@ def _run(
     with _resume_hint(ledger, batch_id):
         if settings.broker_url:
             send(sender)
-            summary = follow(watch, every_s=QUEUE_POLL_S, show=not as_json, on_poll=mind) if wait else watch.poll()
+            summary = follow(watch, every_s=POLL_S, show=not as_json, on_poll=mind) if wait else watch.poll()
         else:
-            with embedded_worker(celery) as check:
+            with embedded_worker(celery) as worker:
+
+                def look() -> None:
+                    worker.check()
+                    mind()
+
                 send(sender)
-                summary = follow(watch, every_s=EMBEDDED_POLL_S, show=not as_json, on_poll=lambda: (check(), mind()))
-                summary = await_callback(watch, summary, sender.callback, check)
+                # It says itself when it has done all: only the bar has to be looked after.
+                every_s = LONGEST_PAUSE_S if as_json else POLL_S
+                summary = follow(watch, every_s=every_s, show=not as_json, on_poll=look, pause=worker.wait)
+                summary = await_callback(watch, summary, sender.callback, worker.check)
     if summary.done:
         close(ledger, summary.batch, settings, sender.callback if settings.broker_url else None)
     _finish(summary, as_json=as_json, waited=wait)

@@ -141,7 +141,7 @@ class Client:
         return self._submit_named(source, destination, photos, asked, batch_id, missing)
 
     def status(self, destination: str, batch: str) -> BatchSummary:
-        """Where a batch stands; reads every report, so ask about a large one now and then only.
+        """Where a batch stands; the first look at a large one reads every report, later ones what is new.
 
         Raises:
             LedgerError: there is no such batch.

@@ -19,15 +19,27 @@ console = Console(stderr=True)
 
 #: Between two looks at a store that is down.
 STORE_PAUSE_S = 5.0
+#: A batch that has been followed for long is looked at less often: by so much of the time so far, and this at most.
+PATIENCE, LONGEST_PAUSE_S = 0.05, 10.0
 
 #: Failures listed on the terminal; --json lists all.
 SHOWN_FAILURES = 20
 
 
 def follow(
-    watch: BatchWatch, *, every_s: float, show: bool, on_poll: Callable[[], object] = lambda: None
+    watch: BatchWatch,
+    *,
+    every_s: float,
+    show: bool,
+    on_poll: Callable[[], object] = lambda: None,
+    pause: Callable[[float], object] = time.sleep,
 ) -> BatchSummary:
-    """Look until no photo is pending, or the batch is stopped; with a bar where `show` is set."""
+    """Look until no photo is pending, or the batch is stopped; with a bar where `show` is set.
+
+    Args:
+        every_s: between two looks at first; later it is longer, as each look costs the store some requests.
+        pause: waits for so many seconds, or less where there is something to see.
+    """
     with _bar(show) as progress:
         task = progress.add_task("protecting", total=None, faces=0, rate=0.0)
         started, already = time.monotonic(), None
@@ -46,7 +58,7 @@ def follow(
             progress.update(task, completed=done, total=summary.photos or None, faces=faces, rate=rate)
             if summary.done or summary.stopped:
                 return summary
-            time.sleep(every_s)
+            pause(max(every_s, min(LONGEST_PAUSE_S, PATIENCE * (time.monotonic() - started))))
 
 
 def _bar(show: bool) -> Progress:

@@ -27,7 +27,7 @@ from workers.settings import Settings
 from workers.summary import json_object
 from workers.watch import BatchSummary, BatchWatch
 
-EMBEDDED_POLL_S, QUEUE_POLL_S = 0.2, 2.0
+POLL_S = 2.0
 
 
 def fire(settings: Settings, *, only: str | None = None) -> list[Fired]:
@@ -83,7 +83,7 @@ def _followed(ledger: Ledger, batch_id: str, settings: Settings, *, show: bool) 
     celery = make_app(settings)
     sender = Sender(celery)
     mind = minder(ledger, batch_id, sender, settings, lambda: waiting(celery), sender.plan)
-    return follow(BatchWatch(ledger, batch_id), every_s=QUEUE_POLL_S, show=show, on_poll=mind)
+    return follow(BatchWatch(ledger, batch_id), every_s=POLL_S, show=show, on_poll=mind)
 
 
 def _done_here(batches: dict[str, Ledger], settings: Settings, *, show: bool) -> Iterator[BatchSummary]:
@@ -96,12 +96,12 @@ def _done_here(batches: dict[str, Ledger], settings: Settings, *, show: bool) ->
         return
     celery = make_app(settings)
     sender = Sender(celery)
-    with embedded_worker(celery) as check:
+    with embedded_worker(celery) as worker:
         for batch_id, ledger in batches.items():
             resume(ledger, batch_id, sender, settings)
             watch = BatchWatch(ledger, batch_id)
-            summary = follow(watch, every_s=EMBEDDED_POLL_S, show=show, on_poll=check)
-            summary = await_callback(watch, summary, sender.callback, check)
+            summary = follow(watch, every_s=POLL_S, show=show, on_poll=worker.check, pause=worker.wait)
+            summary = await_callback(watch, summary, sender.callback, worker.check)
             if summary.done:
                 close(ledger, summary.batch, settings)
             yield summary

@@ -7,23 +7,49 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from celery import Celery
+from celery.signals import task_postrun
 
 from workers.errors import WorkerError
+from workers.sending import waiting
 
 logger = logging.getLogger(__name__)
 
 START_TIMEOUT_S = 60
 
 
-@contextmanager
-def embedded_worker(app: Celery) -> Iterator[Callable[[], None]]:
-    """Run a worker for `app`'s queues in a thread until the block ends; the running shard is finished first.
+class EmbeddedWorker:
+    """A worker that runs in a thread of this process."""
 
-    Yields a check to be called now and then, which raises WorkerError when the worker has died.
+    def __init__(self, app: Celery, thread: threading.Thread) -> None:
+        self._app = app
+        self._thread = thread
+        self._idle = threading.Event()
+
+    def check(self) -> None:
+        """To be called now and then; raises WorkerError when the worker has died."""
+        if not self._thread.is_alive():
+            raise WorkerError("the worker inside this command died: `apf resume` goes on with the batch")
+        if unreported := getattr(self._app, "apf_unreported", None):
+            raise WorkerError(f"a shard could not be reported: {unreported}; mend it, then `apf resume` the batch")
+
+    def wait(self, timeout_s: float) -> None:
+        """Until it has done all that it was given, or that long."""
+        self._idle.wait(timeout_s)
+        self._idle.clear()
+
+    def note_end(self, **_: object) -> None:
+        """Called by Celery after each task."""
+        if not any(waiting(self._app).queued.values()):
+            self._idle.set()
+
+
+@contextmanager
+def embedded_worker(app: Celery) -> Iterator[EmbeddedWorker]:
+    """Run a worker for `app`'s queues in a thread until the block ends; the running shard is finished first.
 
     Raises:
         WorkerError: the worker did not start.
@@ -32,7 +58,7 @@ def embedded_worker(app: Celery) -> Iterator[Callable[[], None]]:
     # sent to Celery's default broker, and be lost.
     app.set_default()
     ready = threading.Event()
-    worker = app.WorkController(
+    controller = app.WorkController(
         pool="solo",
         concurrency=1,
         hostname="embedded",
@@ -41,19 +67,15 @@ def embedded_worker(app: Celery) -> Iterator[Callable[[], None]]:
         without_heartbeat=True,
         ready_callback=lambda consumer: ready.set(),
     )
-    thread = threading.Thread(target=worker.start, name="embedded-worker", daemon=True)
+    thread = threading.Thread(target=controller.start, name="embedded-worker", daemon=True)
+    worker = EmbeddedWorker(app, thread)
+    task_postrun.connect(worker.note_end)
     thread.start()
     if not ready.wait(START_TIMEOUT_S):
         raise WorkerError(f"the worker inside this command did not start within {START_TIMEOUT_S} s: try again")
-
-    def check() -> None:
-        if not thread.is_alive():
-            raise WorkerError("the worker inside this command died: `apf resume` goes on with the batch")
-        if unreported := getattr(app, "apf_unreported", None):
-            raise WorkerError(f"a shard could not be reported: {unreported}; mend it, then `apf resume` the batch")
-
     try:
-        yield check
+        yield worker
     finally:
-        worker.stop()
+        task_postrun.disconnect(worker.note_end)
+        controller.stop()
         thread.join()

@@ -188,8 +188,10 @@ class Totals(_Told):
         return reduce(lambda a, b: a + b, parts, cls())
 
     def __add__(self, other: Totals) -> Totals:
-        mine, theirs = self.model_dump(), other.model_dump()
-        return Totals.model_validate({name: mine[name] + theirs[name] for name in mine})
+        return Totals.model_construct(**{name: round(mine + getattr(other, name), 6) for name, mine in self})
+
+    def __sub__(self, other: Totals) -> Totals:
+        return Totals.model_construct(**{name: round(mine - getattr(other, name), 6) for name, mine in self})
 
 
 class ShardReport(_Told):
@@ -212,6 +214,20 @@ class ShardReport(_Told):
     def totals(self) -> Totals:
         """The sums over the shard's photos."""
         return Totals.of(self.photos)
+
+
+class ShortReport(_Told):
+    """What became of a shard, without the photos of which nothing more is to be told than that they are counted."""
+
+    shard: int = Field(ge=0)
+    #: Of the object that holds the whole report.
+    etag: str = ""
+    totals: Totals
+    #: Those that failed, in the plan's order.
+    failed: tuple[PhotoReport, ...]
+    stage_seconds: dict[str, float]
+    wall_seconds: float = Field(ge=0)
+    peak_memory_bytes: int = Field(ge=0)
 
 
 class Attempt(_Told):

@@ -48,7 +48,8 @@ def is_taken(info: ObjectInfo, *, private: bool) -> bool:
 
 def may_be_photo(info: ObjectInfo) -> bool:
     """Whether the object is a photo by its suffix, or may be for want of one."""
-    return not info.key.endswith("/") and (not suffix(info.key) or has_photos_suffix(info.key))
+    ending = suffix(info.key)
+    return not info.key.endswith("/") and (not ending or ending in BYTES_PER_PIXEL)
 
 
 def has_photos_suffix(key: str) -> bool:

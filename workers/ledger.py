@@ -3,6 +3,7 @@
     <root>/batches/<id>/batch.json            what was asked, and how far planning has come
                        /plan/00042.jsonl      the photos of a shard
                        /reports/00042.jsonl   what became of them; a shard is done once this is there
+                       /digest.jsonl          a line for each report, as far as they were read (`workers.digest`)
                        /attempts/00042/*.json workers that are at a shard, or died there (`workers.attempts`)
                        /cancelled, /paused    markers
                        /looked.json           when the queue was last searched for its messages
@@ -21,59 +22,33 @@ import re
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from workers.errors import LedgerError, NewerRecord, NotFound, StoreGone
-from workers.job import Batch, PhotoRef, PhotoReport, ShardReport, parse
-from workers.store import S3Options, Store, canonical_url, child_url, open_store, parent_url
+from workers.job import Batch, PhotoRef, ShardReport, ShortReport, parse
+from workers.lines import DigestHeader, PlanHeader, read_lines, report_header, short_report, whole_report
+from workers.store import Blob, S3Options, Store, canonical_url, child_url, open_store, parent_url
 
 log = logging.getLogger(__name__)
-
-#: Of the .jsonl objects; raised when an older reader would misread a new one. Older ones then leave it alone.
-VERSION = 1
 
 #: With no more open shards than this their reports are asked for by name, and no listing is needed.
 ASKED_BY_NAME = 32
 
-#: Reports that are read at once: each is small, so its time is the store's answer.
-READERS = 8
+#: Plans or reports that are read or written at once: each is small, so its time is the store's answer.
+AT_ONCE = 16
 
 _BATCH_ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,99}")
 
-Line = TypeVar("Line", bound=BaseModel)
 Found = TypeVar("Found")
 Asked = TypeVar("Asked")
 
 #: Ways to stop a batch: for good, or until it is resumed.
 Stop = Literal["cancelled", "paused"]
 STOPS: tuple[Stop, ...] = ("cancelled", "paused")
-
-
-class _Header(BaseModel):
-    """The first line of a .jsonl object."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    kind: str
-    version: int
-    shard: int
-    count: int
-
-
-class _PlanHeader(_Header):
-    kind: Literal["plan"] = "plan"
-
-
-class _ReportHeader(_Header):
-    kind: Literal["report"] = "report"
-    stage_seconds: dict[str, float]
-    wall_seconds: float
-    worker: str
-    finished_at: str
-    peak_memory_bytes: int
 
 
 def new_batch_id() -> str:
@@ -103,7 +78,7 @@ class Ledger:
     def batches(self) -> list[str]:
         """The ids of all batches, in their order, which is that of their making where ids are our own."""
         ids = self.batch_ids()
-        return [batch_id for batch_id, is_one in zip(ids, read_all(self.has_batch, ids), strict=True) if is_one]
+        return [batch_id for batch_id, is_one in zip(ids, all_of(self.has_batch, ids), strict=True) if is_one]
 
     def batch_ids(self) -> list[str]:
         """As `batches`, with what is left of batches that were taken back; a page of 1,000 costs one request."""
@@ -141,9 +116,9 @@ class Ledger:
         """Take its record away, after which there is no such batch: what is left of it is never read."""
         self.store.delete(self.key(batch_id, "batch.json"))
 
-    def write_plan(self, batch_id: str, shard: int, photos: Sequence[PhotoRef]) -> None:
-        """Writes a shard's photos."""
-        header = _PlanHeader(version=VERSION, shard=shard, count=len(photos))
+    def write_plan(self, batch_id: str, shard: int, photos: Sequence[PhotoRef], *, after: str | None = None) -> None:
+        """Writes a shard's photos; `after` is the last photo of the listing before them."""
+        header = PlanHeader(shard=shard, count=len(photos), after=after)
         self._put_lines(self._shard_key(batch_id, "plan", shard), header, photos)
 
     def read_plan(self, batch_id: str, shard: int) -> list[PhotoRef]:
@@ -156,14 +131,30 @@ class Ledger:
         data = self.read(key)
         if data is None:
             raise LedgerError(f"{key} is missing in {self.store.url}: shard {shard} was never planned, or was deleted")
-        return _read_lines(data, _PlanHeader, PhotoRef, shard, key)[1]
+        return read_lines(data, PlanHeader, PhotoRef, shard, key)[1]
+
+    def has_plan(self, batch_id: str, shard: int) -> bool:
+        """Whether the shard's plan is there and whole; raises NewerRecord where a newer version wrote it."""
+        try:
+            self.read_plan(batch_id, shard)
+        except NewerRecord:
+            raise
+        except LedgerError:
+            return False
+        return True
+
+    def listed_after(self, batch_id: str, shard: int) -> str | None:
+        """The last photo before the shard, in the listing that it was planned from; None where no plan says so."""
+        key = self._shard_key(batch_id, "plan", shard)
+        with suppress(LedgerError):  # torn
+            if data := self.read(key):
+                return read_lines(data, PlanHeader, PhotoRef, shard, key)[0].after
+        return None
 
     def write_report(self, batch_id: str, report: ShardReport) -> None:
         """Writes what became of a shard, which makes the shard done."""
-        facts = report.model_dump(exclude={"photos"})
-        header = {"kind": "report", "version": VERSION, "count": len(report.photos), **facts}
-        header["totals"] = report.totals.model_dump()
-        self._put_lines(self._shard_key(batch_id, "reports", report.shard), _Free.model_validate(header), report.photos)
+        key = self._shard_key(batch_id, "reports", report.shard)
+        self._put_lines(key, report_header(report), report.photos)
 
     def read_report(self, batch_id: str, shard: int) -> ShardReport | None:
         """What became of a shard, or None while it is not done. A torn report is none: the shard runs again.
@@ -173,34 +164,39 @@ class Ledger:
         """
         key = self._shard_key(batch_id, "reports", shard)
         data = self.read(key)
-        if data is None:
-            return None
-        try:
-            header, photos = _read_lines(data, _ReportHeader, PhotoReport, shard, key)
-        except NewerRecord:
-            raise
-        except LedgerError as error:
-            log.warning("report taken as missing: %s", error)
-            return None
-        facts = header.model_dump(exclude={"kind", "version", "count"})
-        return ShardReport.model_validate({**facts, "photos": tuple(photos)})
+        with _none_where_torn():
+            return whole_report(data, shard, key) if data is not None else None
+        return None
+
+    def read_short(self, batch_id: str, shard: int) -> ShortReport | None:
+        """As `read_report`, without reading what it says of photos that did not fail."""
+        key = self._shard_key(batch_id, "reports", shard)
+        blob = self._get(key)
+        with _none_where_torn():
+            return short_report(blob.data, shard, key, blob.info.etag) if blob else None
+        return None
 
     def has_report(self, batch_id: str, shard: int) -> bool:
         """Whether the shard is done, by a GET of its report."""
-        return self.read_report(batch_id, shard) is not None
+        return self.read_short(batch_id, shard) is not None
 
     def reported_shards(self, batch_id: str) -> set[int]:
         """The shards whose reports a listing shows; it may lag behind `has_report`."""
-        return set(self._listed(batch_id, "reports"))
+        return set(self.listed_reports(batch_id))
 
-    def open_shards(self, batch: Batch) -> set[int]:
-        """The planned shards that are not done. Once none is left every report is read, lest a torn one counts."""
-        missing = set(range(batch.shards)) - self.reported_shards(batch.id)
-        if len(missing) > ASKED_BY_NAME:
-            return missing  # a listing may lag: some of these may be done
-        asked = sorted(missing) or range(batch.shards)
-        done = read_all(lambda shard: self.has_report(batch.id, shard), asked)
-        return {shard for shard, is_done in zip(asked, done, strict=True) if not is_done}
+    def listed_reports(self, batch_id: str, *, first: int = 0) -> dict[int, str]:
+        """As `reported_shards`, with the reports' ETags; at least those of the first such shard and of all after it."""
+        return dict(self._listed(batch_id, "reports", first))
+
+    def read_digest(self, batch_id: str) -> list[ShortReport]:
+        """What `write_digest` wrote; nothing where nobody has. Raises LedgerError where it is torn."""
+        key = self.key(batch_id, "digest.jsonl")
+        data = self.read(key)
+        return [] if data is None else read_lines(data, DigestHeader, ShortReport, 0, key)[1]
+
+    def write_digest(self, batch_id: str, reports: Sequence[ShortReport]) -> None:
+        header = DigestHeader(count=len(reports))
+        self._put_lines(self.key(batch_id, "digest.jsonl"), header, reports)
 
     def stop(self, batch_id: str, how: Stop) -> None:
         """Marks the batch: workers finish the photos at hand and start no other shard of it."""
@@ -222,16 +218,22 @@ class Ledger:
     def _shard_key(self, batch_id: str, kind: str, shard: int) -> str:
         return self.key(batch_id, kind, f"{shard:05}.jsonl")
 
-    def _listed(self, batch_id: str, kind: str) -> Iterator[int]:
-        for info in self.store.list(self.key(batch_id, kind, "")):
+    def _listed(self, batch_id: str, kind: str, first: int) -> Iterator[tuple[int, str]]:
+        # Names of six digits sort among those of five, and behind all that begin with a 0.
+        before = self._shard_key(batch_id, kind, min(first - 1, 9999)) if first else ""
+        for info in self.store.list(self.key(batch_id, kind, ""), start_after=before):
             number = info.key.rpartition("/")[2].partition(".")[0]
             if number.isdecimal():
-                yield int(number)
+                yield int(number), info.etag
 
     def read(self, key: str) -> bytes | None:
         """What lies under a key of `key`, or None."""
+        blob = self._get(key)
+        return blob.data if blob else None
+
+    def _get(self, key: str) -> Blob | None:
         try:
-            return self.store.get(key).data
+            return self.store.get(key)
         except StoreGone:
             raise
         except NotFound:
@@ -246,12 +248,12 @@ class Ledger:
         self.store.put(key, text.encode(), content_type="application/jsonl")
 
 
-def read_all(read: Callable[[Asked], Found], asked: Sequence[Asked]) -> list[Found]:
-    """What `read` gives for each, several at once."""
+def all_of(do: Callable[[Asked], Found], asked: Sequence[Asked]) -> list[Found]:
+    """What `do` gives for each, several at once."""
     if len(asked) < 2:
-        return [read(one) for one in asked]
-    with ThreadPoolExecutor(READERS) as pool:
-        return list(pool.map(read, asked))
+        return [do(one) for one in asked]
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        return list(pool.map(do, asked))
 
 
 def open_ledger(destination: str, *, ledger_url: str | None = None, s3: S3Options | None = None) -> Ledger:
@@ -298,31 +300,12 @@ def _checked(batch_id: str) -> str:
     return batch_id
 
 
-class _Free(BaseModel):
-    """A header to be written: its fields are those given."""
-
-    model_config = ConfigDict(extra="allow")
-
-
-HeaderType = TypeVar("HeaderType", bound=_Header)
-
-
-def _read_lines(
-    data: bytes, header_type: type[HeaderType], line_type: type[Line], shard: int, key: str
-) -> tuple[HeaderType, list[Line]]:
-    """Header and records of a .jsonl object.
-
-    Raises:
-        NewerRecord: a newer version wrote it.
-        LedgerError: it is torn, of another shard, or does not validate.
-    """
-    first, *lines = data.split(b"\n")
-    header = parse(header_type, first, LedgerError, f"{key}, line 1,")
-    if header.version > VERSION:
-        raise NewerRecord(f"{key} is of version {header.version}, newer than {VERSION}: upgrade this installation")
-    if header.shard != shard:
-        raise LedgerError(f"{key} is of shard {header.shard}, not of shard {shard}")
-    if len(lines) != header.count + 1 or lines[-1]:
-        raise LedgerError(f"{key} is torn: its header counts {header.count} lines, but it has {len(lines) - 1}")
-    records = [parse(line_type, line, LedgerError, f"{key}, line {n},") for n, line in enumerate(lines[:-1], start=2)]
-    return header, records
+@contextmanager
+def _none_where_torn() -> Iterator[None]:
+    """The block is left where a report is torn; raises NewerRecord."""
+    try:
+        yield
+    except NewerRecord:
+        raise
+    except LedgerError as error:
+        log.warning("report taken as missing: %s", error)

@@ -16,18 +16,21 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 
 from celery.exceptions import SoftTimeLimitExceeded
 from pydantic import BaseModel
 
 from workers.attempts import attempts_at, is_live, mark_missed, now
 from workers.callback import Notify, owes_callback, remind, was_told
+from workers.digest import open_shards
 from workers.errors import LedgerError, NewerRecord, WorkerError
 from workers.job import BULK, Attempt, Batch, Moment, ShardJob, parse
 from workers.lanes import queue_of
-from workers.ledger import Ledger, open_batch
-from workers.planning import Taken, caught_up, plan, planned_anew
+from workers.ledger import Ledger, all_of, open_batch
+from workers.planning import Taken, plan
 from workers.registry import open_batches, register, unregister
+from workers.replanning import caught_up, planned_anew
 from workers.settings import Settings
 from workers.store import open_store
 from workers.trust import check_batch
@@ -41,6 +44,8 @@ PLANNER_LEASE_S = 300.0
 #: A planner asks so often whether its batch was cancelled or paused.
 LOOK_FOR_STOP_S = 5.0
 LOOKED = "looked.json"
+#: Plans that are looked at before their shards are sent.
+WINDOW = 64
 #: In one pass, what the broker holds is asked for no more often.
 GOOD_FOR_S = 2.0
 
@@ -74,7 +79,7 @@ def resume(ledger: Ledger, batch_id: str, send: Send, settings: Settings) -> int
     register(ledger, batch, settings)
     ledger.go_on(batch_id)
     attempts = attempts_at(ledger, batch_id)
-    count = _send(ledger, batch, ledger.open_shards(batch), attempts, send, settings)
+    count = _send(ledger, batch, open_shards(ledger, batch), attempts, send, settings)
     plan_and_send(ledger, batch_id, send, settings)
     return count
 
@@ -218,13 +223,13 @@ def reconcile_batch(
     if was_told(ledger, batch):  # it has ended: a receiver that is down for a day is no reason to read all reports
         close(ledger, batch, settings, notify)
         return 0
-    open_shards = ledger.open_shards(batch)
-    if batch.planned and not open_shards:
+    still_open = open_shards(ledger, batch)
+    if batch.planned and not still_open:
         close(ledger, batch, settings, notify)
         return 0
     if settings.allowed_urls:  # the record could be forged: nothing is listed or mended for it
         check_batch(ledger, batch, settings)
-    count = _send_lost(ledger, batch, open_shards, send, settings, waiting())
+    count = _send_lost(ledger, batch, still_open, send, settings, waiting())
     silent_since = batch.updated_at or batch.created_at
     if batch.planned or not _is_old(silent_since, PLANNER_LEASE_S):
         return count
@@ -260,7 +265,7 @@ def close(ledger: Ledger, batch: Batch, settings: Settings, notify: Notify | Non
 
 
 def _send_lost(
-    ledger: Ledger, batch: Batch, open_shards: set[int], send: Send, settings: Settings, waiting: Waiting
+    ledger: Ledger, batch: Batch, still_open: set[int], send: Send, settings: Settings, waiting: Waiting
 ) -> int:
     """All open shards where no message of theirs can be alive; else those whose worker died since they were sent."""
     attempts = attempts_at(ledger, batch.id)
@@ -268,12 +273,12 @@ def _send_lost(
     # Older producers put all shards into one queue.
     queues = {queue_of(batch), BULK}
     if not any(waiting.queued.get(queue, 0) for queue in queues):
-        return _send(ledger, batch, open_shards - taken, attempts, send, settings)
+        return _send(ledger, batch, still_open - taken, attempts, send, settings)
     # Redis delivers a dead worker's message again after the visibility timeout, an hour as a rule: that is long.
-    lost = {a.shard for a in attempts if not is_live(a) and not a.missed} & open_shards
+    lost = {a.shard for a in attempts if not is_live(a) and not a.missed} & still_open
     if _is_old(_looked_at(ledger, batch), settings.visibility_timeout_s):
         url = ledger.batch_url(batch.id)
-        lost |= open_shards - taken - {job.shard for job in waiting.jobs(queues) if job.batch_url == url}
+        lost |= still_open - taken - {job.shard for job in waiting.jobs(queues) if job.batch_url == url}
         ledger.put_json(ledger.key(batch.id, LOOKED), _Looked(at=now().isoformat(timespec="milliseconds")))
     return _send(ledger, batch, lost, attempts, send, settings)
 
@@ -289,11 +294,15 @@ def _send(
     ledger: Ledger, batch: Batch, shards: set[int], attempts: list[Attempt], send: Send, settings: Settings
 ) -> int:
     """Send those of these open shards that nobody is at, by the batch's tries. Torn plans are made anew."""
-    wanted = shards - {attempt.shard for attempt in attempts if is_live(attempt)}
-    for shard in sorted(wanted):
-        _mend_plan(ledger, batch, shard, settings)
-        send(job_of(ledger, batch, shard))
-    mark_missed(ledger, batch.id, [a for a in attempts if a.shard in wanted and not a.missed])
+    wanted = sorted(shards - {attempt.shard for attempt in attempts if is_live(attempt)})
+    for first in range(0, len(wanted), WINDOW):
+        some = wanted[first : first + WINDOW]
+        for shard, is_whole in zip(some, all_of(partial(ledger.has_plan, batch.id), some), strict=True):
+            if not is_whole:
+                _mend_plan(ledger, batch, shard, settings)
+            send(job_of(ledger, batch, shard))
+    sent = set(wanted)
+    mark_missed(ledger, batch.id, [a for a in attempts if a.shard in sent and not a.missed])
     return len(wanted)
 
 

@@ -8,7 +8,7 @@ from functools import partial
 
 from workers.errors import LedgerError
 from workers.job import Batch, PhotoReport, ShardReport
-from workers.ledger import Ledger, read_all
+from workers.ledger import Ledger, all_of
 
 #: Reports that are held at once.
 WINDOW = 64
@@ -26,7 +26,7 @@ def reports(ledger: Ledger, batch: Batch, retried_by: dict[str, int]) -> Iterato
     """One for each shard, by number, ascending; None for one that is not reported. `retried_by` is `retries`'s."""
     for first in range(0, batch.shards, WINDOW):
         numbers = range(first, min(first + WINDOW, batch.shards))
-        for report in read_all(partial(ledger.read_report, batch.id), numbers):
+        for report in all_of(partial(ledger.read_report, batch.id), numbers):
             if report is None:
                 yield None
             else:

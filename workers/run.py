@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
+from itertools import count
 
 from celery.exceptions import SoftTimeLimitExceeded
 
@@ -28,7 +29,11 @@ from workers.poison import SPLIT_AFTER, OneByOne
 from workers.settings import Settings
 from workers.shard import DESTINATION_GONE, ShardRunner, already_done
 from workers.store import Store, open_store
+from workers.store.listed import listed
 from workers.trust import check_batch
+
+#: A running shard asks whether its batch was stopped at each so many-th renewal of its try.
+STOP_EVERY = 2
 
 
 class ShardStopped(Exception):
@@ -81,18 +86,21 @@ def run_shard(
         _write_report(ledger, batch_id, batch.lane, report)
         return report.totals
     deaths = deaths_at(attempts_at(ledger, batch_id, job.shard))
+    destination = listed(open_store(batch.destination, s3=settings.s3, create=True), [ref.key for ref in refs])
     started = time.monotonic()
+
+    beats = count(1)
 
     def renew(lease: Lease) -> None:
         lease.beat(Totals.of(runner.reports))
-        if how := ledger.stopped(batch_id):
+        if next(beats) % STOP_EVERY == 0 and (how := ledger.stopped(batch_id)):
             runner.stop(ShardStopped(f"batch {batch_id} was {how}"))
 
     def make_runner() -> ShardRunner:
         return ShardRunner(
             batch=batch,
             source=open_store(batch.source, s3=settings.s3),
-            destination=open_store(batch.destination, s3=settings.s3, create=True),
+            destination=destination,
             settings=settings,
             engine=lambda: load(batch.recipe, settings, batch.private),
             overtaken=overtaken,

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 from workers.attempts import attempts_at, is_live
 from workers.callback import Callback, read_callback
-from workers.errors import LedgerError
-from workers.job import Batch, Outcome, PhotoReport, ShardReport, Totals
-from workers.ledger import ASKED_BY_NAME, Ledger, Stop, read_all
+from workers.digest import WORTH, note_reports, read_reports
+from workers.job import Batch, PhotoReport, ShortReport, Totals
+from workers.ledger import Ledger, Stop
+from workers.reports import reports, retries
+from workers.retries import Retries
+
+#: With no more open shards than this their reports are asked for by name at each look: a listing may lag.
+ASKED_EACH_TIME = 4
 
 
 @dataclass(frozen=True)
@@ -90,22 +96,20 @@ class BatchSummary:
 
 
 class BatchWatch:
-    """Follows one batch; each report is read once. Not to be shared between threads."""
+    """Follows one batch; each report is read once, and of a large batch's most need not be (`workers.digest`).
+
+    Not to be shared between threads.
+    """
 
     def __init__(self, ledger: Ledger, batch_id: str) -> None:
         self.ledger = ledger
         self.batch_id = batch_id
-        self._reported: set[int] = set()
-        #: What counts for each photo, and the shard that said it.
-        self._latest: dict[str, tuple[int, PhotoReport]] = {}
-        #: For photos that are retried: the last shard that does so; what earlier ones say counts no more.
-        self._retried_by: dict[str, int] = {}
-        self._looked_for_retries = 0
-        #: How often each photo that failed was begun, in all of its shards.
-        self._attempts: dict[str, int] = {}
-        self._stage_seconds: dict[str, float] = {}
-        self._wall_seconds = 0.0
-        self._peak_memory_bytes = 0
+        self._reports: dict[int, ShortReport] = {}
+        self._retries = Retries()
+        self._totals = Totals()
+        self._stage_seconds: Counter[str] = Counter()
+        #: Reports that were read a few at a time, since the digest was last written.
+        self._unnoted = 0
 
     def poll(self, *, running: bool = False) -> BatchSummary:
         """Reads what is new and says where the batch stands; with `running`, asks running shards how far they are.
@@ -115,12 +119,14 @@ class BatchWatch:
             StoreError: the store refuses.
         """
         batch = self.ledger.read_batch(self.batch_id)
-        self._find_retries(batch)
-        for report in self._new_reports(batch):
+        self._retries.look(self.ledger, batch)
+        new = self._new_reports(batch)
+        for report in new:
             self._take(report)
-        totals = Totals.of(report for _, report in self._latest.values())
+        self._note(len(new))
+        totals = self._totals - Totals.of(self._retries.replaced(self.ledger, batch, self._reports))
         left = batch.photos - totals.photos
-        all_reported = len(self._reported) == batch.shards
+        all_reported = len(self._reports) == batch.shards
         return BatchSummary(
             batch=batch,
             totals=totals,
@@ -128,69 +134,59 @@ class BatchWatch:
             missing=max(0, left) if all_reported else 0,
             failures=self._failures(),
             stopped=self.ledger.stopped(self.batch_id),
-            reported_shards=len(self._reported),
+            reported_shards=len(self._reports),
             stage_seconds=dict(self._stage_seconds),
-            wall_seconds=self._wall_seconds,
-            peak_memory_bytes=self._peak_memory_bytes,
+            wall_seconds=sum(report.wall_seconds for report in self._reports.values()),
+            peak_memory_bytes=max((report.peak_memory_bytes for report in self._reports.values()), default=0),
             running=self._running() if running else Totals(),
             callback=read_callback(self.ledger, batch) if batch.callback else None,
         )
 
     def photos(self) -> list[PhotoReport]:
-        """What `poll` found of each photo, by key, ascending."""
-        return [self._latest[key][1] for key in sorted(self._latest)]
+        """What became of each photo whose shard is reported, by key, ascending; reads every report."""
+        batch = self.ledger.read_batch(self.batch_id)
+        found = reports(self.ledger, batch, retries(self.ledger, batch))
+        return sorted((p for one in found if one for p in one.counting), key=lambda photo: photo.key)
 
-    def _find_retries(self, batch: Batch) -> None:
-        """Reads the plans of new retry shards: the photos of one that is not reported are pending again."""
-        if batch.first_retry is None:
-            return
-        for shard in range(max(batch.first_retry, self._looked_for_retries), batch.shards):
-            for photo in self._retried(shard):
-                self._retried_by[photo] = max(shard, self._retried_by.get(photo, 0))
-                if self._latest.get(photo, (shard,))[0] < shard:
-                    del self._latest[photo]
-        self._looked_for_retries = batch.shards
+    def _new_reports(self, batch: Batch) -> list[ShortReport]:
+        missing = dict.fromkeys(sorted(set(range(batch.shards)) - self._reports.keys()), "")
+        if len(missing) > ASKED_EACH_TIME:
+            listed = self.ledger.listed_reports(self.batch_id, first=min(missing))
+            missing = {shard: listed[shard] for shard in missing if shard in listed}
+        return read_reports(self.ledger, self.batch_id, missing)
 
-    def _retried(self, shard: int) -> list[str]:
-        try:
-            return [photo.key for photo in self.ledger.read_plan(self.batch_id, shard)]
-        except LedgerError:
-            if self.ledger.has_report(self.batch_id, shard):
-                return []  # the report says as much
-            raise
-
-    def _new_reports(self, batch: Batch) -> list[ShardReport]:
-        missing = set(range(batch.shards)) - self._reported
-        if len(missing) > ASKED_BY_NAME:
-            missing &= self.ledger.reported_shards(self.batch_id)
-        found = read_all(lambda shard: self.ledger.read_report(self.batch_id, shard), sorted(missing))
-        return [report for report in found if report is not None]
-
-    def _take(self, report: ShardReport) -> None:
-        self._reported.add(report.shard)
-        for photo in report.photos:
-            if photo.outcome is Outcome.failed:
-                self._attempts[photo.key] = self._attempts.get(photo.key, 0) + photo.attempts
-            if report.shard >= self._retried_by.get(photo.key, 0):
-                self._latest[photo.key] = (report.shard, photo)
+    def _take(self, report: ShortReport) -> None:
+        self._reports[report.shard] = report
+        self._totals += report.totals
         for stage, seconds in report.stage_seconds.items():
-            self._stage_seconds[stage] = self._stage_seconds.get(stage, 0.0) + seconds
-        self._wall_seconds += report.wall_seconds
-        self._peak_memory_bytes = max(self._peak_memory_bytes, report.peak_memory_bytes)
+            self._stage_seconds[stage] += seconds  # type: ignore[assignment]  # seconds count, too
+
+    def _note(self, new: int) -> None:
+        """Keeps the digest of a batch that is followed as new as that of one that is looked at once."""
+        self._unnoted = self._unnoted + new if new < WORTH else 0  # so many were noted as they were read
+        if self._unnoted >= WORTH:
+            note_reports(self.ledger, self.batch_id, self._reports.values())
+            self._unnoted = 0
 
     def _failures(self) -> tuple[Failure, ...]:
-        failed = [photo for _, photo in self._latest.values() if photo.outcome is Outcome.failed]
+        found: dict[str, PhotoReport] = {}
+        attempts: Counter[str] = Counter()
+        for shard, report in self._reports.items():
+            for photo in report.failed:
+                attempts[photo.key] += photo.attempts
+                if not self._retries.replaces(shard, photo):
+                    found[photo.key] = photo
         return tuple(
             Failure(
-                key=photo.key,
-                etag=photo.etag,
-                reason=photo.reason or "",
-                transient=photo.transient,
-                attempts=self._attempts[photo.key],
+                key=key,
+                etag=found[key].etag,
+                reason=found[key].reason or "",
+                transient=found[key].transient,
+                attempts=attempts[key],
             )
-            for photo in sorted(failed, key=lambda photo: photo.key)
+            for key in sorted(found)
         )
 
     def _running(self) -> Totals:
         live = {a.shard: a.done for a in attempts_at(self.ledger, self.batch_id) if is_live(a)}
-        return Totals.sum(done for shard, done in live.items() if shard not in self._reported)
+        return Totals.sum(done for shard, done in live.items() if shard not in self._reports)

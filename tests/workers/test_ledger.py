@@ -176,6 +176,22 @@ class TestRecords:
                 with pytest.raises(StoreUnavailable):
                     read(b.id, 0)
 
+    @pytest.mark.parametrize("totals", [b'{"photos":9,"failed":1}', b'{"photos":3,"failed":2}', b"null"])
+    def test_sums_that_do_not_fit_their_report_are_not_believed(self, ledger: Ledger, totals: bytes) -> None:
+        """A look at a batch reads a report's header; where its lines say otherwise, they count."""
+        done = report(0, {"a": Outcome.protected, "b": Outcome.failed, "c": Outcome.no_face})
+        ledger.write_report("b1", done)
+        whole = ledger.read_short("b1", 0)
+        assert whole is not None
+        assert (whole.totals, whole.failed) == (done.totals, (done.photos[1],))
+        key = ".apf/batches/b1/reports/00000.jsonl"
+        head, _, lines = ledger.store.get(key).data.partition(b"\n")
+        head = head[: head.index(b'"totals":')] + b'"totals":' + totals + b"}"
+        ledger.store.put(key, head + b"\n" + lines)
+        again = ledger.read_short("b1", 0)
+        assert again is not None
+        assert (again.totals, again.failed) == (whole.totals, whole.failed)
+
 
 class TestBatches:
     def test_ids_sort_by_time(self) -> None:
@@ -283,6 +299,20 @@ class TestSummary:
             assert (s.photos, s.protected, s.failed, s.pending) == (3, 2, 1, 0)
             assert [f.key for f in s.failures] == ["b"]
 
+    def test_a_report_that_was_torn_after_a_retry_counts_no_photo_twice(self, ledger: Ledger) -> None:
+        """Its shard runs again, and finds the retry's output: the photo is protected in both, and is one photo."""
+        b = batch(ledger, 2, 2)
+        ledger.write_batch(b.model_copy(update={"first_retry": 1}))
+        ledger.write_report(b.id, report(0, {"a": Outcome.failed, "b": Outcome.protected}))
+        ledger.write_plan(b.id, 1, refs("a"))
+        ledger.write_report(b.id, report(1, {"a": Outcome.protected}))
+        before = summary(ledger, b.id)
+        ledger.write_report(b.id, report(0, {"a": Outcome.protected, "b": Outcome.protected}))
+        watch = BatchWatch(ledger, b.id)
+        for s in (before, watch.poll(), watch.poll()):
+            assert (s.photos, s.protected, s.faces, s.failures, s.done) == (2, 2, 2, (), True)
+        assert [photo.key for photo in watch.photos()] == ["a", "b"]
+
     def test_a_photo_in_no_report_is_missing_and_not_pending_for_ever(self, ledger: Ledger) -> None:
         """The source lost it before its torn plan was made anew: the batch ends, and says so."""
         b = batch(ledger, 3, 1)
@@ -300,7 +330,7 @@ class TestSummary:
         watch = BatchWatch(ledger, b.id)
         assert watch.poll().protected == shards // 2
         ledger.write_report(b.id, report(shards // 2, {"new": Outcome.protected}))
-        with mock.patch.object(Ledger, "read_report", autospec=True, side_effect=Ledger.read_report) as read:
+        with mock.patch.object(Ledger, "read_short", autospec=True, side_effect=Ledger.read_short) as read:
             assert watch.poll().protected == shards // 2 + 1
         assert {call.args[2] for call in read.call_args_list} <= set(range(shards // 2, shards))
 
@@ -308,7 +338,7 @@ class TestSummary:
         """A thousand shards in the queue cost one listing, not a thousand requests."""
         b = batch(ledger, 1000, 1000, planned=False)
         ledger.write_report(b.id, report(7, {"a": Outcome.protected}))
-        with mock.patch.object(Ledger, "read_report", autospec=True, side_effect=Ledger.read_report) as read:
+        with mock.patch.object(Ledger, "read_short", autospec=True, side_effect=Ledger.read_short) as read:
             assert summary(ledger, b.id).protected == 1
         assert read.call_count == 1
 

@@ -16,11 +16,10 @@ from workers.ledger import Ledger, open_ledger
 from workers.planning import (
     BatchTooLarge,
     Taken,
-    caught_up,
     note_trouble,
     plan,
-    planned_anew,
 )
+from workers.replanning import caught_up, planned_anew
 from workers.store import ObjectInfo, Store, open_store
 from workers.store.memory import MemoryStore
 
@@ -307,3 +306,32 @@ def test_a_record_that_lags_behind_its_plans_catches_up() -> None:
     *_, done = plan(ledger, found, source, planner="b")
     assert planned_keys(ledger, done) == list("abcdefg")
     assert caught_up(ledger, done) == done
+
+
+def test_shards_are_sent_soon_at_first_and_then_many_at_once() -> None:
+    """The first message does not wait for a long stretch, and a large batch is not written after each shard."""
+    source, ledger, batch = scene({f"{n:03}": 1 for n in range(150)}, max_shard_photos=1)
+    grown = [each.shards for each in plan(ledger, batch, source, planner="a")]
+    assert grown == [1, 2, 4, 8, 16, 32, 64, 96, 128, 150]
+
+
+def test_a_plan_that_is_left_behind_a_gap_is_not_counted() -> None:
+    """A planner that dies while it writes a stretch leaves some of its plans, and photos lie before them."""
+    source, ledger, batch = scene(dict.fromkeys("abcdef", 10), max_shard_photos=2)
+    *_, whole = plan(ledger, batch, source, planner="a")
+    counted = {"planned": False, "shards": 1, "photos": 1, "cursor": "a"}
+    cut_short = whole.model_copy(update=counted)  # its first shard was closed early, after a silence
+    ledger.write_plan(batch.id, 0, [PhotoRef(key="a", etag="", size=10)], after="")
+    ledger.write_batch(cut_short)
+    assert ledger.listed_after(batch.id, 1) == "b"
+    assert caught_up(ledger, cut_short) == cut_short
+    *_, done = plan(ledger, caught_up(ledger, cut_short), source, planner="b")
+    assert planned_keys(ledger, done) == list("abcdef")
+
+
+def test_plans_of_an_older_version_are_counted_as_before() -> None:
+    """They do not say what lies before them."""
+    _, ledger, batch = scene(dict.fromkeys("abcd", 10), max_shard_photos=2)
+    for shard, keys in enumerate(("ab", "cd")):
+        ledger.write_plan(batch.id, shard, [PhotoRef(key=key, etag="", size=10) for key in keys])
+    assert caught_up(ledger, batch).cursor == "d"

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from workers.attempts import attempts_at, is_live
+from workers.digest import open_shards
 from workers.job import Batch, Totals
 from workers.ledger import Ledger
 from workers.planning import key_digest
@@ -39,7 +40,7 @@ def is_over(ledger: Ledger, batch: Batch) -> bool:
     """Whether nothing more comes of the batch by itself."""
     if ledger.stopped(batch.id) == "cancelled":
         return _is_left(ledger, batch)
-    return _is_listed(ledger, batch) and not ledger.open_shards(batch)
+    return _is_listed(ledger, batch) and not open_shards(ledger, batch)
 
 
 def outcome_of(ledger: Ledger, batch: Batch, keep: Callable[[], None] = lambda: None) -> BatchOutcome | None:

@@ -54,6 +54,9 @@ class Blob:
 class Store(Protocol):
     """Objects under one URL. Safe to share between threads. Every method may raise Forbidden or StoreUnavailable."""
 
+    #: Whether a listing may begin anywhere at the price of a page, which is far less than that of its keys' HEADs.
+    lists_pages: bool
+
     @property
     def url(self) -> str:
         """The canonical URL; keys are relative to it."""

@@ -48,6 +48,8 @@ ABANDONED_S = 24 * 3600
 class FileStore:
     """Objects of a folder. Symbolic links to folders are not followed, nor links to files outside the root."""
 
+    lists_pages = False
+
     def __init__(self, url: str, *, create: bool = False) -> None:
         self.url = url
         path = file_path(url)

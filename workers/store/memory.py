@@ -29,6 +29,8 @@ _LOCK = threading.RLock()
 class MemoryStore:
     """Objects of `memory://name/prefix`. Two stores of one name share their objects."""
 
+    lists_pages = False
+
     def __init__(self, url: str) -> None:
         self.url = url
         name, prefix = bucket_and_prefix(url)

@@ -61,6 +61,8 @@ PAGE_KEYS = 1000
 class S3Store:
     """Objects of `s3://bucket/prefix`. Keys pass byte for byte, whatever they look like as paths."""
 
+    lists_pages = True
+
     def __init__(self, url: str, options: S3Options) -> None:
         self.url = url
         self._bucket, prefix = bucket_and_prefix(url)

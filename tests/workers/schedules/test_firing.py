@@ -13,6 +13,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 
 from apf.recipe import load_recipe
 from tests.workers.schedules.world import START, World, world
+from workers.digest import open_shards
 from workers.errors import StoreUnavailable
 from workers.ledger import Ledger
 from workers.schedules import deciding, firing, outcome, turn
@@ -155,7 +156,7 @@ def test_two_without_turns_make_one_batch_all_the_same(
     assert len(world.ledger.batches()) == 1
     assert [ref.key for ref in world.plan(batch)] == [f"{key}.jpg" for key in "abcdefgh"]
     assert (batch.planned, batch.photos) == (True, 8)
-    assert world.ledger.open_shards(batch) == set()
+    assert open_shards(world.ledger, batch) == set()
 
 
 @pytest.mark.parametrize("after", ["write_state", "register", "write_batch"])
