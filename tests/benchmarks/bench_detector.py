@@ -7,33 +7,17 @@ coffee), enlarged to 1 and 12 megapixels. Prints, for each height, how many are 
 from __future__ import annotations
 
 import time
-from importlib import resources
 
 import cv2
-import numpy as np
-from PIL import Image
 from skimage.data import coffee
 
 from apf.detect import Detector, load_detector
 from apf.faces import Face, UInt8
+from tests.benchmarks.photos import cutouts, six
 from tests.benchmarks.record import record, table
 
 HEIGHTS = (8, 10, 12, 16, 20, 24, 28, 32, 40, 48, 64, 96)
 SIZES = ((1224, 816), (4243, 2829))  # 1 and 12 megapixels, as width and height
-
-
-def cutouts(detector: Detector) -> list[UInt8]:
-    """Each face of t1.jpg, with as much around it again as is needed to look real: twice the box."""
-    with Image.open(str(resources.files("insightface") / "data/images/t1.jpg")) as image:
-        photo = np.asarray(image.convert("RGB"))
-    found = []
-    for face in detector.detect([photo])[0]:
-        x1, y1, x2, y2 = face.box
-        half = y2 - y1  # of a square twice as high as the box
-        rows, columns = np.arange(-half, half) + (y1 + y2) / 2, np.arange(-half, half) + (x1 + x2) / 2
-        inside = rows.clip(0, photo.shape[0] - 1).astype(int), columns.clip(0, photo.shape[1] - 1).astype(int)
-        found.append(np.ascontiguousarray(photo[inside[0]][:, inside[1]]))
-    return found
 
 
 def laid_out(faces: list[UInt8], heights: tuple[int, ...], size: tuple[int, int]) -> tuple[UInt8, dict]:
@@ -58,7 +42,7 @@ def shows(face: Face, middle: tuple[float, float], height: int) -> bool:
 
 def main() -> None:
     detector = load_detector("centerface")
-    faces = cutouts(detector)
+    faces = cutouts(detector, six())
     found, figures = {}, {}
     for size in SIZES:
         found[size], seconds, false = at_size(detector, faces, size)

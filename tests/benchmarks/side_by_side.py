@@ -1,0 +1,183 @@
+"""A part of the work alone, on every core at the same time: what the whole machine can do of it, and not one core.
+
+Cores share memory and cache, and one that works alone runs at a higher clock. So there is a process for each core, kept
+on it; all begin each part together, and each call is timed by itself.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+from typing import Any
+
+#: Core seconds for one photo (or face), by part and way; one of each process and repetition.
+Times = dict[str, dict[str, list[float]]]
+
+#: A part is called as often as fills this, lest the clock's own steps and the start count.
+ENOUGH_S = 0.05
+#: Nobody waits longer for the others.
+PATIENCE_S = 600
+#: Faces given to the filter at once.
+BATCHES = (1, 2, 4, 8, 16, 32)
+
+
+class SideBySide:
+    """One process for each core. Close it: it is `contextlib.closing`'s."""
+
+    def __init__(self, cores: Sequence[int]) -> None:
+        """Starts the processes, which load the filter meanwhile; `ready` waits for that."""
+        context = get_context("spawn")
+        barrier = self._barrier = context.Barrier(len(cores))  # it must live as long as they may start
+        self._pipes: list[Any] = []
+        self._processes = []
+        for core in cores:
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_serve, args=(theirs, barrier, core, list(cores)), daemon=True)
+            process.start()
+            theirs.close()
+            self._pipes.append(ours)
+            self._processes.append(process)
+
+    def ready(self) -> None:
+        self._answers()
+
+    def photo(self, data: bytes, faces: int, runs: int) -> Times:
+        """Every part of a photo but the stages (`tests.benchmarks.parts`)."""
+        return self._ask("photo", data, faces, runs)
+
+    def stages(self, batches: Sequence[int], runs: int) -> Times:
+        """A face's stages by the size of the batch: `{"together": {"8": [...]}, "gradient": {"8": [...]}, ...}`."""
+        return self._ask("stages", batches, runs)
+
+    def close(self) -> None:
+        for pipe in self._pipes:
+            pipe.close()
+        for process in self._processes:
+            process.join(10)
+            process.terminate()
+
+    def _ask(self, *request: object) -> Times:
+        for pipe in self._pipes:
+            pipe.send(request)
+        return merged(self._answers())
+
+    def _answers(self) -> list[Any]:
+        try:
+            return [pipe.recv() for pipe in self._pipes]
+        except EOFError:
+            raise SystemExit("a process ended: its reason stands above") from None
+
+
+def merged(answers: Sequence[Times]) -> Times:
+    """The times of all processes, those of each part and way in one list."""
+    found: Times = {}
+    for answer in answers:
+        for part, ways in answer.items():
+            for way, seconds in ways.items():
+                found.setdefault(part, {}).setdefault(way, []).extend(seconds)
+    return found
+
+
+def _serve(pipe: Connection, barrier: Barrier, core: int, cores: list[int]) -> None:
+    """One process: keep to the core, load, and answer until the other end is closed."""
+    _keep_to({core})
+    server = _Server(barrier, core, cores)
+    pipe.send("ready")
+    while True:
+        try:
+            method, *arguments = pipe.recv()
+        except EOFError:
+            return
+        pipe.send(getattr(server, method)(*arguments))
+
+
+class _Server:
+    def __init__(self, barrier: Barrier, core: int, cores: list[int]) -> None:
+        import cv2  # noqa: PLC0415  the parent needs none of these
+        import torch  # noqa: PLC0415
+
+        from apf.filter import Filter  # noqa: PLC0415
+
+        torch.set_num_threads(1)
+        cv2.setNumThreads(1)
+        self._barrier, self._core, self._cores = barrier, core, cores
+        self._filter = Filter.load(device="cpu")
+        _ = self._filter.detector
+
+    def photo(self, data: bytes, faces: int, runs: int) -> Times:
+        from tests.benchmarks.parts import Sample, parts  # noqa: PLC0415
+
+        sample, times = Sample.of(data, self._filter, faces), Times()
+        with tempfile.TemporaryDirectory() as folder:
+            for part, ways in parts(sample, self._filter, Path(folder)).items():
+                times[part] = {way: self._timed(work, runs) for way, work in ways.items()}
+        pixels = [sample.photo.pixels] * len(self._cores)
+        times["detect"]["apf, one process"] = self._in_one_process(
+            lambda: self._filter.detector.detect(pixels), len(pixels), runs
+        )
+        return times
+
+    def stages(self, batches: Sequence[int], runs: int) -> Times:
+        import torch  # noqa: PLC0415
+
+        from apf.clock import StageClock  # noqa: PLC0415
+
+        faces = torch.rand(max(batches), 3, 112, 112, generator=torch.Generator().manual_seed(0))
+        times: Times = {"together": {}}
+        for batch in batches:
+            clock, given = StageClock(), faces[:batch]
+            seconds = self._timed(lambda given=given, clock=clock: self._filter.perturbation(given, clock), runs)
+            times["together"][str(batch)] = [one / batch for one in seconds]
+            # The clock adds up threads that share the core, and the first, untimed call: its shares are what counts.
+            total = sum(clock.seconds.values())
+            for stage, own in clock.seconds.items():
+                times.setdefault(stage, {})[str(batch)] = [one / batch * own / total for one in seconds]
+        many = max(*batches, len(self._cores))
+        given = faces.repeat(math.ceil(many / len(faces)), 1, 1, 1)[:many]
+        times["together"][f"{many}, one process"] = self._in_one_process(
+            lambda: self._filter.perturbation(given), many, runs
+        )
+        return times
+
+    def _timed(self, work: Callable[[], object], runs: int) -> list[float]:
+        """Seconds of one call, in each of so many runs that all processes begin together."""
+        started = time.perf_counter()
+        work()
+        calls = max(1, min(1000, math.ceil(ENOUGH_S / max(time.perf_counter() - started, 1e-6))))
+        found = []
+        for _ in range(runs):
+            self._barrier.wait(PATIENCE_S)
+            started = time.perf_counter()
+            for _ in range(calls):
+                work()
+            found.append((time.perf_counter() - started) / calls)
+        return found
+
+    def _in_one_process(self, work: Callable[[], object], items: int, runs: int) -> list[float]:
+        """Core seconds for one of the items, where the first process does them on all cores while the others wait."""
+        found: list[float] = []
+        if self._core == self._cores[0]:
+            _keep_to(set(self._cores))
+            work()
+            for _ in range(runs):
+                started = time.perf_counter()
+                work()
+                found.append((time.perf_counter() - started) * len(self._cores) / items)
+            _keep_to({self._core})
+        self._barrier.wait(PATIENCE_S)
+        return found
+
+
+def _keep_to(cores: set[int]) -> None:
+    """All threads of this process to these cores, where the system can do that."""
+    if not hasattr(os, "sched_setaffinity"):
+        return
+    for thread in Path("/proc/self/task").iterdir():
+        os.sched_setaffinity(int(thread.name), cores)
