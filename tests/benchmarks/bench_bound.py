@@ -12,8 +12,9 @@ quickest way known here of each part (`parts.py`), on all cores at once (`side_b
 
 What is reached: `apf protect` between two folders in a process that has its models loaded, by the seconds from each
 shard's start to its last output; what the command adds around its shards stands in the column beside it. Floor and
-worker are measured right after each other for each kind of photo, several times. Takes about 15 minutes in full; the
-CPU's bound, whatever GPU there is.
+worker are measured right after each other for each kind of photo, several times. It is the CPU's bound, whatever GPU
+there is. With `--cpu-time` both are counted in processor time, for machines that others use as well: the ratio then
+tells of needless work, and nothing of cores that wait.
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ import os
 import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,15 +66,18 @@ def main() -> None:
     parser.add_argument("--megapixels", type=float, nargs="+", default=None)
     parser.add_argument("--faces", type=int, nargs="+", choices=(0, *FACE_HEIGHT), default=None)
     parser.add_argument("--runs", type=int, default=None)
-    asked = {name: value for name, value in vars(parser.parse_args()).items() if name != "short" and value is not None}
-    plan = Plan(**{**vars(SHORT if parser.parse_args().short else Plan()), **asked})
-    with closing(SideBySide(_core_numbers())) as machine, closing(WarmWorker({"APF_DEVICE": "cpu"})) as worker:
-        figures = measured(plan, machine, worker)
+    parser.add_argument("--cpu-time", action="store_true", help="count processor time")
+    asked = vars(parser.parse_args())
+    short, cpu_time = asked.pop("short"), asked.pop("cpu_time")
+    plan = replace(SHORT if short else Plan(), **{name: value for name, value in asked.items() if value is not None})
+    clock = time.process_time if cpu_time else time.perf_counter
+    with closing(SideBySide(_core_numbers(), clock)) as machine, closing(WarmWorker({"APF_DEVICE": "cpu"})) as worker:
+        figures = measured(plan, machine, worker, cpu_time=cpu_time)
     print(report(figures))
     record("bound", figures)
 
 
-def measured(plan: Plan, machine: SideBySide, worker: WarmWorker) -> dict[str, Any]:
+def measured(plan: Plan, machine: SideBySide, worker: WarmWorker, *, cpu_time: bool) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         _reached(worker, [jpeg(1, 1)], Path(folder), runs=1)  # its models load while the other processes load theirs
     machine.ready()
@@ -88,11 +93,10 @@ def measured(plan: Plan, machine: SideBySide, worker: WarmWorker) -> dict[str, A
             with tempfile.TemporaryDirectory() as folder:
                 runs = _reached(worker, (photos * count)[:count], Path(folder), plan.runs)
             _check_faces(runs, count * faces)
-            kinds.append(
-                {"megapixels": megapixels, "faces": faces, "photos": count, **bound, **reached(runs, bound, cores())}
-                | {"part_core_s": spread_of(times)}
-            )
-    return {"cores": cores(), "stage_core_s": spread_of(stages), "kinds": kinds}
+            worked = reached(runs, bound["floor_s"], cores(), cpu_time=cpu_time)
+            kind = {"megapixels": megapixels, "faces": faces, "photos": count}
+            kinds.append({**kind, **bound, **worked, "part_core_s": spread_of(times)})
+    return {"cores": cores(), "cpu_time": cpu_time, "stage_core_s": spread_of(stages), "kinds": kinds}
 
 
 def floor(times: Times, cores: int) -> dict[str, Any]:
@@ -134,10 +138,10 @@ def in_all(together: Mapping[str, list[float]], faces: int) -> dict[str, list[fl
     return {batch: [faces * one for one in seconds] for batch, seconds in together.items()}
 
 
-def reached(runs: Sequence[Mapping[str, Any]], bound: Mapping[str, Any], cores: int) -> dict[str, Any]:
-    """What the worker makes of it: seconds a photo, the bound's share of them, and how busy the cores are."""
-    each = [run["wall_seconds"] / run["photos"] for run in runs]
-    ratios = [bound["floor_s"] / one for one in each]
+def reached(runs: Sequence[Mapping[str, Any]], floor_s: float, cores: int, *, cpu_time: bool) -> dict[str, Any]:
+    """What the worker makes of it: seconds a photo, the floor's share of them, and how busy the cores are."""
+    each = [(run["cpu_s"] / cores if cpu_time else run["wall_seconds"]) / run["photos"] for run in runs]
+    ratios = [floor_s / one for one in each]
     wall = sum(run["wall_seconds"] for run in runs)
     stages = {name for run in runs for name in run["stage_seconds"]}
     photos = sum(run["photos"] for run in runs)
@@ -171,7 +175,7 @@ def report(figures: Mapping[str, Any]) -> str:
     reached_all = all(kind["ratio"] >= AIM for kind in kinds)
     return "\n\n".join(
         [
-            f"Bound and worker, {figures['cores']} cores:",
+            f"Bound and worker, {figures['cores']} cores{', processor time' if figures['cpu_time'] else ''}:",
             table([_bound_row(kind) for kind in kinds]),
             f"{'Every' if reached_all else 'Not every'} kind of photo reaches the aim of {AIM}.",
             "The floor's parts, core milliseconds a photo:",

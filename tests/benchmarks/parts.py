@@ -16,7 +16,7 @@ from PIL import Image
 
 from apf.detectors.pyramid import FINE_PIXELS
 from apf.faces import CROP, Float32, Float64, UInt8, align, alignment, paste
-from apf.filter import Filter
+from apf.filters import PhotoFilter
 from apf.photo import Photo, decode, encode
 from apf.photo.jpeg import tables_for
 
@@ -39,7 +39,7 @@ class Sample:
     epsilon_levels: int
 
     @classmethod
-    def of(cls, data: bytes, filter: Filter, faces: int) -> Sample:
+    def of(cls, data: bytes, filter: PhotoFilter, faces: int) -> Sample:
         """A JPEG of quality 90; raises ValueError where the detector finds another number of faces than was said."""
         photo = decode(data)
         found = filter.detector.detect([photo.pixels])[0]
@@ -50,7 +50,7 @@ class Sample:
         return cls(data, photo, [alignment(face.landmarks) for face in found], list(signs * levels / 255), levels)
 
 
-def parts(sample: Sample, filter: Filter, folder: Path) -> dict[str, Ways]:
+def parts(sample: Sample, filter: PhotoFilter, folder: Path) -> dict[str, Ways]:
     """Every part of a photo but the three stages; files are read and written in the folder."""
     data, photo, pixels = sample.data, sample.photo, sample.photo.pixels
     source, output, encoded = folder / "in.jpg", folder / "out.jpg", encode(photo, pixels)

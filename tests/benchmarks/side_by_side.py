@@ -31,15 +31,20 @@ BATCHES = (1, 2, 4, 8, 16, 32)
 class SideBySide:
     """One process for each core. Close it: it is `contextlib.closing`'s."""
 
-    def __init__(self, cores: Sequence[int]) -> None:
-        """Starts the processes, which load the filter meanwhile; `ready` waits for that."""
+    def __init__(self, cores: Sequence[int], clock: Callable[[], float] = time.perf_counter) -> None:
+        """Starts the processes, which load the filter meanwhile; `ready` waits for that.
+
+        Args:
+            cores: the numbers that the system has for them.
+            clock: `time.process_time` leaves out what other programs take.
+        """
         context = get_context("spawn")
         barrier = self._barrier = context.Barrier(len(cores))  # it must live as long as they may start
         self._pipes: list[Any] = []
         self._processes = []
         for core in cores:
             ours, theirs = context.Pipe()
-            process = context.Process(target=_serve, args=(theirs, barrier, core, list(cores)), daemon=True)
+            process = context.Process(target=_serve, args=(theirs, barrier, core, list(cores), clock), daemon=True)
             process.start()
             theirs.close()
             self._pipes.append(ours)
@@ -85,10 +90,10 @@ def merged(answers: Sequence[Times]) -> Times:
     return found
 
 
-def _serve(pipe: Connection, barrier: Barrier, core: int, cores: list[int]) -> None:
+def _serve(pipe: Connection, barrier: Barrier, core: int, cores: list[int], clock: Callable[[], float]) -> None:
     """One process: keep to the core, load, and answer until the other end is closed."""
     _keep_to({core})
-    server = _Server(barrier, core, cores)
+    server = _Server(barrier, core, cores, clock)
     pipe.send("ready")
     while True:
         try:
@@ -99,16 +104,14 @@ def _serve(pipe: Connection, barrier: Barrier, core: int, cores: list[int]) -> N
 
 
 class _Server:
-    def __init__(self, barrier: Barrier, core: int, cores: list[int]) -> None:
+    def __init__(self, barrier: Barrier, core: int, cores: list[int], clock: Callable[[], float]) -> None:
         import cv2  # noqa: PLC0415  the parent needs none of these
-        import torch  # noqa: PLC0415
 
-        from apf.filter import Filter  # noqa: PLC0415
+        from apf.filters import load_filter  # noqa: PLC0415
 
-        torch.set_num_threads(1)
         cv2.setNumThreads(1)
-        self._barrier, self._core, self._cores = barrier, core, cores
-        self._filter = Filter.load(device="cpu")
+        self._barrier, self._core, self._cores, self._clock = barrier, core, cores, clock
+        self._filter = load_filter(device="cpu")
         _ = self._filter.detector
 
     def photo(self, data: bytes, faces: int, runs: int) -> Times:
@@ -125,54 +128,61 @@ class _Server:
         return times
 
     def stages(self, batches: Sequence[int], runs: int) -> Times:
-        import torch  # noqa: PLC0415
+        import numpy as np  # noqa: PLC0415
 
         from apf.clock import StageClock  # noqa: PLC0415
 
-        faces = torch.rand(max(batches), 3, 112, 112, generator=torch.Generator().manual_seed(0))
+        many = max(*batches, len(self._cores))
+        crops = list(np.random.default_rng(0).random((many, 3, 112, 112), dtype=np.float32))
         times: Times = {"together": {}}
         for batch in batches:
-            clock, given = StageClock(), faces[:batch]
-            seconds = self._timed(lambda given=given, clock=clock: self._filter.perturbation(given, clock), runs)
+            clock, given = StageClock(), crops[:batch]
+            seconds = self._timed(lambda given=given, clock=clock: self._filter.perturb(given, clock), runs)
             times["together"][str(batch)] = [one / batch for one in seconds]
-            # The clock adds up threads that share the core, and the first, untimed call: its shares are what counts.
+            # The clock has the untimed first call, too: its shares are what counts.
             total = sum(clock.seconds.values())
             for stage, own in clock.seconds.items():
                 times.setdefault(stage, {})[str(batch)] = [one / batch * own / total for one in seconds]
-        many = max(*batches, len(self._cores))
-        given = faces.repeat(math.ceil(many / len(faces)), 1, 1, 1)[:many]
         times["together"][f"{many}, one process"] = self._in_one_process(
-            lambda: self._filter.perturbation(given), many, runs
+            lambda: self._filter.perturb(crops), many, runs
         )
         return times
 
     def _timed(self, work: Callable[[], object], runs: int) -> list[float]:
         """Seconds of one call, in each of so many runs that all processes begin together."""
-        started = time.perf_counter()
+        started = self._clock()
         work()
-        calls = max(1, min(1000, math.ceil(ENOUGH_S / max(time.perf_counter() - started, 1e-6))))
+        calls = max(1, min(1000, math.ceil(ENOUGH_S / max(self._clock() - started, 1e-6))))
         found = []
         for _ in range(runs):
             self._barrier.wait(PATIENCE_S)
-            started = time.perf_counter()
+            started = self._clock()
             for _ in range(calls):
                 work()
-            found.append((time.perf_counter() - started) / calls)
+            found.append((self._clock() - started) / calls)
         return found
 
     def _in_one_process(self, work: Callable[[], object], items: int, runs: int) -> list[float]:
         """Core seconds for one of the items, where the first process does them on all cores while the others wait."""
         found: list[float] = []
         if self._core == self._cores[0]:
-            _keep_to(set(self._cores))
+            # Of the processor's time each core gives its own; of the clock on the wall all give the same.
+            counted = 1 if self._clock is time.process_time else len(self._cores)
+            self._use(self._cores)
             work()
             for _ in range(runs):
-                started = time.perf_counter()
+                started = self._clock()
                 work()
-                found.append((time.perf_counter() - started) * len(self._cores) / items)
-            _keep_to({self._core})
+                found.append((self._clock() - started) * counted / items)
+            self._use([self._core])
         self._barrier.wait(PATIENCE_S)
         return found
+
+    def _use(self, cores: Sequence[int]) -> None:
+        from apf.cores import use_cores  # noqa: PLC0415
+
+        _keep_to(set(cores))
+        use_cores(len(cores))
 
 
 def _keep_to(cores: set[int]) -> None:
