@@ -1,0 +1,103 @@
+"""Redis and an S3 store for benchmarks, as the tests have them, without pytest: `with store() as server`."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from botocore.exceptions import EndpointConnectionError
+
+from tests.conftest import HERE, S3_KEY, S3_SECRET, RedisServer, S3Server, _end_swift, _free_ports
+
+
+def own_credentials() -> None:
+    """The environment's: those of the store on loopback, and nobody else's."""
+    for name in [name for name in os.environ if name.startswith(("APF_", "AWS_"))]:
+        del os.environ[name]
+    os.environ |= {
+        "AWS_ACCESS_KEY_ID": S3_KEY,
+        "AWS_SECRET_ACCESS_KEY": S3_SECRET,
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_CONFIG_FILE": os.devnull,
+        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+
+
+@contextmanager
+def redis_server(folder: Path) -> Iterator[RedisServer]:
+    binary = shutil.which("redis-server")
+    if binary is None:
+        raise SystemExit("redis-server is not on PATH: install it")
+    server = RedisServer(binary, folder, _free_ports([0]))
+    server.start()
+    try:
+        yield server
+    finally:
+        server.kill()
+
+
+@contextmanager
+def store() -> Iterator[tuple[str, S3Server]]:
+    """Swift where it is installed and may be started, else moto in a process of its own; and its name."""
+    if os.geteuid() == 0 and all(map(shutil.which, ("swift-proxy-server", "memcached", "curl"))):
+        with _swift() as server:
+            yield "Swift", server
+    else:
+        with _moto() as server:
+            yield "moto", server
+
+
+@contextmanager
+def _swift() -> Iterator[S3Server]:
+    port = _free_ports([0, 1, 2, 3, 5])
+    folder = Path(tempfile.mkdtemp(prefix="apf-swift-"))
+    try:
+        subprocess.run(
+            ["bash", HERE / "services" / "swift-s3.sh", folder, str(port)], check=True, stdout=subprocess.DEVNULL
+        )
+        yield S3Server(f"http://127.0.0.1:{port}")
+    finally:
+        _end_swift(folder)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _moto() -> Iterator[S3Server]:
+    port = _free_ports([0])
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        server = S3Server(f"http://127.0.0.1:{port}")
+        for _ in range(100):
+            with suppress(EndpointConnectionError):
+                server.client.list_buckets()
+                break
+            time.sleep(0.1)
+        yield server
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@contextmanager
+def running(command: list[str], variables: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A worker in a process group of its own, which ends with it."""
+    with log.open("ab") as file:
+        process = subprocess.Popen(
+            command, env={**os.environ, **variables}, stdout=file, stderr=file, start_new_session=True
+        )
+    try:
+        yield process
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
