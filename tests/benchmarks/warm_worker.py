@@ -44,9 +44,8 @@ class WarmWorker:
         return {**found, "command_s": time.perf_counter() - started, "cpu_s": self._cpu_s() - used}
 
     def close(self) -> None:
-        if self._process.stdin:
-            self._process.stdin.close()
-        self._process.wait()
+        with self._process:  # closes its pipes, by which it ends, and waits for that
+            pass
 
     def _cpu_s(self) -> float:
         parent = psutil.Process(self._process.pid)
