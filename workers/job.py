@@ -293,7 +293,7 @@ class Batch(Growing):
     created_at: Moment
     #: Bounds of one shard; a single photo over the second makes a shard of its own.
     max_shard_photos: int = Field(default=128, ge=1)
-    max_shard_megapixels: float = Field(default=128.0, gt=0)
+    max_shard_megapixels: float = Field(default=384.0, gt=0)
     #: The photos that were asked for by name; empty where all of the source was.
     named: tuple[PhotoRef, ...] = ()
     #: Whether the whole source has been listed.

@@ -65,7 +65,7 @@ class Settings(BaseSettings):
     decode_limit_s: float = Field(default=60, gt=0)
 
     #: A shard is closed at this many estimated megapixels or photos: 20 to 60 s of work, and what a restart repeats.
-    shard_megapixels: float = Field(default=128, gt=0)
+    shard_megapixels: float = Field(default=384, gt=0)
     shard_photos: int = Field(default=128, gt=0, le=10_000)
 
     #: Cores that each of a worker's processes uses; not set: the machine's, shared by the processes of `-c`.
