@@ -15,7 +15,7 @@ from workers.settings import Settings
 from workers.store import Store, open_store
 from workers.watch import BatchWatch, Failure
 
-__all__ = ["Asked", "OverlapError", "create_batch", "find_ledger", "latest_batch", "new_batch", "retry", "write_new"]
+__all__ = ["Asked", "OverlapError", "create_batch", "find_ledger", "new_batch", "retry", "write_new"]
 
 Send = Callable[[ShardJob], None]
 
@@ -48,18 +48,6 @@ def retry(ledger: Ledger, batch_id: str, send: Send, settings: Settings) -> int:
     for shard in shards:
         send(job_of(ledger, batch, shard))
     return len(photos)
-
-
-def latest_batch(ledger: Ledger, destination: str) -> str:
-    """The newest batch of a destination.
-
-    Raises:
-        LedgerError: there is none.
-    """
-    found = ledger.latest()
-    if found is None:
-        raise LedgerError(f"no batch was ever run into {destination}: check the destination, or APF_LEDGER_URL")
-    return found
 
 
 def _as_it_is_now(source: Store, failure: Failure) -> PhotoRef:

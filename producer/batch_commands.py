@@ -1,30 +1,28 @@
-"""The commands about one batch: start it, ask how far it is, retry, resume, cancel, pause."""
+"""The commands that change one batch: start it, retry, resume, cancel, pause."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from enum import StrEnum
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 
 from producer import batch as batches
-from producer import doctor
 from producer.batch import Asked
 from producer.callback_command import await_callback, check_callback_here
-from producer.report import LONGEST_PAUSE_S, console, follow, print_failures, print_summary
+from producer.parts import missing_worker_parts
+from producer.report import LONGEST_PAUSE_S, POLL_S, finish, follow
 from producer.terminal import (
-    DONE,
     INTERRUPTED,
-    SOME_FAILED,
     AsJson,
     BatchId,
     Destination,
     NoFace,
     Private,
     Wait,
+    console,
     errors_end_the_command,
     refuse,
     say,
@@ -39,11 +37,8 @@ from workers.reconcile import cancel as cancel_batch
 from workers.reconcile import close, minder, plan_and_send, resume
 from workers.sending import BrokerError, Sender, choose_queue, waiting
 from workers.settings import Settings, load_settings
-from workers.summary import json_object
-from workers.watch import BatchSummary, BatchWatch
+from workers.watch import BatchWatch
 
-#: Between two looks at the ledger at first.
-POLL_S = 2.0
 
 
 class LaneName(StrEnum):
@@ -88,28 +83,6 @@ def protect(
         plan_and_send(ledger, batch.id, sender, settings)
 
     _run(ledger, batch.id, send, settings, wait=wait, as_json=as_json)
-
-
-@errors_end_the_command
-def status(
-    destination: Destination,
-    batch: Annotated[str | None, typer.Argument(metavar="[BATCH]", help="Default: the latest.")] = None,
-    watch: Annotated[bool, typer.Option("--watch", help="Follow until the batch is done.")] = False,
-    failed: Annotated[bool, typer.Option("--failed", help="List every failed photo.")] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Tell how far a batch is; with --failed, which photos failed, why, and how often they were begun."""
-    settings = load_settings()
-    ledger = batches.find_ledger(destination, settings)
-    batch_id = batch or batches.latest_batch(ledger, destination)
-    if watch:
-        summary = follow(BatchWatch(ledger, batch_id), every_s=POLL_S, show=not as_json)
-    else:
-        summary = BatchWatch(ledger, batch_id).poll(running=True)
-    if failed and not as_json:
-        print_failures(summary)
-        raise typer.Exit(SOME_FAILED if summary.failed else DONE)
-    _finish(summary, as_json=as_json)
 
 
 @errors_end_the_command
@@ -202,16 +175,7 @@ def _run(
                 summary = await_callback(watch, summary, sender.callback, worker.check)
     if summary.done:
         close(ledger, summary.batch, settings, sender.callback if settings.broker_url else None)
-    _finish(summary, as_json=as_json, waited=wait)
-
-
-def _finish(summary: BatchSummary, *, as_json: bool, waited: bool = False) -> NoReturn:
-    if as_json:
-        print(json.dumps(json_object(summary)))
-    else:
-        print_summary(summary)
-    left = waited and (summary.pending or summary.stopped)
-    raise typer.Exit(SOME_FAILED if summary.failed or summary.missing or left else DONE)
+    finish(summary, as_json=as_json, waited=wait)
 
 
 @contextmanager
@@ -232,6 +196,6 @@ def _refuse_what_cannot_run(settings: Settings, wait: bool) -> None:
         return
     if not wait:
         refuse("--no-wait needs a queue that others work on: set APF_BROKER_URL, or leave the flag away")
-    if missing := doctor.missing_worker_parts():
+    if missing := missing_worker_parts():
         refuse(f"without a queue this command does the work itself, but {', '.join(missing)} is not installed: "
                 "install the worker extra, or set APF_BROKER_URL")  # fmt: skip

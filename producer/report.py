@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
+from typing import NoReturn
 
-from rich.console import Console
+import typer
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from apf.recipe import other_version
+from producer.terminal import DONE, SOME_FAILED, console
 from workers.callback import Callback
 from workers.errors import StoreUnavailable
+from workers.summary import json_object
 from workers.watch import BatchSummary, BatchWatch
 
-#: For people, on stderr; stdout belongs to the result.
-console = Console(stderr=True)
-
+#: Between two looks at the ledger at first.
+POLL_S = 2.0
 #: Between two looks at a store that is down.
 STORE_PAUSE_S = 5.0
 #: A batch that has been followed for long is looked at less often: by so much of the time so far, and this at most.
@@ -137,3 +140,13 @@ def print_failures(summary: BatchSummary) -> None:
         again = "may pass" if failure.transient else "permanent"
         tries = f"{failure.attempts} {'try' if failure.attempts == 1 else 'tries'}"
         print(f"{failure.key!r}\t{tries}\t{again}\t{failure.reason}")
+
+
+def finish(summary: BatchSummary, *, as_json: bool, waited: bool = False) -> NoReturn:
+    """The end of a command about one batch: what became of it, on the terminal or as JSON, and the exit status."""
+    if as_json:
+        print(json.dumps(json_object(summary)))
+    else:
+        print_summary(summary)
+    left = waited and (summary.pending or summary.stopped)
+    raise typer.Exit(SOME_FAILED if summary.failed or summary.missing or left else DONE)

@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from producer import batch as batches
-from producer.doctor import missing_worker_parts
-from producer.report import console
-from producer.terminal import AsJson, Destination, errors_end_the_command, refuse, say
+from producer.parts import missing_worker_parts
+from producer.terminal import AsJson, Destination, console, errors_end_the_command, refuse, say
 from workers.album.target import Target
+from workers.asking import find_ledger, latest_batch
 from workers.settings import load_settings
 
 if TYPE_CHECKING:
@@ -57,8 +56,8 @@ def report(
             "install the worker extra (pip install 'apf-protect[worker]'), or use apf status"
         )
     settings = load_settings()
-    ledger = batches.find_ledger(destination, settings)
-    batch_id = batch or batches.latest_batch(ledger, destination)
+    ledger = find_ledger(destination, settings)
+    batch_id = batch or latest_batch(ledger, destination)
     place = Target.at(output, batch_id)
     asked_of = ledger.read_batch(batch_id)
     place.check(apart=(asked_of.source, asked_of.destination))  # before libraries load that take seconds

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from apf.recipe import recipe_fields
-from producer import schedule_running as running
+from producer.lazy import lazily
 from producer.schedule_fields import new_recipe, new_trigger, warn_of_a_slower_clock
 from producer.schedule_table import print_one, print_table
 from producer.terminal import AsJson, NoFace, Private, errors_end_the_command, refuse, say
@@ -31,6 +31,14 @@ app = typer.Typer(
 )
 
 
+#: The commands that may send shards: they load the queue, and the others do without.
+RUNNING = {
+    "run-now": "Run a schedule now; every photo is looked at, also where nothing seems to have changed.",
+    "tick": "Run what is due, for a clock of your own such as cron; with a queue `apf beat` does this by itself.",
+    "compare": "Compare a rollout's recipe with the schedule's own, on the same photos; how they look, on samples of each.",
+    "promote": "Give a rollout's recipe to all photos.",
+    "rollback": "Drop a rollout: what has its recipe gets the schedule's own again, at once; its batches are cancelled.",
+}
 #: Between two looks at a schedule that is waited for.
 POLL_S = 1.0
 
@@ -184,11 +192,8 @@ def remove(name: Name) -> None:
     say(f"schedule {name} is removed")
 
 
-app.command("run-now")(running.run_now)
-app.command()(running.tick)
-app.command()(running.compare)
-app.command()(running.promote)
-app.command()(running.rollback)
+for _name, _listed in RUNNING.items():
+    lazily(app, _name, f"producer.schedule_running:{_name.replace('-', '_')}", _listed)
 
 
 def _set_paused(name: str, paused: bool) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from producer.doctor import missing_worker_parts
+from producer.parts import missing_worker_parts
 from producer.schedule_table import print_comparison
 from producer.schedule_work import finish, fire, hint_how_to_go_on, work
 from producer.terminal import AsJson, errors_end_the_command, refuse, say

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from producer.report import console
+from producer.terminal import console
 from workers.schedules.overview import LastRun, Overview
 
 #: Reasons of failures that are listed.

@@ -11,7 +11,7 @@ from typing import NoReturn
 import typer
 
 from producer.callback_command import await_callback
-from producer.doctor import missing_worker_parts
+from producer.parts import missing_worker_parts
 from producer.report import follow, print_summary
 from producer.terminal import DONE, INTERRUPTED, SOME_FAILED, refuse, say
 from workers.app import make_app

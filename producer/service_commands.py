@@ -12,8 +12,7 @@ import typer
 from rich.markup import escape
 
 from producer import doctor
-from producer.report import console
-from producer.terminal import DONE, SOME_FAILED, AsJson, errors_end_the_command, refuse, say
+from producer.terminal import DONE, SOME_FAILED, AsJson, console, errors_end_the_command, refuse, say
 from workers.allowed import check_reachable
 from workers.app import make_app
 from workers.errors import WorkerError

