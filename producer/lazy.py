@@ -26,7 +26,7 @@ class LazyCommand(TyperCommand):
         if isinstance(found, typer.Typer):
             return typer.main.get_group(found)
         alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-        alone.command(self.name, context_settings=self.context_settings)(found)
+        alone.command(self.name, context_settings=dict(self.context_settings))(found)
         return typer.main.get_command(alone)
 
 

@@ -35,9 +35,11 @@ app = typer.Typer(
 RUNNING = {
     "run-now": "Run a schedule now; every photo is looked at, also where nothing seems to have changed.",
     "tick": "Run what is due, for a clock of your own such as cron; with a queue `apf beat` does this by itself.",
-    "compare": "Compare a rollout's recipe with the schedule's own, on the same photos; how they look, on samples of each.",
+    "compare": "Compare a rollout's recipe with the schedule's own, on the same photos; how they look, on samples "
+    "of each.",
     "promote": "Give a rollout's recipe to all photos.",
-    "rollback": "Drop a rollout: what has its recipe gets the schedule's own again, at once; its batches are cancelled.",
+    "rollback": "Drop a rollout: what has its recipe gets the schedule's own again, at once; its batches are "
+    "cancelled.",
 }
 #: Between two looks at a schedule that is waited for.
 POLL_S = 1.0
