@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import time
 from collections.abc import Sequence, Sized
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from apf.photo import Header, Photo
     from apf.pipeline import ProtectedPixels
     from workers.decoder import Decoder
+
+log = logging.getLogger(__name__)
 
 #: Address space of a decoder: libraries and their threads, and the largest photo with its work space.
 DECODER_BASE_BYTES, DECODER_BYTES_PER_PIXEL = 2**30, 24
@@ -84,13 +87,15 @@ def weight_of(photo: Header) -> Weight:
 class FilterEngine:
     """The one for photos: `apf` on this machine's device."""
 
-    def __init__(self, recipe: Recipe, settings: Settings) -> None:
+    def __init__(self, recipe: Recipe, settings: Settings, clock: StageClock) -> None:
         take_share(settings)
-        from apf.filters import load_filter  # noqa: PLC0415  what it takes loads with the first photo
-        from apf.photo import Limits  # noqa: PLC0415
-
-        self._filter = load_filter(recipe, **placement(settings))
-        _ = self._filter.detector  # a missing detector fails here, not at the first photo
+        with clock.stage("libraries"):
+            from apf.filters import load_filter  # noqa: PLC0415  what it takes loads with the first photo
+            from apf.photo import Limits  # noqa: PLC0415
+        with clock.stage("networks"):
+            self._filter = load_filter(recipe, **placement(settings))
+        with clock.stage("detector"):
+            _ = self._filter.detector  # a missing detector fails here, not at the first photo
         self.lanes = 1 if self._filter.batched else cores()
         self._limits = Limits(max_bytes=settings.max_photo_bytes, max_pixels=settings.max_photo_pixels)
         self._decoder = shared_decoder(settings)
@@ -132,9 +137,12 @@ def load_engine(recipe: Recipe, settings: Settings, private: bool = False) -> En
     Raises:
         ApfError: the weights are not the recipe's, its detector cannot be loaded, or it has no private mode.
     """
-    started = time.monotonic()
-    engine = _gradient_engine(recipe, settings) if private else FilterEngine(recipe, settings)
-    metrics.observe("apf_model_load_seconds", time.monotonic() - started)
+    started, clock = time.monotonic(), StageClock()
+    engine = _gradient_engine(recipe, settings) if private else FilterEngine(recipe, settings, clock)
+    took = time.monotonic() - started
+    metrics.observe("apf_model_load_seconds", took)
+    parts = ", ".join(f"{part} {seconds:.1f}" for part, seconds in clock.seconds.items())
+    log.info("engine for recipe %s ready in %.1f s%s", recipe.name, took, f": {parts}" if parts else "")
     return engine
 
 
