@@ -16,7 +16,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -140,6 +140,8 @@ class S3Server:
     """An S3 server on loopback, for the credentials in the environment; path addressing."""
 
     endpoint_url: str
+    #: Where its processes keep their pid files, below `run`; None where it has none of its own.
+    folder: Path | None = None
     #: boto3's client to it, for what the code under test does not do itself.
     client: Any = field(init=False)
 
@@ -160,14 +162,9 @@ class S3Server:
         return name
 
 
-@pytest.fixture(scope="session")
-def swift(_own_environment: None) -> Iterator[S3Server]:
-    """OpenStack Swift: a real S3 server, with its own opinions."""
-    missing = [name for name in ("swift-proxy-server", "memcached", "curl") if not shutil.which(name)]
-    if missing:
-        _without("Swift", f"{', '.join(missing)} missing: see tests/services/swift-s3.sh")
-    if os.geteuid() != 0:
-        _without("Swift", "it needs root, to run as its own user")
+@contextmanager
+def running_swift() -> Iterator[S3Server]:
+    """Starts Swift, where its programs are and this user may, and ends it with the block."""
     port = _free_ports([0, 1, 2, 3, 5])
     with ExitStack() as stack:
         # Not pytest's own folder: user swift must be able to look inside.
@@ -178,8 +175,20 @@ def swift(_own_environment: None) -> Iterator[S3Server]:
         started = subprocess.run(["bash", script, folder, str(port)], check=False, capture_output=True, text=True)
         if started.returncode:
             pytest.fail(f"Swift did not start: {started.stderr}")
-        server = S3Server(f"http://127.0.0.1:{port}")
+        server = S3Server(f"http://127.0.0.1:{port}", folder)
         stack.callback(server.client.close)
+        yield server
+
+
+@pytest.fixture(scope="session")
+def swift(_own_environment: None) -> Iterator[S3Server]:
+    """OpenStack Swift: a real S3 server, with its own opinions."""
+    missing = [name for name in ("swift-proxy-server", "memcached", "curl") if not shutil.which(name)]
+    if missing:
+        _without("Swift", f"{', '.join(missing)} missing: see tests/services/swift-s3.sh")
+    if os.geteuid() != 0:
+        _without("Swift", "it needs root, to run as its own user")
+    with running_swift() as server:
         yield server
 
 
