@@ -25,6 +25,9 @@ from workers.store import open_store
 
 #: Celery's own, of `apf worker` and `apf beat`.
 HELP = "--help"
+#: Nobody uses what workers tell each other, which Redis hands on from each to all: for ten times the workers a hundred
+#: times as much. And a worker that starts would wait a second for the others' answers.
+EACH_FOR_ITSELF = ("--without-gossip", "--without-mingle")
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -100,7 +103,7 @@ def worker(context: typer.Context) -> None:
         check_reachable(settings.allowed_for_batches, settings.s3)
         doctor.check_eviction(settings)
     level = [] if any(arg.startswith(("-l", "--loglevel")) for arg in context.args) else ["--loglevel", "INFO"]
-    _become(["worker", *level, *_lanes_expanded(context.args)])
+    _become(["worker", *EACH_FOR_ITSELF, *level, *_lanes_expanded(context.args)])
 
 
 def _become(arguments: list[str]) -> NoReturn:

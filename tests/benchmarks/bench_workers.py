@@ -34,9 +34,9 @@ from workers.sending import Sender
 from workers.settings import Settings
 from workers.store import open_store
 
-#: Simulated milliseconds a photo: a GPU's, and a core's. Photos of a shard: of GPUs the default, of cores what takes
-#: about as long; and shards for each worker.
-SHARD = {20: 128, 300: 16}
+#: By simulated milliseconds a photo, the photos of a shard. A core's, with shards that take about as long as a GPU's; a
+#: GPU's, with the default; and none at all: what is left is ours. Then shards for each worker.
+SHARD = {300: 16, 20: 128, 0: 128}
 SHARDS = 4
 PHOTO_BYTES = 60_000
 IDLE_S = 10.0
@@ -84,11 +84,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print("Swift is not here, or needs root: left out\n")
             continue
         with a_place(store) as place, ExitStack() as stack:
+            quiet = redis_share(place)
             for count in asked.workers:
                 _grow(place, count, stack)
                 for cost in asked.cost_ms:
                     rows.append({"store": store, **measured(place, count, cost, asked.shards)})
-            idle[store] = idle_redis(place)
+            idle[store] = (redis_share(place) - quiet) / len(place.workers)
             parts += parts_of(place, store)
     print(f"{table(rows)}\n\n{table(parts)}\n")
     for store, share in idle.items():
@@ -112,7 +113,7 @@ def measured(place: Place, count: int, cost_ms: int, shards: int) -> dict[str, o
         "workers": count,
         "ms a photo": cost_ms,
         "photos/s": photos / wall_s,
-        "of ideal": f"{100 * photos / wall_s * cost_ms / 1000 / count:.0f} %",
+        "of ideal": f"{100 * photos / wall_s * cost_ms / 1000 / count:.0f} %" if cost_ms else None,
         "worker, ms": 1e3 * spent["workers"] / photos,
         "Redis, us": 1e6 * spent["redis"] / photos,
         "store's server, ms": 1e3 * spent["store"] / photos if place.swift else None,
@@ -135,16 +136,16 @@ def prepared(
     return place.spent(), jobs, lambda: len(ledger.reported_shards(batch.id)) == len(jobs)
 
 
-def idle_redis(place: Place) -> float:
-    """Processor seconds of Redis for each second of a worker that waits for work."""
+def redis_share(place: Place) -> float:
+    """Processor seconds that Redis spends in a second in which no shard waits."""
     before = place.spent()["redis"]
     time.sleep(IDLE_S)
-    return (place.spent()["redis"] - before) / IDLE_S / len(place.workers)
+    return (place.spent()["redis"] - before) / IDLE_S
 
 
 def parts_of(place: Place, name: str) -> list[dict[str, object]]:
     """What one photo costs, in this process and without the queue: the store alone, then the shard with its ledger."""
-    count = SHARD[20]
+    count = SHARD[0]
     _, jobs, _ = prepared(place, "parts", count, 0, count)
     settings = place.settings
     source = open_store(f"{place.url}/in-parts", s3=settings.s3)

@@ -17,12 +17,16 @@ import psutil
 import skimage.data
 from PIL import Image
 
+from producer.service_commands import EACH_FOR_ITSELF
 from tests.benchmarks.record import ROOT
 from tests.conftest import RedisServer, _free_ports
 
-#: The `apf` command, and a worker whose filter is `tests.benchmarks.simulated`.
+#: The `apf` command; and what `apf worker` becomes, with the filter of `tests.benchmarks.simulated`.
 APF = (sys.executable, "-m", "producer")
-SIMULATED = (sys.executable, "-m", "celery", "-A", "tests.benchmarks.celeryapp", "worker", "--loglevel", "INFO")
+SIMULATED = (
+    *(sys.executable, "-m", "celery", "-A", "tests.benchmarks.celeryapp", "worker", "--loglevel", "INFO"),
+    *EACH_FOR_ITSELF,
+)
 
 
 @contextmanager
