@@ -33,6 +33,9 @@ class Done:
 
 
 class SimulatedEngine:
+    #: One GPU.
+    lanes = 1
+
     def weigh(self, data: bytes) -> Weight:
         return Weight(content_type="image/jpeg", held=HELD_BYTES, megapixels=MEGAPIXELS, work=MEGAPIXELS)
 

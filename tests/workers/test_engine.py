@@ -20,7 +20,7 @@ def test_the_log_tells_what_loading_took(caplog: pytest.LogCaptureFixture) -> No
     recipe, settings = load_recipe("light"), Settings(max_photo_pixels=1_000_001)  # nobody else's, so it is not loaded
     load_engine(recipe, settings)
     parts = engine_parts(caplog.text)
-    assert set(parts) >= {"load_s", "load_weights_s", "load_detector_s"}
+    assert set(parts) >= {"load_s", "load_networks_s", "load_detector_s"}
     assert sum(seconds for name, seconds in parts.items() if name != "load_s") <= parts["load_s"] + 0.2
     load_engine(recipe, settings)
     assert caplog.text.count("engine for recipe light ready in") == 1
