@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.benchmarks.processes import APF, a_photo, await_that, processor_s, running, running_redis
+from tests.benchmarks.processes import APF, a_photo, await_that, processor_s, running, running_redis, unwind_when_ended
 from tests.benchmarks.record import ROOT, record, table
 
 LIBRARIES = (
@@ -39,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--runs", type=int, default=7, help="starts of each command; of a worker half as many")
     parser.add_argument("--no-worker", action="store_true", help="the commands alone")
     asked = parser.parse_args(arguments)
+    unwind_when_ended()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         commands = producer_starts(folder, asked.runs)

@@ -29,6 +29,11 @@ SIMULATED = (
 )
 
 
+def unwind_when_ended() -> None:
+    """From now on SIGTERM ends this process by an exception, so that what it has started ends with it."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+
+
 @contextmanager
 def running_redis(folder: Path) -> Iterator[RedisServer]:
     """A Redis of its own, with its append-only file in `folder`."""
