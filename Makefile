@@ -40,7 +40,7 @@ bench:  ## Run every benchmark in full, and keep its figures in bench-history; t
 		$(BIN)/python -m tests.benchmarks.$$name || failed="$$failed $$name"; done; \
 		test -z "$$failed" || { echo "failed:$$failed"; exit 1; })
 
-soak:  ## Run the fault tests at every moment, 200 random histories and ten minutes of fuzzing; takes hours
+soak:  ## Run the fault tests at every moment, 200 random histories, ten minutes of fuzzing and an hour's look at memory; takes hours
 	$(call timed,soak,APF_SOAK=1 $(BIN)/python -m pytest tests/faults tests/producer/test_schedule.py --no-cov -s)
 
 lint:  ## Run the quick checks alone: ruff, mypy, import contracts
