@@ -24,6 +24,12 @@ def test_workers_hear_commands_and_not_each_other(tmp_path: Path, redis_server: 
         closing(redis.Redis(port=redis_server.port)) as client,
     ):
         await_that(lambda: all(b" ready." in log.read_bytes() for log in logs), 90, "two workers are ready")
-        listening = [one for one in client.client_list(_type="pubsub") if int(one["sub"]) + int(one["psub"])]
-        assert [int(one["sub"]) + int(one["psub"]) for one in listening] == [1, 1]
+
+        def channels() -> list[int]:
+            """Of each connection that listens."""
+            counts = [int(one["sub"]) + int(one["psub"]) for one in client.client_list(_type="pubsub")]
+            return [count for count in counts if count]
+
+        await_that(lambda: len(channels()) == 2, 30, "both listen")
+        assert channels() == [1, 1]
         assert not any("mingle" in log.read_text() for log in logs)
