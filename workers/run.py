@@ -16,7 +16,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 from apf.clock import StageClock
 from apf.errors import ApfError, OtherVersion
 from apf.recipe import Recipe
-from workers import metrics, traces
+from workers import metrics, traces, trimming
 from workers.allowed import check_allowed
 from workers.attempts import Lease, attempts_at, deaths_at, now, renewed
 from workers.context import at
@@ -129,6 +129,7 @@ def run_shard(
         if ledger.stopped(batch_id):
             return None
         raise ShardResumed(f"shard {job.shard} was stopped and resumed") from stop
+    trimming.give_back()
     return report.totals
 
 
