@@ -40,7 +40,6 @@ from workers.settings import Settings, load_settings
 from workers.watch import BatchWatch
 
 
-
 class LaneName(StrEnum):
     interactive = INTERACTIVE
     bulk = BULK
