@@ -62,7 +62,9 @@ def faces() -> Tensor:
 
 
 @pytest.mark.parametrize("count", [1, 8, 9, 40, 130, 300])
-@pytest.mark.parametrize("options", [{"graphs": False}, {"capture": static}, {"capture": refused}], ids=["plain", "graph", "refused"])
+@pytest.mark.parametrize(
+    "options", [{"graphs": False}, {"capture": static}, {"capture": refused}], ids=["plain", "graph", "refused"]
+)
 def test_every_face_gets_its_own(faces: Tensor, count: int, options: dict[str, object]) -> None:
     """In order and once, through whole and padded batches, with graphs, without, and where they fail."""
     work = Work()
