@@ -29,16 +29,18 @@ class Assumptions:
     cores_per_worker: float = 2.0
     cores_per_machine: float = 64.0
     worker_usd_per_hour: float = 0.08
+    megapixels: float = 12.0
     #: Megabytes of a photo, and again of its output.
     photo_mb: float = 4.0
     shard_photos: float = 128.0
+    shard_megapixels: float = 384.0
     #: APF_MAX_BATCH_PHOTOS, and how many batches are planned and queued at a time.
     batch_photos: float = 1e7
     batches_at_a_time: float = 2.0
-    #: Requests to the store: of a photo (HEAD and GET; PUT), of a shard, and of a worker at each progress mark.
-    photo_reads: float = 2.0
+    #: Requests to the store: of a photo (GET; PUT), of a shard, and of a worker at each progress mark.
+    photo_reads: float = 1.0
     photo_writes: float = 1.0
-    shard_reads: float = 6.0
+    shard_reads: float = 7.0
     shard_writes: float = 4.0
     mark_reads: float = 2.0
     mark_writes: float = 1.0
@@ -57,7 +59,7 @@ class Assumptions:
 
 #: Kinds of workers: a core's seconds are measured, the GPU's assumed, from figures 1 and 4 of what is to be reached.
 KINDS = {
-    "1 MP, CPU": {"photo_s": 0.33, "photo_mb": 0.4},
+    "1 MP, CPU": {"megapixels": 1.0, "photo_s": 0.33, "photo_mb": 0.4},
     "12 MP, CPU": {},
     "12 MP, GPU (computed)": {"photo_s": 1 / 64, "cores_per_worker": 16.0, "worker_usd_per_hour": 4.0},
 }
@@ -65,15 +67,16 @@ KINDS = {
 
 def plan(given: Assumptions) -> dict[str, float]:
     """What the photos need, by name with unit."""
-    shards = given.photos / given.shard_photos
+    shard_photos = min(given.shard_photos, given.shard_megapixels / given.megapixels)
+    shards = given.photos / shard_photos
     busy_s = given.photos * given.photo_s / given.efficiency
     workers = math.ceil(busy_s / (given.days * DAY_S))
     marks = busy_s / given.progress_interval_s
     writes = given.photos * given.photo_writes + shards * given.shard_writes + marks * given.mark_writes
     reads = given.photos * given.photo_reads + shards * given.shard_reads + marks * given.mark_reads
     rate = given.photos / (given.days * DAY_S)
-    queued = min(given.photos, given.batches_at_a_time * given.batch_photos) / given.shard_photos
-    redis = rate / given.shard_photos * given.redis_s_per_shard + workers * given.redis_s_per_worker_s
+    queued = min(given.photos, given.batches_at_a_time * given.batch_photos) / shard_photos
+    redis = rate / shard_photos * given.redis_s_per_shard + workers * given.redis_s_per_worker_s
     return {
         "photos/s": rate,
         "workers": workers,
