@@ -51,6 +51,11 @@ class Decoder:
         self._pool: ProcessPool | None = None
         self._lock = threading.Lock()
 
+    def start(self) -> None:
+        """Start the processes, without waiting for them; else the first photo does."""
+        for _ in range(self._processes):
+            self._running().schedule(_load_libraries)
+
     def header(self, data: bytes, limits: Limits) -> Header:
         """As `apf.photo.read_header`."""
         return self._ask(_header, data, limits)
@@ -129,6 +134,10 @@ def _forget_environment() -> None:
         start, end = map(int, Path("/proc/self/stat").read_text().rpartition(")")[2].split()[47:49])
         ctypes.memset(start, 0, end - start)
     os.environ.update(kept)
+
+
+def _load_libraries() -> None:
+    import apf.photo  # noqa: F401, PLC0415
 
 
 def _header(data: bytes, limits: Limits) -> Header:

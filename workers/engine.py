@@ -89,6 +89,8 @@ class FilterEngine:
 
     def __init__(self, recipe: Recipe, settings: Settings, clock: StageClock) -> None:
         take_share(settings)
+        self._decoder = shared_decoder(settings)
+        self._decoder.start()  # beside what is loaded here
         with clock.stage("libraries"):
             from apf.filters import load_filter  # noqa: PLC0415  what it takes loads with the first photo
             from apf.photo import Limits  # noqa: PLC0415
@@ -98,7 +100,6 @@ class FilterEngine:
             _ = self._filter.detector  # a missing detector fails here, not at the first photo
         self.lanes = 1 if self._filter.batched else cores()
         self._limits = Limits(max_bytes=settings.max_photo_bytes, max_pixels=settings.max_photo_pixels)
-        self._decoder = shared_decoder(settings)
 
     def weigh(self, data: bytes) -> Weight:
         return weight_of(self._decoder.header(data, self._limits))
