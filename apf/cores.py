@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from pathlib import Path
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -20,11 +22,21 @@ def cores() -> int:
 
 
 def available_cores() -> int:
-    """The cores that the system gives this process: containers and `taskset` give fewer than the machine has."""
+    """The cores that the system gives this process: a container's limit and `taskset` give fewer than there are."""
     try:
-        return len(os.sched_getaffinity(0))
+        found = len(os.sched_getaffinity(0))
     except AttributeError:  # not on macOS
-        return os.cpu_count() or 1
+        found = os.cpu_count() or 1
+    return max(1, math.ceil(min(found, _quota())))
+
+
+def _quota(file: Path = Path("/sys/fs/cgroup/cpu.max")) -> float:
+    """The cores' worth of time that a Linux container may take (cgroup v2); infinite where nothing limits it."""
+    try:
+        quota, period = file.read_text().split()
+        return float(quota) / float(period)  # "max" is no number
+    except (OSError, ValueError, ZeroDivisionError):
+        return math.inf
 
 
 def use_cores(count: int) -> None:

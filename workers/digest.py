@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from functools import partial
 
-from workers.errors import LedgerError, StoreError
+from workers.errors import LedgerError, NewerRecord, StoreError
 from workers.job import Batch, ShortReport
 from workers.ledger import ASKED_BY_NAME, Ledger, all_of
 
@@ -28,11 +28,14 @@ def read_reports(ledger: Ledger, batch_id: str, listed: Mapping[int, str]) -> li
     Args:
         listed: as `Ledger.listed_reports` gives it; an empty ETag is that of no report.
     """
-    noted = _read(ledger, batch_id) if len(listed) >= WORTH else {}
+    try:
+        noted, is_ours = (_read(ledger, batch_id) if len(listed) >= WORTH else {}), True
+    except NewerRecord:
+        noted, is_ours = {}, False  # left to whoever wrote it
     known = {shard: noted[shard] for shard, etag in listed.items() if shard in noted and noted[shard].etag == etag}
     unknown = sorted(listed.keys() - known.keys())
     read = {r.shard: r for r in all_of(partial(ledger.read_short, batch_id), unknown) if r}
-    if len(read) >= WORTH:
+    if is_ours and len(read) >= WORTH:
         note_reports(ledger, batch_id, {**noted, **read}.values())
     return [report for _, report in sorted({**known, **read}.items())]
 
@@ -55,6 +58,10 @@ def note_reports(ledger: Ledger, batch_id: str, reports: Iterable[ShortReport]) 
 
 
 def _read(ledger: Ledger, batch_id: str) -> dict[int, ShortReport]:
-    with suppress(LedgerError):  # torn, or of a newer version
+    """Raises NewerRecord."""
+    try:
         return {report.shard: report for report in ledger.read_digest(batch_id)}
-    return {}
+    except NewerRecord:
+        raise
+    except LedgerError:  # torn
+        return {}

@@ -28,8 +28,10 @@ log = logging.getLogger(__name__)
 DECODER_BASE_BYTES, DECODER_BYTES_PER_PIXEL = 2**30, 24
 
 
-#: Bytes a decoded pixel holds on its way: the photo, its protected copy, alpha, and the encoder's work space.
-BYTES_PER_PIXEL = 12
+#: Bytes a decoded pixel holds on its way: RGB and alpha, its protected copy, and the encoder's work space.
+BYTES_PER_PIXEL = 4 + 3 + 4
+#: The same where a photo is protected in place.
+BYTES_PER_PIXEL_IN_PLACE = 4 + 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,10 +79,10 @@ class Engine(Protocol):
     def encode(self, result: Any) -> bytes: ...
 
 
-def weight_of(photo: Header) -> Weight:
+def weight_of(photo: Header, bytes_per_pixel: int = BYTES_PER_PIXEL) -> Weight:
     megapixels = photo.pixels / 1e6
     return Weight(
-        content_type=photo.content_type, held=photo.pixels * BYTES_PER_PIXEL, megapixels=megapixels, work=megapixels
+        content_type=photo.content_type, held=photo.pixels * bytes_per_pixel, megapixels=megapixels, work=megapixels
     )
 
 
@@ -88,7 +90,6 @@ class FilterEngine:
     """The one for photos: `apf` on this machine's device."""
 
     def __init__(self, recipe: Recipe, settings: Settings, clock: StageClock) -> None:
-        take_share(settings)
         self._decoder = shared_decoder(settings)
         self._decoder.start()  # beside what is loaded here
         with clock.stage("libraries"):
@@ -102,7 +103,8 @@ class FilterEngine:
         self._limits = Limits(max_bytes=settings.max_photo_bytes, max_pixels=settings.max_photo_pixels)
 
     def weigh(self, data: bytes) -> Weight:
-        return weight_of(self._decoder.header(data, self._limits))
+        per_pixel = BYTES_PER_PIXEL if self.lanes == 1 else BYTES_PER_PIXEL_IN_PLACE
+        return weight_of(self._decoder.header(data, self._limits), per_pixel)
 
     def decode(self, data: bytes) -> Photo:
         return self._decoder.decode(data, self._limits, self._filter.recipe.keep_metadata)
@@ -139,6 +141,7 @@ def load_engine(recipe: Recipe, settings: Settings, private: bool = False) -> En
         ApfError: the weights are not the recipe's, its detector cannot be loaded, or it has no private mode.
     """
     started, clock = time.monotonic(), StageClock()
+    take_share(settings)
     engine = _gradient_engine(recipe, settings) if private else FilterEngine(recipe, settings, clock)
     took = time.monotonic() - started
     metrics.observe("apf_model_load_seconds", took)

@@ -13,8 +13,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from multiprocessing.reduction import DupFd
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from apf.photo import Photo
@@ -32,24 +32,24 @@ class Filled:
     has_alpha: bool
 
 
+@dataclass(frozen=True)
 class Lent:
-    """A file in memory, of a fixed size. Sent to another process it is the same memory there."""
+    """A file in memory, of a fixed size, that the worker holds open; any process of its user reaches it by the path."""
 
-    def __init__(self, file: int) -> None:
-        self._file = file
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _received, (DupFd(self._file),)
+    path: str
 
     def fill(self, photo: Photo) -> Filled:
-        """In the decoder, once: put the photo's pixels here."""
+        """In the decoder: put the photo's pixels here; raises OSError where the worker does not lend it any more."""
         import numpy as np  # noqa: PLC0415  the worker's parent has no use for it
 
         arrays = [photo.pixels] if photo.alpha is None else [photo.pixels, photo.alpha]
-        with mmap.mmap(self._file, sum(array.nbytes for array in arrays)) as memory:
-            for array in arrays:
-                memory.write(np.ascontiguousarray(array).data)
-        os.close(self._file)
+        file = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            with mmap.mmap(file, sum(array.nbytes for array in arrays)) as memory:
+                for array in arrays:
+                    memory.write(np.ascontiguousarray(array).data)
+        finally:
+            os.close(file)
         bare = replace(photo, pixels=np.zeros((0, 0, 3), np.uint8), alpha=None)
         return Filled(bare, photo.pixels.shape, photo.alpha is not None)
 
@@ -62,7 +62,11 @@ class Lent:
 
         height, width, channels = filled.shape
         area = height * width
-        memory = mmap.mmap(self._file, area * (channels + filled.has_alpha), access=mmap.ACCESS_COPY)
+        file = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            memory = mmap.mmap(file, area * (channels + filled.has_alpha), access=mmap.ACCESS_COPY)
+        finally:
+            os.close(file)
         pixels = np.frombuffer(memory, np.uint8, area * channels).reshape(filled.shape)
         alpha = None
         if filled.has_alpha:
@@ -72,18 +76,14 @@ class Lent:
 
 @contextmanager
 def lent(size: int) -> Iterator[Lent | None]:
-    """Memory of this many bytes to lend while the block runs; None where the system (no Linux) has none of the kind."""
-    if sys.platform != "linux":
+    """Memory of this many bytes to lend while the block runs; None where the system (no Linux, no /proc) has none."""
+    if sys.platform != "linux" or not Path("/proc/self/fd").is_dir():
         yield None
         return
     file = os.memfd_create("apf-photo", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         os.ftruncate(file, size)
         fcntl.fcntl(file, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
-        yield Lent(file)
+        yield Lent(f"/proc/{os.getpid()}/fd/{file}")
     finally:
         os.close(file)
-
-
-def _received(sent: Any) -> Lent:
-    return Lent(sent.detach())

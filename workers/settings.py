@@ -75,7 +75,7 @@ class Settings(BaseSettings):
     write_threads: int = Field(default=4, ge=1, le=64)
     #: Compressed bytes in flight, and decoded photos in flight; one larger photo passes alone.
     read_buffer_bytes: int = Field(default=64 * MEBIBYTE, gt=0)
-    photo_buffer_bytes: int = Field(default=1024 * MEBIBYTE, gt=0)
+    photo_buffer_bytes: int = Field(default=2048 * MEBIBYTE, gt=0)
     #: Photos whose faces share a batch of the filter.
     batch_megapixels: float = Field(default=32, gt=0)
 

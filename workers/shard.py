@@ -183,11 +183,11 @@ class ShardRunner:
                         pool = stack.enter_context(_pool("filter", self._lanes - 1))
                         others = [pool.submit(self._lane, writers) for _ in range(self._lanes - 1)]
                     self._filter_batch(photos, writers)
+                for other in others:
+                    other.result()
             except BaseException as error:
                 self.stop(error)  # the others end after their photo
                 raise
-            for other in others:
-                other.result()
 
     def _take_lanes(self) -> int:
         self._lanes = self.engine().lanes

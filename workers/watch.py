@@ -164,7 +164,7 @@ class BatchWatch:
     def _note(self, new: int) -> None:
         """Keeps the digest of a batch that is followed as new as that of one that is looked at once."""
         self._unnoted = self._unnoted + new if new < WORTH else 0  # so many were noted as they were read
-        if self._unnoted >= WORTH:
+        if self._unnoted >= max(WORTH, len(self._reports) // 10):  # each writes the whole of it
             note_reports(self.ledger, self.batch_id, self._reports.values())
             self._unnoted = 0
 

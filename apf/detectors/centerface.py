@@ -19,7 +19,7 @@ from apf.threads import each
 
 
 class CenterFace:
-    """The `Network` behind the default detector."""
+    """The `Network` behind the default detector on a GPU. On a CPU it serves as the reference of `apf.cpu.detector`."""
 
     tile = TILE
 

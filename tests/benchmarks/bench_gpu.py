@@ -1,4 +1,4 @@
-"""What a GPU does: `python -m tests.benchmarks.bench_gpu [--short]`; a few minutes, and exit status 2 without a GPU.
+"""What a GPU does: `python -m tests.benchmarks.bench_gpu [--short]`; a few minutes, nothing without a GPU.
 
 Faces a second through the three stages by batch and precision, with CUDA graphs and without; the detector's tiles a
 second; photos of a megapixel a second from file to file, with the GPU's busy share; JPEG decoding on the GPU against
@@ -54,8 +54,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=cores(), help="that decode and encode")
     given = parser.parse_args(arguments)
     if given.device.startswith("cuda") and not torch.cuda.is_available():
-        print("bench_gpu: needs a CUDA device", file=sys.stderr)
-        return 2
+        print("bench_gpu: skipped, it needs a CUDA device", file=sys.stderr)
+        return 0
     figures = measured(
         given.device, given.threads, seconds=0.2 if given.short else 3, photos=64 if given.short else 1024
     )

@@ -7,6 +7,7 @@ an idle worker.
 
 from __future__ import annotations
 
+import argparse
 import io
 import os
 import shutil
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import skimage.data
@@ -23,6 +25,7 @@ from PIL import Image
 
 from producer import Client
 from producer.batch import Asked, new_batch
+from tests.benchmarks.processes import unwind_when_ended
 from tests.benchmarks.record import record, table
 from tests.conftest import RedisServer, _free_ports
 from workers.app import make_app
@@ -33,11 +36,14 @@ from workers.sending import Sender, choose_queue, waiting
 from workers.settings import load_settings
 from workers.store import open_store
 
-KEYS, REAL, SHARD = 1_000_000, 512, 128
-UPLOADS = 5
+REAL, SHARD = 512, 128
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--short", action="store_true", help="ten thousand keys and two uploads")
+    keys, uploads = (10_000, 2) if parser.parse_args(arguments).short else (1_000_000, 5)
+    unwind_when_ended()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for sub in ("bulk", "bulk-out", "up", "up-out", "redis"):
@@ -52,7 +58,7 @@ def main() -> None:
             [sys.executable, "-m", "producer", "worker", "--loglevel", "WARNING"], start_new_session=True
         )
         try:
-            figures = measure(folder)
+            figures = measure(folder, keys, uploads)
         finally:
             os.killpg(worker.pid, signal.SIGKILL)
             worker.wait()
@@ -60,22 +66,22 @@ def main() -> None:
     record("lanes", figures)
 
 
-def measure(folder: Path) -> dict[str, object]:
+def measure(folder: Path, keys: int, uploads: int) -> dict[str, object]:
     photo = a_photo()
     client = Client()
     upload(client, folder, photo, "warm up")  # models load
-    idle = [upload(client, folder, photo, f"idle {n}") for n in range(UPLOADS)]
+    idle = [upload(client, folder, photo, f"idle {n}") for n in range(uploads)]
     started = time.monotonic()
-    queue_a_million(folder, photo)
+    queue_many(folder, photo, keys)
     messages = sum(waiting(make_app(load_settings())).queued.values())
     queued_s = time.monotonic() - started
-    print(f"{KEYS:,} keys planned and queued in {queued_s:.0f} s: {messages:,} messages\n")
+    print(f"{keys:,} keys planned and queued in {queued_s:.0f} s: {messages:,} messages\n")
     busy = []
-    for n in range(UPLOADS):
+    for n in range(uploads):
         time.sleep(5)  # the worker is at the bulk shard again
         busy.append(upload(client, folder, photo, f"busy {n}"))
-    print(f"{table([upload_row('idle', idle), upload_row('behind a million keys', busy)])}\n")
-    return {"keys": KEYS, "messages": messages, "queued_s": queued_s, "idle_s": idle, "busy_s": busy}
+    print(f"{table([upload_row('idle', idle), upload_row(f'behind {keys:,} keys', busy)])}\n")
+    return {"keys": keys, "messages": messages, "queued_s": queued_s, "idle_s": idle, "busy_s": busy}
 
 
 def upload_row(worker: str, seconds: list[float]) -> dict[str, object]:
@@ -94,12 +100,12 @@ def upload(client: Client, folder: Path, photo: bytes, name: str) -> float:
     return time.monotonic() - started
 
 
-def queue_a_million(folder: Path, photo: bytes) -> None:
-    """A batch whose plans name a million keys; the first ones are there."""
+def queue_many(folder: Path, photo: bytes, keys: int) -> None:
+    """A batch whose plans name so many keys; the first ones are there."""
     settings = load_settings()
     app = make_app(settings)
     refs = []
-    for number in range(KEYS):
+    for number in range(keys):
         key = f"{number:07}.jpg"
         if number < REAL:
             (folder / "bulk" / key).write_bytes(photo + key.encode())
@@ -109,10 +115,10 @@ def queue_a_million(folder: Path, photo: bytes) -> None:
     ledger, batch = new_batch(source, (folder / "bulk-out").as_uri(), asked, settings)
     real = [PhotoRef(key=i.key, etag=i.etag, size=i.size) for i in open_store(source).list()]
     refs[:REAL] = real
-    shards = range((KEYS + SHARD - 1) // SHARD)
+    shards = range((keys + SHARD - 1) // SHARD)
     for shard in shards:
         ledger.write_plan(batch.id, shard, refs[shard * SHARD : (shard + 1) * SHARD])
-    batch = batch.model_copy(update={"planned": True, "shards": len(shards), "photos": KEYS})
+    batch = batch.model_copy(update={"planned": True, "shards": len(shards), "photos": keys})
     register(ledger, batch, settings)
     ledger.write_batch(batch)
     sender = Sender(app)

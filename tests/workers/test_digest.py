@@ -70,8 +70,17 @@ def test_a_report_that_is_torn_afterwards_counts_no_more(done: tuple[Ledger, Bat
     assert len(read) <= 2
 
 
-@pytest.mark.parametrize("data", [b"", b"{}", b'{"kind":"digest","version":2,"shard":0,"count":0}\n'])
-def test_a_digest_that_is_torn_or_newer_is_none(done: tuple[Ledger, Batch], data: bytes) -> None:
+def test_a_newer_digest_is_left_to_who_wrote_it(done: tuple[Ledger, Batch]) -> None:
+    """An older installation reads the reports themselves, and does not replace what it cannot read."""
+    ledger, known = done
+    newer = b'{"kind":"digest","version":2,"shard":0,"count":0}\n'
+    ledger.store.put(ledger.key(known.id, "digest.jsonl"), newer)
+    assert BatchWatch(ledger, known.id).poll().done
+    assert ledger.store.get(ledger.key(known.id, "digest.jsonl")).data == newer
+
+
+@pytest.mark.parametrize("data", [b"", b"{}"])
+def test_a_torn_digest_is_none(done: tuple[Ledger, Batch], data: bytes) -> None:
     ledger, known = done
     ledger.store.put(ledger.key(known.id, "digest.jsonl"), data)
     assert BatchWatch(ledger, known.id).poll().done

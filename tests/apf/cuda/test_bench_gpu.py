@@ -22,10 +22,10 @@ def jpegs(count: int) -> list[bytes]:
 
 
 def test_without_a_gpu(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """It ends with 2 and says why, before anything is measured."""
+    """It says why, and nothing is measured; `make bench` goes on."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(bench_gpu, "measured", lambda *_, **__: pytest.fail("measured"))
-    assert bench_gpu.main([]) == 2
+    assert bench_gpu.main([]) == 0
     assert "needs a CUDA device" in capsys.readouterr().err
 
 
