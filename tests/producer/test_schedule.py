@@ -227,12 +227,12 @@ def test_what_cannot_be_is_refused_with_its_cure(
     """Status 2 and one line; in this process, as there are many."""
     import typer.testing  # noqa: PLC0415
 
-    from producer import report, schedule_command, terminal  # noqa: PLC0415
+    from producer import schedule_command, terminal  # noqa: PLC0415
 
     monkeypatch.setenv("APF_LEDGER_URL", str(library.folder / "ledger"))
     library_places = {"IN/out": library.source / "out", "IN": library.source, "OUT": library.out,
                       "NOWHERE": library.folder / "nowhere"}  # fmt: skip
-    console = report.Console(stderr=True, width=400)
+    console = terminal.Console(stderr=True, width=400)
     monkeypatch.setattr(terminal, "console", console)
     runner = typer.testing.CliRunner()
     first = ["add", "there", str(library.source), str(library.out), "--every", "1d"]
