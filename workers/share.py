@@ -11,7 +11,7 @@ from apf.cores import available_cores, use_cores
 from workers.settings import Settings
 
 #: Of 16 MiB each, which Pillow keeps: getting fresh memory for a large photo takes longer than filling it.
-KEPT_BLOCKS = 16
+KEPT_BLOCKS = 32
 #: From the parent to its children: how many processes there are.
 PROCESSES = "_APF_PROCESSES"
 
