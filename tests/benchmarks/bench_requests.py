@@ -3,7 +3,7 @@
 A batch runs by `apf protect` with the worker inside, from a bucket into a bucket: real boto3, an HTTP server (moto),
 and a filter that only takes its time. Each HTTP request is counted over the whole life of the batch: planning, the
 worker with its renewals and reports, following it until it is done. The second run finds all outputs there. Photos of
-12 megapixels make shards of ten, and take five times as long, so that a shard's own requests weigh more.
+12 megapixels make shards of 32, and take five times as long, so that a shard's own requests weigh more.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def runs(server: S3Server, megapixels: int, photos: int, seconds: float) -> Iter
     bucket, out = server.new_bucket("in"), server.new_bucket("out")
     for number in range(photos):
         server.client.put_object(Bucket=bucket, Key=f"{number // 100}/{number:05}.jpg", Body=b"face %d" % number)
-    shard = max(1, 128 // megapixels)
+    shard = min(128, 384 // megapixels)
     variables = {"APF_SHARD_PHOTOS": str(shard), "CHEAP_SECONDS": str(seconds)}
     for run in ("first", "second"):
         with mock.patch.dict(os.environ, variables), counted() as found:
