@@ -44,8 +44,9 @@ from producer import Client
 from tests.benchmarks import plain_celery
 from tests.benchmarks.bench_filter import MODELS, real_faces
 from tests.benchmarks.photos import FACE_HEIGHT, jpeg
+from tests.benchmarks.processes import running_redis
 from tests.benchmarks.record import cores, record, table
-from tests.benchmarks.services import own_credentials, redis_server, running, store
+from tests.benchmarks.services import own_credentials, running, store
 from tests.conftest import RedisServer, S3Server
 
 OURS, PLAIN, LOADING, FAWKES = "ours", "plain Celery", "plain Celery, loading in each call", "Fawkes-like"
@@ -110,7 +111,7 @@ def peers(models: Path) -> Iterator[tuple[str, dict[str, Peer]]]:
     """All of them, warm; and which store and which recogniser they have."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        broker = stack.enter_context(redis_server(folder))
+        broker = stack.enter_context(running_redis(folder))
         name, server = stack.enter_context(store())
         world = World(broker, server, server.new_bucket("peers"), folder)
         stack.enter_context(world.our_worker())

@@ -1,4 +1,4 @@
-"""Redis and an S3 store for benchmarks, as the tests have them, without pytest: `with store() as server`."""
+"""An S3 store for benchmarks, as the tests have them, without pytest: `with store() as server`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from botocore.exceptions import EndpointConnectionError
 
-from tests.conftest import HERE, S3_KEY, S3_SECRET, RedisServer, S3Server, _end_swift, _free_ports
+from tests.conftest import HERE, S3_KEY, S3_SECRET, S3Server, _end_swift, _free_ports
 
 
 def own_credentials() -> None:
@@ -30,19 +30,6 @@ def own_credentials() -> None:
         "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
         "AWS_EC2_METADATA_DISABLED": "true",
     }
-
-
-@contextmanager
-def redis_server(folder: Path) -> Iterator[RedisServer]:
-    binary = shutil.which("redis-server")
-    if binary is None:
-        raise SystemExit("redis-server is not on PATH: install it")
-    server = RedisServer(binary, folder, _free_ports([0]))
-    server.start()
-    try:
-        yield server
-    finally:
-        server.kill()
 
 
 @contextmanager
