@@ -15,10 +15,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from apf.cpu.export import export as export_transfer
 from apf.errors import ApfError
 from apf.models.probe import Probe, fused, unfused
 from apf.models.unet import TransferNet
-from apf.private.export import export
+from apf.private.export import export as export_probe
 from apf.recipe import write_sums
 from apf.steps import CHANNELS
 from apf.train.attack import Ensemble
@@ -192,10 +193,11 @@ def all_three(
 def _save(path: Path, tensors: dict[str, Tensor]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
-    if (path.parent / "probe.safetensors").exists():
-        export(path.parent)  # the probe's ONNX names the digest of all weights, whichever of them is new
-    else:
-        write_sums(path.parent)
+    # Each network's ONNX names the digest of all weights, whichever of them is new.
+    for name, export in (("probe", export_probe), ("transfer", export_transfer)):
+        if (path.parent / f"{name}.safetensors").exists():
+            export(path.parent)
+    write_sums(path.parent)
     typer.echo(f"wrote {path}", err=True)
 
 

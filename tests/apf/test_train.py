@@ -21,6 +21,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from typer.testing import CliRunner, Result
 
+from apf.cpu.filter import TRANSFER_ONNX
+from apf.cpu.runtime import RuntimeNetwork
 from apf.errors import WeightsError
 from apf.filter import Filter
 from apf.gradient import gradient
@@ -797,7 +799,7 @@ def test_commands_make_loadable_weights(
 ) -> None:
     """probe, universal, road, transfer and joint, one after the other, write the three files that a filter loads.
 
-    The probe's ONNX, which devices load, is written beside them, and is of the probe that came last.
+    The networks' ONNX, which devices and CPUs load, is written beside them, and is of the weights that came last.
     """
     chain = (("probe", ["--hard-steps", "1"]), ("universal", []), ("road", []), ("transfer", []), ("joint", []))
     for name, more in chain:
@@ -809,6 +811,7 @@ def test_commands_make_loadable_weights(
         "SHA256SUMS",
         "probe.safetensors",
         "probe_gradient.onnx",
+        "transfer.onnx",
         "transfer.safetensors",
         "universal.safetensors",
     ]
@@ -818,6 +821,10 @@ def test_commands_make_loadable_weights(
     assert 0 < delta.abs().max().item() <= 8 / 255
     light = LightProbe(out).embedding(faces[0].numpy())
     assert torch.from_numpy(light).sub(known.probe(faces)[0]).abs().max().item() < 1e-5
+    gradient = torch.rand(1, 6, 112, 112)
+    transferred = RuntimeNetwork.load(out / TRANSFER_ONNX)(gradient=gradient.numpy())["perturbation"]
+    with torch.no_grad():
+        assert torch.from_numpy(transferred).sub(known.network(gradient)).abs().max().item() < 1e-4
 
 
 @pytest.mark.usefixtures("small_batches")
