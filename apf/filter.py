@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from apf.clock import StageClock
 from apf.cuda.runner import Runner
 from apf.detect import Detector, load_detector
-from apf.errors import OtherVersion, WeightsError
+from apf.errors import WeightsError
 from apf.faces import CROP, Float32
 from apf.models.probe import Probe, fused
 from apf.models.unet import TransferNet
 from apf.precision import Precision, at_precision, chosen
-from apf.recipe import WEIGHTS_DIR, Recipe, check_weights, load_recipe, other_version
+from apf.recipe import WEIGHTS_DIR, Recipe, ready_recipe
 from apf.refine import refine
 from apf.stages import Run, finish, join_stages
 from apf.steps import CHANNELS
@@ -89,10 +89,7 @@ class Filter:
             OtherVersion: the recipe was made for other weights, or by code that does something else to pixels.
             WeightsError: the weights are missing or damaged.
         """
-        found = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
-        if reason := other_version(found):
-            raise OtherVersion(reason)
-        check_weights(WEIGHTS_DIR)
+        found = ready_recipe(recipe, WEIGHTS_DIR)
         probe, network = Probe(), TransferNet(CHANNELS)
         _restore(probe, "probe")
         _restore(network, "transfer")

@@ -12,7 +12,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from apf.errors import RecipeError, WeightsError
+from apf.errors import OtherVersion, RecipeError, WeightsError
 
 WEIGHTS_DIR = Path(__file__).parent / "weights"
 SUMS = "SHA256SUMS"
@@ -140,6 +140,21 @@ def other_version(recipe: Recipe) -> str | None:
             f"{weights_digest()[:16]}: install the same version everywhere"
         )
     return None
+
+
+def ready_recipe(recipe: str | Path | Recipe, folder: Path = WEIGHTS_DIR) -> Recipe:
+    """The recipe (a built-in name, a TOML file, or a Recipe), once this installation is known to do it.
+
+    Raises:
+        RecipeError: it is unknown or does not validate.
+        OtherVersion: it was made for other weights, or by code that does something else to pixels.
+        WeightsError: the weights are missing or damaged.
+    """
+    found = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
+    if reason := other_version(found):
+        raise OtherVersion(reason)
+    check_weights(folder)
+    return found
 
 
 def check_private(recipe: Recipe) -> None:

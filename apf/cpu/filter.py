@@ -18,10 +18,10 @@ from apf.cores import side_by_side
 from apf.cpu.runtime import RuntimeNetwork
 from apf.cpu.sampling import SparseSampling
 from apf.detect import Detector, load_detector
-from apf.errors import OtherVersion, RecipeError
+from apf.errors import RecipeError
 from apf.faces import CROP
 from apf.private.probe import LightProbe
-from apf.recipe import WEIGHTS_DIR, Recipe, check_weights, load_recipe, other_version
+from apf.recipe import WEIGHTS_DIR, Recipe, ready_recipe
 from apf.steps import CHANNELS
 
 Float32 = NDArray[np.float32]
@@ -49,12 +49,9 @@ class CpuFilter:
             OtherVersion: the recipe was made for other weights, or by code that does something else to pixels.
             WeightsError: the weights are missing or damaged.
         """
-        found = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
+        found = ready_recipe(recipe)
         if found.refine_steps:
             raise RecipeError(f"recipe {found.name!r} has {found.refine_steps} steps of refinement: use apf.Filter")
-        if reason := other_version(found):
-            raise OtherVersion(reason)
-        check_weights(WEIGHTS_DIR)
         return cls(found)
 
     @cached_property
