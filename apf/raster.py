@@ -53,9 +53,9 @@ def reduce_area(image: NDArray[Any], width: int, height: int) -> NDArray[Any]:
 
 
 def turned(image: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
-    """A stored picture (h, w, c) upright, by its EXIF orientation, 1 to 8; contiguous. As stored, where that is 1."""
+    """A stored picture, (h, w, c) or (h, w), upright by its EXIF orientation, 1 (as it is stored) to 8; contiguous."""
     if orientation >= 5:  # rows are columns
-        image = image.transpose(1, 0, 2) if cv2 is None else np.asarray(cv2.transpose(image), np.uint8)
+        image = image.swapaxes(0, 1) if cv2 is None else np.asarray(cv2.transpose(image), np.uint8)
     down, across = _MIRRORED.get(orientation, (False, False))
     return np.ascontiguousarray(image[:: -1 if down else 1, :: -1 if across else 1])
 

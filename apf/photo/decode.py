@@ -18,16 +18,6 @@ from apf.raster import turned
 
 Pixels = npt.NDArray[np.uint8]
 
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-
 _GREY_PROBE_STEP = 16
 
 
@@ -108,13 +98,10 @@ def _by_turbo(opened: Opened, data: bytes) -> _Decoded | None:
 def _by_pillow(opened: Opened) -> _Decoded:
     opened.image.load()
     profile = real_profile(opened.image.info.get("icc_profile"))
-    image, icc = to_8_bit(_upright(opened.image, opened.turn), profile)
+    image, icc = to_8_bit(opened.image, profile)
     pixels, alpha = _arrays(image)
-    return _Decoded(pixels, alpha, icc, image.mode in ("L", "LA"))
-
-
-def _upright(image: Image.Image, turn: int) -> Image.Image:
-    return image.transpose(_TURNS[turn]) if turn in _TURNS else image
+    upright = None if alpha is None else turned(alpha, opened.turn)
+    return _Decoded(turned(pixels, opened.turn), upright, icc, image.mode in ("L", "LA"))
 
 
 def _arrays(image: Image.Image) -> tuple[Pixels, Pixels | None]:

@@ -114,3 +114,4 @@ def test_both_turn_alike(orientation: int, monkeypatch: pytest.MonkeyPatch) -> N
         found = raster.turned(picture, orientation)
         np.testing.assert_array_equal(found, np.asarray(wanted))
         assert found.flags.c_contiguous
+        np.testing.assert_array_equal(raster.turned(picture[..., 0], orientation), np.asarray(wanted)[..., 0])
