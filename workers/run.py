@@ -29,7 +29,7 @@ from workers.poison import SPLIT_AFTER, OneByOne
 from workers.settings import Settings
 from workers.shard import DESTINATION_GONE, ShardRunner, already_done
 from workers.store import Store, open_store
-from workers.store.listed import listed
+from workers.store.listed import absent_keys
 from workers.trust import check_batch
 
 #: A running shard asks whether its batch was stopped at each so many-th renewal of its try.
@@ -86,7 +86,8 @@ def run_shard(
         _write_report(ledger, batch_id, batch.lane, report)
         return report.totals
     deaths = deaths_at(attempts_at(ledger, batch_id, job.shard))
-    destination = listed(open_store(batch.destination, s3=settings.s3, create=True), [ref.key for ref in refs])
+    destination = open_store(batch.destination, s3=settings.s3, create=True)
+    absent = absent_keys(destination, [ref.key for ref in refs])
     started = time.monotonic()
 
     beats = count(1)
@@ -104,6 +105,7 @@ def run_shard(
             settings=settings,
             engine=lambda: load(batch.recipe, settings, batch.private),
             overtaken=overtaken,
+            absent=absent,
         )
 
     lease = Lease(ledger, batch_id, job.shard, settings.lease_s)

@@ -68,6 +68,8 @@ class ShardRunner:
     engine: Callable[[], Engine]
     #: Asked between batches of the filter: whether the rest should wait for something more urgent.
     overtaken: Callable[[], bool] = lambda: False
+    #: Keys that are known to have no output yet, so that none is asked for.
+    absent: frozenset[str] = frozenset()
     clock: StageClock = field(default_factory=StageClock)
 
     def __post_init__(self) -> None:
@@ -136,7 +138,7 @@ class ShardRunner:
             self._ready.put(loaded)
 
     def _load(self, ref: PhotoRef) -> Loaded | None:
-        done = already_done(ref, self.batch, self.destination)
+        done = None if ref.key in self.absent else already_done(ref, self.batch, self.destination)
         if done:
             self._report(done)
             return None

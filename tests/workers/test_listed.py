@@ -15,7 +15,7 @@ from workers.job import PhotoRef
 from workers.settings import Settings
 from workers.shard import ShardRunner
 from workers.store import S3Options, Store, open_store
-from workers.store.listed import PAGE, WORTH_LISTING, listed
+from workers.store.listed import PAGE, WORTH_LISTING, absent_keys
 from workers.store.memory import MemoryStore
 
 KEYS = [f"{number:02}" for number in range(20)]
@@ -35,8 +35,8 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Store:
 def heads(store: Store, keys: list[str]) -> tuple[list[str], Counter[str]]:
     """The keys that are there, and what it cost to know."""
     with counted(MemoryStore) as requests:
-        known = listed(store, keys)
-        return [key for key in keys if known.head(key)], requests
+        absent = absent_keys(store, keys)
+        return [key for key in keys if key not in absent and store.head(key)], requests
 
 
 def test_what_is_there_is_found_and_what_is_not_costs_nothing(store: Store) -> None:
@@ -67,8 +67,8 @@ def test_a_listing_that_is_refused_costs_requests_and_no_photo(store: Store, mon
         raise Forbidden("no s3:ListBucket")
 
     monkeypatch.setattr(MemoryStore, "list", refuse)
-    known = listed(store, KEYS)
-    assert [key for key in KEYS if known.head(key)] == KEYS[::2]
+    absent = absent_keys(store, KEYS)
+    assert [key for key in KEYS if key not in absent and store.head(key)] == KEYS[::2]
 
 
 @pytest.mark.parametrize("kind", ["moto_server", "swift"])
@@ -84,9 +84,10 @@ def test_a_shard_into_an_empty_bucket_asks_for_none_of_its_outputs(request: pyte
     for run, (asked, skipped) in enumerate([(1, 0), (len(refs), len(refs))]):
         engine = FakeEngine()
         with counted(type(destination)) as requests:
-            known = listed(destination, [ref.key for ref in refs])
+            absent = absent_keys(destination, [ref.key for ref in refs])
             mine = batch.model_copy(update={"id": f"b{run}"})
-            reports = ShardRunner(mine, source, known, Settings(), lambda engine=engine: engine).run(refs)
+            runner = ShardRunner(mine, source, destination, Settings(), lambda engine=engine: engine, absent=absent)
+            reports = runner.run(refs)
         assert sum(report.outcome == "skipped" for report in reports) == skipped
         assert (requests["LIST"], requests["HEAD"]) == (1, asked)
         assert requests["GET"] == requests["PUT"] == len(refs) - skipped
