@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from functools import partial
 
-from workers.errors import LedgerError, NewerRecord, StoreError
+from workers.errors import LedgerError, StoreError
 from workers.job import Batch, ShortReport
 from workers.ledger import ASKED_BY_NAME, Ledger, all_of
 
@@ -28,14 +28,11 @@ def read_reports(ledger: Ledger, batch_id: str, listed: Mapping[int, str]) -> li
     Args:
         listed: as `Ledger.listed_reports` gives it; an empty ETag is that of no report.
     """
-    try:
-        noted, is_ours = (_read(ledger, batch_id) if len(listed) >= WORTH else {}), True
-    except NewerRecord:
-        noted, is_ours = {}, False  # left to whoever wrote it
+    noted = _read(ledger, batch_id) if len(listed) >= WORTH else {}
     known = {shard: noted[shard] for shard, etag in listed.items() if shard in noted and noted[shard].etag == etag}
     unknown = sorted(listed.keys() - known.keys())
     read = {r.shard: r for r in all_of(partial(ledger.read_short, batch_id), unknown) if r}
-    if is_ours and len(read) >= WORTH:
+    if len(read) >= WORTH:
         note_reports(ledger, batch_id, {**noted, **read}.values())
     return [report for _, report in sorted({**known, **read}.items())]
 
@@ -51,17 +48,14 @@ def open_shards(ledger: Ledger, batch: Batch) -> set[int]:
 
 
 def note_reports(ledger: Ledger, batch_id: str, reports: Iterable[ShortReport]) -> None:
-    """Write the digest, as well as may be: who only reads needs no right to."""
+    """Write the digest, as well as may be: who only reads needs no right to. A newer version's is left to it."""
     lines = [report for report in reports if report.etag and len(report.failed) <= FEW_FAILURES]
     with suppress(StoreError):
-        ledger.write_digest(batch_id, lines)
+        if not ledger.has_newer_digest(batch_id):
+            ledger.write_digest(batch_id, lines)
 
 
 def _read(ledger: Ledger, batch_id: str) -> dict[int, ShortReport]:
-    """Raises NewerRecord."""
-    try:
+    with suppress(LedgerError):  # torn, or of a newer version
         return {report.shard: report for report in ledger.read_digest(batch_id)}
-    except NewerRecord:
-        raise
-    except LedgerError:  # torn
-        return {}
+    return {}

@@ -30,7 +30,7 @@ from pydantic import BaseModel
 
 from workers.errors import LedgerError, NewerRecord, NotFound, StoreGone
 from workers.job import Batch, PhotoRef, ShardReport, ShortReport, parse
-from workers.lines import DigestHeader, PlanHeader, read_lines, report_header, short_report, whole_report
+from workers.lines import DigestHeader, PlanHeader, read_lines, report_header, short_report, split_lines, whole_report
 from workers.store import Blob, S3Options, Store, canonical_url, child_url, open_store, parent_url
 
 log = logging.getLogger(__name__)
@@ -193,6 +193,17 @@ class Ledger:
         key = self.key(batch_id, "digest.jsonl")
         data = self.read(key)
         return [] if data is None else read_lines(data, DigestHeader, ShortReport, 0, key)[1]
+
+    def has_newer_digest(self, batch_id: str) -> bool:
+        """Whether a newer version wrote it."""
+        key = self.key(batch_id, "digest.jsonl")
+        try:
+            split_lines(self.read(key) or b"", DigestHeader, 0, key)
+        except NewerRecord:
+            return True
+        except LedgerError:  # torn, or none
+            return False
+        return False
 
     def write_digest(self, batch_id: str, reports: Sequence[ShortReport]) -> None:
         header = DigestHeader(count=len(reports))
