@@ -44,9 +44,9 @@ from producer import Client
 from tests.benchmarks import plain_celery
 from tests.benchmarks.bench_filter import MODELS, real_faces
 from tests.benchmarks.photos import FACE_HEIGHT, jpeg
-from tests.benchmarks.processes import running_redis
+from tests.benchmarks.processes import APF, running, running_redis
 from tests.benchmarks.record import cores, record, table
-from tests.benchmarks.services import own_credentials, running, store
+from tests.benchmarks.services import own_credentials, store
 from tests.conftest import RedisServer, S3Server
 
 OURS, PLAIN, LOADING, FAWKES = "ours", "plain Celery", "plain Celery, loading in each call", "Fawkes-like"
@@ -143,15 +143,14 @@ class World:
             "APF_DEVICE": "cpu",
         }
         os.environ |= variables
-        command = [sys.executable, "-m", "producer", "worker", "--loglevel", "WARNING"]
-        return running(command, variables, self.folder / "ours.log")
+        return running(APF, self.folder / "ours.log", variables, "worker", "--loglevel", "WARNING")
 
     def plain_worker(self) -> Any:
         # Another database of the same Redis: the two know nothing of each other.
         plain_celery.app.conf.broker_url = self.broker.url.replace("/0", "/1")
         variables = {"PLAIN_BROKER": plain_celery.app.conf.broker_url, "PLAIN_STORE": self.server.endpoint_url}
         command = [sys.executable, "-m", "celery", "-A", "tests.benchmarks.plain_celery", "worker"]
-        return running(command, variables, self.folder / "plain.log")
+        return running(command, self.folder / "plain.log", variables)
 
     def ours(self, photos: Sequence[bytes]) -> float:
         turn = f"turn-{next(self.turns)}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -72,19 +71,4 @@ def _moto() -> Iterator[S3Server]:
         yield server
     finally:
         process.terminate()
-        process.wait()
-
-
-@contextmanager
-def running(command: list[str], variables: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A worker in a process group of its own, which ends with it."""
-    with log.open("ab") as file:
-        process = subprocess.Popen(
-            command, env={**os.environ, **variables}, stdout=file, stderr=file, start_new_session=True
-        )
-    try:
-        yield process
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
