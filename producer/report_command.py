@@ -75,7 +75,7 @@ def report(
 
 @contextmanager
 def _bar(*, show: bool) -> Iterator[Any]:
-    columns = (TextColumn("looking at photos"), BarColumn(), MofNCompleteColumn(), TextColumn("left"))
+    columns = (TextColumn("looking at photos"), BarColumn(), MofNCompleteColumn(), TextColumn("left:"))
     with Progress(*columns, TimeRemainingColumn(), console=console, disable=not show) as progress:
         task = progress.add_task("", total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)

@@ -19,6 +19,9 @@ from workers.webhook import Posting
 
 MEBIBYTE = 2**20
 
+#: To a store: the ledger and `submit` ask 16 questions at once, however few threads read photos.
+LEAST_CONNECTIONS = 32
+
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
 
@@ -223,7 +226,7 @@ class Settings(BaseSettings):
         if self.callback_secrets_file is None:
             return given
         try:
-            return given + parse_secrets(Path(self.callback_secrets_file).read_text())
+            return given + parse_secrets(Path(self.callback_secrets_file).read_text(encoding="utf-8-sig"))
         except (OSError, ValueError) as error:
             raise CallbackError(f"APF_CALLBACK_SECRETS_FILE ({self.callback_secrets_file}): {error}") from error
 
@@ -234,7 +237,7 @@ class Settings(BaseSettings):
             endpoint_url=self.s3_endpoint_url,
             region=self.s3_region,
             addressing_style=self.s3_addressing_style,
-            max_pool_connections=self.read_threads + self.write_threads + 2,
+            max_pool_connections=max(LEAST_CONNECTIONS, self.read_threads + self.write_threads + 2),
             connect_timeout_s=self.s3_connect_timeout_s,
             read_timeout_s=self.s3_read_timeout_s,
         )

@@ -117,7 +117,7 @@ def _secret(name: str, value: SecretStr | None, file: str | None) -> str:
     if not file:
         return value.get_secret_value() if value else ""
     try:
-        text = Path(file).read_text(encoding="utf-8")
+        text = Path(file).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"APF_{name}_FILE cannot be read: {error}") from error
     if not text.strip():

@@ -74,7 +74,7 @@ class Target:
         """Write a picture; returns what the page calls it."""
         with self._explained():
             if not self._new.exists():
-                self._new.mkdir(parents=True)
+                self._new.mkdir(mode=0o700, parents=True)
                 (self._new / MARK).touch()
             (self._new / name).write_bytes(data)
         return f"{quote(self.folder.name)}/{name}"
@@ -84,6 +84,7 @@ class Target:
         temporary = self.page.with_name(f".{self.page.name}.{secrets.token_hex(4)}")
         with self._explained():
             self.page.parent.mkdir(parents=True, exist_ok=True)
+            temporary.touch(mode=0o600)  # from its first byte on: it may hold unprotected photos
             temporary.write_text(page, encoding="utf-8", newline="\n")
             if self.folder.exists():
                 shutil.rmtree(self.folder)
