@@ -16,8 +16,12 @@ from workers.lanes import LaneCycle, all_queues
 from workers.ledger import Ledger
 from workers.owed import TURN_S, Owed
 from workers.poison import SPLIT_AFTER
+from workers.settings import Settings
 from workers.shard import ShardOvertaken
 from workers.watch import BatchWatch
+
+#: A shard asks after each photo.
+ONE_AT_A_TIME = Settings(batch_megapixels=0.001)
 
 
 class Clock:
@@ -141,12 +145,12 @@ def test_a_store_is_waited_for_for_about_twenty_minutes(monkeypatch: pytest.Monk
 
 def test_what_a_shard_has_done_when_it_gives_way_stays_done() -> None:
     """Of twenty tries each protects some more, and none of them a photo again; status shows it in between."""
-    planned = Planned("begun", *[b"x"] * 40, max_batch=1)
+    planned = Planned("begun", *[b"x"] * 40)
     done, tries = [], 0
     while not planned.ledger.has_report("b1", 0):
         tries += 1
         try:
-            planned.run(overtaken=lambda: True)
+            planned.run(ONE_AT_A_TIME, overtaken=lambda: True)
         except ShardOvertaken:
             assert attempts_at(planned.ledger, "b1", 0) == []
             done.append(BatchWatch(planned.ledger, "b1").poll(running=True).running.protected)
@@ -162,9 +166,9 @@ def test_what_a_shard_has_done_when_it_gives_way_stays_done() -> None:
 
 def test_a_torn_note_or_that_of_another_batch_is_passed_over() -> None:
     """Outputs are then asked for one by one."""
-    planned = Planned("begun-torn", *[b"x"] * 4, max_batch=1)
+    planned = Planned("begun-torn", *[b"x"] * 4)
     with pytest.raises(ShardOvertaken):
-        planned.run(overtaken=lambda: True)
+        planned.run(ONE_AT_A_TIME, overtaken=lambda: True)
     batch, refs = planned.ledger.read_batch("b1"), planned.ledger.read_plan("b1", 0)
     assert read_begun(planned.ledger, batch, 0, refs)
     anew = batch.model_copy(update={"created_at": "2020-01-01T00:00:00+00:00"})
@@ -185,7 +189,7 @@ def test_a_shard_that_is_taken_photo_by_photo_gives_way_too() -> None:
     for _ in range(SPLIT_AFTER):
         died(planned.ledger)
     with pytest.raises(ShardOvertaken):
-        planned.run(overtaken=lambda: True)
+        planned.run(ONE_AT_A_TIME, overtaken=lambda: True)
     assert planned.engine.batches == [1]
     assert planned.run().protected == 3
     assert planned.engine.batches == [1, 1, 1]
