@@ -51,7 +51,7 @@ class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class _Told(_Record):
+class Told(_Record):
     """What workers tell of their work: fields of a newer version are passed over. What is asked has none of these:
     it must be understood whole.
     """
@@ -129,7 +129,7 @@ class Outcome(StrEnum):
     failed = "failed"
 
 
-class PhotoReport(_Told):
+class PhotoReport(Told):
     """What became of one photo."""
 
     key: str = Field(min_length=1)
@@ -147,7 +147,7 @@ class PhotoReport(_Told):
     attempts: int = Field(default=1, ge=1)
 
 
-class Totals(_Told):
+class Totals(Told):
     """Sums over photos; `a + b` adds them up."""
 
     photos: int = 0
@@ -194,7 +194,7 @@ class Totals(_Told):
         return Totals.model_construct(**{name: round(mine - getattr(other, name), 6) for name, mine in self})
 
 
-class ShardReport(_Told):
+class ShardReport(Told):
     """What became of a shard. Once it lies in the ledger, the shard is done."""
 
     shard: int = Field(ge=0)
@@ -216,7 +216,7 @@ class ShardReport(_Told):
         return Totals.of(self.photos)
 
 
-class ShortReport(_Told):
+class ShortReport(Told):
     """What became of a shard, without the photos of which nothing more is to be told than that they are counted."""
 
     shard: int = Field(ge=0)
@@ -230,7 +230,7 @@ class ShortReport(_Told):
     peak_memory_bytes: int = Field(ge=0)
 
 
-class Attempt(_Told):
+class Attempt(Told):
     """One worker's try of a shard. It is gone once the try has ended; what stays was cut short."""
 
     #: Sorts by the time of the start.

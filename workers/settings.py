@@ -86,6 +86,8 @@ class Settings(BaseSettings):
     shard_soft_limit_s: int = Field(default=900, gt=0)
     shard_hard_limit_s: int = Field(default=1200, gt=0)
     visibility_timeout_s: int = Field(default=3600, gt=0)
+    #: The part of a worker's time that bulk work gets at least while uploads wait; 0: none.
+    bulk_share: float = Field(default=0.25, ge=0, le=0.9)
     #: A worker that has not been heard of for so long counts as dead.
     lease_s: float = Field(default=60, ge=1)
     #: How often shards that nobody is at are looked for and sent again, where `apf beat` runs.

@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from workers.attempts import attempts_at, is_live
+from workers.begun import begun_totals
 from workers.callback import Callback, read_callback
 from workers.digest import WORTH, note_reports, read_reports
 from workers.job import Batch, PhotoReport, ShortReport, Totals
@@ -51,7 +52,7 @@ class BatchSummary:
     stage_seconds: dict[str, float]
     wall_seconds: float
     peak_memory_bytes: int
-    #: Sums over what running shards say that they have done; part of `pending`, and best effort.
+    #: Sums over what shards have done that run, or were left before their end; part of `pending`, and best effort.
     running: Totals = field(default_factory=Totals)
     #: How far the callback is of a batch that asked for one; one that is not done has none due.
     callback: Callback | None = None
@@ -138,7 +139,7 @@ class BatchWatch:
             stage_seconds=dict(self._stage_seconds),
             wall_seconds=sum(report.wall_seconds for report in self._reports.values()),
             peak_memory_bytes=max((report.peak_memory_bytes for report in self._reports.values()), default=0),
-            running=self._running() if running else Totals(),
+            running=self._running(batch) if running else Totals(),
             callback=read_callback(self.ledger, batch) if batch.callback else None,
         )
 
@@ -187,6 +188,9 @@ class BatchWatch:
             for key in sorted(found)
         )
 
-    def _running(self) -> Totals:
-        live = {a.shard: a.done for a in attempts_at(self.ledger, self.batch_id) if is_live(a)}
-        return Totals.sum(done for shard, done in live.items() if shard not in self._reports)
+    def _running(self, batch: Batch) -> Totals:
+        done = begun_totals(self.ledger, batch)
+        for attempt in attempts_at(self.ledger, self.batch_id):
+            if is_live(attempt):  # its own count holds what earlier tries did, once it has begun to count
+                done[attempt.shard] = max(done.get(attempt.shard, Totals()), attempt.done, key=lambda sums: sums.photos)
+        return Totals.sum(sums for shard, sums in done.items() if shard not in self._reports)
