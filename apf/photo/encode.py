@@ -69,7 +69,7 @@ def encode(photo: Photo, pixels: Pixels | None = None, *, jpeg_floor_quality: in
         return _ENCODERS[kind](image, photo)
     except MemoryError as error:
         raise PhotoTooLarge(
-            f"encoding the {kind} needs more memory than there is: lower the limit on pixels"
+            f"encoding the {kind} needs more memory than there is: scale it down, or give the process more"
         ) from error
     except (OSError, RuntimeError, ValueError, TypeError) as error:
         raise UnsupportedPhoto(f"the photo cannot be written as {kind} again: {error}") from error
