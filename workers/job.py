@@ -137,6 +137,8 @@ class PhotoReport(Told):
     outcome: Outcome
     #: For people: why it failed, was skipped or left out.
     reason: str | None = None
+    #: For people: on metadata that was to be kept and could not be.
+    note: str | None = None
     #: Of a failed one: whether trying again can help.
     transient: bool = False
     faces: int = Field(default=0, ge=0)

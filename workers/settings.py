@@ -60,7 +60,7 @@ class Settings(BaseSettings):
 
     #: Largest photo that is read, in bytes and in pixels; larger ones fail with that reason.
     max_photo_bytes: int = Field(default=100 * MEBIBYTE, gt=0)
-    max_photo_pixels: int = Field(default=100_000_000, gt=0)
+    max_photo_pixels: int = Field(default=200_000_000, gt=0)
 
     #: Largest batch, in photos; planning a larger source stops there, and says so.
     max_batch_photos: int = Field(default=10_000_000, gt=0)

@@ -289,7 +289,10 @@ class ShardRunner:
         with self.clock.stage("write"):
             self.destination.put(item.ref.key, data, content_type=item.weight.content_type, metadata=metadata)
         metrics.add("apf_written_bytes_total", len(data))
-        return _report(item.ref, outcome, bytes_out=len(data), **facts)
+        note = "; ".join(getattr(item.photo, "notes", ())) or None
+        if note:
+            logger.warning("published without some of its metadata: %s", note)
+        return _report(item.ref, outcome, bytes_out=len(data), note=note, **facts)
 
     # Reports
 
@@ -336,8 +339,10 @@ def explain(error: Exception) -> tuple[str, bool]:
             return "changed while the batch ran: run the command again to protect the new version", False
         case NotFound() if not isinstance(error, StoreGone):
             return "deleted while the batch ran", False
-        case PhotoError() | ObjectTooLarge():
+        case PhotoError():
             return str(error), False
+        case ObjectTooLarge():
+            return f"{error}: raise APF_MAX_PHOTO_BYTES", False
         case StoreError() | DeviceMemoryError():
             return str(error), error.transient
         case MemoryError():

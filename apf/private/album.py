@@ -37,6 +37,7 @@ class Turn:
     faces: int = 0
     #: Where the result is; None where there is none.
     written: Path | None = None
+    #: Why it failed or was skipped; of one that was written, which metadata was left out.
     reason: str = ""
 
 
@@ -179,7 +180,7 @@ def write_whole(path: Path, data: bytes, *, mode: int, stamp: float | None = Non
 
 def _publish(source: Source, out: Path, protected: ProtectedPhoto) -> Turn:
     write_whole(out, protected.data, mode=source.path.stat().st_mode & 0o777)
-    return Turn(str(source.path), protected.outcome, len(protected.faces), out)
+    return Turn(str(source.path), protected.outcome, len(protected.faces), out, reason="; ".join(protected.notes))
 
 
 def _files_at(path: Path) -> Iterator[Source]:

@@ -115,7 +115,9 @@ def _device(options: argparse.Namespace, *, create: bool) -> Device:
 
 
 def _limits(options: argparse.Namespace) -> Limits:
-    return Limits(max_pixels=options.max_megapixels * 1_000_000)
+    pixels = options.max_megapixels * 1_000_000
+    # A photo has at most four channels of 16 bits, whatever its format.
+    return Limits(8 * pixels, pixels, bytes_setting="--max-megapixels", pixels_setting="--max-megapixels")
 
 
 def _each(found: Found, turn: Callable[[Source], Turn], options: argparse.Namespace) -> int:
@@ -191,7 +193,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--skip-existing", action="store_true", help="leave photos that are there already")
     for command in (gradient, apply, alone):
         command.add_argument("-o", "--output", required=True, help="where the results go")
-        command.add_argument("--max-megapixels", type=int, default=100, help="larger photos fail (default 100)")
+        command.add_argument("--max-megapixels", type=int, default=200, help="larger photos fail (default 200)")
         command.add_argument("--recipe", default="standard", help="light, standard, strong, or a TOML file")
         command.add_argument("--json", action="store_true", help="print one JSON object")
 
