@@ -1,9 +1,10 @@
 """A folder as a store: atomic writes, S3's order of keys, and metadata beside the objects.
 
-Layout below the root: objects under their keys; `.apf/tmp` holds what is being written; `.apf/meta` holds one small
-JSON file for each object that has metadata. A sidecar's name carries the key's hash and the ETag of exactly one version
-of the object, and is written before that version appears. So a crash at any moment, and two writers of one key, leave
-an object with its own metadata or with none, never with another's.
+Layout below the root: objects under their keys; `.apf/tmp` holds what is being written (where another file system is
+mounted below the root, `.apf-*.tmp` beside the object); `.apf/meta` holds one small JSON file for each object that has
+metadata. A sidecar's name carries the key's hash and the ETag of exactly one version of the object, and is written
+before that version appears. So a crash at any moment, and two writers of one key, leave an object with its own metadata
+or with none, never with another's.
 """
 
 from __future__ import annotations
@@ -43,6 +44,10 @@ META, TMP = ".apf/meta/", ".apf/tmp/"
 
 #: A temporary file this old belongs to a process that was killed; no single write takes a day.
 ABANDONED_S = 24 * 3600
+#: Temporary files outside `.apf/tmp` begin so; their suffix is no photo's.
+DRAFT = ".apf-"
+#: So many folders are known to be, or not to be, of the root's own file system.
+KNOWN_FOLDERS = 10_000
 
 
 class FileStore:
@@ -61,7 +66,9 @@ class FileStore:
             if not path.is_dir():
                 raise StoreError(f"{path} is a file, not a folder: name the folder that holds the photos")
         self._root = os.path.realpath(path)
-        self._swept = False
+        #: Folders of temporary files that were looked through, and whether folders take files from `.apf/tmp`.
+        self._swept: set[Path] = set()
+        self._one: dict[tuple[int, str], bool] = {}
 
     def list(self, prefix: str = "", start_after: str = "") -> Iterator[ObjectInfo]:
         base = prefix[: prefix.rfind("/") + 1]
@@ -121,7 +128,7 @@ class FileStore:
         with _explained(key):
             path.parent.mkdir(parents=True, exist_ok=True)
             replaced = _etag_at(path)
-            temporary, etag = self._write_temporary(data)
+            temporary, etag = self._write_temporary(data, path.parent)
             try:
                 self._write_sidecar(key, etag, kept)
                 temporary.replace(path)
@@ -137,7 +144,7 @@ class FileStore:
         path = self._writable(key)
         with _explained(key):
             path.parent.mkdir(parents=True, exist_ok=True)
-            temporary, etag = self._write_temporary(data)
+            temporary, etag = self._write_temporary(data, path.parent)
             try:
                 self._write_sidecar(key, etag, NO_METADATA)
                 path.hardlink_to(temporary)
@@ -182,7 +189,9 @@ class FileStore:
     def _readable(self, key: str) -> Path:
         """As `_writable`, and a link in the last place must end inside the root."""
         path = self._writable(key)
-        if path.is_symlink() and not self._holds(path):
+        with _explained(key):  # a part of the name may be too long for this file system
+            leaves = path.is_symlink() and not self._holds(path)
+        if leaves:
             raise InvalidKey(f"{key!r} is a symbolic link that leaves {self.url}: put the photo itself there")
         return path
 
@@ -253,12 +262,15 @@ class FileStore:
         except (FileNotFoundError, ValueError, LookupError, TypeError, AttributeError):
             return NO_METADATA
 
-    def _write_temporary(self, data: bytes) -> tuple[Path, str]:
-        """A flushed file in the same file system as the objects, and its ETag, which a rename keeps."""
+    def _write_temporary(self, data: bytes, beside: Path) -> tuple[Path, str]:
+        """A flushed file that can be renamed into the folder `beside`, and its ETag, which a rename keeps."""
         folder = Path(self._absolute(TMP))
         folder.mkdir(parents=True, exist_ok=True)
+        name = f"{os.getpid()}-{secrets.token_hex(8)}"
+        if not self._is_one_with(folder, beside):  # a disk, or a folder of another, is mounted below the root
+            folder, name = beside, f"{DRAFT}{name}.tmp"
         self._sweep(folder)
-        path = folder / f"{os.getpid()}-{secrets.token_hex(8)}"
+        path = folder / name
         try:
             with path.open("xb") as file:
                 file.write(data)
@@ -272,15 +284,43 @@ class FileStore:
             path.unlink(missing_ok=True)
             raise
 
+    def _is_one_with(self, drafts: Path, folder: Path) -> bool:
+        """Whether a file can be renamed from one folder to the other; tried once for each device and parent."""
+        # Of a bind mount the device is the same, and a rename fails all the same: so the parent's path counts, too.
+        known = (folder.stat().st_dev, str(folder))
+        if known not in self._one:
+            if len(self._one) >= KNOWN_FOLDERS:
+                self._one.clear()
+            self._one[known] = _renames(drafts, folder)
+        return self._one[known]
+
     def _sweep(self, folder: Path) -> None:
         """Removes, once, what killed processes left behind."""
-        if self._swept:
+        if folder in self._swept:
             return
-        self._swept = True
-        for path in folder.iterdir():
+        self._swept.add(folder)
+        ours = "*" if str(folder) + "/" == self._absolute(TMP) else f"{DRAFT}*.tmp"
+        for path in folder.glob(ours):
             with suppress(FileNotFoundError):
                 if path.stat().st_mtime < time.time() - ABANDONED_S:
                     path.unlink()
+
+
+def _renames(drafts: Path, folder: Path) -> bool:
+    """Whether a file of the one folder can be renamed into the other."""
+    draft = drafts / f"{os.getpid()}-{secrets.token_hex(8)}"
+    there = folder / f"{DRAFT}{draft.name}.tmp"
+    draft.touch()
+    try:
+        draft.rename(there)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        return False
+    finally:
+        for path in (draft, there):
+            path.unlink(missing_ok=True)
+    return True
 
 
 def _etag(status: os.stat_result) -> str:
@@ -371,6 +411,10 @@ _CURES: dict[int, tuple[type[StoreError], str]] = {
     errno.EEXIST: (StoreError, "a file stands where a folder is needed: rename one of the two"),
     errno.EISDIR: (StoreError, "a folder stands where a file is needed: rename one of the two"),
     errno.ENAMETOOLONG: (InvalidKey, "a part of the name is too long for this file system: rename it"),
+    errno.EXDEV: (StoreError, "it lies on another file system: give that as a destination of its own"),
+    errno.EINVAL: (InvalidKey, "this file system does not take the name: rename it"),
+    errno.EILSEQ: (InvalidKey, "this file system does not take the name: rename it"),
+    errno.EFBIG: (StoreError, "the file is larger than this file system can keep: choose another destination"),
     errno.ELOOP: (InvalidKey, "symbolic links in a circle: put the file itself there"),
     errno.EIO: (StoreUnavailable, "the disk reported an error"),
     errno.EMFILE: (StoreUnavailable, "too many open files: raise the limit (ulimit -n)"),
