@@ -17,10 +17,12 @@ import os
 import secrets
 import stat
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 from workers.errors import (
     Changed,
@@ -34,7 +36,7 @@ from workers.errors import (
     StoreUnavailable,
 )
 from workers.logs import Key
-from workers.store.base import NO_METADATA, RESERVED, Blob, ObjectInfo, check_key, check_metadata
+from workers.store.base import NO_METADATA, RESERVED, Blob, LeftOut, ObjectInfo, check_key, check_metadata
 from workers.store.urls import file_path
 
 log = logging.getLogger(__name__)
@@ -70,13 +72,15 @@ class FileStore:
         self._swept: set[Path] = set()
         self._one: dict[tuple[int, str], bool] = {}
 
-    def list(self, prefix: str = "", start_after: str = "") -> Iterator[ObjectInfo]:
+    def list(
+        self, prefix: str = "", start_after: str = "", *, left_out: Callable[[LeftOut], None] | None = None
+    ) -> Iterator[ObjectInfo]:
         base = prefix[: prefix.rfind("/") + 1]
         if base and _fault(base[:-1]):
             return  # no key of a file can start like this
         folder = self._absolute(base)
         if os.path.realpath(folder) == folder.rstrip("/"):
-            yield from self._walk(folder, base, prefix, start_after.encode())
+            yield from self._walk(folder, base, _Tour(base, prefix, start_after.encode(), left_out or self._log))
 
     def folders(self, prefix: str) -> Sequence[str]:
         if _fault(prefix[:-1]):
@@ -198,43 +202,69 @@ class FileStore:
     def _holds(self, path: str | Path) -> bool:
         return os.path.realpath(path).startswith(self._absolute(""))
 
-    def _walk(self, folder: str, base: str, prefix: str, after: bytes) -> Iterator[ObjectInfo]:
+    def _log(self, one: LeftOut) -> None:
+        log.warning("left out %r in %s: %s", Key(one.key), self.url, one.reason)
+
+    def _walk(self, folder: str, base: str, tour: _Tour) -> Iterator[ObjectInfo]:
         """Files under `folder`, whose keys start with `base`. Holds one folder's names at a time for each depth."""
-        for entry in self._entries(folder, base):
+        for entry in self._entries(folder, base, tour):
             key = base + entry.name
-            if entry.is_dir(follow_symlinks=False):
-                if _wanted(key + "/", prefix, after):
-                    yield from self._walk(entry.path, key + "/", prefix, after)
-            elif key.startswith(prefix) and key.encode() > after:
-                info = self._listed(entry, key)
+            is_folder = _is_folder(entry)
+            if fault := _unkeyable(key):
+                tour.leave(key + "/" * is_folder, fault, "folder" if is_folder else "file")
+            elif is_folder:
+                if _wanted(key + "/", tour.prefix, tour.after):
+                    yield from self._walk(entry.path, key + "/", tour)
+            elif tour.covers(key):
+                info = self._listed(entry, key, tour)
                 if info:
                     yield info
 
-    def _entries(self, folder: str, base: str) -> Sequence[os.DirEntry[str]]:
+    def _entries(self, folder: str, base: str, tour: _Tour) -> Sequence[os.DirEntry[str]]:
         """The folder's entries in the order that their keys have in S3: a folder sorts as its name with a slash."""
         with _explained(base or self.url):
             try:
                 with os.scandir(folder) as scan:
-                    entries = [entry for entry in scan if not _refused(entry.name, base)]
+                    entries = list(scan)
             except (FileNotFoundError, NotADirectoryError):
                 if not base:
                     raise
                 return []  # removed since its parent was read, or only named by a prefix
-        return sorted(entries, key=lambda e: e.name.encode() + (b"/" if e.is_dir(follow_symlinks=False) else b""))
+            except OSError as error:
+                if base == tour.base or error.errno not in _OF_ONE_FOLDER:
+                    raise
+                tour.leave(base, _CURES[error.errno][1], "folder")
+                return []
+        return sorted(entries, key=lambda e: os.fsencode(e.name) + (b"/" if _is_folder(e) else b""))
 
-    def _listed(self, entry: os.DirEntry[str], key: str) -> ObjectInfo | None:
-        if entry.is_symlink() and not (self._holds(entry.path) and Path(entry.path).is_file()):
-            log.warning("left out %r: a symbolic link to a folder, to nothing, or out of %s", Key(key), self.url)
+    def _listed(self, entry: os.DirEntry[str], key: str, tour: _Tour) -> ObjectInfo | None:
+        if entry.is_symlink() and not (self._holds(entry.path) and os.path.isfile(entry.path)):  # noqa: PTH113
+            self._leave_link(entry.path, key, tour)
             return None
-        with _explained(key):
-            try:
-                status = entry.stat()
-            except FileNotFoundError:
-                return None  # removed since its folder was read
+        try:
+            with _explained(key):
+                try:
+                    status = entry.stat()
+                except FileNotFoundError:
+                    return None  # removed since its folder was read
+        except Forbidden as error:
+            tour.leave(key, str(error), "file")
+            return None
         if not stat.S_ISREG(status.st_mode):
-            log.warning("left out %r: not a regular file", Key(key))
+            tour.leave(key, "it is not a regular file: put the photo itself there", "special")
             return None
         return ObjectInfo(key=key, size=status.st_size, etag=_etag(status), last_modified=_changed_at(status))
+
+    def _leave_link(self, path: str, key: str, tour: _Tour) -> None:
+        is_folder = os.path.isdir(path)  # noqa: PTH112  unlike pathlib's, it says no where the link goes in a circle
+        if is_folder and (self._holds(path) or os.path.realpath(path) == self._root):
+            return  # what lies there is met under its own key
+        if is_folder:
+            tour.leave(key + "/", "it is a link to a folder outside: name that folder as a source of its own", "folder")
+        elif os.path.exists(path):  # noqa: PTH110
+            tour.leave(key, "it is a symbolic link that leaves the source: put the photo itself there", "file")
+        else:
+            tour.leave(key, "it is a symbolic link to nothing: put the photo itself there", "special")
 
     def _info(self, key: str, status: os.stat_result) -> ObjectInfo:
         etag = _etag(status)
@@ -351,20 +381,42 @@ def _fault(key: str) -> str | None:
     return None
 
 
-def _refused(name: str, base: str) -> bool:
-    """Whether a file's name cannot be a key; says so in the log."""
+@dataclass(frozen=True)
+class _Tour:
+    """One listing: what is wanted of it, and who is told of what is left out."""
+
+    #: Where it begins.
+    base: str
+    prefix: str
+    after: bytes
+    told: Callable[[LeftOut], None]
+
+    def covers(self, key: str) -> bool:
+        return key.startswith(self.prefix) and os.fsencode(key) > self.after
+
+    def leave(self, key: str, reason: str, kind: Literal["file", "folder", "special"]) -> None:
+        if self.covers(key) and not key.startswith((META, TMP)):
+            self.told(LeftOut(os.fsencode(key).decode(errors="backslashreplace"), reason, kind))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
-        name.encode()
-        check_key(base + name)
-    except (UnicodeEncodeError, InvalidKey):
-        log.warning(
-            "left out %r: its name is not valid UTF-8, or its path is over 1024 bytes; rename it", Key(base + name)
-        )
-        return True
-    if "\\" in name:
-        log.warning("left out %r: a backslash in its name; rename it", Key(base + name))
-        return True
-    return False
+        return entry.is_dir(follow_symlinks=False)
+    except OSError:  # of a file system that has to be asked, and refuses
+        return False
+
+
+def _unkeyable(key: str) -> str | None:
+    """What keeps a file's path from being a key, or None."""
+    try:
+        check_key(key)
+    except InvalidKey:
+        try:
+            key.encode()
+        except UnicodeEncodeError:
+            return "its name is not valid UTF-8: rename it"
+        return "its path is over 1024 bytes: use shorter names"
+    return "it has a backslash in its name: rename it" if "\\" in key else None
 
 
 def _wanted(folder: str, prefix: str, after: bytes) -> bool:
@@ -422,6 +474,10 @@ _CURES: dict[int, tuple[type[StoreError], str]] = {
     errno.ESTALE: (StoreUnavailable, "the network file system was mounted again"),
     errno.ETIMEDOUT: (StoreUnavailable, "the network file system did not answer"),
 }
+
+
+#: Reasons for which one folder is left out, and the walk goes on; others are of the disk or of this process.
+_OF_ONE_FOLDER = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP)
 
 
 @contextmanager

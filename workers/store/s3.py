@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from datetime import datetime
 from email.utils import parsedate_to_datetime
@@ -44,6 +44,7 @@ from workers.store.base import (
     NO_METADATA,
     RESERVED,
     Blob,
+    LeftOut,
     ObjectInfo,
     S3Options,
     check_key,
@@ -71,7 +72,9 @@ class S3Store:
         self._client = _shared_client(options)
         self._at = f" at {options.endpoint_url}" if options.endpoint_url else ""
 
-    def list(self, prefix: str = "", start_after: str = "") -> Iterator[ObjectInfo]:
+    def list(
+        self, prefix: str = "", start_after: str = "", *, left_out: Callable[[LeftOut], None] | None = None
+    ) -> Iterator[ObjectInfo]:
         after = start_after
         while True:
             for info in self._pages(prefix, after):
