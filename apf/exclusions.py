@@ -78,12 +78,14 @@ def patterns_in(data: bytes, where: str) -> tuple[str, ...]:
 def _spec(patterns: Sequence[str]) -> GitIgnoreSpec:
     from pathspec import GitIgnoreSpec  # noqa: PLC0415  only who excludes something pays for it
 
-    for pattern in patterns:
+    # A file's comments are gone by now: `#recycle/` is a folder.
+    lines = [f"\\{pattern}" if pattern.startswith("#") else pattern for pattern in patterns]
+    for line in lines:
         try:
-            GitIgnoreSpec.from_lines([pattern])
+            GitIgnoreSpec.from_lines([line])
         except ValueError as error:
-            raise PatternError(f"{pattern!r} is no pattern: write it as in .gitignore, such as '*.png'") from error
-    return GitIgnoreSpec.from_lines(patterns)
+            raise PatternError(f"{line!r} is no pattern: write it as in .gitignore, such as '*.png'") from error
+    return GitIgnoreSpec.from_lines(lines)
 
 
 def _regex(names: Iterable[str]) -> str:

@@ -48,13 +48,13 @@ class LeftOuts(_Record):
 
 
 def read_left_outs(ledger: Ledger, batch: Batch) -> LeftOuts:
-    """The batch's record; an empty one where nothing was left out.
-
-    Raises:
-        LedgerError: it is torn.
-    """
+    """The batch's record; an empty one where nothing was left out. A torn one says so."""
     data = None if batch.named else ledger.read(ledger.key(batch.id, RECORD))
-    return LeftOuts() if data is None else parse(LeftOuts, data, LedgerError, f"{RECORD} of {batch.id}")
+    try:
+        return LeftOuts() if data is None else parse(LeftOuts, data, LedgerError, RECORD)
+    except LedgerError as error:
+        reason = f"what was left out is not known ({error}): run the command again"
+        return LeftOuts(total=1, named=(Named(key=RECORD, reason=reason),))
 
 
 class Gathered:

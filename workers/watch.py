@@ -113,7 +113,8 @@ class BatchWatch:
         self._stage_seconds: Counter[str] = Counter()
         #: Reports that were read a few at a time, since the digest was last written.
         self._unnoted = 0
-        self._left_out, self._left_out_at = LeftOuts(), ""
+        self._left_out = LeftOuts()
+        self._left_out_at: str | None = None
 
     def poll(self, *, running: bool = False) -> BatchSummary:
         """Reads what is new and says where the batch stands; with `running`, asks running shards how far they are.
