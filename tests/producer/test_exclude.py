@@ -119,6 +119,17 @@ class TestSchedules:
         scheduled.run(hours=1)
         assert len(scheduled.ledger.batches()) == 2
 
+    def test_what_a_run_left_out_is_noted(self, tmp_path: Path, scheduled: Scheduled) -> None:  # noqa: F811
+        """Nobody looks at the batches of a schedule one by one."""
+        (tmp_path / "a.jpg").write_bytes(b"face")
+        (tmp_path / "b\\.jpg").write_bytes(b"face")
+        scheduled.settings = scheduled.settings.model_copy(update={"allowed_urls": f"{tmp_path} memory://out"})
+        scheduled.add()
+        scheduled.change(source=tmp_path.as_uri())
+        assert scheduled.run() == ["a"]
+        scheduled.tick()
+        assert scheduled.state().note == "1 left out: apf status says what"
+
     def test_commands_keep_change_and_drop_the_patterns(self, tmp_path: Path) -> None:
         """`add --exclude`, `change --exclude` and `change --exclude-nothing`; a malformed one is refused."""
         (tmp_path / "in").mkdir()

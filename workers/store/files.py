@@ -233,7 +233,7 @@ class FileStore:
             except OSError as error:
                 if base == tour.base or error.errno not in _OF_ONE_FOLDER:
                     raise
-                tour.leave(base, _CURES[error.errno][1], "folder")
+                tour.leave(base, f"{_CURES[error.errno][1]}, or exclude it", "folder")
                 return []
         return sorted(entries, key=lambda e: os.fsencode(e.name) + (b"/" if _is_folder(e) else b""))
 
