@@ -19,6 +19,7 @@ from producer.terminal import (
     AsJson,
     BatchId,
     Destination,
+    Exclude,
     NoFace,
     Private,
     Wait,
@@ -55,6 +56,7 @@ def protect(
     no_face: Annotated[NoFace, typer.Option(help="What to do with a photo that has no face.")] = NoFace.copy,
     lane: Annotated[LaneName, typer.Option(help="interactive overtakes bulk on shared workers.")] = LaneName.bulk,
     tenant: Annotated[str, typer.Option(help="Whose photos these are: tenants get equal shares of a lane.")] = "",
+    exclude: Exclude = None,
     callback: Annotated[
         str | None, typer.Option(metavar="URL", help="POST there when the batch is done (docs/callbacks.md).")
     ] = None,
@@ -72,6 +74,7 @@ def protect(
         lane=lane.value,
         tenant=tenant,
         callback=callback,
+        exclude=tuple(exclude or ()),
     )
     ledger, batch = batches.new_batch(source, destination, asked, settings)
     with suppress(BrokerError):  # told below, when the batch is kept in the ledger

@@ -86,6 +86,7 @@ class Client:
         tenant: str = "",
         callback: str | None = None,
         no_face: Literal["copy", "skip"] = "copy",
+        exclude: Sequence[str] = (),
         missing: Literal["refuse", "ignore"] = "refuse",
         batch_id: str | None = None,
         private: bool = False,
@@ -105,6 +106,8 @@ class Client:
             tenant: whose photos these are. Tenants get equal shares of a lane.
             callback: URL that is told of the batch's end by a signed POST.
             no_face: what to do with a photo that has no face.
+            exclude: patterns of what is left out of a whole source, as in .gitignore; those of its own `.apfignore`
+                count, too. A photo that is named is never left out.
             missing: whether a named photo that is not there is an error, or is left out.
             batch_id: your own id of the batch, of letters, digits and `._-`: submitted again, it does nothing, and it
                 is refused for other photos. Batches are listed in the order of their ids.
@@ -122,6 +125,8 @@ class Client:
             raise BadRequest(f"photos is the text {photos!r}: give a list of keys, [{photos!r}]")
         if private and (photo := next(filter(has_photos_suffix, photos or ()), None)) is not None:
             raise BadRequest(f"{photo!r} is a photo by its suffix, and private batches are of gradient files alone")
+        if exclude and photos is not None:
+            raise BadRequest("exclude is of a whole source: leave photos away, or name those that you mean")
         lane = lane or (BULK if photos is None else INTERACTIVE)
         # Redis first: where it is down, nothing has been written yet.
         queue = choose_queue(self._app, lane, tenant)
@@ -132,6 +137,7 @@ class Client:
             lane=lane,
             tenant=tenant,
             callback=callback,
+            exclude=tuple(exclude),
             queue=queue,
         )
         if batch_id and (known := self._known(source, destination, photos, batch_id, private=private)):
@@ -215,7 +221,7 @@ class Client:
             raise BadRequest(
                 f"{len(keys)} photos are named, and {MAX_NAMED} are the most: submit them in parts, or a whole prefix"
             )
-        ledger, batch = new_batch(source, destination, asked, self._settings, batch_id=batch_id)
+        ledger, batch = new_batch(source, destination, asked, self._settings, batch_id=batch_id, listed=False)
         refs = _found(open_store(batch.source, s3=self._settings.s3), keys, refuse=missing == "refuse")
         if not refs:
             raise BadRequest(f"none of the photos that were named is in {batch.source}: nothing is to be done")
@@ -259,13 +265,14 @@ class AsyncClient:
         tenant: str = "",
         callback: str | None = None,
         no_face: Literal["copy", "skip"] = "copy",
+        exclude: Sequence[str] = (),
         missing: Literal["refuse", "ignore"] = "refuse",
         batch_id: str | None = None,
         private: bool = False,
     ) -> Submitted:
         """As `Client.submit`."""
         call = partial(self._client.submit, source, destination, photos=photos, recipe=recipe, lane=lane)
-        call = partial(call, tenant=tenant, callback=callback, private=private)
+        call = partial(call, tenant=tenant, callback=callback, private=private, exclude=exclude)
         return await asyncio.to_thread(call, no_face=no_face, missing=missing, batch_id=batch_id)
 
     async def status(self, destination: str, batch: str) -> BatchSummary:

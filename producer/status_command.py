@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from producer.report import POLL_S, finish, follow, print_failures
+from producer.report import POLL_S, finish, follow, is_short, print_failures
 from producer.terminal import DONE, SOME_FAILED, AsJson, Destination, errors_end_the_command
 from workers.asking import find_ledger, latest_batch
 from workers.settings import load_settings
@@ -31,5 +31,5 @@ def status(
         summary = BatchWatch(ledger, batch_id).poll(running=True)
     if failed and not as_json:
         print_failures(summary)
-        raise typer.Exit(SOME_FAILED if summary.failed else DONE)
+        raise typer.Exit(SOME_FAILED if is_short(summary) else DONE)
     finish(summary, as_json=as_json)

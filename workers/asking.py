@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
 from pydantic import ValidationError
 
+from apf.errors import PatternError
+from apf.exclusions import IGNORE_FILE, MAX_IGNORE_FILE_BYTES, Exclusions, patterns_in
 from apf.recipe import Recipe, check_private, load_recipe
 from workers.address import parse_target
 from workers.allowed import check_allowed
-from workers.errors import BadRequest, LedgerError, WorkerError
+from workers.errors import BadRequest, LedgerError, NotFound, ObjectTooLarge, WorkerError
 from workers.job import Batch, Lane, Part, explain
 from workers.ledger import Ledger, new_batch_id, open_ledger
 from workers.registry import register, roots
 from workers.settings import Settings
-from workers.store import canonical_url, open_store, overlap
+from workers.store import Store, canonical_url, open_store, overlap
 
 log = logging.getLogger(__name__)
 
@@ -58,24 +62,34 @@ class Asked:
     part: Part = "fraction"
     changed_since: str = ""
     again: frozenset[str] = frozenset()
+    #: Patterns, besides those of the source's own file.
+    exclude: tuple[str, ...] = ()
     schedule: str = ""
     #: As `workers.sending.choose_queue` gives it; empty: by hashes.
     queue: str = ""
 
 
 def new_batch(
-    source: str, destination: str, asked: Asked, settings: Settings, *, batch_id: str | None = None
+    source: str,
+    destination: str,
+    asked: Asked,
+    settings: Settings,
+    *,
+    batch_id: str | None = None,
+    listed: bool = True,
 ) -> tuple[Ledger, Batch]:
     """A batch with nothing planned, checked and not yet written.
 
     Args:
         batch_id: its id; None makes a new one.
+        listed: whether its photos are those that the source holds; where they are named, nothing is excluded.
 
     Raises:
         BadRequest: a field does not validate.
         OverlapError: source and destination overlap.
         NotAllowed: APF_ALLOWED_URLS is set, and one of the two lies outside.
         RecipeError: the recipe is unknown or malformed, or has no private mode.
+        PatternError: a pattern that excludes photos is malformed.
         LedgerError: the id is none.
         CallbackError: the callback's URL is malformed; whether it may be reached is the workers' to say.
         StoreError: the source is missing.
@@ -93,7 +107,7 @@ def new_batch(
         recipe = load_recipe(recipe, detector=settings.detector)
     if asked.private:
         check_private(recipe)
-    open_store(source, s3=settings.s3)
+    exclude = excluded_in(open_store(source, s3=settings.s3), asked.exclude) if listed else ()
     open_store(destination, s3=settings.s3, create=True)
     facts = {
         **asdict(asked),
@@ -101,6 +115,7 @@ def new_batch(
         "source": source,
         "destination": destination,
         "recipe": recipe,
+        "exclude": exclude,
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "max_shard_photos": settings.shard_photos,
         "max_shard_megapixels": settings.shard_megapixels,
@@ -109,6 +124,25 @@ def new_batch(
         return find_ledger(destination, settings), Batch.model_validate(facts)
     except ValidationError as error:
         raise BadRequest(f"a batch cannot be asked for this: {explain(error)}") from error
+
+
+def excluded_in(source: Store, patterns: Sequence[str]) -> tuple[str, ...]:
+    """The patterns of the source's own file, and these after them.
+
+    Raises:
+        PatternError: one is malformed.
+        StoreError: the file cannot be read.
+    """
+    own: tuple[str, ...] = ()
+    with suppress(NotFound):
+        where = f"{IGNORE_FILE} in {source.url}"
+        try:
+            own = patterns_in(source.get(IGNORE_FILE, max_bytes=MAX_IGNORE_FILE_BYTES).data, where)
+        except ObjectTooLarge as error:
+            raise PatternError(f"{where} is over {MAX_IGNORE_FILE_BYTES} bytes: merge its patterns") from error
+    found = (*own, *patterns)
+    Exclusions(found)
+    return found
 
 
 def create_batch(

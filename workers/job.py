@@ -259,7 +259,7 @@ class Attempt(Told):
 class Batch(Growing):
     """One run of the command over a source: what was asked, and how far planning has come."""
 
-    newer_fields = ("private",)
+    newer_fields = ("private", "exclude")
 
     #: As `workers.ledger.new_batch_id` gives it.
     id: str = Field(min_length=1)
@@ -289,6 +289,8 @@ class Batch(Growing):
     changed_since: str = ""
     #: Older photos that are planned all the same: `workers.planning.key_digest` of each.
     again: frozenset[str] = frozenset()
+    #: Patterns of what is left alone besides `apf.exclusions.DEFAULTS`, those of the source's own file among them.
+    exclude: tuple[str, ...] = ()
     #: The schedule that fired it; empty for none.
     schedule: str = ""
     #: ISO 8601 with its offset.
@@ -308,7 +310,7 @@ class Batch(Growing):
     first_retry: int | None = Field(default=None, ge=0)
     #: Photos planned so far, each once.
     photos: int = Field(default=0, ge=0)
-    #: Objects that are no photos by their name or size.
+    #: Objects that are no photos by their name, and excluded ones.
     ignored: int = Field(default=0, ge=0)
     #: Who plans it, and when they last wrote: another takes over only after `PLANNER_LEASE_S` of silence.
     planner: str = ""

@@ -11,6 +11,7 @@ from workers.callback import Callback, read_callback
 from workers.digest import WORTH, note_reports, read_reports
 from workers.job import Batch, PhotoReport, ShortReport, Totals
 from workers.ledger import Ledger, Stop
+from workers.left_out import LeftOuts, read_left_outs
 from workers.reports import reports, retries
 from workers.retries import Retries
 
@@ -56,6 +57,8 @@ class BatchSummary:
     running: Totals = field(default_factory=Totals)
     #: How far the callback is of a batch that asked for one; one that is not done has none due.
     callback: Callback | None = None
+    #: What is not protected though it looks like photos, and is no part of `photos`; and what was excluded.
+    left_out: LeftOuts = field(default_factory=LeftOuts)
 
     @property
     def id(self) -> str:
@@ -111,6 +114,8 @@ class BatchWatch:
         self._stage_seconds: Counter[str] = Counter()
         #: Reports that were read a few at a time, since the digest was last written.
         self._unnoted = 0
+        self._left_out = LeftOuts()
+        self._left_out_at: str | None = None
 
     def poll(self, *, running: bool = False) -> BatchSummary:
         """Reads what is new and says where the batch stands; with `running`, asks running shards how far they are.
@@ -141,6 +146,7 @@ class BatchWatch:
             peak_memory_bytes=max((report.peak_memory_bytes for report in self._reports.values()), default=0),
             running=self._running(batch) if running else Totals(),
             callback=read_callback(self.ledger, batch) if batch.callback else None,
+            left_out=self._left_outs(batch),
         )
 
     def photos(self) -> list[PhotoReport]:
@@ -168,6 +174,12 @@ class BatchWatch:
         if self._unnoted >= max(WORTH, len(self._reports) // 10):  # each writes the whole of it
             note_reports(self.ledger, self.batch_id, self._reports.values())
             self._unnoted = 0
+
+    def _left_outs(self, batch: Batch) -> LeftOuts:
+        """Read where planning has gone on since the last look."""
+        if batch.updated_at != self._left_out_at:
+            self._left_out, self._left_out_at = read_left_outs(self.ledger, batch), batch.updated_at
+        return self._left_out
 
     def _failures(self) -> tuple[Failure, ...]:
         found: dict[str, PhotoReport] = {}

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from apf.exclusions import Exclusions
 from apf.recipe import check_private, make_recipe
 from workers.address import parse_target
 from workers.allowed import check_allowed
@@ -52,6 +53,7 @@ def add_schedule(fields: dict[str, Any], settings: Settings) -> Schedule:
         NotAllowed, OverlapError: of source and destination, as for a batch.
         StoreError: the source is missing.
         LedgerError: there is one of that name, or no place for it.
+        PatternError: a pattern that excludes photos is malformed.
         RecipeError, CallbackError: the recipe does not validate, or the callback's URL.
     """
     places = {name: canonical_url(fields[name]) for name in ("source", "destination")}
@@ -120,6 +122,7 @@ def _checked(fields: dict[str, Any], settings: Settings) -> Schedule:
         made = make_recipe(recipe, detector=settings.detector)
         if schedule.private:
             check_private(made)
+    Exclusions(schedule.exclude)
     if schedule.callback is not None:
         parse_target(schedule.callback)
     return schedule

@@ -159,6 +159,7 @@ def _make(shelf: Shelf, schedule: Schedule, state: State, run: Run, settings: Se
             fraction=part.piece.fraction,
             part=part.piece.part,
             changed_since=part.changed_since,
+            exclude=schedule.exclude,
             again=frozenset(state.again if part.changed_since else ()),
             schedule=schedule.name,
             lane=LANE,
