@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from apf.recipe import check_private, make_recipe
 from workers.address import parse_target
 from workers.allowed import check_allowed
-from workers.asking import OverlapError
+from workers.asking import OverlapError, check_ledger_place
 from workers.attempts import now
 from workers.errors import BadRequest, LedgerError
 from workers.job import explain
@@ -53,8 +53,10 @@ def add_schedule(fields: dict[str, Any], settings: Settings) -> Schedule:
         StoreError: the source is missing.
         LedgerError: there is one of that name, or no place for it.
         RecipeError, CallbackError: the recipe does not validate, or the callback's URL.
+        SettingsError: the destination is in a bucket, and nothing says where its ledger lies.
     """
     places = {name: canonical_url(fields[name]) for name in ("source", "destination")}
+    check_ledger_place(places["destination"], settings)
     schedule = _checked({**fields, **places, "created_at": now().isoformat()}, settings)
     if settings.allowed_urls:
         for what, url in places.items():

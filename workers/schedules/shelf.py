@@ -115,7 +115,7 @@ def roots_of_schedules(settings: Settings) -> list[str]:
     Raises:
         LedgerError: no setting says so.
     """
-    urls = [settings.ledger_url] if settings.ledger_url else (settings.allowed_urls or "").split()
+    urls = [settings.ledger_root] if settings.ledger_root else (settings.allowed_urls or "").split()
     found = [url for url in urls if url != EVERYTHING]
     if not found:
         raise LedgerError(
@@ -132,7 +132,7 @@ def shelf_for(destination: str, settings: Settings) -> Shelf:
         LedgerError: the settings name no place that would be looked at.
     """
     place, looked = canonical_url(destination), [canonical_url(url) for url in roots_of_schedules(settings)]
-    within = looked if settings.ledger_url else [url for url in looked if inside(place, url)]
+    within = looked if settings.ledger_root else [url for url in looked if inside(place, url)]
     if not within:
         raise LedgerError(
             f"{place} lies under none of {', '.join(looked)}, where schedules are kept: add its bucket or folder to "
