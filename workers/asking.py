@@ -69,11 +69,11 @@ def check_ledger_place(destination: str, settings: Settings) -> None:
     )
     if settings.ledger_root is None:
         raise SettingsError(
-            f"nothing says where the ledger of {place} lies, which holds the photos' names, tenants and callbacks: {cures}"
+            f"nothing says where the ledger of {place} lies, which holds names, tenants and callbacks: {cures}"
         )
     if inside(canonical_url(settings.ledger_root), place):
         raise SettingsError(
-            f"the ledger of {place} would lie inside it, in {settings.ledger_root}, with the photos' names, tenants and "
+            f"the ledger of {place} would lie inside it, in {settings.ledger_root}, with names, tenants and "
             f"callbacks: {cures}"
         )
 
