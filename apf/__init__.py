@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from apf.pipeline import protect_photo
     from apf.published import ProtectedPhoto
 
-# ONNX Runtime's wheels report to their maker: its import writes a device's id below HOME, and a POST follows. Whatever of
-# ours loads it imports this package first, and what we start inherits the variable. Nobody can turn it on by theirs.
+# ONNX Runtime's wheels report to their maker: its import writes a device's id below HOME, and a POST follows. Whatever
+# of ours loads it imports this package first, and what we start inherits the variable. No setting turns it on again.
 if "onnxruntime" in sys.modules and os.environ.get("ORT_DISABLE_TELEMETRY") != "1":
     warnings.warn(
         "onnxruntime was imported before apf, and by now reports to its maker: import apf first, or set "

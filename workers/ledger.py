@@ -9,7 +9,7 @@
                        /looked.json           when the queue was last searched for its messages
     <root>/open/<id>                          URLs of batches that are not done (`workers.registry`)
 
-The root is `<destination>/.apf`, or `<APF_LEDGER_URL>/<name of the destination>`. A .jsonl object starts with a header that
+The root is `<destination>/.apf`, or `<ledger URL>/<name of the destination>`. A .jsonl object starts with a header that
 counts its lines: one with fewer was torn, and a torn report counts as none. A GET of a report's known name decides
 whether a shard is done; a listing, which may lag on some stores, only makes it quick to see.
 """

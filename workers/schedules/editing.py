@@ -76,13 +76,18 @@ def add_schedule(fields: dict[str, Any], settings: Settings) -> Schedule:
 
 
 def change_schedule(shelf: Shelf, name: str, fields: dict[str, Any], settings: Settings) -> Schedule:
-    """Keep a schedule with other fields; raises BadRequest, RecipeError."""
+    """Keep a schedule with other fields, in its place; raises BadRequest, LedgerError, RecipeError."""
     before = shelf.read(name)
     facts = {**before.model_dump(), **fields}
     if any(facts[field] != before.model_dump()[field] for field in ("recipe", "rollout")):
         facts["revision"] = before.revision + 1
     after = _checked(facts, settings)
-    shelf.write(after)
+    home = shelf_for(after.destination, settings)
+    if home.store.url != shelf.store.url:  # APF_LEDGER_URL was set later
+        home.write_state(name, shelf.state(name))
+    home.write(after)
+    if home.store.url != shelf.store.url:
+        shelf.remove(name)
     return after
 
 

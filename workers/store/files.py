@@ -41,6 +41,9 @@ log = logging.getLogger(__name__)
 #: The store's own folders: no key reaches into them.
 META, TMP = ".apf/meta/", ".apf/tmp/"
 
+#: The mode of a new `.apf`, less the umask: others do not get in.
+PRIVATE = 0o770
+
 #: A temporary file this old belongs to a process that was killed; no single write takes a day.
 ABANDONED_S = 24 * 3600
 
@@ -119,7 +122,7 @@ class FileStore:
     ) -> ObjectInfo:
         path, kept = self._writable(key), check_metadata(metadata)
         with _explained(key):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            self._make(path.parent)
             replaced = _etag_at(path)
             temporary, etag = self._write_temporary(data)
             try:
@@ -136,7 +139,7 @@ class FileStore:
     def put_if_absent(self, key: str, data: bytes) -> bool:
         path = self._writable(key)
         with _explained(key):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            self._make(path.parent)
             temporary, etag = self._write_temporary(data)
             try:
                 self._write_sidecar(key, etag, NO_METADATA)
@@ -150,7 +153,7 @@ class FileStore:
     def clock(self) -> datetime:
         folder = Path(self._absolute(TMP))
         with _explained(self.url):
-            folder.mkdir(parents=True, exist_ok=True)
+            self._make(folder)
             path = folder / secrets.token_hex(8)
             path.touch()
             try:
@@ -164,6 +167,14 @@ class FileStore:
             etag = _etag_at(path)
             path.unlink()
             self._sidecar(key, str(etag)).unlink(missing_ok=True)
+
+    def _make(self, folder: Path) -> None:
+        """Makes a folder and those above it. A ledger is its owner's and their group's: a web server may serve the rest."""
+        own = Path(self._absolute(RESERVED))
+        if folder.is_relative_to(own):
+            own.parent.mkdir(parents=True, exist_ok=True)
+            own.mkdir(mode=PRIVATE, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
 
     def _absolute(self, key: str) -> str:
         return f"{self._root.rstrip('/')}/{key}"
@@ -242,7 +253,7 @@ class FileStore:
         if not metadata:
             path.unlink(missing_ok=True)
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
+        self._make(path.parent)
         # Nobody reads it before its object appears, and a torn one counts as none: no rename, no fsync.
         path.write_text(json.dumps({"key": key, "metadata": dict(metadata)}), encoding="utf-8")
 
@@ -250,13 +261,13 @@ class FileStore:
         try:
             record = json.loads(self._sidecar(key, etag).read_bytes())
             return {str(k): str(v) for k, v in record["metadata"].items()} if record["key"] == key else NO_METADATA
-        except (FileNotFoundError, ValueError, LookupError, TypeError, AttributeError):
+        except (FileNotFoundError, PermissionError, ValueError, LookupError, TypeError, AttributeError):
             return NO_METADATA
 
     def _write_temporary(self, data: bytes) -> tuple[Path, str]:
         """A flushed file in the same file system as the objects, and its ETag, which a rename keeps."""
         folder = Path(self._absolute(TMP))
-        folder.mkdir(parents=True, exist_ok=True)
+        self._make(folder)
         self._sweep(folder)
         path = folder / f"{os.getpid()}-{secrets.token_hex(8)}"
         try:
