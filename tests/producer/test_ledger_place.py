@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -190,7 +191,13 @@ def test_the_doctor_looks_at_the_ledgers_place(
 
 
 def test_the_doctor_finds_a_published_ledger(buckets: Buckets) -> None:
-    """Moto gives every object to everybody, as a public bucket does."""
+    """A bucket with a policy that lets everybody read; the word beside-outputs is held against it, too."""
+    everybody = {"Effect": "Allow", "Principal": "*", "Action": "s3:GetObject"}
+    for bucket in (buckets.ledgers, buckets.public):
+        policy = {"Version": "2012-10-17", "Statement": [{**everybody, "Resource": f"arn:aws:s3:::{bucket}/*"}]}
+        buckets.server.client.put_bucket_policy(Bucket=bucket, Policy=json.dumps(policy))
+    (beside,) = (f for f in examine(buckets.settings(BESIDE_OUTPUTS), [buckets.destination]) if "ledger" in f.check)
+    assert not beside.ok and "anybody can read" in beside.detail
     (found,) = (f for f in examine(buckets.settings(buckets.apart), []) if f.check.startswith("ledger"))
     assert not found.ok and "anybody can read" in found.detail
 

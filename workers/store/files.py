@@ -169,7 +169,7 @@ class FileStore:
             self._sidecar(key, str(etag)).unlink(missing_ok=True)
 
     def _make(self, folder: Path) -> None:
-        """Makes a folder and those above it. A ledger is its owner's and their group's: a web server may serve the rest."""
+        """Makes a folder and those above it; `.apf` is its owner's and group's, as a web server may serve the rest."""
         own = Path(self._absolute(RESERVED))
         if folder.is_relative_to(own):
             own.parent.mkdir(parents=True, exist_ok=True)
