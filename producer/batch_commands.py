@@ -110,7 +110,7 @@ def _send_again(
 ) -> None:
     settings = load_settings()
     _refuse_what_cannot_run(settings, wait)
-    ledger = batches.find_ledger(destination, settings)
+    ledger, _ = batches.find_batch(destination, batch, settings)
 
     def send(sender: Sender) -> None:
         count = again(ledger, batch, sender, settings)
@@ -133,7 +133,7 @@ def pause(destination: Destination, batch: BatchId) -> None:
 
 def _stop(destination: str, batch: str, how: Stop) -> None:
     settings = load_settings()
-    ledger = batches.find_ledger(destination, settings)
+    ledger, _ = batches.find_batch(destination, batch, settings)
     record = ledger.read_batch(batch)  # an unknown batch is an error, not a marker
     if _is_done(ledger, record):
         refuse(f"batch {batch} is done already, so it cannot be {how}: nothing of it is left to stop")

@@ -21,8 +21,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-from producer.batch import Asked, find_ledger, new_batch, write_new
+from producer.batch import Asked, find_batch, find_ledger, new_batch, write_new
 from workers.app import make_app
+from workers.asking import check_ledger_place
 from workers.errors import BadRequest, LedgerError, NotFound, SettingsError, StoreError, WorkerError
 from workers.job import BULK, INTERACTIVE, Batch, Lane, PhotoRef
 from workers.kinds import has_photos_suffix
@@ -117,6 +118,7 @@ class Client:
         Raises:
             BadRequest: no photos, too many, or a field that does not validate.
             NotFound: a named photo is not there, or neither is the source.
+            SettingsError: the destination is in a bucket, and APF_LEDGER_URL is not set.
             CallbackError: the callback's URL is malformed, or holds a password.
             BrokerError: Redis does not answer, or refuses.
             NotAllowed, OverlapError, RecipeError, StoreError, LedgerError: as `producer.batch.create_batch`.
@@ -153,7 +155,7 @@ class Client:
             LedgerError: there is no such batch.
             StoreError: the store refuses.
         """
-        return BatchWatch(self._ledger(destination), batch).poll()
+        return BatchWatch(self._ledger(destination, batch), batch).poll()
 
     def wait(self, destination: str, batch: str, *, timeout_s: float | None = None) -> BatchSummary:
         """Until every photo has its outcome, or the batch is cancelled or paused; None waits for ever.
@@ -162,7 +164,7 @@ class Client:
             NotDone: it took longer than `timeout_s`.
             LedgerError, StoreError: as `status`.
         """
-        watch = BatchWatch(self._ledger(destination), batch)
+        watch = BatchWatch(self._ledger(destination, batch), batch)
         pauses = _Pauses(timeout_s, batch)
         while True:
             summary = watch.poll()
@@ -177,19 +179,21 @@ class Client:
             LedgerError: there is no such batch.
             StoreError: the store refuses.
         """
-        ledger = self._ledger(destination)
+        ledger = self._ledger(destination, batch)
         cancel(ledger, ledger.read_batch(batch), self._settings)  # an unknown batch is an error, not a marker
 
-    def _ledger(self, destination: str) -> Ledger:
-        return find_ledger(destination, self._settings)
+    def _ledger(self, destination: str, batch: str) -> Ledger:
+        return find_batch(destination, batch, self._settings)[0]
 
     def _known(
         self, source: str, destination: str, photos: Sequence[str] | None, batch_id: str, *, private: bool
     ) -> Submitted | None:
         """The batch of this id, where there is one; what is left of one that was taken back is swept away."""
-        ledger = self._ledger(destination)
-        if not ledger.has_batch(batch_id):
-            ledger.sweep(batch_id)
+        try:
+            ledger = self._ledger(destination, batch_id)
+        except LedgerError:
+            check_ledger_place(destination, self._settings)
+            find_ledger(destination, self._settings).sweep(batch_id)
             return None
         batch = ledger.read_batch(batch_id)
         named = {ref.key for ref in batch.named}
@@ -281,7 +285,7 @@ class AsyncClient:
 
     async def wait(self, destination: str, batch: str, *, timeout_s: float | None = None) -> BatchSummary:
         """As `Client.wait`; it can be cancelled at any time, and the batch goes on."""
-        watch = BatchWatch(await asyncio.to_thread(self._client._ledger, destination), batch)
+        watch = BatchWatch(await asyncio.to_thread(self._client._ledger, destination, batch), batch)
         pauses = _Pauses(timeout_s, batch)
         while True:
             summary = await asyncio.to_thread(watch.poll)

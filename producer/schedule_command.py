@@ -146,7 +146,7 @@ def change(
     after = change_schedule(shelf, name, fields, settings)
     if every:
         warn_of_a_slower_clock(after.trigger, settings)
-    _show(shelf, name, settings, as_json=as_json)
+    _show(find_schedule(name, settings), name, settings, as_json=as_json)
 
 
 @app.command("list")

@@ -21,6 +21,8 @@ MEBIBYTE = 2**20
 
 #: To a store: the ledger and `submit` ask 16 questions at once, however few threads read photos.
 LEAST_CONNECTIONS = 32
+#: An APF_LEDGER_URL by which ledgers lie in their destinations, in buckets as well.
+BESIDE_OUTPUTS = "beside-outputs"
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
@@ -37,7 +39,8 @@ class Settings(BaseSettings):
     broker_ca_file: Text | None = None
     #: Prefix of every key in Redis, for a server that is shared or guarded by ACLs.
     broker_key_prefix: str = ""
-    #: Where batches' ledgers lie; None: in `.apf` beside the output.
+    #: Where batches' ledgers lie, with the photos' names, tenants and callbacks; "beside-outputs": in `.apf` of each
+    #: destination. None: there too, but for destinations in a bucket, which are refused: many are published.
     ledger_url: Text | None = None
     #: Buckets and folders under which a queue's worker may read and write, as URLs with spaces between; * for all.
     #: Without a queue everything is allowed that the user may do.
@@ -203,7 +206,12 @@ class Settings(BaseSettings):
     @property
     def allowed_for_batches(self) -> tuple[str, ...]:
         """Where a message's batch may lie: as `allowed`, and where the operator says that ledgers are."""
-        return (*self.allowed, canonical_url(self.ledger_url)) if self.ledger_url else self.allowed
+        return (*self.allowed, canonical_url(self.ledger_root)) if self.ledger_root else self.allowed
+
+    @property
+    def ledger_root(self) -> str | None:
+        """Where all ledgers lie; None: each beside its outputs."""
+        return None if self.ledger_url == BESIDE_OUTPUTS else self.ledger_url
 
     @property
     def allowed(self) -> tuple[str, ...]:

@@ -69,7 +69,7 @@ def run(asked: Listening, settings: Settings) -> bool:
 def _intake(asked: Listening, broker_url: str, settings: Settings) -> Intake:
     routes = parse_routes(asked.routes, asked.private_routes)
     recipe = check_routes(routes, asked.recipe, settings)
-    own = [ledger_url(route.destination, settings.ledger_url) for route in routes]
+    own = [ledger_url(route.destination, settings.ledger_root) for route in routes]
     for route in routes:
         log.info("%s of %s go to %s", "gradients" if route.private else "photos", route.source, route.destination)
     submit = submitter(settings, recipe=asked.recipe, no_face=asked.no_face)

@@ -44,6 +44,9 @@ log = logging.getLogger(__name__)
 #: The store's own folders: no key reaches into them.
 META, TMP = ".apf/meta/", ".apf/tmp/"
 
+#: The mode of a new `.apf`, less the umask: others do not get in.
+PRIVATE = 0o770
+
 #: A temporary file this old belongs to a process that was killed; no single write takes a day.
 ABANDONED_S = 24 * 3600
 #: Temporary files outside `.apf/tmp` begin so; their suffix is no photo's.
@@ -130,7 +133,7 @@ class FileStore:
     ) -> ObjectInfo:
         path, kept = self._writable(key), check_metadata(metadata)
         with _explained(key):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            self._make(path.parent)
             replaced = _etag_at(path)
             temporary, etag = self._write_temporary(data, path.parent)
             try:
@@ -147,7 +150,7 @@ class FileStore:
     def put_if_absent(self, key: str, data: bytes) -> bool:
         path = self._writable(key)
         with _explained(key):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            self._make(path.parent)
             temporary, etag = self._write_temporary(data, path.parent)
             try:
                 self._write_sidecar(key, etag, NO_METADATA)
@@ -161,7 +164,7 @@ class FileStore:
     def clock(self) -> datetime:
         folder = Path(self._absolute(TMP))
         with _explained(self.url):
-            folder.mkdir(parents=True, exist_ok=True)
+            self._make(folder)
             path = folder / secrets.token_hex(8)
             path.touch()
             try:
@@ -175,6 +178,14 @@ class FileStore:
             etag = _etag_at(path)
             path.unlink()
             self._sidecar(key, str(etag)).unlink(missing_ok=True)
+
+    def _make(self, folder: Path) -> None:
+        """Makes a folder and those above it; `.apf` is its owner's and group's, as a web server may serve the rest."""
+        own = Path(self._absolute(RESERVED))
+        if folder.is_relative_to(own):
+            own.parent.mkdir(parents=True, exist_ok=True)
+            own.mkdir(mode=PRIVATE, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
 
     def _absolute(self, key: str) -> str:
         return f"{self._root.rstrip('/')}/{key}"
@@ -281,7 +292,7 @@ class FileStore:
         if not metadata:
             path.unlink(missing_ok=True)
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
+        self._make(path.parent)
         # Nobody reads it before its object appears, and a torn one counts as none: no rename, no fsync.
         path.write_text(json.dumps({"key": key, "metadata": dict(metadata)}), encoding="utf-8")
 
@@ -289,13 +300,13 @@ class FileStore:
         try:
             record = json.loads(self._sidecar(key, etag).read_bytes())
             return {str(k): str(v) for k, v in record["metadata"].items()} if record["key"] == key else NO_METADATA
-        except (FileNotFoundError, ValueError, LookupError, TypeError, AttributeError):
+        except (FileNotFoundError, PermissionError, ValueError, LookupError, TypeError, AttributeError):
             return NO_METADATA
 
     def _write_temporary(self, data: bytes, beside: Path) -> tuple[Path, str]:
         """A flushed file that can be renamed into the folder `beside`, and its ETag, which a rename keeps."""
         folder = Path(self._absolute(TMP))
-        folder.mkdir(parents=True, exist_ok=True)
+        self._make(folder)
         name = f"{os.getpid()}-{secrets.token_hex(8)}"
         if not self._is_one_with(folder, beside):  # a disk, or a folder of another, is mounted below the root
             folder, name = beside, f"{DRAFT}{name}.tmp"
