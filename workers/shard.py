@@ -339,10 +339,9 @@ def explain(error: Exception) -> tuple[str, bool]:  # noqa: PLR0911  a reason fo
             return "changed while the batch ran: run the command again to protect the new version", False
         case NotFound() if not isinstance(error, StoreGone):
             return "deleted while the batch ran", False
-        case PhotoError():
-            return str(error), False
-        case ObjectTooLarge():
-            return f"{error}: raise APF_MAX_PHOTO_BYTES", False
+        case PhotoError() | ObjectTooLarge():
+            cure = ": raise APF_MAX_PHOTO_BYTES" if isinstance(error, ObjectTooLarge) else ""
+            return f"{error}{cure}", False
         case StoreError() | DeviceMemoryError():
             return str(error), error.transient
         case MemoryError():
