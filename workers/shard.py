@@ -332,7 +332,7 @@ def already_done(ref: PhotoRef, batch: Batch, destination: Store) -> PhotoReport
     return None
 
 
-def explain(error: Exception) -> tuple[str, bool]:  # noqa: PLR0911  a reason for each kind
+def explain(error: Exception) -> tuple[str, bool]:
     """Why a photo failed, in words for its owner, and whether a later try may help."""
     match error:
         case Changed():
