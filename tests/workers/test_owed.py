@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
+from celery.exceptions import Retry, SoftTimeLimitExceeded
 
 from tests.workers.test_attempts import died
 from tests.workers.test_run import Planned
 from workers import owed, tasks
 from workers.attempts import attempts_at
 from workers.begun import begun_totals, read_begun
-from workers.job import BULK
+from workers.errors import StoreUnavailable
+from workers.job import BULK, ShardJob
 from workers.lanes import LaneCycle, all_queues
 from workers.ledger import Ledger
 from workers.owed import TURN_S, Owed
 from workers.poison import SPLIT_AFTER
+from workers.run import ShardIncomplete, ShardResumed, ShardTimedOut
 from workers.settings import Settings
 from workers.shard import ShardOvertaken
 from workers.watch import BatchWatch
@@ -193,3 +196,48 @@ def test_a_shard_that_is_taken_photo_by_photo_gives_way_too() -> None:
     assert planned.engine.batches == [1]
     assert planned.run().protected == 3
     assert planned.engine.batches == [1, 1, 1]
+
+
+class Asked:
+    """Stands for the bound task: keeps how it was asked to be sent again."""
+
+    app = None
+
+    def __init__(self) -> None:
+        self.again: list[dict[str, object]] = []
+
+    def retry(self, **options: object) -> Exception:
+        self.again.append(options)
+        return Retry()
+
+
+@pytest.mark.parametrize(
+    ("error", "waits"),
+    [
+        (ShardOvertaken("x"), 0),
+        (ShardResumed("x"), 0),
+        (ShardTimedOut(), 0),
+        (SoftTimeLimitExceeded(), 1),
+        (StoreUnavailable("x"), 1),
+        (ShardIncomplete("x"), 1),
+    ],
+)
+def test_what_counts_as_a_wait(error: Exception, waits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Out of time before the ledger counts it as a death is a wait, so that it ends; no other limit is in the task."""
+    job = ShardJob(batch_url="memory://x", shard=0, waits=3, queue="bulk.01.2")
+
+    def run(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(tasks, "run_shard", run)
+    task = Asked()
+    with pytest.raises(Retry):
+        tasks._protect(task, job)
+    (again,) = task.again
+    assert "max_retries" not in again
+    sent = ShardJob.decode(again["args"][0]) if "args" in again else job  # type: ignore[index]
+    assert (sent.waits, sent.queue) == (3 + waits, "bulk.01.2")
+    assert bool(again["countdown"]) is bool(waits), "what need not wait has no ETA, which workers hold in memory"
+    if waits:
+        with pytest.raises(type(error)):
+            tasks._protect(task, job.model_copy(update={"waits": tasks.MAX_WAITS}))
