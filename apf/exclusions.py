@@ -92,8 +92,8 @@ def _regex(names: Iterable[str]) -> str:
     return "|".join(re.escape(name.rstrip("/")).replace(r"\*", "[^/]*") for name in names)
 
 
-#: `DEFAULTS` as one expression: it is asked of each key of a library.
-_LEFT_BEHIND = re.compile(
-    f"(?:^|/)(?:(?:{_regex(n for n in DEFAULTS if n.endswith('/'))})/"
-    f"|(?:{_regex(n for n in DEFAULTS if not n.endswith('/'))})(?:/|$))"
-)
+#: `DEFAULTS` as one expression: it is asked of each key of a library, so first characters are looked at first.
+_FIRST = re.escape("".join(sorted({name[0] for name in DEFAULTS})))
+_FOLDERS = _regex(name for name in DEFAULTS if name.endswith("/"))
+_ANYTHING = _regex(name for name in DEFAULTS if not name.endswith("/"))
+_LEFT_BEHIND = re.compile(f"(?:^|/)(?=[{_FIRST}])(?:(?:{_FOLDERS})/|(?:{_ANYTHING})(?:/|$))")

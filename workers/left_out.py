@@ -69,6 +69,8 @@ class Gathered:
         self._upto, self._total, self._excluded, self._named = known.upto, known.total, known.excluded, [*known.named]
         self._kept = (known.total, known.excluded)
         self._met: list[LeftOut] = []
+        #: Whether the listing has come to where an earlier one ended.
+        self._is_new = False
 
     def meet(self, one: LeftOut) -> None:
         """Called by the store's listing; the objects around it come in the order of their keys."""
@@ -76,12 +78,12 @@ class Gathered:
 
     def passed(self, key: str, *, excluded: bool = False) -> None:
         """All that was met lies before this key, which the listing has come to."""
-        is_new = key.encode() > self._upto.encode()
-        if is_new:
+        self._is_new = self._is_new or key.encode() > self._upto.encode()
+        if self._is_new:
             self._upto = key
             self._excluded += excluded
         if self._met:
-            counting = [one for one in self._met if is_new and self._is_photos(one)]
+            counting = [one for one in self._met if self._is_new and self._is_photos(one)]
             self._total += len(counting)
             self._named += [Named(key=one.key, reason=one.reason) for one in counting[: NAMED - len(self._named)]]
             self._met.clear()

@@ -50,9 +50,9 @@ class Found:
     """What the paths that were named hold."""
 
     sources: list[Source]
-    #: Files in folders that are no photos.
+    #: Files in folders that are no photos, or excluded.
     ignored: int
-    #: Files in folders that patterns exclude, and folders that they exclude whole.
+    #: Of these, files that patterns exclude, and folders that they exclude whole.
     excluded: int = 0
 
 
@@ -72,7 +72,7 @@ def photos_in(paths: Sequence[Path], exclude: Sequence[str] = ()) -> Found:
         files, left = _files_at(path, exclude)
         excluded += left
         photos = [source for source in files if source.path == path or _may_be_photo(source.path)]
-        ignored += len(files) - len(photos)
+        ignored += len(files) - len(photos) + left
         named |= {source.path.absolute(): source for source in photos}
     if not named:
         raise PathError(f"no photo in {', '.join(map(str, paths))}: name photos, or folders that hold some")

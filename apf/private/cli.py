@@ -160,7 +160,7 @@ def _summary(turns: Sequence[Turn], counts: Counter[str]) -> dict[str, object]:
 def _sentence(turns: Sequence[Turn], counts: Counter[str], output: str) -> str:
     parts = [f"{len(turns)} photos", f"{sum(one.faces for one in turns)} faces"]
     named = {"no_face": "without a face", "skipped": "there already", "failed": "failed", "ignored": "files ignored",
-             "excluded": "excluded"}  # fmt: skip
+             "excluded": "of these excluded"}  # fmt: skip
     parts += [f"{counts[outcome]} {text}" for outcome, text in named.items() if counts[outcome]]
     return f"{', '.join(parts)}; written to {output}"
 
