@@ -1,4 +1,4 @@
-"""A recogniser's network with all that does not depend on the face computed beforehand, and every value's shape known."""
+"""A recogniser's network, with all that does not depend on the face computed beforehand, and the shape of every value."""
 
 from __future__ import annotations
 
@@ -111,7 +111,9 @@ def _current(model: onnx.ModelProto) -> onnx.ModelProto:
     """The same network in a version of ONNX that the gradient's operations have, too."""
     domains = {one.domain: one.version for one in model.opset_import}
     if strange := sorted({node.domain for node in model.graph.node} - {"", "ai.onnx"}):
-        raise UnsupportedGuide(f"operations of {', '.join(strange)} are not ONNX's own: export the network without them")
+        raise UnsupportedGuide(
+            f"operations of {', '.join(strange)} are not ONNX's own: export the network without them"
+        )
     if domains.get("", domains.get("ai.onnx", 0)) >= GRADIENT_OPSET:
         return model
     try:
