@@ -56,7 +56,7 @@ def backwards(t: Tape, g: str, weight: Array, groups: int, w: Window) -> str:
     if any(pad > most for pad, most in zip(w.before, reach, strict=True)) or (strided and groups == 1):
         return _transposed(t, g, weight, groups, w, reach)
     if strided:
-        g = _apart(t, g, weight.shape[0], w)
+        g = _apart(t, g, w)
     spans = [(o - 1) * s + 1 for o, s in zip(w.out, w.strides, strict=True)]
     before = [most - pad for most, pad in zip(reach, w.before, strict=True)]
     after = [i + r - b - n for i, r, b, n in zip(w.sides, reach, before, spans, strict=True)]
@@ -77,13 +77,19 @@ def _turned(t: Tape, g: str, weight: Array, groups: int, w: Window, before: list
     return t.b.add("Conv", g, t.b.constant(kernel), pads=[*before, *after], **more)
 
 
-def _apart(t: Tape, g: str, channels: int, w: Window) -> str:
-    """Zeros between the values of a gradient, as many as the stride left out."""
-    (height, width), (down, across) = w.out, w.strides
-    cells = t.shaped(g, [channels, height, 1, width, 1])
-    filled = t.b.add("Pad", cells, t.whole([0, 0, 0, 0, 0, 0, 0, down - 1, 0, across - 1]))
-    whole = t.shaped(filled, [1, channels, height * down, width * across])
-    return t.cut(whole, {2: (0, (height - 1) * down + 1), 3: (0, (width - 1) * across + 1)})
+def _apart(t: Tape, g: str, w: Window) -> str:
+    """Zeros between the values of a gradient, as many as the stride left out.
+
+    ONNX Runtime takes ten times as long for `Pad`, or for a `ConvTranspose` of many groups.
+    """
+    nearest = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+    large = t.b.add("Resize", g, "", t.b.constant(np.array([1, 1, *w.strides], np.float32)), **nearest)
+    first = np.zeros((1, 1, *(side * stride for side, stride in zip(w.out, w.strides, strict=True))), np.float32)
+    first[:, :, :: w.strides[0], :: w.strides[1]] = 1
+    whole = t.b.add("Mul", large, t.b.constant(first))
+    return t.cut(
+        whole, {axis + 2: (0, (o - 1) * s + 1) for axis, (o, s) in enumerate(zip(w.out, w.strides, strict=True))}
+    )
 
 
 def _transposed(t: Tape, g: str, weight: Array, groups: int, w: Window, reach: list[int]) -> str:

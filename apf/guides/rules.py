@@ -10,30 +10,30 @@ from collections.abc import Callable
 import numpy as np
 
 from apf.guides.tape import Tape
-from apf.guides.trace import Step
+from apf.guides.trace import Array, Step
 
 #: Takes the names of the gradients at the step's outputs.
 Rule = Callable[[Tape, Step, str], None]
 
 
 def _relu(t: Tape, s: Step, g: str) -> None:
-    t.give(s, 0, t.masked(t.b.add("Greater", s.outputs[0], t.number(0)), g))
+    t.give(s, 0, t.b.add("Mul", g, t.above(s.outputs[0])))
 
 
 def _leaky(t: Tape, s: Step, g: str) -> None:
-    slope = t.number(s.attributes.get("alpha", 0.01))
-    t.give(s, 0, _sloped(t, s, g, slope))
+    _sloped(t, s, g, np.array(s.attributes.get("alpha", 0.01), np.float32))
 
 
 def _prelu(t: Tape, s: Step, g: str) -> None:
-    if t.trace.constant(s, 1) is None:
+    slope = t.trace.constant(s, 1)
+    if slope is None:
         raise s.refuse("its slope depends on the face")
-    t.give(s, 0, _sloped(t, s, g, s.inputs[1]))
+    _sloped(t, s, g, slope)
 
 
-def _sloped(t: Tape, s: Step, g: str, slope: str) -> str:
-    above = t.b.add("Greater", s.inputs[0], t.number(0))
-    return t.b.add("Where", above, g, t.b.add("Mul", g, slope))
+def _sloped(t: Tape, s: Step, g: str, slope: Array) -> None:
+    more = t.b.add("Mul", t.above(s.inputs[0]), t.b.constant(1 - slope))
+    t.give(s, 0, t.b.add("Mul", g, t.b.add("Add", more, t.b.constant(slope))))
 
 
 def _clip(t: Tape, s: Step, g: str) -> None:
@@ -70,7 +70,9 @@ def _between(t: Tape, value: str, low: float, high: float) -> str:
 def _elu(t: Tape, s: Step, g: str) -> None:
     # Below zero y = alpha (exp x - 1), so that its slope is y + alpha.
     below = t.b.add("Mul", g, t.b.add("Add", s.outputs[0], t.number(s.attributes.get("alpha", 1.0))))
-    t.give(s, 0, t.b.add("Where", t.b.add("Greater", s.inputs[0], t.number(0)), g, below))
+    above = t.above(s.inputs[0])
+    rest = t.b.add("Mul", below, t.b.add("Sub", t.number(1), above))
+    t.give(s, 0, t.b.add("Add", t.b.add("Mul", g, above), rest))
 
 
 def _add(t: Tape, s: Step, g: str) -> None:

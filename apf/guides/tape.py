@@ -6,9 +6,13 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from onnx import TensorProto
 
 from apf.guides.trace import Step, Trace
 from apf.onnx_builder import Builder
+
+#: A ramp as steep as this is a step: it is 1 from the smallest float that is worked with.
+STEEP = 2.0**126
 
 
 class Tape:
@@ -61,7 +65,12 @@ class Tape:
         return self.b.constant(np.array(values, np.int64))
 
     def masked(self, mask: str, gradient: str) -> str:
-        return self.b.add("Where", mask, gradient, self.number(0))
+        """The gradient where a mask holds, else 0: ONNX Runtime's `Where` takes ten times as long."""
+        return self.b.add("Mul", gradient, self.b.add("Cast", mask, to=TensorProto.FLOAT))
+
+    def above(self, value: str) -> str:
+        """1 where a value is above zero, else 0, by the quickest of ONNX Runtime's operations."""
+        return self.b.add("HardSigmoid", value, alpha=STEEP, beta=0.0)
 
     def shaped(self, value: str, shape: Sequence[int]) -> str:
         return self.b.add("Reshape", value, self.whole(shape))
