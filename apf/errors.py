@@ -7,6 +7,7 @@ ApfError
 │   ├── PhotoTooLarge         over the limit in bytes or pixels
 │   ├── PrivateFileError      no gradient or perturbation file, or one made for something else
 │   └── WeakPerturbation      what a server answered does not protect the photo
+├── PatternError          a pattern that excludes photos is malformed
 ├── RecipeError           the recipe is unknown or malformed
 ├── WeightsError          weights are missing or damaged
 │   └── OtherVersion          the recipe is for weights or code of another version
@@ -45,6 +46,10 @@ class PrivateFileError(PhotoError):
 
 class WeakPerturbation(PhotoError):
     """Raised when a perturbation that a server sent does next to nothing for a face."""
+
+
+class PatternError(ApfError):
+    """Raised when a pattern that excludes photos is malformed, or a file of such cannot be read."""
 
 
 class RecipeError(ApfError):

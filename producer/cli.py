@@ -5,7 +5,9 @@ A module is loaded when its command is called.
 
 from __future__ import annotations
 
+import io
 import logging
+import sys
 
 import typer
 
@@ -84,5 +86,7 @@ for _name, (_home, _listed) in COMMANDS.items():
 
 def main() -> None:
     """Entry point of the `apf` script."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal cannot show is escaped
+        sys.stdout.reconfigure(errors="backslashreplace")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     app()

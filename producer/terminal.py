@@ -33,6 +33,14 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on s
 Private = Annotated[
     bool, typer.Option("--private", help="SRC holds gradient files, and DST gets perturbation files: no photo is here.")
 ]
+Exclude = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="PATTERN",
+        help="Leave out what matches, as in .gitignore: '*.png', 'drafts/'. May be repeated; SRC's own .apfignore "
+        "counts, too, and what NAS boxes and file systems leave behind is left out anyway.",
+    ),
+]
 Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Stay until the batch is done, with a progress bar.")]
 
 

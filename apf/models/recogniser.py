@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import io
 import warnings
@@ -127,7 +128,7 @@ def load_recognisers(folder: Path, *, role: Role | None = None) -> dict[str, Rec
     """
     index = Path(folder) / "models.json"
     try:
-        entries = _ENTRIES.validate_json(index.read_bytes())
+        entries = _ENTRIES.validate_json(index.read_bytes().removeprefix(codecs.BOM_UTF8))
     except OSError as error:
         raise WeightsError(
             f"no list of recognisers at {index} ({error.strerror}): name the folder of the ONNX files with --models"
