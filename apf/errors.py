@@ -12,6 +12,8 @@ ApfError
 ├── WeightsError          weights are missing or damaged
 │   └── OtherVersion          the recipe is for weights or code of another version
 ├── DetectorError         the detector cannot be loaded
+├── GuideError            a guide is unknown, missing, or not what its digest says
+│   └── UnsupportedGuide      a network that no gradient can be made of here
 ├── DeviceMemoryError     the GPU is full; it may not be so later
 ├── KeyFileError          the device's key is missing, or is no key
 └── PathError             a path that was named is not there, or stands in the way
@@ -64,6 +66,14 @@ class OtherVersion(WeightsError):
 
 class DetectorError(ApfError):
     """Raised when the named face detector cannot be loaded."""
+
+
+class GuideError(ApfError):
+    """Raised when a guide is unknown or missing, cannot be fetched, or is not what its digest says."""
+
+
+class UnsupportedGuide(GuideError):
+    """Raised when a recogniser's network holds an operation whose gradient is not known here."""
 
 
 class DeviceMemoryError(ApfError):

@@ -73,6 +73,7 @@ COMMANDS = {
         "exporter_command:exporter_command",
         "Serve what waits and how far open batches are, for Prometheus (GET /metrics); one is enough. Ends on SIGTERM.",
     ),
+    "guides": ("guides_command:app", "Which recognisers attack steps can climb on; fetch further ones."),
     "doctor": ("service_commands:examine", "Check settings, queue, weights and stores, and say what to mend."),
 }
 #: What follows `apf worker` and `apf beat` is Celery's, its `--help` too; so with the device's commands.
