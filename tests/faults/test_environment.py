@@ -158,7 +158,7 @@ def test_a_worker_that_can_do_nothing_does_not_start(
 
 def expires(world: World, proxy: FaultProxy) -> None:
     proxy.set("expired")
-    until(lambda: "does not accept the credentials" in world.log.read_text(), 30, "it is told", world.log)
+    until(lambda: "the credentials have expired" in world.log.read_text(), 30, "it is told", world.log)
 
 
 def test_a_token_that_expires_costs_no_photo(
@@ -173,7 +173,7 @@ def test_a_token_that_expires_costs_no_photo(
         world.submit()
         until(world.is_mid_shard, 60, "mid-shard", world.log)
         expires(world, proxy)
-        with pytest.raises(Forbidden, match="AWS_SECRET_ACCESS_KEY"):
+        with pytest.raises(Forbidden, match="the credentials have expired: get new ones"):
             world.resume()
         proxy.set("pass")
         world.wait()

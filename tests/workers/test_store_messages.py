@@ -24,7 +24,7 @@ from workers.errors import (
     StoreUnavailable,
 )
 from workers.store import S3Options, open_store
-from workers.store.files import DRAFT, _explained
+from workers.store.files import DRAFT, _explained, _renames
 from workers.store.s3 import _client, _from_answer
 
 
@@ -68,6 +68,17 @@ def test_drafts_that_killed_processes_left_on_a_mount_are_swept(mounted: Path) -
         os.utime(path, (0, 0))
     open_store(mounted).put("disk/a.jpg", b"x")
     assert (old.exists(), users.exists()) == (False, True)
+
+
+def test_asking_whether_a_folder_is_mounted_makes_nothing_in_it(tmp_path: Path) -> None:
+    """A worker that is killed while it asks leaves no file among what is published: the folder is not even touched."""
+    drafts, folder = tmp_path / "drafts", tmp_path / "folder"
+    drafts.mkdir()
+    folder.mkdir()
+    os.utime(folder, (0, 0))
+    assert _renames(drafts, folder)
+    assert folder.stat().st_mtime == 0
+    assert not list(drafts.iterdir())
 
 
 def test_a_rename_across_devices_has_a_cure() -> None:
