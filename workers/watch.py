@@ -144,7 +144,7 @@ class BatchWatch:
             stage_seconds=dict(self._stage_seconds),
             wall_seconds=sum(report.wall_seconds for report in self._reports.values()),
             peak_memory_bytes=max((report.peak_memory_bytes for report in self._reports.values()), default=0),
-            running=self._running(batch) if running else Totals(),
+            running=self._running(batch) if running and not all_reported else Totals(),
             callback=read_callback(self.ledger, batch) if batch.callback else None,
             left_out=self._left_outs(batch),
         )

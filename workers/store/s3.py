@@ -170,6 +170,11 @@ class S3Store:
         with self._explained(key):
             self._client.delete_object(Bucket=self._bucket, Key=self._root + key)
 
+    def unsigned_url(self, key: str) -> str:
+        """Where the object is read over HTTP without credentials, if the bucket is public."""
+        asked = {"Bucket": self._bucket, "Key": self._root + key}
+        return str(self._client.generate_presigned_url("get_object", Params=asked)).partition("?")[0]
+
     @contextmanager
     def _explained(self, key: str) -> Iterator[None]:
         """Turns what botocore raises into a StoreError that names the object and the cure."""
