@@ -52,6 +52,32 @@ def reduce_area(image: NDArray[Any], width: int, height: int) -> NDArray[Any]:
     return small.reshape(height, width, image.shape[2])
 
 
+def blurred(image: Float32, sigma: float) -> Float32:
+    """An (h, w) float32 image through a Gaussian of this width, in pixels; beyond the edges their last ones repeat."""
+    reach = max(1, round(3 * sigma))
+    if cv2 is None:
+        return blurred_numpy(image, sigma, reach)
+    size = (2 * reach + 1, 2 * reach + 1)
+    return np.asarray(cv2.GaussianBlur(image, size, sigma, borderType=cv2.BORDER_REPLICATE), np.float32)
+
+
+def remap_cubic(image: NDArray[np.uint8], x: Float32, y: Float32) -> Float32:
+    """An (h, w, c) uint8 image at places (H, W), bicubically; beyond the edges their last pixels repeat.
+
+    Returns:
+        (H, W, c) float32 in levels, which may overshoot.
+
+    Raises:
+        RuntimeError: OpenCV is not installed.
+    """
+    if cv2 is None:
+        raise RuntimeError("a warp needs OpenCV: install opencv-python-headless")
+    found = cv2.remap(
+        image.astype(np.float32), x, y, interpolation=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
+    )
+    return np.asarray(found, np.float32).reshape(*x.shape, image.shape[2])
+
+
 def turned(image: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
     """A stored picture, (h, w, c) or (h, w), upright by its EXIF orientation, 1 (as it is stored) to 8; contiguous."""
     if orientation >= 5:  # rows are columns
@@ -82,6 +108,19 @@ def reduce_area_numpy(image: NDArray[Any], width: int, height: int) -> NDArray[A
         band = _averaged(fewer, image.shape[1], width, range(width), axis=1)
         out[rows.start : rows.stop] = band if image.dtype == np.float32 else _whole(band, halves_up=by_two)
     return out
+
+
+def blurred_numpy(image: Float32, sigma: float, reach: int) -> Float32:
+    """As `blurred`, with a kernel of 2 reach + 1 pixels."""
+    kernel = np.exp(-(np.arange(-reach, reach + 1) ** 2) / (2 * sigma**2))
+    kernel = (kernel / kernel.sum()).astype(np.float32)
+    for axis in (0, 1):
+        around = [(reach, reach) if one == axis else (0, 0) for one in (0, 1)]
+        padded, length = np.pad(image, around, mode="edge"), image.shape[axis]
+        image = np.zeros_like(image)
+        for index, weight in enumerate(kernel):
+            image += weight * np.take(padded, np.arange(index, index + length), axis=axis)
+    return image
 
 
 def _whole(values: Float32, *, halves_up: bool) -> Float32:

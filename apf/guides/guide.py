@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol
 
@@ -20,6 +20,12 @@ from apf.private.probe import GRADIENT_ONNX
 from apf.recipe import WEIGHTS_DIR, check_file
 
 
+#: Of networks whose embeddings of strangers are at right angles, as ArcFace's losses make them.
+NO_CENTRE: Float32 = np.zeros(1, np.float32)
+#: Cosine from which such networks take two faces for one person's, at a false accept rate of 1e-3 to 1e-2.
+THRESHOLD = 0.3
+
+
 class Guide(Protocol):
     """A recogniser that steps climb on. Crops are (N, 3, 112, 112) float32 RGB in [0, 1], on the ArcFace template.
 
@@ -33,6 +39,10 @@ class Guide(Protocol):
     key: str
     #: How the network is fed: size, channels, template.
     spec: InputSpec
+    #: The mean of different people's embeddings, (D,) or a plain 0 where it is not known.
+    centre: Float32
+    #: Two faces whose embeddings, less the centre, have at least this cosine are taken for one person's.
+    threshold: float
 
     def embed(self, crops: Float32) -> Float32:
         """Unit embeddings, (N, D)."""
@@ -58,6 +68,8 @@ class Source:
     digest: str
     model: onnx.ModelProto
     spec: InputSpec
+    centre: Float32 = field(default_factory=lambda: NO_CENTRE)
+    threshold: float = THRESHOLD
 
     @property
     def key(self) -> str:
@@ -74,6 +86,7 @@ class RuntimeGuide:
 
     def __init__(self, source: Source) -> None:
         self.name, self.digest, self.key, self.spec = source.name, source.digest, source.key, source.spec
+        self.centre, self.threshold = source.centre, source.threshold
         self._feeding = Feeding(source.spec)
         self._network = RuntimeNetwork(value_and_gradient(source.model, self._feeding.size))
         if not np.isfinite(self.embed(np.full((1, 3, CROP, CROP), 0.5, np.float32))).all():
@@ -99,7 +112,7 @@ class RuntimeGuide:
 class ProbeGuide:
     """The project's own probe, whose file of value and gradient ships."""
 
-    name, spec = "probe", InputSpec()
+    name, spec, centre, threshold = "probe", InputSpec(), NO_CENTRE, 0.53
 
     def __init__(self) -> None:
         try:

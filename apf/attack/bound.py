@@ -1,0 +1,93 @@
+"""How far each pixel may move: little on smooth skin, more where texture or shade hide it. Without torch.
+
+Eyes miss noise beside contrast of its own kind (masking, Legge and Foley 1980) and in the dark. Contrast counts on the
+pixel's own side of an edge alone: brows hide nothing on the forehead above them, nor a head's outline on the wall behind.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from apf.faces import Float32
+from apf.raster import blurred
+
+#: Rec. 601, as JPEG has it.
+LUMA: Float32 = np.array([0.299, 0.587, 0.114], np.float32)
+#: The bound of smooth skin and the largest, in shares of a recipe's epsilon.
+LEAST, MOST = 0.225, 1.625
+#: Levels that count as smooth, and how far a pixel may move for each level of contrast beyond, in shares of epsilon / 8.
+SMOOTH_CONTRAST, MASKING = 1.0, 0.86
+#: The share of the bound that is left where there is no contrast at all, such as on a white wall, and the contrast, in
+#: levels, from which it is whole.
+FLAT_SHARE, FLAT_CONTRAST = 0.15, 0.6
+#: Sigma of the neighbourhood, in template pixels, and at least one pixel.
+REACH = 1.2
+#: Where contrast is looked for: radius in units of sigma, pairs of opposite places, and the turn of the first.
+RINGS = ((0.7, 3, 0.0), (1.4, 4, 0.3), (2.4, 5, 0.1))
+#: Levels of difference within which a neighbour is on the pixel's own side.
+OWN_SIDE = 25.0
+#: Levels below which shade hides more, and how much more at most.
+SHADE, IN_SHADE = 60.0, 0.6
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a recipe allows on a face."""
+
+    #: In levels of 255: a pixel moves by `LEAST` to `MOST` times this.
+    epsilon: float
+    #: Share of a perturbation that goes into colour, 0 to 1; the rest moves the three channels alike.
+    chroma: float
+    #: How far a point may shift, as a share of the face's side; 0 is no warp.
+    warp: float
+
+    @property
+    def most(self) -> int:
+        """Levels that no pixel moves beyond."""
+        return round(MOST * self.epsilon)
+
+
+def bound_map(pixels: Float32, scale: float, limits: Limits) -> Float32:
+    """How far each pixel may move, in levels: (h, w) float32, at most `limits.most`.
+
+    Args:
+        pixels: (h, w, 3) float32 RGB in levels of 255.
+        scale: template pixels a pixel, which says how large the face is.
+    """
+    luma = pixels @ LUMA
+    sigma = max(1.0, REACH / scale)
+    contrast = own_contrast(luma, sigma)
+    shade = 1 + IN_SHADE * np.clip((SHADE - blurred(luma, sigma)) / SHADE, 0, 1)
+    masked = blurred(0.171 + MASKING / 8 * np.maximum(contrast - SMOOTH_CONTRAST, 0), sigma) * shade
+    flat = blurred(np.clip(contrast / FLAT_CONTRAST, FLAT_SHARE, 1), 0.7 * sigma)
+    found: Float32 = limits.epsilon * np.clip(masked, LEAST, MOST) * flat
+    return np.minimum(found, np.float32(limits.most))
+
+
+def own_contrast(luma: Float32, sigma: float) -> Float32:
+    """The contrast around each pixel on its own side of edges, in levels.
+
+    Of pairs of opposite neighbours only those count that are both like the pixel, and of these what bends: even slopes,
+    such as a cheek's shading, are no contrast.
+    """
+    reach = math.ceil(max(radius for radius, *_ in RINGS) * sigma) + 1
+    padded, (h, w) = np.pad(luma, reach, mode="edge"), luma.shape
+
+    def away(dx: int, dy: int) -> Float32:
+        found: Float32 = padded[reach + dy : reach + dy + h, reach + dx : reach + dx + w] - luma
+        return found
+
+    total, weights = np.zeros_like(luma), np.full_like(luma, 0.25)
+    for radius, pairs, turn in RINGS:
+        for pair in range(pairs):
+            angle = math.pi * pair / pairs + math.pi * turn / pairs
+            dx, dy = round(radius * sigma * math.cos(angle)), round(radius * sigma * math.sin(angle))
+            there, opposite = away(dx, dy), away(-dx, -dy)
+            weight = np.exp((there * there + opposite * opposite) * np.float32(-0.5 / OWN_SIDE**2)) + np.float32(1e-3)
+            total += weight * np.square(there + opposite) * np.float32(0.375)
+            weights += weight
+    found: Float32 = np.sqrt(total / weights)
+    return found

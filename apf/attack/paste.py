@@ -1,0 +1,139 @@
+"""From changes of faces to the photo's pixels, within the bound. Without torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from apf.attack.bound import Limits
+from apf.attack.change import FACE_SIDE, Canvas, Change, Drawing
+from apf.faces import Float32, UInt8
+from apf.geometry import Float64, Rect, area, bounds_of, clipped, intersection, scale_of
+from apf.raster import remap_cubic
+
+#: Rows pasted at a time: bounds the memory of a face that fills a large photo.
+BAND_ROWS = 64
+#: Pixels around a place that bicubic sampling looks at.
+TAPS = 3
+
+
+@dataclass(frozen=True, eq=False)
+class _Patch:
+    """One face's drawing, and the part of the photo that it touches."""
+
+    drawing: Drawing
+    rect: Rect
+    #: Photo pixels that a point shifts at most.
+    reach: float
+
+
+def paste(
+    pixels: UInt8,
+    changes: Sequence[Change],
+    matrices: Sequence[Float64],
+    limits: Limits,
+    *,
+    grey: bool = False,
+    in_place: bool = False,
+) -> UInt8:
+    """Draw changes into a photo, each in its face's place.
+
+    First points shift by the warps, then each pixel moves by no more than its bound (`apf.attack.bound`), in whole
+    levels; where faces overlap their shifts and perturbations are summed, then cut to the larger bound. Pixels outside
+    every face's outline stay as they are. The order of the faces does not matter.
+
+    Args:
+        pixels: (H, W, 3) uint8 RGB; not changed, unless `in_place`.
+        changes: one for each face.
+        matrices: one (2, 3) for each face, photo pixels to template pixels.
+        grey: the photo is grey: perturb the three channels alike.
+        in_place: change `pixels` itself, where it can be written to: a large photo is then not copied.
+
+    Returns:
+        (H, W, 3) uint8 RGB; a new array, unless `in_place`.
+
+    Raises:
+        ValueError: there is not one matrix for each change.
+    """
+    if len(changes) != len(matrices):
+        raise ValueError(f"{len(changes)} changes for {len(matrices)} matrices: give one each")
+    patches = _patches(pixels, changes, matrices, limits, grey=grey)
+    out = pixels if in_place and pixels.flags.writeable else pixels.copy()
+    # Warps read around a band, where the band before has been written.
+    rows = max((patch.rect[3] for patch in patches), default=0) + TAPS + max((math.ceil(p.reach) for p in patches), default=0)
+    source = pixels[:rows].copy() if out is pixels and any(patch.drawing.warps for patch in patches) else pixels
+    for rect, inside in _bands(patches):
+        x1, y1, x2, y2 = rect
+        bound = np.max([_framed(patch, rect, "bound") for patch in inside], 0)[..., None]
+        moved = np.sum([_framed(patch, rect, "noise") * _framed(patch, rect, "bound")[..., None] for patch in inside], 0)
+        before = _shifted(source, rect, inside)
+        after, base = np.rint(before + moved), np.rint(before)
+        out[y1:y2, x1:x2] = np.clip(np.clip(after, base - bound, base + bound), 0, 255)
+    return out
+
+
+def _patches(
+    pixels: UInt8, changes: Sequence[Change], matrices: Sequence[Float64], limits: Limits, *, grey: bool
+) -> list[_Patch]:
+    """In an order that is their own: floating-point sums depend on it."""
+    order = sorted(range(len(changes)), key=lambda i: (matrices[i].tobytes(), changes[i].noise.tobytes()))
+    found = []
+    for i in order:
+        rect = clipped(bounds_of(matrices[i]), pixels.shape)
+        if area(rect):
+            drawing = Drawing(changes[i], Canvas(pixels, matrices[i], limits), limits, matrices[i], grey=grey)
+            found.append(_Patch(drawing, rect, limits.warp * FACE_SIDE / scale_of(matrices[i])))
+    return found
+
+
+def _framed(patch: _Patch, frame: Rect, what: str) -> Float32:
+    """What a patch has in a frame of the photo, which may be larger than the patch: zero outside of it."""
+    x1, y1, x2, y2 = part = intersection(patch.rect, frame)
+    drawn: Float32 = getattr(patch.drawing, what)(part)
+    if part == frame:
+        return drawn
+    found = np.zeros((frame[3] - frame[1], frame[2] - frame[0], *drawn.shape[2:]), np.float32)
+    found[y1 - frame[1] : y2 - frame[1], x1 - frame[0] : x2 - frame[0]] = drawn
+    return found
+
+
+def _shifted(pixels: UInt8, rect: Rect, patches: Sequence[_Patch]) -> Float32:
+    """A part of the photo with its points shifted by the patches' warps: (h, w, 3) float32 in levels."""
+    x1, y1, x2, y2 = rect
+    warping = [patch for patch in patches if patch.drawing.warps]
+    if not warping:
+        return pixels[y1:y2, x1:x2].astype(np.float32)
+    reach = max(patch.reach for patch in warping)
+    shift = np.sum([_framed(patch, rect, "shift") for patch in warping], 0)
+    shift /= np.maximum(np.sqrt((shift * shift).sum(-1, keepdims=True)) / np.float32(reach), 1)
+    margin = math.ceil(reach) + TAPS
+    left, top, right, bottom = clipped((x1 - margin, y1 - margin, x2 + margin, y2 + margin), pixels.shape)
+    x, y = np.meshgrid(np.arange(x1 - left, x2 - left, dtype=np.float32), np.arange(y1 - top, y2 - top, dtype=np.float32))
+    found = remap_cubic(pixels[top:bottom, left:right], x + shift[..., 0], y + shift[..., 1])
+    return np.clip(found, 0, 255)
+
+
+def _bands(patches: Sequence[_Patch]) -> Iterator[tuple[Rect, list[_Patch]]]:
+    """Disjoint rectangles of at most `BAND_ROWS` rows that cover all patches, each with the patches in it, in order."""
+    if not patches:
+        return
+    for top in range(min(p.rect[1] for p in patches), max(p.rect[3] for p in patches), BAND_ROWS):
+        inside = [p for p in patches if p.rect[1] < top + BAND_ROWS and p.rect[3] > top]
+        for left, right in _merged([(p.rect[0], p.rect[2]) for p in inside]):
+            group = [p for p in inside if p.rect[0] < right and p.rect[2] > left]
+            first, last = min(p.rect[1] for p in group), max(p.rect[3] for p in group)
+            yield (left, max(top, first), right, min(top + BAND_ROWS, last)), group
+
+
+def _merged(spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The union of spans as disjoint ones, left to right."""
+    union: list[tuple[int, int]] = []
+    for start, stop in sorted(spans):
+        if union and start < union[-1][1]:
+            union[-1] = (union[-1][0], max(union[-1][1], stop))
+        else:
+            union.append((start, stop))
+    return union
