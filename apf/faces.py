@@ -13,8 +13,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from apf.geometry import CROP, Float64, Rect, bounds_of, clipped, nonempty, scale_of, square_depth, zoom
+from apf.geometry import CROP, Float64, bounds_of, clipped, nonempty, scale_of, square_depth, zoom
 from apf.raster import reduce_area, warp_affine
+
+__all__ = [
+    "ARCFACE_TEMPLATE",
+    "CROP",
+    "MIN_LANDMARK_FIT",
+    "TYPICAL_BOX",
+    "Box",
+    "Face",
+    "Float32",
+    "Float64",
+    "Points",
+    "UInt8",
+    "align",
+    "alignment",
+    "cut",
+    "face_from",
+    "footprint",
+]
 
 UInt8 = NDArray[np.uint8]
 Float32 = NDArray[np.float32]

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from apf.attack.guides import Guides, load_guides
 from apf.clock import StageClock
 from apf.cuda.runner import Runner
 from apf.detect import Detector, load_detector
@@ -22,7 +23,6 @@ from apf.models.probe import Probe, fused
 from apf.models.unet import TransferNet
 from apf.precision import Precision, at_precision, chosen
 from apf.recipe import WEIGHTS_DIR, Recipe, ready_recipe
-from apf.refine import refine
 from apf.stages import Run, finish, join_stages
 from apf.steps import CHANNELS
 from apf.threads import each
@@ -38,8 +38,8 @@ Module = TypeVar("Module", bound=nn.Module)
 class Filter:
     """The three modules with their weights on one device. Make one with `Filter.load`.
 
-    This is the filter by torch: for GPUs, for training, and for recipes with refinement. On a CPU `apf.load_filter`
-    gives a faster one, which does the same up to rounding.
+    This is the filter by torch: for GPUs and for training. On a CPU `apf.load_filter` gives a faster one, which does
+    the same up to rounding.
     """
 
     #: Photos that come together are faster than one by one.
@@ -101,12 +101,17 @@ class Filter:
         """The recipe's face detector, loaded on first use; raises DetectorError."""
         return load_detector(self.recipe.detector, str(self.device))
 
+    @cached_property
+    def guides(self) -> Guides:
+        """The recipe's guides, loaded on first use; raises GuideError."""
+        return load_guides(self.recipe, str(self.device))
+
     def perturbation(self, faces: Tensor, clock: StageClock | None = None) -> Tensor:
         """The perturbation of each face, independent of the faces around it.
 
         Args:
             faces: (B, 3, 112, 112) float32 RGB in [0, 1], aligned to the ArcFace template; B may be 0.
-            clock: takes the seconds of "gradient", "transfer", "universal" and "refine".
+            clock: takes the seconds of "gradient", "transfer" and "universal".
 
         Returns:
             (B, 3, 112, 112) float32 on the filter's device; no value is larger than the recipe's epsilon.
@@ -130,8 +135,6 @@ class Filter:
 
     def perturbation_from(self, gradients: Tensor, clock: StageClock | None = None) -> Tensor:
         """The perturbation of faces that are not here, from their gradients: transfer, universal and bound.
-
-        Refinement needs the faces, so recipes with `refine_steps` have no private mode (`apf.recipe.check_private`).
 
         Args:
             gradients: (B, 6, 112, 112) float32, as `apf.gradient.gradient` gives them; B may be 0.
@@ -172,10 +175,7 @@ class Filter:
 
     def _stages(self, faces: Tensor, run: Run) -> Tensor:
         recipe, (probe, network) = self.recipe, self._used
-        delta = join_stages(probe, network, self.uap, faces, recipe.epsilon, recipe.stages, run=run)
-        if recipe.refine_steps:
-            delta = run("refine", lambda: refine(probe, faces, delta, recipe.epsilon, recipe.refine_steps))
-        return delta
+        return join_stages(probe, network, self.uap, faces, recipe.epsilon, recipe.stages, run=run)
 
     def _finish(self, gradients: Tensor, run: Run) -> Tensor:
         recipe, (_, network) = self.recipe, self._used

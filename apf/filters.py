@@ -11,6 +11,7 @@ from apf.faces import Float32
 from apf.recipe import Recipe, load_recipe
 
 if TYPE_CHECKING:
+    from apf.attack.guides import Guides
     from apf.detect import Detector
     from apf.precision import Precision
 
@@ -24,6 +25,9 @@ class PhotoFilter(Protocol):
 
     @property
     def detector(self) -> Detector: ...
+
+    @property
+    def guides(self) -> Guides: ...
 
     def perturb(self, crops: Sequence[Float32], clock: StageClock | None = None) -> list[Float32]:
         """The perturbation of each face, (3, 112, 112) float32 RGB in [0, 1], independent of the faces around it."""
@@ -44,7 +48,7 @@ def load_filter(
     """The filter of a recipe (a built-in name, a TOML file, or a Recipe) with the weights that ship.
 
     Args:
-        device: as torch names them. A CPU needs no torch, but for recipes with `refine_steps`.
+        device: as torch names them. A CPU needs no torch.
         precision: what a GPU computes in (`apf.precision`); a CPU always does so in float32.
         graphs: whether a GPU's work goes by CUDA graphs (`apf.cuda.runner`).
 
@@ -54,10 +58,10 @@ def load_filter(
         WeightsError: the weights are missing or damaged.
     """
     found = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
-    if device == "cpu" and not found.refine_steps:
+    if device == "cpu":
         from apf.cpu.filter import CpuFilter  # noqa: PLC0415  ONNX Runtime and torch load where they are used
 
         return CpuFilter.load(found)
     from apf.filter import Filter  # noqa: PLC0415
 
-    return Filter.load(found, device, precision="float32" if device == "cpu" else precision, graphs=graphs)
+    return Filter.load(found, device, precision=precision, graphs=graphs)

@@ -1,6 +1,6 @@
 """Rectangles of a photo, and maps between its pixels and the template's. Without torch.
 
-A matrix is (2, 3) float64 and takes photo pixels to template pixels, (x, y) with (0, 0) at the centre of the first pixel.
+A matrix is (2, 3) float64 and takes photo pixels to template pixels: (x, y), with (0, 0) at the first pixel's centre.
 """
 
 from __future__ import annotations

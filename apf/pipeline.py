@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
+from apf.attack.protect import Hidden, Task, hide
 from apf.clock import StageClock
-from apf.faces import align, alignment
+from apf.faces import Face, Float32, Float64, align, alignment
 from apf.filters import PhotoFilter
 from apf.photo import Limits, Photo, decode
 from apf.published import Outcome, ProtectedPhoto, ProtectedPixels, encoded, pasted, published
+from apf.recipe import Recipe
 
 __all__ = ["Outcome", "ProtectedPhoto", "ProtectedPixels", "encode_protected", "protect_batch", "protect_photo"]
 
@@ -29,12 +33,41 @@ def protect_batch(
     with clock.stage("align"):
         matrices = [[alignment(face.landmarks) for face in faces] for faces in found]
         crops = [align(photo.pixels, matrix) for photo, own in zip(photos, matrices, strict=True) for matrix in own]
-    deltas = filter.perturb(crops, clock) if crops else []
+    hidden = _hidden(photos, matrices, crops, filter, clock) if crops else []
     with clock.stage("paste"):
         return [
-            pasted(photo, faces, own, [deltas.pop(0) for _ in own], filter.recipe, in_place=in_place)
+            _pasted(photo, faces, own, [hidden.pop(0) for _ in own], filter.recipe, in_place=in_place)
             for photo, faces, own in zip(photos, found, matrices, strict=True)
         ]
+
+
+def _hidden(
+    photos: Sequence[Photo],
+    matrices: Sequence[Sequence[Float64]],
+    crops: Sequence[Float32],
+    filter: PhotoFilter,
+    clock: StageClock,
+) -> list[Hidden]:
+    """What is done to each face: the modules' answer, and the steps that go on from there."""
+    units = [delta / np.float32(filter.recipe.epsilon) for delta in filter.perturb(crops, clock)]
+    places = [(photo, matrix) for photo, own in zip(photos, matrices, strict=True) for matrix in own]
+    tasks = [
+        Task(photo.pixels, matrix, photo.grey, start) for (photo, matrix), start in zip(places, units, strict=True)
+    ]
+    return hide(tasks, filter.recipe, filter.guides, clock)
+
+
+def _pasted(
+    photo: Photo,
+    faces: Sequence[Face],
+    matrices: Sequence[Float64],
+    hidden: Sequence[Hidden],
+    recipe: Recipe,
+    *,
+    in_place: bool,
+) -> ProtectedPixels:
+    changes, verdicts = [one.change for one in hidden], [one.verdict for one in hidden]
+    return pasted(photo, faces, matrices, changes, recipe, verdicts=verdicts, in_place=in_place)
 
 
 def protect_photo(data: bytes, filter: PhotoFilter, *, limits: Limits | None = None) -> ProtectedPhoto:

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from apf.faces import Face, Float32, Float64, paste
+from apf.attack.bound import Bound
+from apf.attack.change import Change
+from apf.attack.paste import paste
+from apf.faces import Face, Float64
 from apf.photo import Photo, encode
 from apf.recipe import Recipe
+
+if TYPE_CHECKING:
+    from apf.attack.jury import Verdict
 
 #: "no_face": no face was found, and the pixels are the source's own.
 Outcome = Literal["protected", "no_face"]
@@ -24,6 +30,13 @@ class ProtectedPixels:
     #: (H, W, 3) uint8 RGB, upright.
     pixels: np.ndarray
     faces: tuple[Face, ...]
+    #: What the jury says of each face; None where the recipe takes no steps.
+    verdicts: tuple[Verdict | None, ...] = ()
+
+    @property
+    def weak(self) -> int:
+        """Faces that the jury still knows."""
+        return sum(verdict is not None and verdict.weak for verdict in self.verdicts)
 
     @property
     def outcome(self) -> Outcome:
@@ -44,28 +57,29 @@ class ProtectedPhoto:
     bytes_out: int
     #: On metadata that was to be kept and could not be, a sentence each.
     notes: tuple[str, ...] = ()
+    #: What the jury says of each face; None where the recipe takes no steps.
+    verdicts: tuple[Verdict | None, ...] = ()
 
 
 def pasted(
     photo: Photo,
     faces: Sequence[Face],
     matrices: Sequence[Float64],
-    deltas: Sequence[Float32],
+    changes: Sequence[Change],
     recipe: Recipe,
     *,
+    verdicts: Sequence[Verdict | None] = (),
     in_place: bool = False,
 ) -> ProtectedPixels:
-    """The photo with a perturbation (3, 112, 112) on each face, within the recipe's bound.
+    """The photo with its faces changed, within the recipe's bound.
 
     Args:
         in_place: the photo itself may be changed.
     """
     pixels = photo.pixels
     if faces:
-        pixels = paste(
-            pixels, deltas, matrices, epsilon_levels=recipe.epsilon_levels, grey=photo.grey, in_place=in_place
-        )
-    return ProtectedPixels(photo=photo, pixels=pixels, faces=tuple(faces))
+        pixels = paste(pixels, changes, matrices, Bound.of(recipe), grey=photo.grey, in_place=in_place)
+    return ProtectedPixels(photo=photo, pixels=pixels, faces=tuple(faces), verdicts=tuple(verdicts))
 
 
 def encoded(protected: ProtectedPixels, recipe: Recipe) -> bytes:
@@ -86,4 +100,5 @@ def published(protected: ProtectedPixels, recipe: Recipe, *, bytes_in: int) -> P
         bytes_in=bytes_in,
         bytes_out=len(data),
         notes=protected.photo.notes,
+        verdicts=protected.verdicts,
     )

@@ -72,9 +72,7 @@ def remap_cubic(image: NDArray[np.uint8], x: Float32, y: Float32) -> Float32:
     """
     if cv2 is None:
         raise RuntimeError("a warp needs OpenCV: install opencv-python-headless")
-    found = cv2.remap(
-        image.astype(np.float32), x, y, interpolation=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
-    )
+    found = cv2.remap(image.astype(np.float32), x, y, interpolation=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
     return np.asarray(found, np.float32).reshape(*x.shape, image.shape[2])
 
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from apf.errors import OtherVersion, RecipeError, WeightsError
+from apf.errors import GuideError, OtherVersion, RecipeError, WeightsError
 
 WEIGHTS_DIR = Path(__file__).parent / "weights"
 SUMS = "SHA256SUMS"
@@ -20,9 +21,15 @@ SUMS = "SHA256SUMS"
 DIGEST = "DIGEST"
 
 #: Of what the code does to pixels, whatever the weights.
-VERSION = 4
+VERSION = 5
 
 Stage = Literal["gradient", "transfer", "universal"]
+
+#: What steps climb on unless a recipe or `APF_GUIDES` names others.
+DEFAULT_GUIDES = ("dlib",)
+#: The version from which recipes have steps on guides, and the fields that came with it.
+STEPS_VERSION = 5
+STEPS_FIELDS = ("chroma", "warp_percent", "steps", "guides", "jury", "guide_digests")
 
 
 class Recipe(BaseModel):
@@ -31,12 +38,23 @@ class Recipe(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(min_length=1, max_length=64)
-    #: The bound: no pixel of a face moves by more than this many of its 255 levels.
+    #: How far a pixel of some texture moves, in levels of 255. Smooth skin moves by a quarter of it, and no pixel by
+    #: more than 1.625 times as much (`apf.attack.bound`).
     epsilon_levels: int = Field(ge=1, le=32)
+    #: Share of the change that goes into colour; the rest makes pixels lighter or darker.
+    chroma: float = Field(default=0.45, ge=0, le=1)
+    #: How far a point of the face may shift, in percent of the face's side.
+    warp_percent: float = Field(default=0.8, ge=0, le=3)
     #: The modules that run; `transfer` needs `gradient`.
     stages: tuple[Stage, ...] = ("gradient", "transfer", "universal")
-    #: Further steps on the probe after the stages.
-    refine_steps: int = Field(default=0, ge=0, le=100)
+    #: Steps on the guides, through the photo's road, that start from the stages' answer.
+    steps: int = Field(default=40, ge=0, le=400)
+    #: The recognisers that the steps climb on (`apf.guides`): "dlib", "probe", "sface", ONNX files, InsightFace packs.
+    guides: tuple[str, ...] = DEFAULT_GUIDES
+    #: Recognisers that are not climbed on, and say when a face is safe; without any the guides themselves say so.
+    jury: tuple[str, ...] = ()
+    #: SHA-256 of each guide and juror, in order; filled in by `load_recipe`.
+    guide_digests: tuple[str, ...] = ()
     #: "centerface", or the name or folder of an InsightFace pack.
     detector: str = "centerface"
     #: JPEGs leave with their own quantisation tables, but never coarser than this IJG quality.
@@ -47,6 +65,26 @@ class Recipe(BaseModel):
     weights: str = ""
     #: Raised when the code changes what a recipe does to pixels.
     version: int = VERSION
+
+    @model_validator(mode="before")
+    @classmethod
+    def _older(cls, fields: object) -> object:
+        """Recipes of records that a version before wrote: they had `refine_steps`, and no steps."""
+        if isinstance(fields, dict) and fields.get("version", VERSION) < STEPS_VERSION:
+            kept = {name: value for name, value in fields.items() if name != "refine_steps"}
+            return {**kept, "steps": 0, "warp_percent": 0}
+        return fields
+
+    @model_validator(mode="after")
+    def _guides_fit(self) -> Recipe:
+        if not self.steps:  # equal work, equal id
+            for name in ("guides", "jury", "guide_digests"):
+                object.__setattr__(self, name, ())
+        elif not self.guides:
+            raise ValueError("steps need a guide: name one in guides, or set steps = 0")
+        if twice := set(self.guides) & set(self.jury):
+            raise ValueError(f"{', '.join(sorted(twice))} cannot be guide and juror at once: keep one")
+        return self
 
     @field_validator("stages")
     @classmethod
@@ -66,13 +104,16 @@ class Recipe(BaseModel):
     def id(self) -> str:
         """16 hex digits of the SHA-256 over all fields but the name."""
         fields = self.model_dump(mode="json", exclude={"name"})
+        if self.version < STEPS_VERSION:  # as that version had it
+            fields = {name: value for name, value in fields.items() if name not in STEPS_FIELDS} | {"refine_steps": 0}
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 
 
-BUILT_IN = {
-    "light": {"epsilon_levels": 5},
+BUILT_IN: dict[str, dict[str, object]] = {
+    "light": {"epsilon_levels": 5, "warp_percent": 0.5},
     "standard": {"epsilon_levels": 8},
-    "strong": {"epsilon_levels": 12},
+    "strong": {"epsilon_levels": 12, "warp_percent": 1.0},
+    "fast": {"epsilon_levels": 8, "warp_percent": 0.0, "steps": 0},
 }
 
 
@@ -139,7 +180,30 @@ def other_version(recipe: Recipe) -> str | None:
             f"recipe {recipe.name!r} is for weights {recipe.weights[:16] or 'of no digest'}, this installation has "
             f"{weights_digest()[:16]}: install the same version everywhere"
         )
+    return other_guides(recipe)
+
+
+def other_guides(recipe: Recipe) -> str | None:
+    """What keeps this installation from climbing on the recipe's guides; None where they are what it was made for."""
+    try:
+        found = guide_digests([*recipe.guides, *recipe.jury])
+    except GuideError as error:
+        return f"recipe {recipe.name!r}: {error}"
+    names = [*recipe.guides, *recipe.jury]
+    for name, own, wanted in zip(names, found, recipe.guide_digests or [""] * len(names), strict=True):
+        if own != wanted:
+            return (
+                f"recipe {recipe.name!r} is for guide {name!r} with SHA-256 {wanted[:16] or 'of no digest'}, here it "
+                f"has {own[:16]}: give all machines the same file"
+            )
     return None
+
+
+def guide_digests(names: Sequence[str]) -> tuple[str, ...]:
+    """The SHA-256 of each guide, with how it is fed; raises GuideError where one is unknown or missing."""
+    from apf.guides.catalogue import guide_digest  # noqa: PLC0415  it needs this module's folder
+
+    return tuple(guide_digest(name) for name in names)
 
 
 def ready_recipe(recipe: str | Path | Recipe, folder: Path = WEIGHTS_DIR) -> Recipe:
@@ -163,11 +227,6 @@ def check_private(recipe: Recipe) -> None:
         raise RecipeError(
             f"recipe {recipe.name!r} has no gradient stage, so that private mode would send nothing of a photo: "
             "add the stage, or protect the photos on their owners' devices"
-        )
-    if recipe.refine_steps:
-        raise RecipeError(
-            f"recipe {recipe.name!r} has {recipe.refine_steps} steps of refinement, which need the photo: "
-            "set refine_steps = 0 for private mode"
         )
 
 
@@ -208,12 +267,26 @@ def make_recipe(fields: Mapping[str, object], *, detector: str | None = None) ->
         RecipeError: the fields do not validate.
     """
     name = str(fields.get("name", ""))
-    built_in = BUILT_IN[name] if set(fields) == {"name"} and name in BUILT_IN else {}
+    built_in: Mapping[str, object] = BUILT_IN[name] if set(fields) == {"name"} and name in BUILT_IN else {}
     over = {"detector": detector} if detector else {}
+    if "refine_steps" in fields:
+        raise RecipeError(f"recipe {name!r} has refine_steps, which is no more: say `steps`, on `guides`, instead")
     try:
-        return Recipe.model_validate({"weights": weights_digest(), **built_in, **fields, **over})
-    except ValidationError as error:
+        found = Recipe.model_validate({"weights": weights_digest(), **_own_guides(), **built_in, **fields, **over})
+        if not found.steps or found.guide_digests or found.version != VERSION:
+            return found
+        return found.model_copy(update={"guide_digests": guide_digests([*found.guides, *found.jury])})
+    except (ValidationError, GuideError) as error:
         raise RecipeError(f"recipe {name!r} does not validate: {error}") from error
+
+
+def _own_guides() -> dict[str, object]:
+    """What the user's `APF_GUIDES` and `APF_JURY` say, where they are set."""
+    from apf.guides.catalogue import parse_guides  # noqa: PLC0415  as above
+
+    return {
+        field: parse_guides(text) for field in ("guides", "jury") if (text := os.environ.get(f"APF_{field.upper()}"))
+    }
 
 
 def _read_toml(path: Path) -> dict[str, object]:

@@ -1,7 +1,7 @@
 """How far each pixel may move: little on smooth skin, more where texture or shade hide it. Without torch.
 
 Eyes miss noise beside contrast of its own kind (masking, Legge and Foley 1980) and in the dark. Contrast counts on the
-pixel's own side of an edge alone: brows hide nothing on the forehead above them, nor a head's outline on the wall behind.
+pixel's own side of an edge alone: brows hide nothing on the forehead above, nor a head's outline on the wall behind.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ import numpy as np
 
 from apf.faces import Float32
 from apf.raster import blurred
+from apf.recipe import Recipe
 
 #: Rec. 601, as JPEG has it.
 LUMA: Float32 = np.array([0.299, 0.587, 0.114], np.float32)
 #: The bound of smooth skin and the largest, in shares of a recipe's epsilon.
 LEAST, MOST = 0.225, 1.625
-#: Levels that count as smooth, and how far a pixel may move for each level of contrast beyond, in shares of epsilon / 8.
+#: Contrast, in levels, that counts as smooth, and how far a pixel moves for each beyond, in shares of epsilon / 8.
 SMOOTH_CONTRAST, MASKING = 1.0, 0.86
 #: The share of the bound that is left where there is no contrast at all, such as on a white wall, and the contrast, in
 #: levels, from which it is whole.
@@ -34,7 +35,7 @@ SHADE, IN_SHADE = 60.0, 0.6
 
 
 @dataclass(frozen=True)
-class Limits:
+class Bound:
     """What a recipe allows on a face."""
 
     #: In levels of 255: a pixel moves by `LEAST` to `MOST` times this.
@@ -44,14 +45,19 @@ class Limits:
     #: How far a point may shift, as a share of the face's side; 0 is no warp.
     warp: float
 
+    @classmethod
+    def of(cls, recipe: Recipe) -> Bound:
+        """As a recipe says."""
+        return cls(recipe.epsilon_levels, recipe.chroma, recipe.warp_percent / 100)
+
     @property
     def most(self) -> int:
         """Levels that no pixel moves beyond."""
         return round(MOST * self.epsilon)
 
 
-def bound_map(pixels: Float32, scale: float, limits: Limits) -> Float32:
-    """How far each pixel may move, in levels: (h, w) float32, at most `limits.most`.
+def bound_map(pixels: Float32, scale: float, allowed: Bound) -> Float32:
+    """How far each pixel may move, in levels: (h, w) float32, at most `allowed.most`.
 
     Args:
         pixels: (h, w, 3) float32 RGB in levels of 255.
@@ -63,8 +69,8 @@ def bound_map(pixels: Float32, scale: float, limits: Limits) -> Float32:
     shade = 1 + IN_SHADE * np.clip((SHADE - blurred(luma, sigma)) / SHADE, 0, 1)
     masked = blurred(0.171 + MASKING / 8 * np.maximum(contrast - SMOOTH_CONTRAST, 0), sigma) * shade
     flat = blurred(np.clip(contrast / FLAT_CONTRAST, FLAT_SHARE, 1), 0.7 * sigma)
-    found: Float32 = limits.epsilon * np.clip(masked, LEAST, MOST) * flat
-    return np.minimum(found, np.float32(limits.most))
+    found: Float32 = allowed.epsilon * np.clip(masked, LEAST, MOST) * flat
+    return np.minimum(found, np.float32(allowed.most))
 
 
 def own_contrast(luma: Float32, sigma: float) -> Float32:

@@ -8,8 +8,8 @@ from functools import cache
 
 import numpy as np
 
-from apf.attack.bound import LUMA, Limits, bound_map
-from apf.faces import Float32, UInt8
+from apf.attack.bound import LUMA, Bound, bound_map
+from apf.faces import Float32, UInt8, cut
 from apf.geometry import CROP, Float64, Rect, bounds_of, clipped, nonempty, scale_of, zoom
 from apf.raster import reduce_area, warp_affine
 
@@ -65,7 +65,8 @@ def face_mask(side: int, feather: float = FEATHER) -> Float32:
     radius = (away[0][None] ** ROUNDNESS + away[1][:, None] ** ROUNDNESS) ** (1 / ROUNDNESS)
     inside = (1 - radius) * min(HALF_AXES) / feather
     edge = np.minimum(at + 0.5, CROP - 0.5 - at) / (EDGE if feather == FEATHER else feather)
-    return np.clip(np.minimum(inside, np.minimum(edge[None], edge[:, None])), 0, 1).astype(np.float32)
+    mask: Float32 = np.clip(np.minimum(inside, np.minimum(edge[None], edge[:, None])), 0, 1).astype(np.float32)
+    return mask
 
 
 @cache
@@ -101,8 +102,10 @@ class Canvas:
         matrix: (2, 3), photo pixels to template pixels.
     """
 
-    def __init__(self, pixels: UInt8, matrix: Float64, limits: Limits) -> None:
-        x1, y1, x2, y2 = nonempty(clipped(bounds_of(matrix, margin=math.ceil(MARGIN / scale_of(matrix))), pixels.shape), pixels.shape)
+    def __init__(self, pixels: UInt8, matrix: Float64, allowed: Bound) -> None:
+        x1, y1, x2, y2 = nonempty(
+            clipped(bounds_of(matrix, margin=math.ceil(MARGIN / scale_of(matrix))), pixels.shape), pixels.shape
+        )
         factor = max(1.0, 1 / (DETAIL * scale_of(matrix)))
         width, height = max(1, round((x2 - x1) / factor)), max(1, round((y2 - y1) / factor))
         region = pixels[y1:y2, x1:x2]
@@ -115,7 +118,12 @@ class Canvas:
         #: (h, w, 3) uint8 RGB.
         self.pixels = np.ascontiguousarray(region)
         #: (h, w) float32, in levels.
-        self.bound = bound_map(self.pixels.astype(np.float32), scale_of(self.matrix), limits)
+        self.bound = bound_map(self.pixels.astype(np.float32), scale_of(self.matrix), allowed)
+
+    def template_bound(self) -> Float32:
+        """How far each template pixel may move, in levels, faded out at the face's outline: (112, 112)."""
+        found: Float32 = cut(self.bound[..., None], self.matrix, unit=1)[..., 0] * face_mask(CROP)
+        return found
 
     @property
     def rect(self) -> Rect:
@@ -132,19 +140,19 @@ class Drawing:
     """
 
     def __init__(
-        self, change: Change, canvas: Canvas, limits: Limits, matrix: Float64 | None = None, *, grey: bool = False
+        self, change: Change, canvas: Canvas, allowed: Bound, matrix: Float64 | None = None, *, grey: bool = False
     ) -> None:
         self.matrix = canvas.matrix if matrix is None else matrix
-        noise = in_colour(change.noise, 0.0 if grey else limits.chroma)[: 1 if grey else 3].transpose(1, 2, 0)
+        noise = in_colour(change.noise, 0.0 if grey else allowed.chroma)[: 1 if grey else 3].transpose(1, 2, 0)
         side = min(len(noise), max(1, round(CROP / scale_of(self.matrix))))
         noise = reduce_area(np.ascontiguousarray(noise), side, side) if side < len(noise) else noise
         self._noise = np.ascontiguousarray(noise * face_mask(side)[..., None])
         self._bound = canvas.bound
         self._to_canvas = None if matrix is None else np.linalg.inv(canvas.to_photo)[:2]
         self._shift = None
-        if change.field is not None and limits.warp > 0:
+        if change.field is not None and allowed.warp > 0:
             # Along the photo's axes, in photo pixels.
-            back = np.linalg.inv(self.matrix[:, :2]) * (limits.warp * FACE_SIDE)
+            back = np.linalg.inv(self.matrix[:, :2]) * (allowed.warp * FACE_SIDE)
             self._shift = (shifts(change.field) @ back.T).astype(np.float32)
 
     @property

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from apf.attack.bound import Limits
+from apf.attack.bound import Bound
 from apf.attack.change import FACE_SIDE, Canvas, Change, Drawing
 from apf.faces import Float32, UInt8
 from apf.geometry import Float64, Rect, area, bounds_of, clipped, intersection, scale_of
@@ -34,7 +34,7 @@ def paste(
     pixels: UInt8,
     changes: Sequence[Change],
     matrices: Sequence[Float64],
-    limits: Limits,
+    allowed: Bound,
     *,
     grey: bool = False,
     in_place: bool = False,
@@ -60,15 +60,21 @@ def paste(
     """
     if len(changes) != len(matrices):
         raise ValueError(f"{len(changes)} changes for {len(matrices)} matrices: give one each")
-    patches = _patches(pixels, changes, matrices, limits, grey=grey)
+    patches = _patches(pixels, changes, matrices, allowed, grey=grey)
     out = pixels if in_place and pixels.flags.writeable else pixels.copy()
     # Warps read around a band, where the band before has been written.
-    rows = max((patch.rect[3] for patch in patches), default=0) + TAPS + max((math.ceil(p.reach) for p in patches), default=0)
+    rows = (
+        max((patch.rect[3] for patch in patches), default=0)
+        + TAPS
+        + max((math.ceil(p.reach) for p in patches), default=0)
+    )
     source = pixels[:rows].copy() if out is pixels and any(patch.drawing.warps for patch in patches) else pixels
     for rect, inside in _bands(patches):
         x1, y1, x2, y2 = rect
         bound = np.max([_framed(patch, rect, "bound") for patch in inside], 0)[..., None]
-        moved = np.sum([_framed(patch, rect, "noise") * _framed(patch, rect, "bound")[..., None] for patch in inside], 0)
+        moved = np.sum(
+            [_framed(patch, rect, "noise") * _framed(patch, rect, "bound")[..., None] for patch in inside], 0
+        )
         before = _shifted(source, rect, inside)
         after, base = np.rint(before + moved), np.rint(before)
         out[y1:y2, x1:x2] = np.clip(np.clip(after, base - bound, base + bound), 0, 255)
@@ -76,7 +82,7 @@ def paste(
 
 
 def _patches(
-    pixels: UInt8, changes: Sequence[Change], matrices: Sequence[Float64], limits: Limits, *, grey: bool
+    pixels: UInt8, changes: Sequence[Change], matrices: Sequence[Float64], allowed: Bound, *, grey: bool
 ) -> list[_Patch]:
     """In an order that is their own: floating-point sums depend on it."""
     order = sorted(range(len(changes)), key=lambda i: (matrices[i].tobytes(), changes[i].noise.tobytes()))
@@ -84,8 +90,8 @@ def _patches(
     for i in order:
         rect = clipped(bounds_of(matrices[i]), pixels.shape)
         if area(rect):
-            drawing = Drawing(changes[i], Canvas(pixels, matrices[i], limits), limits, matrices[i], grey=grey)
-            found.append(_Patch(drawing, rect, limits.warp * FACE_SIDE / scale_of(matrices[i])))
+            drawing = Drawing(changes[i], Canvas(pixels, matrices[i], allowed), allowed, matrices[i], grey=grey)
+            found.append(_Patch(drawing, rect, allowed.warp * FACE_SIDE / scale_of(matrices[i])))
     return found
 
 
@@ -111,7 +117,9 @@ def _shifted(pixels: UInt8, rect: Rect, patches: Sequence[_Patch]) -> Float32:
     shift /= np.maximum(np.sqrt((shift * shift).sum(-1, keepdims=True)) / np.float32(reach), 1)
     margin = math.ceil(reach) + TAPS
     left, top, right, bottom = clipped((x1 - margin, y1 - margin, x2 + margin, y2 + margin), pixels.shape)
-    x, y = np.meshgrid(np.arange(x1 - left, x2 - left, dtype=np.float32), np.arange(y1 - top, y2 - top, dtype=np.float32))
+    x, y = np.meshgrid(
+        np.arange(x1 - left, x2 - left, dtype=np.float32), np.arange(y1 - top, y2 - top, dtype=np.float32)
+    )
     found = remap_cubic(pixels[top:bottom, left:right], x + shift[..., 0], y + shift[..., 1])
     return np.clip(found, 0, 255)
 

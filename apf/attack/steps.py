@@ -10,16 +10,19 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
-from apf.attack.bound import Limits
-from apf.attack.change import FACE_SIDE, KNOTS, Canvas, Change, Drawing, WARP_FEATHER, face_mask, in_colour_back, spread
+from apf.attack.bound import Bound
+from apf.attack.change import FACE_SIDE, KNOTS, WARP_FEATHER, Canvas, Change, Drawing, face_mask, in_colour_back, spread
 from apf.faces import ARCFACE_TEMPLATE, Float32, UInt8, alignment, cut
 from apf.geometry import CROP, Float64, scale_of
-from apf.guides.guide import Guide
 from apf.raster import blurred, reduce_area, remap_cubic, warp_affine
+
+if TYPE_CHECKING:
+    from apf.guides.guide import Guide
 
 #: Spread of the landmarks as another detector finds them, in sides of the face.
 JITTER = 0.02
@@ -48,7 +51,7 @@ class Climb:
     """One face on its way: what is drawn on it so far, and the momentum that it goes on with."""
 
     canvas: Canvas
-    limits: Limits
+    allowed: Bound
     rng: np.random.Generator
     #: Each guide's embedding of the face as it was.
     own: list[Float32]
@@ -62,22 +65,21 @@ class Climb:
     def __post_init__(self) -> None:
         self.momenta = [np.zeros_like(one) for one in self.latents]
         side = self.latents[0].shape[-1]
-        bound = cut(self.canvas.bound[..., None], self.canvas.matrix, unit=255)[..., 0]
-        self.bound = _reduced(bound[..., None], side)[..., 0] * face_mask(side)
+        self.bound = _reduced(self.canvas.template_bound()[..., None], side)[..., 0]
         face = cut(self.canvas.pixels, self.canvas.matrix, unit=255)
         self.slopes = [np.gradient(face, axis=axis).astype(np.float32) for axis in (1, 0)]
 
     @property
     def change(self) -> Change:
         """What the steps have found."""
-        return Change(self.latents[0], self.latents[1] if self.limits.warp > 0 else None)
+        return Change(self.latents[0], self.latents[1] if self.allowed.warp > 0 else None)
 
 
 def start_climb(
     pixels: UInt8,
     matrix: Float64,
     guides: Sequence[Guide],
-    limits: Limits,
+    allowed: Bound,
     *,
     start: Float32 | None = None,
     grey: bool = False,
@@ -89,7 +91,7 @@ def start_climb(
         matrix: (2, 3), photo pixels to template pixels.
         start: (3, 112, 112) in units of the bound, where the steps begin; a little noise where it is None.
     """
-    canvas = Canvas(pixels, matrix, limits)
+    canvas = Canvas(pixels, matrix, allowed)
     content = canvas.pixels.tobytes() + np.round(canvas.matrix, 3).tobytes()
     rng = np.random.default_rng(int.from_bytes(hashlib.sha256(content).digest()[:8], "little"))
     side = min(CROP, max(1, round(CROP / scale_of(canvas.matrix))))
@@ -99,7 +101,7 @@ def start_climb(
     warp = START * rng.standard_normal((2, KNOTS, KNOTS), np.float32)
     crop = seen_by(canvas.pixels.astype(np.float32), canvas.matrix)
     own = [identity(guide, crop) for guide in guides]
-    return Climb(canvas, limits, rng, own, [np.ascontiguousarray(noise), warp], grey)
+    return Climb(canvas, allowed, rng, own, [np.ascontiguousarray(noise), warp], grey)
 
 
 def identity(guide: Guide, crop: Float32) -> Float32:
@@ -109,12 +111,16 @@ def identity(guide: Guide, crop: Float32) -> Float32:
     return unit
 
 
-def climb(face: Climb, guides: Sequence[Guide], steps: int) -> None:
-    """Take so many steps, each smaller than the one before, away from the face's own embeddings."""
+def climb(face: Climb, guides: Sequence[Guide], steps: int, *, room: float = 1.0) -> None:
+    """Take so many steps, each smaller than the one before, away from the face's own embeddings.
+
+    Args:
+        room: the share of the bound that may be used, above 0 to 1.
+    """
     for step in range(steps):
         back = _seen_gradient(face, guides)
         found = [_by_noise(face, back)]
-        if face.limits.warp > 0:
+        if face.allowed.warp > 0:
             found.append(_by_field(face, back))
         for index, one in enumerate(found):
             momentum = face.momenta[index]
@@ -123,12 +129,12 @@ def climb(face: Climb, guides: Sequence[Guide], steps: int) -> None:
             rate = REACH[index] / steps * 2 * (1 - step / steps)
             size = max(float(np.abs(momentum).mean()), TINY)
             face.latents[index] += np.float32(rate) * np.tanh(SOFTNESS / size * momentum)
-            np.clip(face.latents[index], -1, 1, out=face.latents[index])
+            np.clip(face.latents[index], -room, room, out=face.latents[index])
 
 
-def rendered(canvas: Canvas, change: Change, limits: Limits, *, grey: bool = False) -> Float32:
+def rendered(canvas: Canvas, change: Change, allowed: Bound, *, grey: bool = False) -> Float32:
     """The canvas with a change on it: (h, w, 3) float32 in levels, not rounded."""
-    drawing, rect = Drawing(change, canvas, limits, grey=grey), canvas.rect
+    drawing, rect = Drawing(change, canvas, allowed, grey=grey), canvas.rect
     image = canvas.pixels.astype(np.float32)
     if drawing.warps:
         x, y = np.meshgrid(np.arange(rect[2], dtype=np.float32), np.arange(rect[3], dtype=np.float32))
@@ -140,12 +146,12 @@ def rendered(canvas: Canvas, change: Change, limits: Limits, *, grey: bool = Fal
 def through_jpeg(image: Float32, quality: int) -> Float32:
     """(h, w, 3) float32 RGB in levels, rounded and through JPEG."""
     coded = cv2.imencode(".jpg", np.rint(image).astype(np.uint8)[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
-    return np.asarray(cv2.imdecode(coded, cv2.IMREAD_COLOR)[..., ::-1], np.float32)
+    return np.asarray(cv2.imdecode(coded, cv2.IMREAD_COLOR), np.float32)[..., ::-1]
 
 
 def _seen_gradient(face: Climb, guides: Sequence[Guide]) -> Float32:
     """The likeness's gradient by the face in the template, (112, 112, 3), as one view shows it."""
-    image, rng = rendered(face.canvas, face.change, face.limits, grey=face.grey), face.rng
+    image, rng = rendered(face.canvas, face.change, face.allowed, grey=face.grey), face.rng
     if rng.random() < 0.5:
         image = through_jpeg(image, int(rng.integers(QUALITIES[0], QUALITIES[1] + 1)))
     view, soft = random_view(rng), rng.uniform(*SOFT) if rng.random() < 0.5 else 0.0
@@ -155,11 +161,11 @@ def _seen_gradient(face: Climb, guides: Sequence[Guide]) -> Float32:
         gradient = guides[index].climb(crop[None], face.own[index])[1][0]
         total += gradient / max(float(np.abs(gradient).mean()), TINY)
     back = np.ascontiguousarray(_softened(total, soft).transpose(1, 2, 0))
-    return cv2.GaussianBlur(warp_affine(back, view, CROP, CROP), (0, 0), DRAWN)
+    return np.asarray(cv2.GaussianBlur(warp_affine(back, view, CROP, CROP), (0, 0), DRAWN), np.float32)
 
 
 def _softened(crop: Float32, sigma: float) -> Float32:
-    return np.stack([blurred(channel, sigma) for channel in crop]) if sigma else crop
+    return np.stack([blurred(channel, sigma) for channel in crop]).astype(np.float32) if sigma else crop
 
 
 def random_view(rng: np.random.Generator) -> Float64:
@@ -170,7 +176,8 @@ def random_view(rng: np.random.Generator) -> Float64:
     small[:, :2] = mirror @ small[:, :2]
     middle = (CROP - 1) / 2
     affine = np.hstack([small[:, :2], (middle + small[:, 2] * CROP / 2 - small[:, :2] @ (middle, middle))[:, None]])
-    return affine @ np.vstack([fit, (0, 0, 1)])
+    view: Float64 = affine @ np.vstack([fit, (0, 0, 1)])
+    return view
 
 
 def seen_by(image: Float32, matrix: Float64) -> Float32:
@@ -181,7 +188,7 @@ def seen_by(image: Float32, matrix: Float64) -> Float32:
 def _by_noise(face: Climb, gradient: Float32) -> Float32:
     side = face.latents[0].shape[-1]
     found = _reduced(gradient, side).transpose(2, 0, 1) * face.bound
-    return in_colour_back(found, 0.0 if face.grey else face.limits.chroma)
+    return in_colour_back(found, 0.0 if face.grey else face.allowed.chroma)
 
 
 def _by_field(face: Climb, gradient: Float32) -> Float32:

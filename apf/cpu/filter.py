@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from apf.attack.guides import Guides, load_guides
 from apf.clock import StageClock
 from apf.cores import side_by_side
 from apf.cpu.runtime import RuntimeNetwork
 from apf.cpu.sampling import SparseSampling
 from apf.detect import Detector, load_detector
-from apf.errors import RecipeError
 from apf.faces import CROP
 from apf.private.probe import LightProbe
 from apf.recipe import WEIGHTS_DIR, Recipe, ready_recipe
@@ -45,19 +45,21 @@ class CpuFilter:
         """The filter of a recipe (a built-in name, a TOML file, or a Recipe) with the weights that ship.
 
         Raises:
-            RecipeError: the recipe is unknown or does not validate, or asks for refinement, which needs torch.
+            RecipeError: the recipe is unknown or does not validate.
             OtherVersion: the recipe was made for other weights, or by code that does something else to pixels.
             WeightsError: the weights are missing or damaged.
         """
-        found = ready_recipe(recipe)
-        if found.refine_steps:
-            raise RecipeError(f"recipe {found.name!r} has {found.refine_steps} steps of refinement: use apf.Filter")
-        return cls(found)
+        return cls(ready_recipe(recipe))
 
     @cached_property
     def detector(self) -> Detector:
         """The recipe's face detector, loaded on first use; raises DetectorError."""
         return load_detector(self.recipe.detector)
+
+    @cached_property
+    def guides(self) -> Guides:
+        """The recipe's guides, loaded on first use; raises GuideError."""
+        return load_guides(self.recipe)
 
     def perturb(self, crops: Sequence[Float32], clock: StageClock | None = None) -> list[Float32]:
         """The perturbation of each face, independent of the faces around it.

@@ -12,9 +12,8 @@ import numpy as np
 from apf.detectors.pyramid import Found
 from apf.errors import DetectorError
 from apf.faces import UInt8
+from apf.guides.catalogue import PACKS
 
-#: Where insightface itself keeps its packs.
-PACKS = Path("~/.insightface/models")
 #: SCRFD's usual threshold is 0.5; lower for the reason that CenterFace's is.
 THRESHOLD = 0.4
 

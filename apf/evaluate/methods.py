@@ -1,8 +1,8 @@
-"""The rows: nothing, the rivals, and ours by stage, by recipe and by steps of refinement."""
+"""The rows: nothing, the rivals, and ours by stage and by recipe."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -20,17 +20,11 @@ YARDSTICK = "MI-DI-40"
 
 #: Parts of ours: what to change in the recipe, by the name of the row.
 STAGES: dict[str, dict[str, object]] = {
-    "ours: gradient": {"stages": ("gradient",), "refine_steps": 0},
-    "ours: universal": {"stages": ("universal",), "refine_steps": 0},
-    "ours: gradient + universal": {"stages": ("gradient", "universal"), "refine_steps": 0},
-    "ours: gradient + transfer": {"stages": ("gradient", "transfer"), "refine_steps": 0},
+    "ours: gradient": {"stages": ("gradient",)},
+    "ours: universal": {"stages": ("universal",)},
+    "ours: gradient + universal": {"stages": ("gradient", "universal")},
+    "ours: gradient + transfer": {"stages": ("gradient", "transfer")},
 }
-
-#: All stages, with so many steps of refinement.
-STEPS: dict[str, dict[str, object]] = {
-    f"ours: {count} steps of refinement": {"refine_steps": count} for count in (0, 1, 3, 5, 10)
-}
-
 
 #: The middle recipe once more, by the road of private mode.
 PRIVATE = "ours: private"
@@ -67,7 +61,7 @@ def ours(recipes: Sequence[Recipe], device: str = "cpu", precisions: Sequence[st
     whole = [_filter(f"ours: {recipe.name}", recipe, device, curve=recipe.name) for recipe in recipes]
     known = {recipe.id for recipe in recipes}
     private = [Method(PRIVATE, lambda: private_road(base, device), key_of(base, device))] if has_private(base) else []
-    parts = [(name, base.model_copy(update=_fields(update))) for name, update in {**STAGES, **STEPS}.items()]
+    parts = [(name, base.model_copy(update=update)) for name, update in STAGES.items()]
     lower = [_at_precision(base, device, precision) for precision in precisions]
     return [_filter(name, recipe, device) for name, recipe in parts if recipe.id not in known] + [
         *whole,
@@ -106,8 +100,3 @@ def _at_precision(recipe: Recipe, device: str, precision: str) -> Method:
         return Filter.load(recipe, device, precision=cast(Precision, precision)).perturbation
 
     return Method(f"ours: {recipe.name}, {precision}", build, f"{recipe.id} {device} {precision}")
-
-
-def _fields(update: Mapping[str, object]) -> dict[str, object]:
-    """What recipes have of it: one without refinement has no steps to set."""
-    return {name: value for name, value in update.items() if name in Recipe.model_fields}

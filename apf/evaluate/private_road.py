@@ -39,7 +39,7 @@ def private_road(recipe: Recipe, device: str = "cpu", reduction: Reduction = DEF
 
 def has_private(recipe: Recipe) -> bool:
     """Whether the recipe has this road."""
-    return "gradient" in recipe.stages and not recipe.refine_steps
+    return "gradient" in recipe.stages
 
 
 def key_of(recipe: Recipe, device: str, reduction: Reduction = DEFAULT) -> str:

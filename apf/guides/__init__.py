@@ -17,12 +17,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from apf.guides.catalogue import parse_guides
     from apf.guides.guide import Guide
-    from apf.guides.loading import load_guide, parse_guides
+    from apf.guides.loading import load_guide
 
 __all__ = ["Guide", "load_guide", "parse_guides"]
 
-_HOME = {"Guide": "apf.guides.guide", "load_guide": "apf.guides.loading", "parse_guides": "apf.guides.loading"}
+_HOME = {"Guide": "apf.guides.guide", "load_guide": "apf.guides.loading", "parse_guides": "apf.guides.catalogue"}
 
 
 def __getattr__(name: str) -> Any:

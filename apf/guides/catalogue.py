@@ -12,6 +12,8 @@ from pathlib import Path
 from apf.errors import GuideError
 from apf.recipe import WEIGHTS_DIR
 
+#: Where InsightFace keeps its packs.
+PACKS = Path("~/.insightface/models")
 #: Where dlib's network lies. The package is only looked for: its own code does not run.
 PACKAGE, FILE = "face_recognition_models", "models/dlib_face_recognition_resnet_model_v1.dat"
 
@@ -123,3 +125,52 @@ def _digest(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
         return ""
+
+
+def parse_guides(text: str) -> tuple[str, ...]:
+    """The names in a list like `dlib,probe,/path/x.onnx`, as `APF_GUIDES` and a recipe's `guides` have it.
+
+    Raises:
+        GuideError: one is empty, or there twice.
+    """
+    names = [name.strip() for name in text.split(",")] if text.strip() else []
+    for index, name in enumerate(names):
+        if not name or name in names[:index]:
+            raise GuideError(f"guides {text!r}: {name!r} is {'there twice' if name else 'no name'}; list each once")
+    return tuple(names)
+
+
+def guide_digest(name: str) -> str:
+    """The SHA-256 of a guide's files: of its weights, and of what lies beside them about how it is fed.
+
+    Raises:
+        GuideError: it is unknown, or a file cannot be read.
+    """
+    if name == DLIB.name:
+        return DLIB.sha256
+    if name in FETCHED:
+        return FETCHED[name].sha256
+    if name == "probe":
+        return _digest(WEIGHTS_DIR / "probe.safetensors")
+    if name.endswith(".onnx"):
+        path = Path(name).expanduser()
+        files = [path, *(one for one in (path.with_suffix(".json"), path.with_name("models.json")) if one.exists())]
+        files = files[:2]  # the one that is read
+    elif folder := pack_folder(name):
+        files = sorted(folder.glob("*.onnx"))
+    else:
+        known = ", ".join(["dlib", "probe", *FETCHED])
+        raise GuideError(
+            f"no guide named {name!r}: use one of {known}, an ONNX file (a path that ends in .onnx), or an InsightFace "
+            f"pack (its folder, or its name in {PACKS})"
+        )
+    digests = {file: _digest(file) for file in files}
+    for file, digest in digests.items():
+        if not digest:
+            raise GuideError(f"guide {file} cannot be read: name an ONNX file that is there")
+    return hashlib.sha256(" ".join(digests.values()).encode()).hexdigest()
+
+
+def pack_folder(name: str) -> Path | None:
+    """The folder of an InsightFace pack by its name or path; None where there is none."""
+    return next((folder for folder in (Path(name).expanduser(), PACKS.expanduser() / name) if folder.is_dir()), None)

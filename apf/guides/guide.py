@@ -19,7 +19,6 @@ from apf.guides.spec import InputSpec
 from apf.private.probe import GRADIENT_ONNX
 from apf.recipe import WEIGHTS_DIR, check_file
 
-
 #: Of networks whose embeddings of strangers are at right angles, as ArcFace's losses make them.
 NO_CENTRE: Float32 = np.zeros(1, np.float32)
 #: Cosine from which such networks take two faces for one person's, at a false accept rate of 1e-3 to 1e-2.

@@ -11,9 +11,8 @@ import numpy as np
 import onnx
 from pydantic import ValidationError
 
-from apf.detectors.insightface_pack import PACKS
 from apf.errors import GuideError
-from apf.guides.catalogue import DLIB, FETCHED, Known, fetched_path
+from apf.guides.catalogue import DLIB, FETCHED, PACKS, Known, fetched_path, pack_folder
 from apf.guides.dlib_file import read_dlib
 from apf.guides.guide import Guide, ProbeGuide, RuntimeGuide, Source
 from apf.guides.spec import InputSpec
@@ -22,19 +21,6 @@ from apf.guides.spec import InputSpec
 DLIB_THRESHOLD = 0.48
 #: A pack's recogniser is the one whose input has this many rows and columns; its detector's and others' differ.
 PACK_SIDE = 112
-
-
-def parse_guides(text: str) -> tuple[str, ...]:
-    """The names in a list like `dlib,probe,/path/x.onnx`, as `APF_GUIDES` and a recipe's `guides` have it.
-
-    Raises:
-        GuideError: one is empty, or there twice.
-    """
-    names = [name.strip() for name in text.split(",")] if text.strip() else []
-    for index, name in enumerate(names):
-        if not name or name in names[:index]:
-            raise GuideError(f"guides {text!r}: {name!r} is {'there twice' if name else 'no name'}; list each once")
-    return tuple(names)
 
 
 def load_guide(name: str, device: str = "cpu") -> Guide:
@@ -66,9 +52,8 @@ def find_source(name: str) -> Source:
         return _fetched(FETCHED[name])
     if name.endswith(".onnx"):
         return _file(Path(name).expanduser())
-    for folder in (Path(name).expanduser(), PACKS.expanduser() / name):
-        if folder.is_dir():
-            return _pack(folder)
+    if folder := pack_folder(name):
+        return _pack(folder)
     raise GuideError(
         f"no guide named {name!r}: use one of {', '.join(['dlib', 'probe', *FETCHED])}, an ONNX file (a path that ends "
         f"in .onnx), or an InsightFace pack (its folder, or its name in {PACKS})"

@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from apf.attack.bound import Bound
+from apf.attack.change import Canvas, Change, in_colour
 from apf.detectors.pyramid import PyramidDetector
 from apf.errors import DetectorError, OtherVersion, PrivateFileError, WeakPerturbation
 from apf.faces import CROP, Face, Float32, Float64, align, alignment
@@ -43,6 +45,8 @@ class _Seen:
     faces: Sequence[Face]
     matrices: Sequence[Float64]
     crops: Sequence[Float32]
+    #: How far each pixel of each crop may move, (112, 112), in units of the recipe's epsilon.
+    bounds: Sequence[Float32]
 
 
 class Device:
@@ -156,20 +160,23 @@ class Device:
         return within(epsilon * self._probe.gradient(crop, epsilon, self._recipe.stages)[:REACHED], epsilon)
 
     def _published(self, seen: _Seen, deltas: Sequence[Float32], data: bytes) -> ProtectedPhoto:
-        protected = pasted(seen.photo, seen.faces, seen.matrices, deltas, self._recipe)
+        changes = [Change(delta / np.float32(self._recipe.epsilon)) for delta in deltas]
+        protected = pasted(seen.photo, seen.faces, seen.matrices, changes, self._recipe)
         return published(protected, self._recipe, bytes_in=len(data))
 
     def _look(self, data: bytes) -> _Seen:
         photo = decode(data, self._limits, keep_metadata=self._recipe.keep_metadata)
         faces = self._detector.detect([photo.pixels])[0]
         matrices = [alignment(face.landmarks) for face in faces]
-        return _Seen(photo, faces, matrices, [align(photo.pixels, matrix) for matrix in matrices])
+        allowed = Bound.of(self._recipe)
+        bounds = [Canvas(photo.pixels, matrix, allowed).template_bound() / allowed.epsilon for matrix in matrices]
+        return _Seen(photo, faces, matrices, [align(photo.pixels, matrix) for matrix in matrices], bounds)
 
     def _check_effect(self, seen: _Seen, deltas: Float32) -> None:
-        for face, crop, delta in zip(seen.faces, seen.crops, deltas, strict=True):
+        for face, crop, bound, delta in zip(seen.faces, seen.crops, seen.bounds, deltas, strict=True):
             own = self._probe.embedding(crop)
-            possible = self._fall(crop, own, self._own(crop), seen.photo)
-            if possible >= LEAST_FALL and self._fall(crop, own, delta, seen.photo) < LEAST_SHARE * possible:
+            possible = self._fall(crop, own, self._own(crop) * bound, seen.photo)
+            if possible >= LEAST_FALL and self._fall(crop, own, delta * bound, seen.photo) < LEAST_SHARE * possible:
                 x1, y1, x2, y2 = (round(edge) for edge in face.box)
                 raise WeakPerturbation(
                     f"the perturbation protects the face at x {x1} to {x2}, y {y1} to {y2} less than this device could "
@@ -179,7 +186,7 @@ class Device:
 
     def _fall(self, crop: Float32, own: Float32, delta: Float32, photo: Photo) -> float:
         """By how much a perturbation lowers the probe's similarity of a face to its own embedding, 0 to 2."""
-        change = delta.mean(0, keepdims=True) if photo.grey else delta
+        change = in_colour(delta, 0.0 if photo.grey else self._recipe.chroma)
         changed = self._probe.embedding(np.clip(crop + change, 0, 1))
         return 1 - float(changed @ own)
 

@@ -13,8 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from apf.faces import CORRECTIONS, CROP, FEATHER
+from apf.attack.change import EDGE
+from apf.faces import CROP
 from apf.train import augment
+
+#: How often what pasting and cutting out loses of a perturbation is added: the weights that ship were trained so.
+CORRECTIONS = 2
 
 #: Photo pixels a template pixel, drawn evenly on a logarithmic scale: faces of 40 to 280 pixels. Larger ones lose no
 #: more than those.
@@ -53,7 +57,8 @@ class Place:
     def edge(self) -> Tensor:
         """(B, 1, side, side): 1 well inside the template, fading to 0 at its edge, as pasting does."""
         depth = CROP / 2 * (1 - _grid(self.to_template, self.side).abs().amax(-1))
-        return (depth / FEATHER).clamp(0, 1)[:, None]
+        faded: Tensor = (depth / EDGE).clamp(0, 1)[:, None]
+        return faded
 
     def cut(self, photos: Tensor, to_template: Tensor | None = None) -> Tensor:
         """Photos (B, C, side, side) to aligned pictures (B, C, 112, 112), by these maps or by others'."""

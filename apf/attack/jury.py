@@ -1,0 +1,54 @@
+"""How much of a face's likeness is left: what recognisers say of it as it would be published."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from apf.attack.steps import TINY, Climb, identity, random_view, rendered, seen_by, through_jpeg
+from apf.faces import Float32
+
+if TYPE_CHECKING:
+    from apf.guides.guide import Guide
+
+#: JPEG quality that the jury sees the face through, and the views besides the plain one.
+QUALITY, VIEWS = 85, 2
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the jury says of one protected face."""
+
+    #: The largest likeness that a juror sees, in units of what it takes for one person: from 1 on it knows the face.
+    likeness: float
+    #: Whether the jurors are other recognisers than those that the steps climbed on.
+    independent: bool
+
+    @property
+    def weak(self) -> bool:
+        """Whether a juror still knows the face."""
+        return self.likeness >= 1
+
+
+def verdict(face: Climb, jury: Sequence[Guide], known: Sequence[Float32], *, independent: bool) -> Verdict:
+    """The verdict on a face as it stands: drawn, through JPEG, aligned as it was and by other landmarks.
+
+    Args:
+        known: each juror's identity of the face as it was (`apf.attack.steps.identity`).
+        independent: the jurors were not climbed on.
+    """
+    image = through_jpeg(rendered(face.canvas, face.change, face.allowed, grey=face.grey), QUALITY)
+    whole = np.vstack([face.canvas.matrix, (0, 0, 1)])
+    # Views of its own, so that being judged does not change the steps that follow.
+    rng = np.random.default_rng(0)
+    views = [np.eye(2, 3), *(random_view(rng) for _ in range(VIEWS))]
+    crops = [seen_by(image, view @ whole) for view in views]
+    found = [
+        float(identity(juror, crop) @ own) / max(juror.threshold, TINY)
+        for juror, own in zip(jury, known, strict=True)
+        for crop in crops
+    ]
+    return Verdict(max(found, default=float("inf")), independent)
