@@ -19,6 +19,7 @@ from tests.conftest import RedisServer, _free_ports, _redis_binary
 from tests.faults.world import World, closing_world, photos
 from workers.app import make_app
 from workers.job import ShardJob
+from workers.presence import listeners
 from workers.sending import BrokerError, Sender, waiting
 from workers.settings import Settings
 
@@ -100,6 +101,7 @@ def test_a_user_of_our_keys_alone_is_enough(redis_server: RedisServer, tmp_path:
         try:
             _road(redis_server, tmp_path)
             assert {key.split(b":")[0] for key in admin.scan_iter()} <= {b"apf"}
+            assert listeners(admin, "apf:"), "a worker may say that it listens"
             with closing(redis.Redis(port=redis_server.port, username="apf", password="secret")) as client:
                 with pytest.raises(redis.exceptions.NoPermissionError):
                     client.set("elsewhere", "x")
