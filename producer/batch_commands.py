@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from enum import StrEnum
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -12,6 +13,7 @@ import typer
 from producer import batch as batches
 from producer.batch import Asked
 from producer.callback_command import await_callback, check_callback_here
+from producer.listening import Notices, listening
 from producer.parts import missing_worker_parts
 from producer.report import LONGEST_PAUSE_S, POLL_S, finish, follow
 from producer.terminal import (
@@ -162,7 +164,8 @@ def _run(
     with _resume_hint(ledger, batch_id):
         if settings.broker_url:
             send(sender)
-            summary = follow(watch, every_s=POLL_S, show=not as_json, on_poll=mind) if wait else watch.poll()
+            follow_it = partial(follow, watch, every_s=POLL_S, show=not as_json, on_poll=mind)
+            summary = follow_it(notice=Notices(ledger, settings)) if wait else watch.poll()
         else:
             with embedded_worker(celery) as worker:
 
@@ -177,7 +180,7 @@ def _run(
                 summary = await_callback(watch, summary, sender.callback, worker.check)
     if summary.done:
         close(ledger, summary.batch, settings, sender.callback if settings.broker_url else None)
-    finish(summary, as_json=as_json, waited=wait)
+    finish(summary, as_json=as_json, waited=wait, heard=listening(ledger, summary, settings))
 
 
 @contextmanager

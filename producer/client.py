@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -57,6 +57,8 @@ class Submitted:
     destination: str
     #: How many photos it has; None where a worker has yet to list the source.
     photos: int | None
+    #: Photos that were named and are not there, where that is no error.
+    missing: tuple[str, ...] = ()
 
 
 class Client:
@@ -200,7 +202,7 @@ class Client:
         is_other = batch.source != canonical_url(source) or batch.private != private
         if is_other or not named <= set(photos or ()) or bool(named) != bool(photos):
             raise BadRequest(f"batch {batch_id!r} is another one already, of {batch.source}: take an id of its own")
-        return _submitted(batch)
+        return _submitted(batch, photos or ())
 
     def _submit_all(self, source: str, destination: str, asked: Asked, batch_id: str | None) -> Submitted:
         ledger, batch = new_batch(source, destination, asked, self._settings, batch_id=batch_id)
@@ -237,7 +239,7 @@ class Client:
             plan_named(ledger, batch)
             for shard in range(batch.shards):
                 self._sender(job_of(ledger, batch, shard))
-        return _submitted(batch)
+        return _submitted(batch, keys)
 
     @contextmanager
     def _taken_back(self, ledger: Ledger, batch: Batch) -> Iterator[None]:
@@ -332,5 +334,6 @@ def _found(store: Store, keys: Sequence[str], *, refuse: bool) -> list[PhotoRef]
     return [PhotoRef(key=info.key, etag=info.etag, size=info.size) for info in infos if info is not None]
 
 
-def _submitted(batch: Batch) -> Submitted:
-    return Submitted(batch.id, batch.destination, batch.photos if batch.planned else None)
+def _submitted(batch: Batch, named: Iterable[str] = ()) -> Submitted:
+    missing = set(named) - {ref.key for ref in batch.named}
+    return Submitted(batch.id, batch.destination, batch.photos if batch.planned else None, tuple(sorted(missing)))

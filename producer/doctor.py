@@ -17,17 +17,17 @@ from apf.recipe import check_weights, weights_digest
 from producer.doctor_store import LARGEST_SKEW, examine_ledger, examine_store
 from producer.finding import Finding
 from producer.parts import missing_worker_parts
-from workers.app import redis_tls
 from workers.asking import check_ledger_place
 from workers.errors import SettingsError
-from workers.sending import queue_fault
+from workers.lanes import all_queues
+from workers.presence import listeners, look
+from workers.redis_url import ASKABLE, CERT_REQS, open_redis, redis_tls
+from workers.sending import BrokerError, queue_fault
 from workers.settings import Settings, check_worker
 
 #: The oldest major version that this was tried with.
 OLDEST_REDIS = 6
 SLOW_ANSWER_S = 0.05
-#: Queues that redis-py alone can ask.
-ASKABLE = ("redis://", "rediss://")
 
 
 def examine(settings: Settings, urls: Iterable[str]) -> list[Finding]:
@@ -96,7 +96,7 @@ def check_eviction(settings: Settings) -> None:
 
 
 def _client(url: str, settings: Settings) -> redis.Redis:
-    return redis.Redis.from_url(url, socket_timeout=5, socket_connect_timeout=5, **redis_tls(settings))
+    return open_redis(url, settings, socket_timeout=5, socket_connect_timeout=5)
 
 
 def _redis(client: redis.Redis, settings: Settings) -> Iterator[Finding]:
@@ -107,14 +107,17 @@ def _redis(client: redis.Redis, settings: Settings) -> Iterator[Finding]:
         "queue persistence": _persistence,
         "queue latency": _latency,
         "queue clock": _clock,
+        "queue workers": lambda client: _workers(client, settings),
     }
     for check, ask in asked.items():
         try:
             yield ask(client)
         except redis.exceptions.NoPermissionError as error:
             yield Finding(check, True, f"answers, but this user may not ask for it ({error}): not checked")
-    if not settings.broker_url or settings.broker_url.startswith("redis://"):
+    if not (tls := redis_tls(settings)):
         yield Finding("queue encryption", True, "none: fine on a private network, else use rediss://")
+    elif tls[CERT_REQS] == "none":
+        yield Finding("queue encryption", True, "with whoever answers: ssl_cert_reqs=none verifies no certificate")
 
 
 def _version(client: redis.Redis) -> Finding:
@@ -147,6 +150,18 @@ def _clock(client: redis.Redis) -> Finding:
     skew = abs(datetime.now(UTC) - datetime.fromtimestamp(whole + micro / 1e6, UTC))
     late = "" if skew < LARGEST_SKEW else ": set both by NTP"
     return Finding("queue clock", not late, f"{skew.total_seconds():.0f} s from this machine's{late}")
+
+
+def _workers(client: redis.Redis, settings: Settings) -> Finding:
+    """Whether each queue has a worker that listens."""
+    try:
+        missing = look(client, all_queues(), settings)
+    except BrokerError as error:
+        return Finding("queue workers", True, f"not known, as workers cannot be asked: {error}")
+    if missing:
+        return Finding("queue workers", False, "; ".join(map(str, missing)) + ": start one with `apf worker`")
+    count = sum(one.listens for one in listeners(client, settings.broker_key_prefix))
+    return Finding("queue workers", True, f"{count or 'those of an older version'} listen, and every queue has one")
 
 
 def _answer_time(client: redis.Redis) -> float:

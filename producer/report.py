@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import NoReturn
 
 import typer
@@ -12,6 +13,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from apf.recipe import other_version
+from producer.listening import Listening
 from producer.terminal import DONE, SOME_FAILED, console
 from workers.callback import Callback
 from workers.errors import StoreUnavailable
@@ -35,12 +37,14 @@ def follow(
     every_s: float,
     show: bool,
     on_poll: Callable[[], object] = lambda: None,
+    notice: Callable[[BatchSummary], str] = lambda _: "",
     pause: Callable[[float], object] = time.sleep,
 ) -> BatchSummary:
     """Look until no photo is pending, or the batch is stopped; with a bar where `show` is set.
 
     Args:
         every_s: between two looks at first; later it is longer, as each look costs the store some requests.
+        notice: what people should know of a batch that is not done; empty: nothing new.
         pause: waits for so many seconds, or less where there is something to see.
     """
     with _bar(show) as progress:
@@ -61,6 +65,9 @@ def follow(
             progress.update(task, completed=done, total=summary.photos or None, faces=faces, rate=rate)
             if summary.done or summary.stopped:
                 return summary
+            with suppress(StoreUnavailable):  # the next look says it
+                if text := notice(summary):
+                    progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
             pause(max(every_s, min(LONGEST_PAUSE_S, PATIENCE * (time.monotonic() - started))))
 
 
@@ -156,11 +163,18 @@ def is_short(summary: BatchSummary) -> bool:
     return bool(summary.failed or summary.missing or summary.left_out.total)
 
 
-def finish(summary: BatchSummary, *, as_json: bool, waited: bool = False) -> NoReturn:
-    """The end of a command about one batch: what became of it, on the terminal or as JSON, and the exit status."""
+def finish(summary: BatchSummary, *, as_json: bool, waited: bool = False, heard: Listening | None = None) -> NoReturn:
+    """The end of a command about one batch: what became of it, on the terminal or as JSON, and the exit status.
+
+    Args:
+        heard: whether somebody listens for what is left.
+    """
+    heard = heard or Listening()
     if as_json:
-        print(json.dumps(json_object(summary)))
+        print(json.dumps({**json_object(summary), "no_worker": heard.as_json()}))
     else:
         print_summary(summary)
+        if text := str(heard):
+            console.print(f"[yellow]{escape(text)}[/yellow]", highlight=False, soft_wrap=True)
     left = waited and (summary.pending or summary.stopped)
     raise typer.Exit(SOME_FAILED if is_short(summary) or left else DONE)

@@ -11,6 +11,7 @@ from typing import NoReturn
 import typer
 
 from producer.callback_command import await_callback
+from producer.listening import Notices
 from producer.parts import missing_worker_parts
 from producer.report import follow, is_short, print_summary
 from producer.terminal import DONE, INTERRUPTED, SOME_FAILED, refuse, say
@@ -83,7 +84,8 @@ def _followed(ledger: Ledger, batch_id: str, settings: Settings, *, show: bool) 
     celery = make_app(settings)
     sender = Sender(celery)
     mind = minder(ledger, batch_id, sender, settings, lambda: waiting(celery), sender.plan)
-    return follow(BatchWatch(ledger, batch_id), every_s=POLL_S, show=show, on_poll=mind)
+    notice = Notices(ledger, settings)
+    return follow(BatchWatch(ledger, batch_id), every_s=POLL_S, show=show, on_poll=mind, notice=notice)
 
 
 def _done_here(batches: dict[str, Ledger], settings: Settings, *, show: bool) -> Iterator[BatchSummary]:

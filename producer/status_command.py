@@ -1,4 +1,4 @@
-"""`apf status`: how far a batch is. It only reads the ledger, and loads no queue."""
+"""`apf status`: how far a batch is, by the ledger, and whether a worker listens for what is left, by the queue."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from producer.listening import Notices, listening
 from producer.report import POLL_S, finish, follow, is_short, print_failures
 from producer.terminal import DONE, SOME_FAILED, AsJson, Destination, errors_end_the_command
 from workers.asking import find_batch
@@ -25,10 +26,11 @@ def status(
     settings = load_settings()
     ledger, batch_id = find_batch(destination, batch, settings)
     if watch:
-        summary = follow(BatchWatch(ledger, batch_id), every_s=POLL_S, show=not as_json)
+        notice = Notices(ledger, settings)
+        summary = follow(BatchWatch(ledger, batch_id), every_s=POLL_S, show=not as_json, notice=notice)
     else:
         summary = BatchWatch(ledger, batch_id).poll(running=True)
     if failed and not as_json:
         print_failures(summary)
         raise typer.Exit(SOME_FAILED if is_short(summary) else DONE)
-    finish(summary, as_json=as_json)
+    finish(summary, as_json=as_json, heard=listening(ledger, summary, settings))

@@ -126,7 +126,7 @@ def test_bucket_queue_and_worker_give_the_same_pixels_as_a_folder_alone(
         assert head["ContentType"] == "image/png"
         again = apf_json("protect", source, destination, code=1, **variables)
         assert (again["protected"], again["skipped"], again["failed"]) == (0, 4, 1)
-    doctor = apf_json("doctor", source, **variables)
+        doctor = apf_json("doctor", source, **variables)
     assert all(finding["ok"] for finding in doctor)
 
 

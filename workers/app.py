@@ -8,6 +8,7 @@ from kombu import Exchange, Queue
 from workers import traces
 from workers.job import INTERACTIVE
 from workers.lanes import all_queues
+from workers.redis_url import redis_tls, without_tls
 from workers.settings import Settings
 
 TASK = "workers.tasks.protect_shard"
@@ -28,7 +29,8 @@ def make_app(settings: Settings) -> Celery:
     """
     if settings.otel:
         traces.start()
-    app = Celery("apf", broker=settings.broker_url or EMBEDDED_BROKER, backend=None)
+    tls = redis_tls(settings)
+    app = Celery("apf", broker=without_tls(settings.broker_url or EMBEDDED_BROKER), backend=None)
     app.conf.update(
         imports=("workers.tasks",),
         # The ledger is the truth; nobody reads a result, and none is stored.
@@ -39,7 +41,7 @@ def make_app(settings: Settings) -> Celery:
         broker_pool_acquire_timeout=30,
         worker_hijack_root_logger=False,
         worker_send_task_events=True,
-        **({"broker_use_ssl": redis_tls(settings)} if redis_tls(settings) else {}),
+        **({"broker_use_ssl": tls} if tls else {}),
         **_schedule(settings),
         **_messages(),
         **_delivery(settings),
@@ -105,14 +107,6 @@ def _delivery(settings: Settings) -> dict[str, object]:
         "worker_soft_shutdown_timeout": settings.shutdown_grace_s,
         "worker_enable_soft_shutdown_on_idle": True,
     }
-
-
-def redis_tls(settings: Settings) -> dict[str, object]:
-    """How a rediss:// server's certificate is verified; empty where there is none."""
-    if not (settings.broker_url or "").startswith("rediss://"):
-        return {}
-    own = {"ssl_ca_certs": settings.broker_ca_file} if settings.broker_ca_file else {}
-    return {"ssl_cert_reqs": "required", "ssl_check_hostname": True, **own}
 
 
 def _transport(settings: Settings) -> dict[str, object]:

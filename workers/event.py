@@ -93,7 +93,7 @@ class Event(_Part):
     version: Literal[1] = VERSION
     #: When the event happened: ISO 8601 with its offset.
     timestamp: str
-    #: Null in a test.
+    #: Of a test: of a batch that never was. Null in a test of older versions.
     data: BatchDone | None
 
 
@@ -103,8 +103,34 @@ def schema() -> str:
 
 
 def trial() -> bytes:
-    """What `apf callback test` posts."""
-    return _encoded(Event(type="test", timestamp=_moment(), data=None))
+    """What `apf callback test` posts: all that a batch's end has, of two photos that are nowhere."""
+    reason = "the picture ends too early: save it again"
+    data = BatchDone(
+        batch="test",
+        source="s3://test-uploads",
+        destination="s3://test-public",
+        recipe="standard",
+        recipe_id="test",
+        lane="interactive",
+        tenant="test",
+        photos=2,
+        protected=1,
+        no_face=0,
+        skipped=0,
+        failed=1,
+        missing=0,
+        ignored=0,
+        faces=1,
+        note="a test, of photos that are nowhere",
+        wall_seconds=1.204,
+        failures=[FailedPhoto(key="test/2.jpg", reason=reason, attempts=1, transient=False)],
+        failures_truncated=False,
+        results=[
+            PhotoResult(key="test/1.jpg", outcome="protected", reason=None, faces=1, bytes_in=81231, bytes_out=90112),
+            PhotoResult(key="test/2.jpg", outcome="failed", reason=reason, faces=0, bytes_in=0, bytes_out=0),
+        ],
+    )
+    return _encoded(Event(type="test", timestamp=_moment(), data=data))
 
 
 def is_of(body: bytes, batch: Batch) -> bool:

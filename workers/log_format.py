@@ -22,6 +22,7 @@ from celery.signals import (
 from celery.utils.log import ColorFormatter, get_multiprocessing_logger
 from pythonjsonlogger.json import JsonFormatter
 
+from workers.app import RECONCILE, RUN_SCHEDULES
 from workers.context import NAMES, current, take_over
 from workers.logs import install, masked
 from workers.settings import load_settings
@@ -29,6 +30,8 @@ from workers.settings import load_settings
 #: Where a record carries what its thread was at (`workers.context`).
 AT = "apf_at"
 
+#: Tasks that `apf beat` sends once a minute.
+LOOKS = (RECONCILE, RUN_SCHEDULES)
 #: Celery's own lines name a task by a field of theirs.
 _CELERY_DATA, _CELERY_TASK = "data", "id"
 
@@ -70,6 +73,21 @@ def _facts(record: logging.LogRecord) -> dict[str, object]:
     if "task" not in facts and isinstance(data, dict) and _CELERY_TASK in data:
         facts["task"] = data[_CELERY_TASK]
     return facts
+
+
+class NothingDone(logging.Filter):
+    """Leaves away that a look at schedules or open batches was begun, and that it ended with nothing to do."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        data = getattr(record, _CELERY_DATA, None)
+        if record.levelno > logging.INFO or not isinstance(data, dict) or data.get("name") not in LOOKS:
+            return True
+        return bool(data.get("return_value", "{}") != "{}")
+
+
+# Celery logs there that a task was received, and how it ended.
+for _name in ("celery.worker.strategy", "celery.app.trace"):
+    logging.getLogger(_name).addFilter(NothingDone())
 
 
 def format_lines(logger: logging.Logger) -> None:

@@ -13,6 +13,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from workers.address import AddressPolicy, check_allowed_hosts
 from workers.allowed import EVERYTHING
 from workers.errors import CallbackError, SettingsError, StoreError
+from workers.redis_url import REDIS_PYS, check_query
 from workers.signature import parse_secrets
 from workers.store import S3Options, canonical_url
 from workers.webhook import Posting
@@ -173,6 +174,13 @@ class Settings(BaseSettings):
                 "is malformed: write it as redis://user:password@host:port/0, with / # ? @ in the password as "
                 "%2F %23 %3F %40"
             ) from None
+        check_query(url or "")
+        return url
+
+    @field_validator("listen_redis_url")
+    @classmethod
+    def _query_is_known(cls, url: str | None) -> str | None:
+        check_query(url or "", more=REDIS_PYS)
         return url
 
     @field_validator("allowed_urls")

@@ -19,6 +19,7 @@ from celery.worker import state
 
 from apf.errors import OtherVersion
 from workers import (  # noqa: F401  all but metrics for what they do on Celery's signals
+    heartbeat,
     log_format,
     metrics,
     metrics_server,

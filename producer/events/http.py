@@ -12,7 +12,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from producer.events.formats import MAX_BODY_BYTES
-from producer.events.intake import Intake, Stopping
+from producer.events.intake import Intake, Stopping, Taken
 from producer.events.metrics import REFUSED
 from producer.events.notice import MalformedEvent, unforeseen
 from producer.events.signature import Gate, Unauthorized
@@ -101,7 +101,7 @@ class EventsApp:
         # Not with the answer: a store that hangs would have ever more photos wait here.
         future.add_done_callback(lambda _: self._places.release())
         try:
-            return HTTPStatus.OK, {"photos": future.result(ANSWER_WITHIN_S)}, []
+            return _told(future.result(ANSWER_WITHIN_S))
         except NotInTime:
             return self._later(f"not done in {ANSWER_WITHIN_S} s")
         except WorkerError as error:  # the intake has logged its words, with keys hidden
@@ -126,6 +126,13 @@ class EventsApp:
 
 def _says(status: HTTPStatus, error: str, headers: list[tuple[str, str]] | None = None) -> Answer:
     return status, {"error": error}, headers or []
+
+
+def _told(taken: Taken) -> Answer:
+    """What became of each object. One that is not there has a status of success: a store would send it for ever."""
+    results = [{"bucket": bucket, "key": key, "result": result} for (bucket, key), result in taken.results.items()]
+    says = {"photos": taken.photos, "results": results, "malformed": list(taken.malformed)}
+    return HTTPStatus.MULTI_STATUS if taken.is_short else HTTPStatus.OK, says, []
 
 
 def _headers(environ: WSGIEnvironment) -> dict[str, str]:

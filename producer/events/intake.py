@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -26,8 +26,14 @@ from workers.logs import keys_hidden
 
 log = logging.getLogger(__name__)
 
+#: What becomes of an object, as metrics and answers have it; `Ignored` has the rest.
+SUBMITTED, MISSING, DUPLICATE = "submitted", "missing", "duplicate"
 #: Batches that are submitted at once: one that waits for a slow store does not hold up the others.
 SUBMITTERS = 4
+
+
+#: Of a message's objects, by bucket and key.
+Results = dict[tuple[str, str], str]
 
 
 class Stopping(WorkerError):
@@ -45,8 +51,8 @@ class NotSubmitted(WorkerError):
 class Submit(Protocol):
     """Submits photos of a route as one batch on the interactive lane."""
 
-    def __call__(self, route: Route, photos: Sequence[str], *, tenant: str) -> int:
-        """How many photos the batch has; those that are gone already are left out, and no photo makes no batch.
+    def __call__(self, route: Route, photos: Sequence[str], *, tenant: str) -> frozenset[str]:
+        """The photos that are not there, and are left out; no photo makes no batch.
 
         Raises:
             WorkerError: nothing is submitted, or not for sure.
@@ -63,14 +69,37 @@ class Gathering:
     tenant_segments: int = 0
 
 
+@dataclass(frozen=True)
+class Taken:
+    """What became of the objects of a message that is done with."""
+
+    #: By bucket and key, in the event's order: "submitted", "missing", "duplicate", or why it is left alone.
+    results: Mapping[tuple[str, str], str]
+    #: Why records are left out that no object could be read from.
+    malformed: Sequence[str] = ()
+
+    @property
+    def photos(self) -> int:
+        """How many are in a ledger now."""
+        return sum(result == SUBMITTED for result in self.results.values())
+
+    @property
+    def is_short(self) -> bool:
+        """Whether an object is not there, or a record is left out."""
+        return MISSING in self.results.values() or bool(self.malformed)
+
+
 @dataclass(eq=False)
 class _Ticket:
     """A message with photos in some groups."""
 
     source: str
-    #: Of its photos, below their routes' sources.
-    keys: list[str]
-    future: Future[int] = field(default_factory=Future)
+    #: Of its photos, by route and key below its source.
+    photos: dict[tuple[Route, str], Created]
+    #: As in `Taken`, of what is decided already.
+    results: dict[tuple[str, str], str]
+    malformed: Sequence[str]
+    future: Future[Taken] = field(default_factory=Future)
     #: Groups not yet done with, and one for `take` itself: or a first group that is done soon would settle it.
     left: int = 1
     error: WorkerError | None = None
@@ -80,7 +109,12 @@ class _Ticket:
         if self.error:
             self.future.set_exception(self.error)
         else:
-            self.future.set_result(len(self.keys))
+            self.future.set_result(Taken(self.results, self.malformed))
+
+    def note_missing(self, route: Route, keys: Iterable[str]) -> None:
+        for key in keys:
+            event = self.photos[route, key]
+            self.results[event.bucket, event.key] = MISSING
 
 
 @dataclass(eq=False)
@@ -95,6 +129,8 @@ class _Group:
     photos: dict[str, Created] = field(default_factory=dict)
     #: Which of them each message told of.
     tickets: dict[_Ticket, set[str]] = field(default_factory=dict)
+    #: Which of them turned out not to be there.
+    missing: set[str] = field(default_factory=set)
 
 
 class Intake:
@@ -118,8 +154,8 @@ class Intake:
         self._clock = threading.Thread(target=self._gather, name="gather", daemon=True)
         self._clock.start()
 
-    def take(self, body: bytes | str, source: str) -> Future[int]:
-        """A future of how many photos of this message are in a ledger now; it raises WorkerError if they are not.
+    def take(self, body: bytes | str, source: str) -> Future[Taken]:
+        """A future of what became of this message's photos, once they are in a ledger; else it raises WorkerError.
 
         Args:
             source: names where the message came from, for metrics.
@@ -133,10 +169,12 @@ class Intake:
         notice = understand(body)
         self._tell(notice, source)
         self._marks.forget(notice.removed)
-        wanted = self._new(self._routed(notice.created, source), source)
-        ticket = _Ticket(source, [key for _, key, _ in wanted])
+        # A message may tell of one object twice: what is new of it counts.
+        results = {(event.bucket, event.key): SUBMITTED for event in notice.created}
+        wanted = self._new(self._routed(notice.created, source, results), source, results)
+        ticket = _Ticket(source, {(route, key): event for route, key, event in wanted}, results, notice.malformed)
         if not wanted:
-            ticket.future.set_result(0)
+            ticket.settle()
             return ticket.future
         with self._changed:
             if self._stopping:
@@ -165,20 +203,26 @@ class Intake:
         EVENTS.labels(source, "other").inc(notice.other)
         EVENTS.labels(source, "removed").inc(len(notice.removed))
 
-    def _routed(self, events: Sequence[Created], source: str) -> list[tuple[Route, str, Created]]:
+    def _routed(self, events: Sequence[Created], source: str, results: Results) -> list[tuple[Route, str, Created]]:
         found = []
         for event in events:
             place = self._routes.find(event.bucket, event.key)
             if isinstance(place, Ignored):
                 EVENTS.labels(source, place.value).inc()
+                results[event.bucket, event.key] = place.value
             else:
                 found.append((*place, event))
         return found
 
-    def _new(self, wanted: list[tuple[Route, str, Created]], source: str) -> list[tuple[Route, str, Created]]:
+    def _new(
+        self, wanted: list[tuple[Route, str, Created]], source: str, results: Results
+    ) -> list[tuple[Route, str, Created]]:
         seen = self._marks.seen([event for _, _, event in wanted])
-        EVENTS.labels(source, "duplicate").inc(sum(seen))
-        return [one for one, known in zip(wanted, seen, strict=True) if not known]
+        EVENTS.labels(source, DUPLICATE).inc(sum(seen))
+        new = [one for one, known in zip(wanted, seen, strict=True) if not known]
+        results |= {(event.bucket, event.key): DUPLICATE for _, _, event in wanted}
+        results |= {(event.bucket, event.key): SUBMITTED for _, _, event in new}
+        return new
 
     def _add(self, ticket: _Ticket, route: Route, key: str, event: Created) -> None:
         tenant = tenant_of(key, self._gathering.tenant_segments)
@@ -231,6 +275,7 @@ class Intake:
         with self._settling:  # a ticket may be in several groups at once
             for ticket, told in group.tickets.items():
                 ticket.error = ticket.error or next((failed[key] for key in told if key in failed), None)
+                ticket.note_missing(group.route, told & group.missing)
         self._release(group.tickets)
 
     def _release(self, tickets: Iterable[_Ticket]) -> None:
@@ -242,7 +287,7 @@ class Intake:
                 if not ticket.left:
                     settled.append(ticket)
         for ticket in settled:
-            with self._hidden(ticket.keys):  # sources log why it failed
+            with self._hidden(key for _, key in ticket.photos):  # sources log why it failed
                 ticket.settle()
 
     def _narrowed(self, group: _Group, keys: list[str], error: WorkerError) -> dict[str, WorkerError]:
@@ -262,7 +307,7 @@ class Intake:
         """Submit these; returns why they are not submitted."""
         source = group.route.source
         try:
-            count = self._submit(group.route, keys, tenant=group.tenant)
+            missing = self._submit(group.route, keys, tenant=group.tenant)
         except WorkerError as error:
             log.error("%d photos of %s are not submitted, and are kept: %s", len(keys), source, error)
             SUBMIT_FAILURES.inc()
@@ -271,18 +316,18 @@ class Intake:
             log.exception("%d photos of %s are not submitted, and are kept", len(keys), source)
             SUBMIT_FAILURES.inc()
             return NotSubmitted(f"{len(keys)} photos could not be submitted: the listener's log says why")
-        if missing := len(keys) - count:
-            # Which ones is not known, and a store may show an object late: none is taken for done.
-            EVENTS.labels(next(iter(group.tickets)).source, "missing").inc(missing)
-        else:
-            self._marks.remember([group.photos[key] for key in keys])
-        log.info("%d photos of %s submitted", count, source)
+        group.missing |= missing  # a store may show an object late: it is not taken for done
+        self._marks.remember([group.photos[key] for key in keys if key not in missing])
+        log.info("%d photos of %s submitted", len(keys) - len(missing), source)
+        if missing:
+            log.warning("%d photos of %s are not there, and left out", len(missing), source)
         return None
 
     def _count(self, group: _Group, failed: dict[str, WorkerError]) -> None:
         for ticket, told in group.tickets.items():
             EVENTS.labels(ticket.source, "failed").inc(len(told & failed.keys()))
-            EVENTS.labels(ticket.source, "submitted").inc(len(told - failed.keys()))
+            EVENTS.labels(ticket.source, MISSING).inc(len(told & group.missing))
+            EVENTS.labels(ticket.source, SUBMITTED).inc(len(told - failed.keys() - group.missing))
         if len(failed) == len(group.photos):
             return
         SUBMIT_SECONDS.observe(time.monotonic() - group.opened)

@@ -18,17 +18,15 @@ import redis
 
 from producer.events.notice import Created, Removed
 from producer.events.routes import Ignored, Routes
-from workers.app import redis_tls
 from workers.errors import SettingsError
 from workers.logs import masked
+from workers.redis_url import ASKABLE, open_redis
 from workers.settings import Settings
 
 log = logging.getLogger(__name__)
 
 #: Longer than stores and queues usually deliver late; the schedule knows no such limit.
 REMEMBERED_S = 24 * 3600
-#: URLs that redis-py itself understands.
-ASKABLE = ("redis://", "rediss://")
 
 
 class Marks(Protocol):
@@ -111,5 +109,4 @@ def redis_client(url: str, settings: Settings) -> redis.Redis:
     """
     if not url.startswith(ASKABLE):
         raise SettingsError(f"{masked(url)} begins with none of {', '.join(ASKABLE)}: set APF_LISTEN_REDIS_URL to one")
-    tls = redis_tls(settings.model_copy(update={"broker_url": url}))
-    return redis.Redis.from_url(url, socket_timeout=15, socket_connect_timeout=5, health_check_interval=30, **tls)
+    return open_redis(url, settings, socket_timeout=15, socket_connect_timeout=5, health_check_interval=30)

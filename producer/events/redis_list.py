@@ -20,7 +20,7 @@ from typing import Any
 
 import redis
 
-from producer.events.intake import Intake, Stopping
+from producer.events.intake import Intake, Stopping, Taken
 from producer.events.metrics import REFUSED
 from producer.events.notice import MalformedEvent, unforeseen
 from producer.events.pause import Pause
@@ -102,7 +102,7 @@ class RedisSource:
         else:
             future.add_done_callback(partial(self._settle, entry))
 
-    def _settle(self, entry: bytes, future: Future[int]) -> None:
+    def _settle(self, entry: bytes, future: Future[Taken]) -> None:
         try:
             error = future.exception()
             if error is None:

@@ -17,7 +17,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from producer.events.intake import Intake, Stopping
+from producer.events.intake import Intake, Stopping, Taken
 from producer.events.metrics import REFUSED
 from producer.events.notice import MalformedEvent, unforeseen
 from producer.events.pause import Pause
@@ -100,7 +100,7 @@ class SqsSource:
             times = int(message.get("Attributes", {}).get("ApproximateReceiveCount", "1"))
             future.add_done_callback(partial(self._settle, receipt, times))
 
-    def _settle(self, receipt: Receipt, times: int, future: Future[int]) -> None:
+    def _settle(self, receipt: Receipt, times: int, future: Future[Taken]) -> None:
         if future.exception() is None:
             self._pause.succeeded()
             self._done.put(receipt)  # its place is free when it is deleted

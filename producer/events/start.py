@@ -13,7 +13,7 @@ from pydantic import SecretStr
 
 from producer.events.intake import Gathering, Intake
 from producer.events.listener import Source, listen
-from producer.events.marks import ASKABLE, Marks, NoMarks, RedisMarks, redis_client
+from producer.events.marks import Marks, NoMarks, RedisMarks, redis_client
 from producer.events.metrics import start_at_zero
 from producer.events.routes import Routes, parse_routes
 from producer.events.signature import gate
@@ -21,6 +21,7 @@ from producer.events.submitting import check_routes, submitter
 from workers.errors import SettingsError
 from workers.ledger import ledger_url
 from workers.logs import masked
+from workers.redis_url import ASKABLE
 from workers.settings import Settings
 
 log = logging.getLogger(__name__)

@@ -39,7 +39,7 @@ def submitter(settings: Settings, *, recipe: str, no_face: Literal["copy", "skip
     """Submits through `Client`, on the interactive lane; raises SettingsError where there is no queue."""
     client = Client(settings)
 
-    def submit(route: Route, photos: Sequence[str], *, tenant: str) -> int:
+    def submit(route: Route, photos: Sequence[str], *, tenant: str) -> frozenset[str]:
         try:
             submitted = client.submit(
                 route.source,
@@ -55,7 +55,7 @@ def submitter(settings: Settings, *, recipe: str, no_face: Literal["copy", "skip
             store = open_store(route.source, s3=settings.s3)
             if any(store.head(key) for key in photos):
                 raise
-            return 0  # all of them are gone: nothing is left to do
-        return submitted.photos or 0
+            return frozenset(photos)  # all of them are gone: nothing is left to do
+        return frozenset(submitted.missing)
 
     return submit

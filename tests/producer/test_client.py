@@ -13,6 +13,8 @@ import redis
 from apf.errors import RecipeError
 from producer import AsyncClient, Client, NotDone
 from producer.client import MAX_NAMED
+from producer.events.routes import Route
+from producer.events.submitting import submitter
 from tests.conftest import RedisServer
 from tests.faults.world import World, closing_world, photos
 from workers.errors import BadRequest, LedgerError, NotAllowed, NotFound, SettingsError, StoreGone
@@ -190,7 +192,15 @@ def test_a_source_that_is_not_there_is_told_at_once(world: World, client: Client
 def test_missing_photos_may_be_left_out(world: World, client: Client) -> None:
     name = next(iter(world.photos))
     upload = client.submit(world.source_url, world.destination_url, photos=["no.jpg", name], missing="ignore")
-    assert upload.photos == 1
+    assert (upload.photos, upload.missing) == (1, ("no.jpg",))
+
+
+def test_what_events_tell_of_and_is_not_there_is_named(world: World, client: Client) -> None:
+    """The listener's answer is about each key, also where none of them is there."""
+    route = Route(world.source_url, world.destination_url)
+    submit = submitter(world.settings, recipe="light", no_face="copy")
+    assert submit(route, ["no.jpg", next(iter(world.photos))], tenant="") == {"no.jpg"}
+    assert submit(route, ["no.jpg", "nor.jpg"], tenant="") == {"no.jpg", "nor.jpg"}
 
 
 @pytest.mark.parametrize("named", [True, False])

@@ -17,6 +17,8 @@ from producer import doctor
 from producer.doctor_store import examine_store
 from tests.conftest import RedisServer, S3Server
 from workers.errors import Forbidden, SettingsError, StoreError, StoreUnavailable
+from workers.lanes import all_queues
+from workers.presence import note
 from workers.settings import Settings
 from workers.store import open_store
 from workers.store.memory import MemoryStore
@@ -139,7 +141,14 @@ def test_a_broken_promise_of_conditional_writes_is_told(monkeypatch: pytest.Monk
     assert ok and detail.startswith("8 of 8 writers")
 
 
+def listen(server: RedisServer) -> None:
+    """Have Redis know a worker that listens to every queue."""
+    with closing(redis.Redis(port=server.port)) as client:
+        note(client, "", "w1", all_queues())
+
+
 def test_a_real_redis_is_well_but_for_what_is_set_wrong(redis_server: RedisServer) -> None:
+    listen(redis_server)
     settings = Settings(broker_url=redis_server.url, allowed_urls="*")
     checks = {f.check: f for f in doctor.examine(settings, [])}
     assert all(f.ok for f in checks.values()), checks
@@ -175,6 +184,7 @@ def test_a_worker_that_cannot_ask_whether_its_queue_evicts_starts(redis_server: 
 
 def test_a_user_who_may_not_ask_for_info_is_told_so_and_the_rest_is_checked(redis_server: RedisServer) -> None:
     """Redis answers such a user: to say that it does not would send its operator the wrong way."""
+    listen(redis_server)
     with closing(redis.Redis(port=redis_server.port)) as admin:
         admin.execute_command("ACL", "SETUSER", "apf", "on", ">pa55word", "~*", "&*", "+@all", "-info")
         try:

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import codecs
+import io
 import logging
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from apf.private.key import load_key
 from apf.recipe import load_recipe
+from producer import report
+from tests.conftest import S3Server
 from workers.errors import StoreUnavailable
+from workers.ledger import all_of
 from workers.logs import install
 from workers.settings import Settings
+from workers.store import open_store
 
 
 def test_a_failed_photo_is_listed_on_an_ascii_terminal(tmp_path: Path) -> None:
@@ -63,3 +70,22 @@ def test_a_store_that_is_down_is_logged_without_a_traceback(caplog: pytest.LogCa
     foreseen, bug = caplog.records
     assert "start the store" in foreseen.getMessage() and not foreseen.exc_info
     assert bug.exc_info
+
+
+def test_many_questions_at_once_bring_no_warning_of_the_connections_pool(
+    moto_server: S3Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    """`apf retry` of many photos asks a real server for each, with a store made for one thread of reading."""
+    settings = Settings(s3_endpoint_url=moto_server.endpoint_url, read_threads=1, write_threads=1)
+    store = open_store(f"s3://{moto_server.new_bucket()}", s3=settings.s3)
+    assert all_of(store.head, [f"{number}.jpg" for number in range(200)]) == [None] * 200
+    assert not [record for record in caplog.records if "pool" in record.getMessage()]
+
+
+def test_times_in_the_bar_are_named() -> None:
+    """The time that has passed cannot be taken for the time that is left."""
+    bar = report._bar(show=True)
+    bar.add_task("protecting", total=10, faces=0, rate=0.0)
+    told = io.StringIO()
+    Console(file=told, width=160).print(bar.get_renderable())
+    assert re.search(r"photos/s after +\d:\d\d:\d\d left: ", told.getvalue())

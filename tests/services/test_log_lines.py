@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -14,6 +15,8 @@ import pytest
 
 from tests.conftest import RedisServer
 from tests.faults.world import ROOT, World, closing_world, photos, until
+from workers.app import RECONCILE, RUN_SCHEDULES, TASK
+from workers.log_format import NothingDone
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -102,3 +105,34 @@ def test_beat_and_other_processes_write_json_too(world: World) -> None:
         [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
     )
     assert json.loads(ran.stderr)["message"] == "redis://(credentials)@host: gone"
+
+
+def test_a_look_that_finds_nothing_to_do_has_no_lines(world: World) -> None:
+    """Once a minute each, they would hide the others; one that fails is told, and so is a shard."""
+    world.start_worker()
+    for task, arguments in ((RUN_SCHEDULES, []), (RECONCILE, []), (RUN_SCHEDULES, ["one too many"])):
+        world.app.send_task(task, args=arguments, queue="interactive")
+    world.submit()
+    until(lambda: "succeeded" in world.log.read_text(), 60, "the shard has ended", world.log)
+    lines = [line for line in world.log.read_text().splitlines() if "INFO" in line or "ERROR" in line]
+    looks = [line for line in lines if RUN_SCHEDULES in line or RECONCILE in line]
+    assert [line.split("/")[0].split(": ")[-1] for line in looks] == ["ERROR"]
+    assert "TypeError" in looks[0]
+    assert len([line for line in lines if TASK in line]) == 2
+
+
+@pytest.mark.parametrize(
+    ("more", "shown"),
+    [
+        ({"return_value": "{}"}, False),
+        ({"return_value": "{'b1': 2}"}, True),
+        ({"args": "()"}, False),
+        ({"name": TASK, "return_value": "{}"}, True),
+    ],
+)
+def test_a_look_that_did_something_has_its_line(more: dict[str, str], shown: bool) -> None:
+    """What was sent again stands in the log; errors are shown whatever they hold."""
+    for level, expected in ((logging.INFO, shown), (logging.ERROR, True)):
+        record = logging.LogRecord("celery.app.trace", level, "", 0, "", (), None)
+        record.data = {"name": RECONCILE, **more}
+        assert NothingDone().filter(record) is expected

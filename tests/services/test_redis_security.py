@@ -8,15 +8,18 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+import kombu.pools
 import pytest
 import redis
 
 from producer import doctor
+from producer.events.marks import redis_client
 from tests.certificates import certificate
 from tests.conftest import RedisServer, _free_ports, _redis_binary
 from tests.faults.world import World, closing_world, photos
 from workers.app import make_app
 from workers.job import ShardJob
+from workers.presence import listeners
 from workers.sending import BrokerError, Sender, waiting
 from workers.settings import Settings
 
@@ -98,6 +101,7 @@ def test_a_user_of_our_keys_alone_is_enough(redis_server: RedisServer, tmp_path:
         try:
             _road(redis_server, tmp_path)
             assert {key.split(b":")[0] for key in admin.scan_iter()} <= {b"apf"}
+            assert listeners(admin, "apf:"), "a worker may say that it listens"
             with closing(redis.Redis(port=redis_server.port, username="apf", password="secret")) as client:
                 with pytest.raises(redis.exceptions.NoPermissionError):
                     client.set("elsewhere", "x")
@@ -119,3 +123,65 @@ def _road(server: RedisServer, folder: Path) -> None:
         world.wait(60)
         world.check()
         assert "NOPERM" not in world.log.read_text()
+
+
+@pytest.mark.parametrize("word", ["required", "optional", "CERT_REQUIRED", "cert_optional"])
+def test_a_url_that_says_how_to_verify_keeps_the_authority(tls_redis: tuple[str, Path], word: str) -> None:
+    """Celery's words and redis-py's, for queue, doctor and listener alike: with APF_BROKER_CA_FILE."""
+    url, authority = tls_redis
+    assert _reached(f"{url}?ssl_cert_reqs={word}", broker_ca_file=str(authority)) == (True, True, True)
+
+
+def test_a_url_that_names_the_authority_needs_no_variable(tls_redis: tuple[str, Path], tmp_path: Path) -> None:
+    """It says more than APF_BROKER_CA_FILE, where both are set."""
+    url, authority = tls_redis
+    certificate(tmp_path, "stranger")
+    named = f"{url}?ssl_ca_certs={authority}"
+    assert _reached(named) == (True, True, True)
+    assert _reached(named, broker_ca_file=str(tmp_path / "stranger.pem")) == (True, True, True)
+
+
+def test_a_strangers_certificate_is_refused_unless_the_url_says_that_none_is_verified(
+    tls_redis: tuple[str, Path], tmp_path: Path
+) -> None:
+    """The URL's `ssl_cert_reqs` leaves the other settings in force, and doctor tells of one that verifies nothing."""
+    url, _ = tls_redis
+    certificate(tmp_path, "stranger")
+    stranger = str(tmp_path / "stranger.pem")
+    for word in ("CERT_REQUIRED", "optional"):
+        assert _reached(f"{url}?ssl_cert_reqs={word}", broker_ca_file=stranger) == (False, False, False)
+    open_to_all = f"{url}?ssl_cert_reqs=CERT_NONE"
+    assert _reached(open_to_all, broker_ca_file=stranger) == (True, True, True)
+    found = {f.check: f for f in doctor.examine(Settings(broker_url=open_to_all, allowed_urls="*"), [])}
+    assert "verifies no certificate" in found["queue encryption"].detail
+
+
+def test_a_certificate_of_another_name_is_refused_unless_the_url_says_otherwise(tls_redis: tuple[str, Path]) -> None:
+    """The server's is for 127.0.0.1."""
+    url, authority = tls_redis
+    url = f"{url.replace('127.0.0.1', 'localhost')}?ssl_ca_certs={authority}"
+    assert _reached(url) == (False, False, False)
+    assert _reached(f"{url}&ssl_check_hostname=False") == (True, True, True)
+
+
+def _reached(url: str, **more: str) -> tuple[bool, bool, bool]:
+    """Whether Celery, doctor, and a listener's marks get through to Redis."""
+    kombu.pools.reset()  # they tell apps apart by place and user alone
+    settings = Settings(broker_url=url, listen_redis_url=url, allowed_urls="*", **more)
+    app = make_app(settings)
+    app.conf.task_publish_retry = False
+    try:
+        Sender(app)(JOB)
+        sent = True
+    except BrokerError as error:
+        assert "certificate" in str(error)
+        sent = False
+    finally:
+        app.close()
+    answers = {finding.check: finding.ok for finding in doctor.examine(settings, [])}["queue"]
+    with closing(redis_client(url, settings)) as client:
+        try:
+            listens = bool(client.ping())
+        except redis.ConnectionError:
+            listens = False
+    return sent, answers, listens

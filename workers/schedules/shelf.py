@@ -127,7 +127,10 @@ def roots_of_schedules(settings: Settings) -> list[str]:
 
 def former_roots(settings: Settings) -> list[str]:
     """Where schedules were kept before APF_LEDGER_URL was set: they are shown, and fire once they are moved."""
-    return [url for url in (settings.allowed_urls or "").split() if url != EVERYTHING] if settings.ledger_root else []
+    if not settings.ledger_root:
+        return []
+    own = canonical_url(settings.ledger_root)
+    return [url for url in (settings.allowed_urls or "").split() if url != EVERYTHING and canonical_url(url) != own]
 
 
 def shelf_for(destination: str, settings: Settings) -> Shelf:

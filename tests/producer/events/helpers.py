@@ -30,19 +30,23 @@ class Notes:
     batches: list[tuple[str, str, tuple[str, ...], str]] = field(default_factory=list)
     failing: Exception | None = None
     tries: int = 0
+    #: Keys that are not there.
+    gone: set[str] = field(default_factory=set)
     #: Closed, it holds up every submission.
     open: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
         self.open.set()
 
-    def __call__(self, route: Route, photos: Sequence[str], *, tenant: str) -> int:
+    def __call__(self, route: Route, photos: Sequence[str], *, tenant: str) -> frozenset[str]:
         self.tries += 1
         assert self.open.wait(30)
         if self.failing:
             raise self.failing
-        self.batches.append((route.source, route.destination, tuple(photos), tenant))
-        return len(photos)
+        there = tuple(key for key in photos if key not in self.gone)
+        if there:
+            self.batches.append((route.source, route.destination, there, tenant))
+        return frozenset(photos) - set(there)
 
     @property
     def keys(self) -> list[str]:

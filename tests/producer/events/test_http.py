@@ -66,10 +66,11 @@ def signed(body: str, ago_s: int = 0) -> dict[str, str]:
 
 
 def test_signed_events_are_submitted_and_then_answered(site: Site) -> None:
-    """The answer says how many photos are in a ledger now."""
+    """The answer says how many photos are in a ledger now, and what became of each object."""
     body = event("a.jpg", "b.txt")
     answer = site.ask(body=body, **signed(body))
-    assert (answer.status, answer.json()) == (200, {"photos": 1})
+    results = [{"bucket": "uploads", "key": k, "result": r} for k, r in (("a.jpg", "submitted"), ("b.txt", "no_photo"))]
+    assert (answer.status, answer.json()) == (200, {"photos": 1, "results": results, "malformed": []})
     assert site.notes.keys == ["a.jpg"]
 
 
@@ -258,3 +259,23 @@ def test_logs_name_no_photo(site: Site, caplog: pytest.LogCaptureFixture) -> Non
     assert "are not submitted" in caplog.text
     assert "is refused" in caplog.text
     assert "anna" not in caplog.text
+
+
+def test_an_object_that_is_not_there_is_named(site: Site) -> None:
+    """A status of its own tells a backend, and is one of success: a store must not send the event again for ever."""
+    site.notes.gone = {"nix.jpg"}
+    answer = site.ask(body=event("a.jpg", "nix.jpg"), **BEARER)
+    assert answer.status == 207
+    assert answer.json()["photos"] == 1
+    found = {one["key"]: one["result"] for one in answer.json()["results"]}
+    assert found == {"a.jpg": "submitted", "nix.jpg": "missing"}
+    answer = site.ask(body=event("nix.jpg"), **BEARER)
+    assert (answer.status, answer.json()["photos"]) == (207, 0)
+
+
+def test_a_record_that_is_left_out_is_told(site: Site) -> None:
+    """With its reason, beside those that are submitted."""
+    body = json.loads(event("a.jpg"))
+    body["Records"].append({"eventName": "ObjectCreated:Put", "s3": {"bucket": {"name": "uploads"}, "object": {}}})
+    answer = site.ask(body=json.dumps(body), **BEARER)
+    assert (answer.status, answer.json()["photos"], len(answer.json()["malformed"])) == (207, 1, 1)

@@ -268,7 +268,7 @@ def test_an_event_that_comes_by_two_ways_is_submitted_once(platform: Platform, s
     assert post(port, platform.event("a.jpg")) == 200
     server.rpush(KEY, platform.event("a.jpg"), platform.event("gone.jpg"), platform.event("b.jpg"))
     until(lambda: platform.submitted() == ["a.jpg", "b.jpg"] and not server.llen(KEY), 30, "both are, once")
-    assert post(port, platform.event("gone.jpg", etag="other")) == 200, "nothing but a photo that is gone"
+    assert post(port, platform.event("gone.jpg", etag="other")) == 207, "nothing but a photo that is gone"
     text = urllib3.request("GET", f"http://127.0.0.1:{metrics}/metrics").data.decode()
     assert "apf_build_info{" in text
     assert _answers(metrics), "health is told there, too"
