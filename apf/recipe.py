@@ -272,7 +272,7 @@ def make_recipe(fields: Mapping[str, object], *, detector: str | None = None) ->
     if "refine_steps" in fields:
         raise RecipeError(f"recipe {name!r} has refine_steps, which is no more: say `steps`, on `guides`, instead")
     try:
-        found = Recipe.model_validate({"weights": weights_digest(), **_own_guides(), **built_in, **fields, **over})
+        found = Recipe.model_validate({"weights": weights_digest(), **_from_environment(), **built_in, **fields, **over})
         if not found.steps or found.guide_digests or found.version != VERSION:
             return found
         return found.model_copy(update={"guide_digests": guide_digests([*found.guides, *found.jury])})
@@ -280,13 +280,12 @@ def make_recipe(fields: Mapping[str, object], *, detector: str | None = None) ->
         raise RecipeError(f"recipe {name!r} does not validate: {error}") from error
 
 
-def _own_guides() -> dict[str, object]:
-    """What the user's `APF_GUIDES` and `APF_JURY` say, where they are set."""
+def _from_environment() -> dict[str, object]:
+    """What the user's `APF_GUIDES`, `APF_JURY` and `APF_STEPS` say for recipes that do not say it themselves."""
     from apf.guides.catalogue import parse_guides  # noqa: PLC0415  as above
 
-    return {
-        field: parse_guides(text) for field in ("guides", "jury") if (text := os.environ.get(f"APF_{field.upper()}"))
-    }
+    said = {field: os.environ.get(f"APF_{field.upper()}") for field in ("guides", "jury", "steps")}
+    return {field: text if field == "steps" else parse_guides(text) for field, text in said.items() if text}
 
 
 def _read_toml(path: Path) -> dict[str, object]:
