@@ -29,8 +29,8 @@ class Task:
     #: (2, 3), photo pixels to template pixels.
     matrix: Float64
     grey: bool
-    #: (3, 112, 112) in units of the recipe's epsilon: what the three modules answer.
-    start: Float32
+    #: (3, 112, 112) in units of the recipe's epsilon: what the three modules answer. None starts from a little noise.
+    start: Float32 | None
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Hidden:
 def hide(tasks: Sequence[Task], recipe: Recipe, guides: Guides, clock: StageClock | None = None) -> list[Hidden]:
     """The change of each face; none depends on the others, and the same face in the same photo gets the same."""
     if not recipe.steps:
-        return [Hidden(Change(task.start)) for task in tasks]
+        return [Hidden(Change(task.start)) for task in tasks if task.start is not None]
     with (clock or StageClock()).stage("steps"):
         return side_by_side(lambda task: _hidden(task, recipe, guides), tasks)
 

@@ -37,6 +37,9 @@ SOFTNESS = 2.0
 REACH = (4.0, 8.0)
 #: Size of the random start, in units of the bound.
 START = 0.05
+#: How much a decoy counts beside the face itself, for each guide and at most. More of it keeps photos of one person
+#: further apart and costs protection, of which several guides have more to give.
+DECOY, MOST_DECOY = 0.5, 1.0
 #: Guides that a step climbs on at most.
 A_STEP = 2
 TINY = 1e-12
@@ -53,8 +56,9 @@ class Climb:
     canvas: Canvas
     allowed: Bound
     rng: np.random.Generator
-    #: Each guide's embedding of the face as it was.
+    #: What set the face apart for each guide, as it was (`identity`), and what the steps lead away from.
     own: list[Float32]
+    away: list[Float32]
     latents: list[Float32]
     grey: bool = False
     momenta: list[Float32] = field(default_factory=list)
@@ -101,7 +105,8 @@ def start_climb(
     warp = START * rng.standard_normal((2, KNOTS, KNOTS), np.float32)
     crop = seen_by(canvas.pixels.astype(np.float32), canvas.matrix)
     own = [identity(guide, crop) for guide in guides]
-    return Climb(canvas, allowed, rng, own, [np.ascontiguousarray(noise), warp], grey)
+    away = [_with_decoy(one, min(MOST_DECOY, DECOY * len(guides)), rng) for one in own]
+    return Climb(canvas, allowed, rng, own, away, [np.ascontiguousarray(noise), warp], grey)
 
 
 def identity(guide: Guide, crop: Float32) -> Float32:
@@ -109,6 +114,14 @@ def identity(guide: Guide, crop: Float32) -> Float32:
     found = guide.embed(crop[None])[0] - guide.centre
     unit: Float32 = found / max(float(np.linalg.norm(found)), TINY)
     return unit
+
+
+def _with_decoy(own: Float32, share: float, rng: np.random.Generator) -> Float32:
+    """What leads away from the face and towards a place of this photo's own: else all photos of a person would meet."""
+    decoy = rng.standard_normal(own.shape, np.float32)
+    found = own - np.float32(share) * decoy / np.linalg.norm(decoy)
+    reference: Float32 = (found / np.linalg.norm(found)).astype(np.float32)
+    return reference
 
 
 def climb(face: Climb, guides: Sequence[Guide], steps: int, *, room: float = 1.0) -> None:
@@ -158,7 +171,7 @@ def _seen_gradient(face: Climb, guides: Sequence[Guide]) -> Float32:
     crop = _softened(seen_by(image, view @ np.vstack([face.canvas.matrix, (0, 0, 1)])), soft)
     total = np.zeros_like(crop)
     for index in rng.permutation(len(guides))[:A_STEP]:
-        gradient = guides[index].climb(crop[None], face.own[index])[1][0]
+        gradient = guides[index].climb(crop[None], face.away[index])[1][0]
         total += gradient / max(float(np.abs(gradient).mean()), TINY)
     back = np.ascontiguousarray(_softened(total, soft).transpose(1, 2, 0))
     return np.asarray(cv2.GaussianBlur(warp_affine(back, view, CROP, CROP), (0, 0), DRAWN), np.float32)
