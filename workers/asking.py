@@ -51,6 +51,7 @@ class Asked:
     recipe: str | Recipe = "standard"
     private: bool = False
     no_face: Literal["copy", "skip"] = "copy"
+    overwrite: bool = False
     lane: Lane = "bulk"
     tenant: str = ""
     callback: str | None = None

@@ -19,6 +19,7 @@ from apf.recipe import Recipe
 from workers import metrics, traces, trimming
 from workers.allowed import check_allowed
 from workers.attempts import Lease, attempts_at, deaths_at, now, renewed
+from workers.claims import sources_in
 from workers.context import at
 from workers.engine import Engine, load_engine
 from workers.errors import LedgerError, NotAllowed, StoreError
@@ -28,7 +29,7 @@ from workers.logs import keys_hidden
 from workers.poison import SPLIT_AFTER, OneByOne
 from workers.settings import Settings
 from workers.shard import DESTINATION_GONE, ShardRunner, already_done
-from workers.store import Store, open_store
+from workers.store import RESERVED, Store, open_store
 from workers.store.listed import absent_keys
 from workers.trust import check_batch
 
@@ -88,6 +89,7 @@ def run_shard(
     deaths = deaths_at(attempts_at(ledger, batch_id, job.shard))
     destination = open_store(batch.destination, s3=settings.s3, create=True)
     absent = absent_keys(destination, [ref.key for ref in refs])
+    source_of = sources_in(ledger, Ledger(destination, RESERVED.rstrip("/")))
     started = time.monotonic()
 
     beats = count(1)
@@ -106,6 +108,7 @@ def run_shard(
             engine=lambda: load(batch.recipe, settings, batch.private),
             overtaken=overtaken,
             absent=absent,
+            source_of=source_of,
         )
 
     lease = Lease(ledger, batch_id, job.shard, settings.lease_s)
@@ -197,7 +200,7 @@ def _rest_failed(refs: Sequence[PhotoRef], reports: Sequence[PhotoReport], reaso
 
 def _written_or_failed(ref: PhotoRef, batch: Batch, destination: Store, reason: str) -> PhotoReport:
     with suppress(StoreError):  # a key that the destination cannot keep
-        if done := already_done(ref, batch, destination):
+        if done := already_done(ref, batch, destination.head(ref.key)):
             return done
     return _failed(ref, reason)
 

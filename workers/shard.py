@@ -12,10 +12,11 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from celery.exceptions import SoftTimeLimitExceeded
@@ -24,11 +25,21 @@ from apf.clock import StageClock
 from apf.errors import DeviceMemoryError, PhotoError
 from workers import metrics
 from workers.budget import BudgetClosed, ByteBudget
+from workers.claims import SourceOf, check_free, check_original
 from workers.context import current, take_over
 from workers.engine import Engine, Result, Weight
-from workers.errors import BadCredentials, Changed, NotFound, ObjectTooLarge, StoreError, StoreFull, StoreGone
+from workers.errors import (
+    BadCredentials,
+    Changed,
+    NoConditions,
+    NotFound,
+    ObjectTooLarge,
+    StoreError,
+    StoreFull,
+    StoreGone,
+)
 from workers.job import Batch, Outcome, PhotoRef, PhotoReport
-from workers.marks import BATCH, FACES, OUTCOME, RECIPE, SOURCE_ETAG, carries
+from workers.marks import BATCH, FACES, OUTCOME, RECIPE, SOURCE, SOURCE_ETAG, carries, source_mark
 from workers.settings import Settings
 from workers.store import Blob, ObjectInfo, Store
 
@@ -54,6 +65,8 @@ class Loaded:
     photo: Any
     weight: Weight
     bytes_in: int
+    #: ETag of the output that it may replace; empty where there is none.
+    over: str
 
 
 @dataclass
@@ -70,6 +83,8 @@ class ShardRunner:
     overtaken: Callable[[], bool] = lambda: False
     #: Keys that are known to have no output yet, so that none is asked for.
     absent: frozenset[str] = frozenset()
+    #: For outputs that do not say themselves of which photo they are.
+    source_of: SourceOf = lambda _batch_id: None
     clock: StageClock = field(default_factory=StageClock)
 
     def __post_init__(self) -> None:
@@ -138,10 +153,11 @@ class ShardRunner:
             self._ready.put(loaded)
 
     def _load(self, ref: PhotoRef) -> Loaded | None:
-        done = None if ref.key in self.absent else already_done(ref, self.batch, self.destination)
-        if done:
+        there = None if ref.key in self.absent else self.destination.head(ref.key)
+        if done := already_done(ref, self.batch, there):
             self._report(done)
             return None
+        check_free(ref, self.batch, there, self.source_of)
         self._reading.acquire(ref.size)
         try:
             with self.clock.stage("read"):
@@ -150,11 +166,12 @@ class ShardRunner:
             if not self.batch.private and not _may_be_photo(ref.key, blob.data):
                 self._report(_report(ref, Outcome.skipped, reason="not a photo"))
                 return None
-            return self._decode(ref, blob)
+            check_original(ref, self.batch, blob.info)
+            return self._decode(ref, blob, over=there.etag if there else "")
         finally:
             self._reading.release(ref.size)
 
-    def _decode(self, ref: PhotoRef, blob: Blob) -> Loaded:
+    def _decode(self, ref: PhotoRef, blob: Blob, *, over: str) -> Loaded:
         engine = self._loaded_engine()
         weight = engine.weigh(blob.data)
         self._photos.acquire(weight.held)
@@ -164,7 +181,7 @@ class ShardRunner:
         except BaseException:
             self._photos.release(weight.held)
             raise
-        return Loaded(ref, photo, weight, len(blob.data))
+        return Loaded(ref, photo, weight, len(blob.data), over)
 
     def _loaded_engine(self) -> Engine:
         with self._engine_lock:
@@ -280,6 +297,7 @@ class ShardRunner:
         with self.clock.stage("encode"):
             data = self.engine().encode(result)
         metadata = {
+            SOURCE: source_mark(self.batch.source, item.ref.key),
             SOURCE_ETAG: item.ref.etag,
             RECIPE: self.batch.recipe.id,
             BATCH: self.batch.id,
@@ -287,9 +305,23 @@ class ShardRunner:
             FACES: str(len(result.faces)),
         }
         with self.clock.stage("write"):
-            self.destination.put(item.ref.key, data, content_type=item.weight.content_type, metadata=metadata)
+            self._put(item, data, metadata)
         metrics.add("apf_written_bytes_total", len(data))
         return _report(item.ref, outcome, bytes_out=len(data), **facts)
+
+    def _put(self, item: Loaded, data: bytes, metadata: Mapping[str, str]) -> None:
+        """Write the output over what was found when the photo was loaded, and nothing that came there since."""
+        put = partial(
+            self.destination.put, item.ref.key, data, content_type=item.weight.content_type, metadata=metadata
+        )
+        try:
+            put(over=None if self.batch.overwrite else item.over)
+        except StoreError as error:
+            # Stores that know no conditions, or get them wrong, must not keep the photo out: it is looked at once more.
+            if not isinstance(error, Changed | NoConditions) and type(error) is not StoreError:
+                raise
+            check_free(item.ref, self.batch, self.destination.head(item.ref.key), self.source_of)
+            put()
 
     # Reports
 
@@ -316,9 +348,8 @@ def in_order(reports: Sequence[PhotoReport], refs: Sequence[PhotoRef]) -> list[P
     return sorted(reports, key=lambda report: order[report.key])
 
 
-def already_done(ref: PhotoRef, batch: Batch, destination: Store) -> PhotoReport | None:
-    """The report of a photo whose output already carries this source and this recipe."""
-    info = destination.head(ref.key)
+def already_done(ref: PhotoRef, batch: Batch, info: ObjectInfo | None) -> PhotoReport | None:
+    """The report of a photo whose output, as it was found, already carries this source and this recipe."""
     if not info or not carries(info.metadata, ref.etag, batch.recipe.id):
         return None
     if info.metadata.get(BATCH) != batch.id:

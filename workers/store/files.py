@@ -62,6 +62,8 @@ class FileStore:
                 raise StoreError(f"{path} is a file, not a folder: name the folder that holds the photos")
         self._root = os.path.realpath(path)
         self._swept = False
+        #: Whether other folders on the way to objects are stores, too, and know their metadata.
+        self._others: dict[str, bool] = {}
 
     def list(self, prefix: str = "", start_after: str = "") -> Iterator[ObjectInfo]:
         base = prefix[: prefix.rfind("/") + 1]
@@ -116,6 +118,7 @@ class FileStore:
         *,
         content_type: str = "application/octet-stream",  # a file's name says it
         metadata: Mapping[str, str] = NO_METADATA,
+        over: str | None = None,
     ) -> ObjectInfo:
         path, kept = self._writable(key), check_metadata(metadata)
         with _explained(key):
@@ -124,14 +127,31 @@ class FileStore:
             temporary, etag = self._write_temporary(data)
             try:
                 self._write_sidecar(key, etag, kept)
-                temporary.replace(path)
+                self._put_in_place(temporary, path, key, over)
             except BaseException:
                 temporary.unlink(missing_ok=True)
+                self._sidecar(key, etag).unlink(missing_ok=True)
                 raise
             _sync_folder(path.parent)
             if replaced not in (None, etag):
                 self._sidecar(key, str(replaced)).unlink(missing_ok=True)
         return ObjectInfo(key=key, size=len(data), etag=etag, metadata=kept)
+
+    def _put_in_place(self, temporary: Path, path: Path, key: str, over: str | None) -> None:
+        changed = Changed(f"{key!r} in {self.url} was written to meanwhile")
+        if over == "":
+            try:
+                path.hardlink_to(temporary)
+            except FileExistsError as error:
+                raise changed from error
+            except OSError:
+                pass  # no hard links on this file system: as near to it as can be
+            else:
+                temporary.unlink(missing_ok=True)
+                return
+        if over is not None and over != (_etag_at(path) or ""):
+            raise changed
+        temporary.replace(path)
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         path = self._writable(key)
@@ -233,9 +253,7 @@ class FileStore:
         return ObjectInfo(key=key, size=status.st_size, etag=etag, metadata=metadata, last_modified=_changed_at(status))
 
     def _sidecar(self, key: str, etag: str) -> Path:
-        # Hashed: no key is too long for a file's name, and none clashes with the folder of another.
-        digest = hashlib.sha256(key.encode()).hexdigest()
-        return Path(self._absolute(META)) / digest[:2] / f"{digest[2:]}.{etag}.json"
+        return _sidecar_at(self._root, key, etag)
 
     def _write_sidecar(self, key: str, etag: str, metadata: Mapping[str, str]) -> None:
         path = self._sidecar(key, etag)
@@ -247,11 +265,31 @@ class FileStore:
         path.write_text(json.dumps({"key": key, "metadata": dict(metadata)}), encoding="utf-8")
 
     def _read_sidecar(self, key: str, etag: str) -> Mapping[str, str]:
-        try:
-            record = json.loads(self._sidecar(key, etag).read_bytes())
-            return {str(k): str(v) for k, v in record["metadata"].items()} if record["key"] == key else NO_METADATA
-        except (FileNotFoundError, ValueError, LookupError, TypeError, AttributeError):
-            return NO_METADATA
+        """An object's metadata, whichever store wrote it: a folder's around this one, or one's on the way to it."""
+        if own := _metadata_at(self._root, key, etag):
+            return own
+        for folder, name in self._other_stores(key):
+            with suppress(OSError):  # not ours to read
+                if found := _metadata_at(folder, name, etag):
+                    return found
+        return NO_METADATA
+
+    def _other_stores(self, key: str) -> Iterator[tuple[str, str]]:
+        """Other folders that may keep an object's metadata, and its key there."""
+        path = self._absolute(key)
+        folder = os.path.dirname(path)  # noqa: PTH120
+        while True:
+            if folder != self._root and self._keeps_metadata(folder):
+                yield folder, path[len(folder) :].lstrip("/")
+            above = os.path.dirname(folder)  # noqa: PTH120
+            if above == folder:
+                return
+            folder = above
+
+    def _keeps_metadata(self, folder: str) -> bool:
+        if folder not in self._others:
+            self._others[folder] = os.path.isdir(os.path.join(folder, META))  # noqa: PTH112, PTH118
+        return self._others[folder]
 
     def _write_temporary(self, data: bytes) -> tuple[Path, str]:
         """A flushed file in the same file system as the objects, and its ETag, which a rename keeps."""
@@ -281,6 +319,20 @@ class FileStore:
             with suppress(FileNotFoundError):
                 if path.stat().st_mtime < time.time() - ABANDONED_S:
                     path.unlink()
+
+
+def _sidecar_at(root: str, key: str, etag: str) -> Path:
+    # Hashed: no key is too long for a file's name, and none clashes with the folder of another.
+    digest = hashlib.sha256(key.encode()).hexdigest()
+    return Path(root, META, digest[:2], f"{digest[2:]}.{etag}.json")
+
+
+def _metadata_at(root: str, key: str, etag: str) -> Mapping[str, str]:
+    try:
+        record = json.loads(_sidecar_at(root, key, etag).read_bytes())
+        return {str(k): str(v) for k, v in record["metadata"].items()} if record["key"] == key else NO_METADATA
+    except (FileNotFoundError, ValueError, LookupError, TypeError, AttributeError):
+        return NO_METADATA
 
 
 def _etag(status: os.stat_result) -> str:

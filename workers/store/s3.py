@@ -8,7 +8,7 @@ from contextlib import closing, contextmanager
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import boto3
 from botocore.config import Config
@@ -32,6 +32,7 @@ from workers.errors import (
     Changed,
     Forbidden,
     InvalidKey,
+    NoConditions,
     NotFound,
     ObjectTooLarge,
     StoreError,
@@ -56,6 +57,13 @@ if TYPE_CHECKING:
 
 #: Keys in one answer to a listing: the most that S3 gives.
 PAGE_KEYS = 1000
+
+
+class _Condition(TypedDict, total=False):
+    """Of a write: which version it may replace."""
+
+    IfMatch: str
+    IfNoneMatch: str
 
 
 class S3Store:
@@ -136,12 +144,18 @@ class S3Store:
         *,
         content_type: str = "application/octet-stream",
         metadata: Mapping[str, str] = NO_METADATA,
+        over: str | None = None,
     ) -> ObjectInfo:
         check_key(key)
         kept = check_metadata(metadata)
-        with self._explained(key):
+        with self._knowing_conditions(over), self._explained(key):
             written = self._client.put_object(
-                Bucket=self._bucket, Key=self._root + key, Body=data, ContentType=content_type, Metadata=kept
+                Bucket=self._bucket,
+                Key=self._root + key,
+                Body=data,
+                ContentType=content_type,
+                Metadata=kept,
+                **_condition(over),
             )
         # Swift answers 202 without an ETag when someone else wrote the key in the same moment, and theirs stays.
         return ObjectInfo(key=key, size=len(data), etag=_unquoted(written.get("ETag", "")), metadata=kept)
@@ -164,6 +178,17 @@ class S3Store:
         check_key(key)
         with self._explained(key):
             self._client.delete_object(Bucket=self._bucket, Key=self._root + key)
+
+    @contextmanager
+    def _knowing_conditions(self, over: str | None) -> Iterator[None]:
+        """The block is not tried again with a condition where the store once said that it knows none."""
+        if over is not None and (self._client, self._bucket) in _UNCONDITIONAL:
+            raise NoConditions(f"{self.url} knows no conditional writes")
+        try:
+            yield
+        except NoConditions:
+            _UNCONDITIONAL.add((self._client, self._bucket))
+            raise
 
     @contextmanager
     def _explained(self, key: str) -> Iterator[None]:
@@ -212,6 +237,7 @@ _ANSWERS: dict[str, tuple[type[StoreError], str]] = {
         _BAD_CREDENTIALS,
     ),
     "ConditionalRequestConflict": _CHANGED,
+    "NotImplemented": (NoConditions, "the store does not know what was asked of it"),
     **dict.fromkeys(
         ["OperationAborted", "RequestLimitExceeded", "RequestTimeout", "SlowDown", "Throttling", "ThrottlingException"],
         _OVERLOADED,
@@ -219,6 +245,9 @@ _ANSWERS: dict[str, tuple[type[StoreError], str]] = {
 }
 #: A HEAD's answer has no body, and so only a status.
 _STATUSES = {401: _DENIED, 403: _DENIED, 404: _NO_OBJECT, 412: _CHANGED, 429: _OVERLOADED}
+
+#: Buckets, by the clients that have found so, whose store refuses conditional writes as unknown to it.
+_UNCONDITIONAL: set[tuple[S3Client, str]] = set()
 
 
 def _from_answer(error: ClientError, what: str) -> StoreError:
@@ -228,6 +257,12 @@ def _from_answer(error: ClientError, what: str) -> StoreError:
     unknown = _OVERLOADED if status >= 500 else (StoreError, str(error))
     kind, cure = _ANSWERS.get(code) or _STATUSES.get(status, unknown)
     return kind(f"{what}: {cure} ({code or status})")
+
+
+def _condition(over: str | None) -> _Condition:
+    if over is None:
+        return {}
+    return {"IfMatch": f'"{over}"'} if over else {"IfNoneMatch": "*"}
 
 
 def _info(key: str, found: Mapping[str, Any]) -> ObjectInfo:
