@@ -42,6 +42,7 @@ from workers.job import Batch, Outcome, PhotoRef, PhotoReport
 from workers.marks import BATCH, FACES, OUTCOME, RECIPE, SOURCE, SOURCE_ETAG, carries, source_mark
 from workers.settings import Settings
 from workers.store import Blob, ObjectInfo, Store
+from workers.store.listed import absent_keys
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +51,10 @@ DESTINATION_GONE = (StoreFull, StoreGone, BadCredentials)
 
 #: A batch of the filter takes no longer than that, where it holds several photos; and the size of a shard's first one.
 BATCH_S, FIRST_BATCH_MEGAPIXELS = 2.0, 4.0
+
+
+#: In stores without conditional writes, a listing of the outputs is believed for so long.
+LISTED_FOR_S = 5.0
 
 
 class ShardOvertaken(Exception):
@@ -95,6 +100,10 @@ class ShardRunner:
         self._lock = threading.Lock()
         self._engine_lock = threading.Lock()
         self._failure: BaseException | None = None
+        #: Whether the destination is known to refuse conditional writes.
+        self._unconditional = False
+        self._keys: list[str] = []
+        self._listing, self._listed_at = threading.Lock(), time.monotonic()
         #: Items that no lane of the filter has taken yet.
         self._left = 0
         #: As the engine has it, once it is loaded.
@@ -109,6 +118,7 @@ class ShardRunner:
             ApfError: the filter itself cannot be loaded, so that no photo can be protected.
         """
         readers, writers = _pool("read", self.settings.read_threads), _pool("write", self.settings.write_threads)
+        self._keys = [ref.key for ref in refs]
         try:
             for ref in refs:
                 readers.submit(self._read, ref)
@@ -315,13 +325,25 @@ class ShardRunner:
             self.destination.put, item.ref.key, data, content_type=item.weight.content_type, metadata=metadata
         )
         try:
-            put(over=None if self.batch.overwrite else item.over)
+            if not self._unconditional:
+                put(over=None if self.batch.overwrite else item.over)
+                return
         except StoreError as error:
             # Stores that know no conditions, or get them wrong, must not keep the photo out: it is looked at once more.
             if not isinstance(error, Changed | NoConditions) and type(error) is not StoreError:
                 raise
+            self._unconditional = isinstance(error, NoConditions)
+        if not (self._unconditional and self._is_absent(item.ref.key)):
             check_free(item.ref, self.batch, self.destination.head(item.ref.key), self.source_of)
-            put()
+        put()
+
+    def _is_absent(self, key: str) -> bool:
+        """Whether a listing of some seconds ago, at most, showed no output."""
+        with self._listing:
+            if self.absent and time.monotonic() - self._listed_at > LISTED_FOR_S:
+                self.absent = absent_keys(self.destination, self._keys)
+                self._listed_at = time.monotonic()
+            return key in self.absent
 
     # Reports
 

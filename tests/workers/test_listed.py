@@ -89,5 +89,11 @@ def test_a_shard_into_an_empty_bucket_asks_for_none_of_its_outputs(request: pyte
             runner = ShardRunner(mine, source, destination, Settings(), lambda engine=engine: engine, absent=absent)
             reports = runner.run(refs)
         assert sum(report.outcome == "skipped" for report in reports) == skipped
-        assert (requests["LIST"], requests["HEAD"]) == (1, asked)
-        assert requests["GET"] == requests["PUT"] == len(refs) - skipped
+        written = len(refs) - skipped
+        assert requests["LIST"] == 1
+        assert requests["GET"] == written
+        # Swift knows no conditional writes: each writing thread finds so once, and what no listing tells of is asked
+        # for again.
+        more = Settings().write_threads if kind == "swift" and written else 0
+        assert written <= requests["PUT"] <= written + more
+        assert asked <= requests["HEAD"] <= asked + bool(more)
