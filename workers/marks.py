@@ -29,6 +29,11 @@ def is_output(metadata: Mapping[str, str]) -> bool:
 
 
 def source_mark(source: str, key: str) -> str:
-    """A digest of a photo's place, the same wherever the source's URL ends and the key begins: names stay private."""
-    root = f"file://{file_path(source)}" if source.startswith("file:") else source
-    return hashlib.sha256(f"{root.rstrip('/')}/{key}".encode("utf-8", "surrogateescape")).hexdigest()[:32]
+    """A digest of a photo's place: where outputs are public, names of sources stay private."""
+    return hashlib.sha256(photo_place(source, key).encode("utf-8", "surrogateescape")).hexdigest()[:32]
+
+
+def photo_place(source: str, key: str = "") -> str:
+    """Where a photo lies, the same text wherever the source's canonical URL ends and the key begins."""
+    root = (f"file://{file_path(source)}" if source.startswith("file:") else source).rstrip("/")
+    return f"{root}/{key}" if key else root

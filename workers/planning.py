@@ -143,7 +143,16 @@ def plan(
                 written = time.monotonic()
             stretch.add(ref, megapixels, batch)
         stretch.cursor = info.key
+    if not (batch.photos + stretch.photos) and _is_whole(batch):
+        batch = batch.model_copy(
+            update={"note": f"no {'gradient files' if batch.private else 'photos'} in {batch.source}"}
+        )
     yield _close(ledger, batch, stretch, planned=True)
+
+
+def _is_whole(batch: Batch) -> bool:
+    """Whether nothing was asked for but all that the source has; a schedule's source may be filled later."""
+    return not (batch.schedule or batch.changed_since) and batch.fraction >= 1 and batch.part == "fraction"
 
 
 def note_trouble(ledger: Ledger, batch_id: str, reason: str) -> None:
