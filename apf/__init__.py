@@ -5,6 +5,9 @@ The names below load on first use, so that `apf.recipe` and `apf.errors` can be 
 
 from __future__ import annotations
 
+import os
+import sys
+import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +16,16 @@ if TYPE_CHECKING:
     from apf.filters import load_filter
     from apf.pipeline import protect_photo
     from apf.published import ProtectedPhoto
+
+# ONNX Runtime's wheels report to their maker: its import writes a device's id below HOME, and a POST follows. Whatever
+# of ours loads it imports this package first, and what we start inherits the variable. No setting turns it on again.
+if "onnxruntime" in sys.modules and os.environ.get("ORT_DISABLE_TELEMETRY") != "1":
+    warnings.warn(
+        "onnxruntime was imported before apf, and by now reports to its maker: import apf first, or set "
+        "ORT_DISABLE_TELEMETRY=1",
+        stacklevel=2,
+    )
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 __all__ = ["Filter", "ProtectedPhoto", "load_filter", "protect_photo"]
 

@@ -7,10 +7,13 @@ ApfError
 │   ├── PhotoTooLarge         over the limit in bytes or pixels
 │   ├── PrivateFileError      no gradient or perturbation file, or one made for something else
 │   └── WeakPerturbation      what a server answered does not protect the photo
+├── PatternError          a pattern that excludes photos is malformed
 ├── RecipeError           the recipe is unknown or malformed
 ├── WeightsError          weights are missing or damaged
 │   └── OtherVersion          the recipe is for weights or code of another version
 ├── DetectorError         the detector cannot be loaded
+├── GuideError            a guide is unknown, missing, or not what its digest says
+│   └── UnsupportedGuide      a network that no gradient can be made of here
 ├── DeviceMemoryError     the GPU is full; it may not be so later
 ├── KeyFileError          the device's key is missing, or is no key
 └── PathError             a path that was named is not there, or stands in the way
@@ -45,6 +48,10 @@ class WeakPerturbation(PhotoError):
     """Raised when a perturbation that a server sent does next to nothing for a face."""
 
 
+class PatternError(ApfError):
+    """Raised when a pattern that excludes photos is malformed, or a file of such cannot be read."""
+
+
 class RecipeError(ApfError):
     """Raised when a recipe's name is unknown or its file does not validate."""
 
@@ -59,6 +66,14 @@ class OtherVersion(WeightsError):
 
 class DetectorError(ApfError):
     """Raised when the named face detector cannot be loaded."""
+
+
+class GuideError(ApfError):
+    """Raised when a guide is unknown or missing, cannot be fetched, or is not what its digest says."""
+
+
+class UnsupportedGuide(GuideError):
+    """Raised when a recogniser's network holds an operation whose gradient is not known here."""
 
 
 class DeviceMemoryError(ApfError):

@@ -15,9 +15,15 @@ OPSET, IR_VERSION = 13, 8
 
 
 class Builder:
-    """Collects nodes and constants; values are known by name."""
+    """Collects nodes and constants; values are known by name.
 
-    def __init__(self) -> None:
+    Args:
+        prefix: of the names of values and constants, where a network's own are to stay apart from them.
+        opset: of ONNX's operations.
+    """
+
+    def __init__(self, prefix: str = "", opset: int = OPSET) -> None:
+        self._prefix, self._opset = prefix, opset
         self.nodes: list[Any] = []
         self.constants: list[Any] = []
         self._known: dict[bytes, str] = {}
@@ -26,7 +32,7 @@ class Builder:
         """The name of a constant; equal ones are kept once, as forward and backward share the weights."""
         key = hashlib.sha256(str((array.dtype, array.shape)).encode() + array.tobytes()).digest()
         if key not in self._known:
-            self._known[key] = f"constant{len(self.constants)}"
+            self._known[key] = f"{self._prefix}constant{len(self.constants)}"
             self.constants.append(numpy_helper.from_array(np.ascontiguousarray(array), self._known[key]))
         return self._known[key]
 
@@ -35,14 +41,20 @@ class Builder:
 
     def add(self, kind: str, *inputs: str, name: str = "", **attributes: Any) -> str:
         """Adds an operation; returns the name of its output."""
-        output = name or f"value{len(self.nodes)}"
+        output = name or f"{self._prefix}value{len(self.nodes)}"
         self.nodes.append(helper.make_node(kind, list(inputs), [output], **attributes))
         return output
+
+    def pair(self, kind: str, *inputs: str, **attributes: Any) -> str:
+        """Adds an operation of two outputs; returns the name of the second."""
+        outputs = [f"{self._prefix}value{len(self.nodes)}{which}" for which in ("a", "b")]
+        self.nodes.append(helper.make_node(kind, list(inputs), outputs, **attributes))
+        return outputs[1]
 
     def model(self, name: str, inputs: Sequence[Any], outputs: Sequence[Any]) -> onnx.ModelProto:
         """The whole network, checked."""
         graph = helper.make_graph(self.nodes, name, list(inputs), list(outputs), self.constants)
-        opset = helper.make_opsetid("", OPSET)
+        opset = helper.make_opsetid("", self._opset)
         model = helper.make_model(graph, opset_imports=[opset], ir_version=IR_VERSION, producer_name="apf")
         onnx.checker.check_model(model, full_check=True)
         return model

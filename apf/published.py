@@ -42,6 +42,8 @@ class ProtectedPhoto:
     height: int
     bytes_in: int
     bytes_out: int
+    #: On metadata that was to be kept and could not be, a sentence each.
+    notes: tuple[str, ...] = ()
 
 
 def pasted(
@@ -83,4 +85,5 @@ def published(protected: ProtectedPixels, recipe: Recipe, *, bytes_in: int) -> P
         height=header.height,
         bytes_in=bytes_in,
         bytes_out=len(data),
+        notes=protected.photo.notes,
     )

@@ -221,7 +221,7 @@ def _read_toml(path: Path) -> dict[str, object]:
         known = ", ".join(BUILT_IN)
         raise RecipeError(f"no recipe named {str(path)!r}: use one of {known}, or a path ending in .toml")
     try:
-        fields = tomllib.loads(path.read_text(encoding="utf-8"))
+        fields = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise RecipeError(f"recipe file {path} cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -45,7 +45,8 @@ fi
 retry .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r infra/constraints-build.txt
 UV_HTTP_TIMEOUT=${UV_HTTP_TIMEOUT:-120}
 export UV_HTTP_TIMEOUT
-retry .venv/bin/uv pip install --python .venv/bin/python --quiet --require-hashes -r "$lock"
+# One package comes as source alone: what builds it is of the pins, and checked against its hash, too.
+retry .venv/bin/uv pip install --python .venv/bin/python --quiet --require-hashes -r "$lock" --build-constraints "$lock"
 # The build backend is among the pins, so nothing more is fetched here.
 retry .venv/bin/uv pip install --python .venv/bin/python --quiet --no-deps --no-build-isolation -e .
 echo "$key" >"$stamp"

@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+import apf as apf  # first of all: it turns ONNX Runtime's telemetry off
+
 if TYPE_CHECKING:
     from producer.client import AsyncClient, Client, NotDone, Submitted
 

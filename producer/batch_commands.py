@@ -19,6 +19,7 @@ from producer.terminal import (
     AsJson,
     BatchId,
     Destination,
+    Exclude,
     NoFace,
     Overwrite,
     Private,
@@ -58,6 +59,7 @@ def protect(
     overwrite: Overwrite = False,
     lane: Annotated[LaneName, typer.Option(help="interactive overtakes bulk on shared workers.")] = LaneName.bulk,
     tenant: Annotated[str, typer.Option(help="Whose photos these are: tenants get equal shares of a lane.")] = "",
+    exclude: Exclude = None,
     callback: Annotated[
         str | None, typer.Option(metavar="URL", help="POST there when the batch is done (docs/callbacks.md).")
     ] = None,
@@ -76,6 +78,7 @@ def protect(
         lane=lane.value,
         tenant=tenant,
         callback=callback,
+        exclude=tuple(exclude or ()),
     )
     found = find_source(source, settings, private=private)
     ledger, batch = batches.new_batch(found.url, destination, asked, settings, photo=found.photo)
@@ -112,7 +115,7 @@ def _send_again(
 ) -> None:
     settings = load_settings()
     _refuse_what_cannot_run(settings, wait)
-    ledger = batches.find_ledger(destination, settings)
+    ledger, _ = batches.find_batch(destination, batch, settings)
     batches.check_recipe(ledger, ledger.read_batch(batch), settings)
 
     def send(sender: Sender) -> None:
@@ -136,7 +139,7 @@ def pause(destination: Destination, batch: BatchId) -> None:
 
 def _stop(destination: str, batch: str, how: Stop) -> None:
     settings = load_settings()
-    ledger = batches.find_ledger(destination, settings)
+    ledger, _ = batches.find_batch(destination, batch, settings)
     record = ledger.read_batch(batch)  # an unknown batch is an error, not a marker
     if _is_done(ledger, record):
         refuse(f"batch {batch} is done already, so it cannot be {how}: nothing of it is left to stop")

@@ -5,7 +5,9 @@ A module is loaded when its command is called.
 
 from __future__ import annotations
 
+import io
 import logging
+import sys
 
 import typer
 
@@ -71,6 +73,7 @@ COMMANDS = {
         "exporter_command:exporter_command",
         "Serve what waits and how far open batches are, for Prometheus (GET /metrics); one is enough. Ends on SIGTERM.",
     ),
+    "guides": ("guides_command:app", "Which recognisers attack steps can climb on; fetch further ones."),
     "doctor": ("service_commands:examine", "Check settings, queue, weights and stores, and say what to mend."),
 }
 #: What follows `apf worker` and `apf beat` is Celery's, its `--help` too; so with the device's commands.
@@ -83,5 +86,7 @@ for _name, (_home, _listed) in COMMANDS.items():
 
 def main() -> None:
     """Entry point of the `apf` script."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal cannot show is escaped
+        sys.stdout.reconfigure(errors="backslashreplace")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     app()

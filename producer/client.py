@@ -21,8 +21,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-from producer.batch import Asked, find_ledger, new_batch, write_alone, write_new
+from producer.batch import Asked, find_batch, find_ledger, new_batch, write_alone, write_new
 from workers.app import make_app
+from workers.asking import check_ledger_place
 from workers.errors import BadRequest, LedgerError, NotFound, SettingsError, StoreError, WorkerError
 from workers.job import BULK, INTERACTIVE, Batch, Lane, PhotoRef
 from workers.kinds import has_photos_suffix
@@ -88,6 +89,7 @@ class Client:
         callback: str | None = None,
         no_face: Literal["copy", "skip"] = "copy",
         overwrite: bool = False,
+        exclude: Sequence[str] = (),
         missing: Literal["refuse", "ignore"] = "refuse",
         batch_id: str | None = None,
         private: bool = False,
@@ -108,6 +110,8 @@ class Client:
             callback: URL that is told of the batch's end by a signed POST.
             no_face: what to do with a photo that has no face.
             overwrite: replace what no run wrote for the very same photo, too; else such a photo fails.
+            exclude: patterns of what is left out of a whole source, as in .gitignore; those of its own `.apfignore`
+                count, too. A photo that is named is never left out.
             missing: whether a named photo that is not there is an error, or is left out.
             batch_id: your own id of the batch, of letters, digits and `._-`: submitted again, it does nothing, and it
                 is refused for other photos. Batches are listed in the order of their ids.
@@ -117,6 +121,7 @@ class Client:
         Raises:
             BadRequest: no photos, too many, or a field that does not validate.
             NotFound: a named photo is not there, or neither is the source.
+            SettingsError: the destination is in a bucket, and APF_LEDGER_URL is not set.
             CallbackError: the callback's URL is malformed, or holds a password.
             IsOutput: the source holds outputs of earlier batches. A named photo that is one fails by itself.
             OtherRecipe: no photos are named, and an open batch into the destination has another recipe.
@@ -127,6 +132,8 @@ class Client:
             raise BadRequest(f"photos is the text {photos!r}: give a list of keys, [{photos!r}]")
         if private and (photo := next(filter(has_photos_suffix, photos or ()), None)) is not None:
             raise BadRequest(f"{photo!r} is a photo by its suffix, and private batches are of gradient files alone")
+        if exclude and photos is not None:
+            raise BadRequest("exclude is of a whole source: leave photos away, or name those that you mean")
         lane = lane or (BULK if photos is None else INTERACTIVE)
         # Redis first: where it is down, nothing has been written yet.
         queue = choose_queue(self._app, lane, tenant)
@@ -138,6 +145,7 @@ class Client:
             lane=lane,
             tenant=tenant,
             callback=callback,
+            exclude=tuple(exclude),
             queue=queue,
         )
         if batch_id and (known := self._known(source, destination, photos, batch_id, private=private)):
@@ -153,7 +161,7 @@ class Client:
             LedgerError: there is no such batch.
             StoreError: the store refuses.
         """
-        return BatchWatch(self._ledger(destination), batch).poll()
+        return BatchWatch(self._ledger(destination, batch), batch).poll()
 
     def wait(self, destination: str, batch: str, *, timeout_s: float | None = None) -> BatchSummary:
         """Until every photo has its outcome, or the batch is cancelled or paused; None waits for ever.
@@ -162,7 +170,7 @@ class Client:
             NotDone: it took longer than `timeout_s`.
             LedgerError, StoreError: as `status`.
         """
-        watch = BatchWatch(self._ledger(destination), batch)
+        watch = BatchWatch(self._ledger(destination, batch), batch)
         pauses = _Pauses(timeout_s, batch)
         while True:
             summary = watch.poll()
@@ -177,19 +185,21 @@ class Client:
             LedgerError: there is no such batch.
             StoreError: the store refuses.
         """
-        ledger = self._ledger(destination)
+        ledger = self._ledger(destination, batch)
         cancel(ledger, ledger.read_batch(batch), self._settings)  # an unknown batch is an error, not a marker
 
-    def _ledger(self, destination: str) -> Ledger:
-        return find_ledger(destination, self._settings)
+    def _ledger(self, destination: str, batch: str) -> Ledger:
+        return find_batch(destination, batch, self._settings)[0]
 
     def _known(
         self, source: str, destination: str, photos: Sequence[str] | None, batch_id: str, *, private: bool
     ) -> Submitted | None:
         """The batch of this id, where there is one; what is left of one that was taken back is swept away."""
-        ledger = self._ledger(destination)
-        if not ledger.has_batch(batch_id):
-            ledger.sweep(batch_id)
+        try:
+            ledger = self._ledger(destination, batch_id)
+        except LedgerError:
+            check_ledger_place(destination, self._settings)
+            find_ledger(destination, self._settings).sweep(batch_id)
             return None
         batch = ledger.read_batch(batch_id)
         named = {ref.key for ref in batch.named}
@@ -225,7 +235,7 @@ class Client:
             raise BadRequest(
                 f"{len(keys)} photos are named, and {MAX_NAMED} are the most: submit them in parts, or a whole prefix"
             )
-        ledger, batch = new_batch(source, destination, asked, self._settings, batch_id=batch_id)
+        ledger, batch = new_batch(source, destination, asked, self._settings, batch_id=batch_id, listed=False)
         refs = _found(open_store(batch.source, s3=self._settings.s3), keys, refuse=missing == "refuse")
         if not refs:
             raise BadRequest(f"none of the photos that were named is in {batch.source}: nothing is to be done")
@@ -268,13 +278,14 @@ class AsyncClient:
         callback: str | None = None,
         no_face: Literal["copy", "skip"] = "copy",
         overwrite: bool = False,
+        exclude: Sequence[str] = (),
         missing: Literal["refuse", "ignore"] = "refuse",
         batch_id: str | None = None,
         private: bool = False,
     ) -> Submitted:
         """As `Client.submit`."""
         call = partial(self._client.submit, source, destination, photos=photos, recipe=recipe, lane=lane)
-        call = partial(call, tenant=tenant, callback=callback, private=private)
+        call = partial(call, tenant=tenant, callback=callback, private=private, exclude=exclude)
         return await asyncio.to_thread(call, no_face=no_face, overwrite=overwrite, missing=missing, batch_id=batch_id)
 
     async def status(self, destination: str, batch: str) -> BatchSummary:
@@ -283,7 +294,7 @@ class AsyncClient:
 
     async def wait(self, destination: str, batch: str, *, timeout_s: float | None = None) -> BatchSummary:
         """As `Client.wait`; it can be cancelled at any time, and the batch goes on."""
-        watch = BatchWatch(await asyncio.to_thread(self._client._ledger, destination), batch)
+        watch = BatchWatch(await asyncio.to_thread(self._client._ledger, destination, batch), batch)
         pauses = _Pauses(timeout_s, batch)
         while True:
             summary = await asyncio.to_thread(watch.poll)

@@ -14,10 +14,11 @@ import redis
 
 from apf.errors import WeightsError
 from apf.recipe import check_weights, weights_digest
-from producer.doctor_store import LARGEST_SKEW, examine_store
+from producer.doctor_store import LARGEST_SKEW, examine_ledger, examine_store
 from producer.finding import Finding
 from producer.parts import missing_worker_parts
 from workers.app import redis_tls
+from workers.asking import check_ledger_place
 from workers.errors import SettingsError
 from workers.sending import queue_fault
 from workers.settings import Settings, check_worker
@@ -31,7 +32,8 @@ ASKABLE = ("redis://", "rediss://")
 
 def examine(settings: Settings, urls: Iterable[str]) -> list[Finding]:
     """All checks, in the order in which a photo meets them. The settings have validated already."""
-    findings = [_settings(settings), *_broker(settings)]
+    urls = list(urls)
+    findings = [_settings(settings), *_broker(settings), *_ledger(settings, urls)]
     for url in urls:
         findings += examine_store(url, settings)
     findings += [_weights(), *_worker_parts(settings)]
@@ -45,6 +47,21 @@ def _settings(settings: Settings) -> Finding:
     except SettingsError as error:
         return Finding("settings", False, f"fit for a producer, not for a worker: {error}")
     return Finding("settings", True, "all APF_ variables validate, and fit each other")
+
+
+def _ledger(settings: Settings, urls: list[str]) -> list[Finding]:
+    """Where ledgers lie, and whether anybody can read them there."""
+    if settings.ledger_root:
+        return [examine_ledger(settings.ledger_root, settings)]
+    buckets = [url for url in dict.fromkeys([*urls, *settings.allowed]) if url.startswith("s3:")]
+    if settings.ledger_url:
+        return [examine_ledger(url, settings) for url in urls if url in buckets]
+    try:
+        for url in buckets:
+            check_ledger_place(url, settings)
+    except SettingsError as error:
+        return [Finding("ledger", False, str(error))]
+    return []
 
 
 def _broker(settings: Settings) -> list[Finding]:

@@ -9,8 +9,10 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import urllib3
+
 from producer.finding import Finding
-from workers.errors import Changed, Forbidden, WorkerError
+from workers.errors import Changed, Forbidden, NotFound, WorkerError
 from workers.settings import Settings
 from workers.store import RESERVED, ObjectInfo, Store, open_store
 from workers.store.urls import file_path
@@ -34,6 +36,47 @@ def examine_store(url: str, settings: Settings) -> list[Finding]:
         return [Finding(what, False, str(error))]
     with _no_folders_left(store):
         return _examined(store, what, first)
+
+
+def examine_ledger(url: str, settings: Settings) -> Finding:
+    """Whether a ledger can be kept in a place, and whether its objects are published there."""
+    what, key = f"ledger {url}", f".apf/doctor/{secrets.token_hex(8)}"
+    try:
+        store = open_store(url, s3=settings.s3)
+        store.put(key, b"one")
+        try:
+            public = _anybody_reads(store, key)
+        finally:
+            store.delete(key)
+    except NotFound as error:
+        is_folder = not url.startswith("s3:")
+        return Finding(what, is_folder, "a folder that the first batch makes" if is_folder else str(error))
+    except Forbidden as error:
+        beside = settings.ledger_root is None
+        return Finding(what, beside, f"writing is refused{', so none is kept here' if beside else ''}: {error}")
+    except WorkerError as error:
+        return Finding(what, False, str(error))
+    if public:
+        cure = "names, tenants and callbacks are published: set APF_LEDGER_URL to a bucket that is not"
+        return Finding(what, False, f"anybody can read what lies here, without a key: {cure}")
+    return Finding(
+        what, True, "can be written, and is not read without a key" if public is not None else "can be written"
+    )
+
+
+def _anybody_reads(store: Store, key: str) -> bool | None:
+    """Whether a bucket gives an object to somebody without a key; None: it could not be tried."""
+    if not store.url.startswith("s3://"):
+        return None
+    from workers.store.s3 import S3Store  # noqa: PLC0415  open_store has loaded it
+
+    if not isinstance(store, S3Store):
+        return None
+    try:
+        answer = urllib3.request("GET", store.unsigned_url(key), timeout=5, retries=False)
+    except urllib3.exceptions.HTTPError:
+        return None
+    return answer.status == 200 and answer.data == b"one"
 
 
 def _examined(store: Store, what: str, first: ObjectInfo | None) -> list[Finding]:

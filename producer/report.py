@@ -70,8 +70,9 @@ def _bar(show: bool) -> Progress:
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("photos, {task.fields[faces]} faces, {task.fields[rate]:.1f} photos/s"),
+        TextColumn("after"),
         TimeElapsedColumn(),
-        TextColumn("left"),
+        TextColumn("left:"),
         TimeRemainingColumn(),
         console=console,
         disable=not show,
@@ -91,6 +92,8 @@ def print_summary(summary: BatchSummary) -> None:
         f"{summary.photos} {what}: {summary.protected} protected ({summary.faces} faces), {summary.no_face} without a "
         f"face, {summary.skipped} skipped, {summary.failed} failed, {summary.pending} pending"
         + (f"; {batch.ignored} other files ignored" if batch.ignored else "")
+        + (f" ({summary.left_out.excluded} of them by patterns)" if summary.left_out.excluded else "")
+        + (f"; [red]{summary.left_out.total} left out[/red]" if summary.left_out.total else "")
         + (f"; [yellow]{summary.stopped}[/yellow]" if summary.stopped else ""),
         highlight=False,
         soft_wrap=True,
@@ -115,6 +118,10 @@ def print_summary(summary: BatchSummary) -> None:
         )
     if len(summary.failures) > SHOWN_FAILURES:
         console.print(f"  and {len(summary.failures) - SHOWN_FAILURES} more: --json lists all")
+    for one in summary.left_out.named[:SHOWN_FAILURES]:
+        console.print(f"  [red]left out[/red] {escape(one.key)}: {escape(one.reason)}", highlight=False, soft_wrap=True)
+    if summary.left_out.total > SHOWN_FAILURES:
+        console.print(f"  and {summary.left_out.total - SHOWN_FAILURES} more: --json names the first hundred")
     if callback := summary.callback:
         console.print(escape(_callback_line(callback)), highlight=False, soft_wrap=True)
     if summary.failures:
@@ -140,6 +147,13 @@ def print_failures(summary: BatchSummary) -> None:
         again = "may pass" if failure.transient else "permanent"
         tries = f"{failure.attempts} {'try' if failure.attempts == 1 else 'tries'}"
         print(f"{failure.key!r}\t{tries}\t{again}\t{failure.reason}")
+    for one in summary.left_out.named:
+        print(f"{one.key!r}\t0 tries\tpermanent\tleft out: {one.reason}")
+
+
+def is_short(summary: BatchSummary) -> bool:
+    """Whether some photo of the source has no output, and should have one."""
+    return bool(summary.failed or summary.missing or summary.left_out.total)
 
 
 def finish(summary: BatchSummary, *, as_json: bool, waited: bool = False) -> NoReturn:
@@ -149,4 +163,4 @@ def finish(summary: BatchSummary, *, as_json: bool, waited: bool = False) -> NoR
     else:
         print_summary(summary)
     left = waited and (summary.pending or summary.stopped)
-    raise typer.Exit(SOME_FAILED if summary.failed or summary.missing or left else DONE)
+    raise typer.Exit(SOME_FAILED if is_short(summary) or left else DONE)

@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from producer.parts import missing_worker_parts
 from producer.terminal import AsJson, Destination, console, errors_end_the_command, refuse, say
 from workers.album.target import Target
-from workers.asking import find_ledger, latest_batch
+from workers.asking import find_batch
 from workers.settings import load_settings
 
 if TYPE_CHECKING:
@@ -56,8 +56,7 @@ def report(
             "install the worker extra (pip install 'apf-protect[worker]'), or use apf status"
         )
     settings = load_settings()
-    ledger = find_ledger(destination, settings)
-    batch_id = batch or latest_batch(ledger, destination)
+    ledger, batch_id = find_batch(destination, batch, settings)
     place = Target.at(output, batch_id)
     asked_of = ledger.read_batch(batch_id)
     place.check(apart=(asked_of.source, asked_of.destination))  # before libraries load that take seconds
@@ -75,7 +74,7 @@ def report(
 
 @contextmanager
 def _bar(*, show: bool) -> Iterator[Any]:
-    columns = (TextColumn("looking at photos"), BarColumn(), MofNCompleteColumn(), TextColumn("left"))
+    columns = (TextColumn("looking at photos"), BarColumn(), MofNCompleteColumn(), TextColumn("left:"))
     with Progress(*columns, TimeRemainingColumn(), console=console, disable=not show) as progress:
         task = progress.add_task("", total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)

@@ -12,7 +12,7 @@ from apf.recipe import recipe_fields
 from producer.lazy import lazily
 from producer.schedule_fields import new_recipe, new_trigger, warn_of_a_slower_clock
 from producer.schedule_table import print_one, print_table
-from producer.terminal import AsJson, NoFace, Overwrite, Private, errors_end_the_command, refuse, say
+from producer.terminal import AsJson, Exclude, NoFace, Overwrite, Private, errors_end_the_command, refuse, say
 from workers.schedules.editing import (
     DEFAULT_EVERY,
     add_schedule,
@@ -74,6 +74,7 @@ def add(
     no_face: Annotated[NoFace, typer.Option(help="What to do with a photo that has no face.")] = NoFace.copy,
     overwrite: Overwrite = False,
     tenant: Annotated[str, typer.Option(help="Whose photos these are: tenants get equal shares.")] = "",
+    exclude: Exclude = None,
     callback: Annotated[str | None, typer.Option(help="Told of the end of each batch by a POST.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -85,7 +86,7 @@ def add(
         "name": name, "source": source, "destination": destination, "recipe": recipe_fields(recipe),
         "trigger": trigger(cron, timezone or "UTC", every or (None if cron else DEFAULT_EVERY)),
         "on_change": changes(on_change or ()), "no_face": no_face.value, "tenant": tenant, "callback": callback,
-        "private": private, "overwrite": overwrite,
+        "private": private, "overwrite": overwrite, "exclude": tuple(exclude or ()),
     }  # fmt: skip
     schedule = add_schedule(fields, settings)
     warn_of_a_slower_clock(schedule.trigger, settings)
@@ -110,6 +111,13 @@ def change(
     ] = None,
     tenant: Annotated[str | None, typer.Option(help='Whose photos these are; "" is nobody\'s.')] = None,
     callback: Annotated[str | None, typer.Option(help='Told of the end of each batch; "" tells nobody.')] = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PATTERN", help="Leave out what matches these instead of what was said before."),
+    ] = None,
+    exclude_nothing: Annotated[
+        bool, typer.Option("--exclude-nothing", help="Drop the patterns that were said before.")
+    ] = False,
     recipe: Annotated[str | None, typer.Option(help="light, standard, strong, or a TOML file, which is kept.")] = None,
     fraction: Annotated[
         float | None, typer.Option(help="Give the recipe to this part of the photos first: 0.05 is 5 %.")
@@ -134,6 +142,8 @@ def change(
         fields["tenant"] = tenant
     if callback is not None:
         fields["callback"] = callback or None
+    if exclude or exclude_nothing:
+        fields["exclude"] = tuple(exclude or ())
     if recipe or fraction is not None:
         fields |= new_recipe(before, recipe, fraction)
     if now:
@@ -143,7 +153,7 @@ def change(
     after = change_schedule(shelf, name, fields, settings)
     if every:
         warn_of_a_slower_clock(after.trigger, settings)
-    _show(shelf, name, settings, as_json=as_json)
+    _show(find_schedule(name, settings), name, settings, as_json=as_json)
 
 
 @app.command("list")

@@ -12,7 +12,7 @@ import typer
 
 from producer.callback_command import await_callback
 from producer.parts import missing_worker_parts
-from producer.report import follow, print_summary
+from producer.report import follow, is_short, print_summary
 from producer.terminal import DONE, INTERRUPTED, SOME_FAILED, refuse, say
 from workers.app import make_app
 from workers.attempts import attempts_at, is_live
@@ -75,7 +75,7 @@ def finish(summaries: list[BatchSummary], *, as_json: bool, waited: bool) -> NoR
     for summary in () if as_json else summaries:
         print_summary(summary)
     left = waited and any(summary.pending or summary.stopped for summary in summaries)
-    failed = any(summary.failed or summary.missing for summary in summaries)
+    failed = any(map(is_short, summaries))
     raise typer.Exit(SOME_FAILED if failed or left else DONE)
 
 

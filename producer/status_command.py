@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from producer.report import POLL_S, finish, follow, print_failures
+from producer.report import POLL_S, finish, follow, is_short, print_failures
 from producer.terminal import DONE, SOME_FAILED, AsJson, Destination, errors_end_the_command
-from workers.asking import find_ledger, latest_batch
+from workers.asking import find_batch
 from workers.settings import load_settings
 from workers.watch import BatchWatch
 
@@ -23,13 +23,12 @@ def status(
 ) -> None:
     """Tell how far a batch is; with --failed, which photos failed, why, and how often they were begun."""
     settings = load_settings()
-    ledger = find_ledger(destination, settings)
-    batch_id = batch or latest_batch(ledger, destination)
+    ledger, batch_id = find_batch(destination, batch, settings)
     if watch:
         summary = follow(BatchWatch(ledger, batch_id), every_s=POLL_S, show=not as_json)
     else:
         summary = BatchWatch(ledger, batch_id).poll(running=True)
     if failed and not as_json:
         print_failures(summary)
-        raise typer.Exit(SOME_FAILED if summary.failed else DONE)
+        raise typer.Exit(SOME_FAILED if is_short(summary) else DONE)
     finish(summary, as_json=as_json)

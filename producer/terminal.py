@@ -36,6 +36,14 @@ Private = Annotated[
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace files in DST that apf did not write for the very same photo, too.")
 ]
+Exclude = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="PATTERN",
+        help="Leave out what matches, as in .gitignore: '*.png', 'drafts/'. May be repeated; SRC's own .apfignore "
+        "counts, too, and what NAS boxes and file systems leave behind is left out anyway.",
+    ),
+]
 Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Stay until the batch is done, with a progress bar.")]
 
 

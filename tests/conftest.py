@@ -62,6 +62,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 #: The user of the Swift server; moto takes any.
 S3_KEY, S3_SECRET = "apf:apf", "secretsecret"
 
+#: For tests to which it does not matter where ledgers lie: buckets are refused where nothing says it.
+ANY_PLACE = {"APF_LEDGER_URL": "beside-outputs"}
+
+# Before any test module loads ONNX Runtime by itself.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_environment() -> Iterator[None]:
@@ -70,6 +76,8 @@ def _own_environment() -> Iterator[None]:
         for name in list(os.environ):
             if name.startswith(("APF_", "AWS_")) and name != "APF_REQUIRE_SERVICES":
                 patch.delenv(name)
+        for name, value in ANY_PLACE.items():
+            patch.setenv(name, value)
         patch.setenv("AWS_ACCESS_KEY_ID", S3_KEY)
         patch.setenv("AWS_SECRET_ACCESS_KEY", S3_SECRET)
         patch.setenv("AWS_DEFAULT_REGION", "us-east-1")

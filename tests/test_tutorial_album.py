@@ -115,6 +115,7 @@ def test_an_album_in_a_bucket(home: Path, redis_server: RedisServer, swift: S3Se
         "http://localhost:8333": swift.endpoint_url,
         "s3://album-protected": f"s3://{protected}",
         "s3://album ": f"s3://{album} ",
+        "s3://album-ledger": f"s3://{swift.new_bucket('album-ledger')}",
     }
     commands = [Command(tutorials.replaced(one.text, names), one.expected, one.line) for one in part(bucket=True)]
     credentials = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.timeout(600)
 @pytest.fixture
 def buckets(swift: S3Server) -> dict[str, str]:
     """The page's names of buckets, and those that stand for them here."""
-    return {name: swift.new_bucket(name) for name in ("photos", "public")}
+    return {name: swift.new_bucket(name) for name in ("photos", "public", "ledgers")}
 
 
 def programs(folder: Path, names: dict[str, str]) -> None:

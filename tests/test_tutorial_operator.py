@@ -18,7 +18,7 @@ from tests.conftest import RedisServer, S3Server
 from workers.planning import in_fraction
 
 PAGE = Path(__file__).parents[1] / "docs" / "operator.md"
-BUCKETS = ("library", "library-protected")
+BUCKETS = ("library", "library-protected", "library-ledger")
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -54,7 +54,8 @@ def test_every_command_of_the_page_does_what_the_page_says(
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "APF_BROKER_URL": redis_server.url,
         "APF_S3_ENDPOINT_URL": buckets.endpoint_url,
-        "APF_ALLOWED_URLS": " ".join(f"s3://{name}" for name in BUCKETS),
+        "APF_ALLOWED_URLS": " ".join(f"s3://{name}" for name in BUCKETS[:2]),
+        "APF_LEDGER_URL": f"s3://{BUCKETS[2]}",
         "APF_SCHEDULE_EVERY_S": "1",
         "APF_RECONCILE_EVERY_S": "2",
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -10,18 +11,20 @@ from typing import Literal
 
 from pydantic import ValidationError
 
+from apf.errors import PatternError
+from apf.exclusions import IGNORE_FILE, MAX_IGNORE_FILE_BYTES, Exclusions, patterns_in
 from apf.recipe import Recipe, check_private, load_recipe
 from workers.address import parse_target
 from workers.allowed import check_allowed
 from workers.digest import open_shards
-from workers.errors import BadRequest, LedgerError, WorkerError
+from workers.errors import BadRequest, LedgerError, NotFound, ObjectTooLarge, SettingsError, WorkerError
 from workers.job import Batch, Lane, Part, PhotoRef, explain
 from workers.ledger import Ledger, new_batch_id, open_ledger
 from workers.planning import counted
 from workers.registry import open_ids, register, roots, unregister
-from workers.settings import Settings
+from workers.settings import BESIDE_OUTPUTS, Settings
 from workers.sources import check_folder, overlapping
-from workers.store import canonical_url, open_store
+from workers.store import Store, canonical_url, inside, open_store
 
 log = logging.getLogger(__name__)
 
@@ -31,20 +34,54 @@ class OverlapError(WorkerError):
 
 
 def find_ledger(destination: str, settings: Settings) -> Ledger:
-    """The ledger of a destination."""
-    return open_ledger(canonical_url(destination), ledger_url=settings.ledger_url, s3=settings.s3)
+    """The ledger of a destination's new batches."""
+    return open_ledger(canonical_url(destination), ledger_url=settings.ledger_root, s3=settings.s3)
 
 
-def latest_batch(ledger: Ledger, destination: str) -> str:
-    """The newest batch of a destination.
+def find_batch(destination: str, batch_id: str | None, settings: Settings) -> tuple[Ledger, str]:
+    """A batch that is there, and the ledger that it is in; None: the newest of the destination.
+
+    Where APF_LEDGER_URL is a place of its own, batches from before it was lie beside their outputs.
 
     Raises:
-        LedgerError: there is none.
+        LedgerError: there is no such batch.
     """
-    found = ledger.latest()
-    if found is None:
-        raise LedgerError(f"no batch was ever run into {destination}: check the destination, or APF_LEDGER_URL")
-    return found
+    ledgers = [find_ledger(destination, settings)]
+    if settings.ledger_root:
+        with suppress(NotFound):  # a folder that was never made
+            ledgers.append(open_ledger(canonical_url(destination), s3=settings.s3))
+    if batch_id:
+        found = [(batch_id, ledger) for ledger in ledgers if ledger.has_batch(batch_id)]
+        missing = f"there is no batch {batch_id!r} in {{}}: `apf status` without a batch shows the last"
+    else:
+        found = [(latest, ledger) for ledger in ledgers if (latest := ledger.latest())]
+        missing = f"no batch was ever run into {destination}, by {{}}: check the destination, or APF_LEDGER_URL"
+    if not found:
+        raise LedgerError(missing.format(" or ".join(ledger.url for ledger in ledgers)))
+    latest, ledger = max(found, key=lambda one: one[0])  # of two of one id, the one of the settings
+    if ledger is not ledgers[0]:
+        log.warning("batch %s is kept beside its outputs, in %s: APF_LEDGER_URL was set later", latest, ledger.url)
+    return ledger, latest
+
+
+def check_ledger_place(destination: str, settings: Settings) -> None:
+    """Raises SettingsError where a new batch would publish its ledger, and nobody has said that it may."""
+    place = canonical_url(destination)
+    if not place.startswith("s3:") or settings.ledger_url == BESIDE_OUTPUTS:
+        return
+    cures = (
+        f"set APF_LEDGER_URL to a bucket or prefix that is not published, such as s3://ledgers, or to {BESIDE_OUTPUTS} "
+        "where the destination is not published either"
+    )
+    if settings.ledger_root is None:
+        raise SettingsError(
+            f"nothing says where the ledger of {place} lies, which holds names, tenants and callbacks: {cures}"
+        )
+    if inside(canonical_url(settings.ledger_root), place):
+        raise SettingsError(
+            f"the ledger of {place} would lie inside it, in {settings.ledger_root}, with names, tenants and "
+            f"callbacks: {cures}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +100,8 @@ class Asked:
     part: Part = "fraction"
     changed_since: str = ""
     again: frozenset[str] = frozenset()
+    #: Patterns, besides those of the source's own file.
+    exclude: tuple[str, ...] = ()
     schedule: str = ""
     #: As `workers.sending.choose_queue` gives it; empty: by hashes.
     queue: str = ""
@@ -76,23 +115,28 @@ def new_batch(
     *,
     batch_id: str | None = None,
     photo: PhotoRef | None = None,
+    listed: bool = True,
 ) -> tuple[Ledger, Batch]:
     """A batch with nothing planned, checked and not yet written.
 
     Args:
         batch_id: its id; None makes a new one.
         photo: the one photo of the source that it is of; None for all, or for those that the caller names.
+        listed: whether its photos are those that the source holds; where they are named, nothing is excluded.
 
     Raises:
         BadRequest: a field does not validate.
         OverlapError: source and destination overlap.
         NotAllowed: APF_ALLOWED_URLS is set, and one of the two lies outside.
         RecipeError: the recipe is unknown or malformed, or has no private mode.
+        PatternError: a pattern that excludes photos is malformed.
         LedgerError: the id is none.
         CallbackError: the callback's URL is malformed; whether it may be reached is the workers' to say.
         StoreError: the source is missing.
+        SettingsError: the destination is in a bucket, and nothing says where its ledger lies.
     """
     source, destination = canonical_url(source), canonical_url(destination)
+    check_ledger_place(destination, settings)
     if settings.allowed_urls:  # what no worker may do is refused here, and not photo by photo there
         check_allowed(source, settings.allowed, what="source")
         check_allowed(destination, settings.allowed, what="destination")
@@ -105,7 +149,7 @@ def new_batch(
         recipe = load_recipe(recipe, detector=settings.detector)
     if asked.private:
         check_private(recipe)
-    open_store(source, s3=settings.s3)
+    exclude = excluded_in(open_store(source, s3=settings.s3), asked.exclude) if listed and not photo else ()
     if photo:
         check_folder(destination)
     open_store(destination, s3=settings.s3, create=True)
@@ -115,6 +159,7 @@ def new_batch(
         "source": source,
         "destination": destination,
         "recipe": recipe,
+        "exclude": exclude,
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "max_shard_photos": settings.shard_photos,
         "max_shard_megapixels": settings.shard_megapixels,
@@ -126,6 +171,25 @@ def new_batch(
         return find_ledger(destination, settings), counted(batch) if photo else batch
     except ValidationError as error:
         raise BadRequest(f"a batch cannot be asked for this: {explain(error)}") from error
+
+
+def excluded_in(source: Store, patterns: Sequence[str]) -> tuple[str, ...]:
+    """The patterns of the source's own file, and these after them.
+
+    Raises:
+        PatternError: one is malformed.
+        StoreError: the file cannot be read.
+    """
+    own: tuple[str, ...] = ()
+    with suppress(NotFound):
+        where = f"{IGNORE_FILE} in {source.url}"
+        try:
+            own = patterns_in(source.get(IGNORE_FILE, max_bytes=MAX_IGNORE_FILE_BYTES).data, where)
+        except ObjectTooLarge as error:
+            raise PatternError(f"{where} is over {MAX_IGNORE_FILE_BYTES} bytes: merge its patterns") from error
+    found = (*own, *patterns)
+    Exclusions(found)
+    return found
 
 
 def create_batch(

@@ -35,7 +35,9 @@ log = logging.getLogger(__name__)
 TRIES = 3
 
 #: Variables that a decoder keeps; all others could hold a secret.
-HARMLESS = re.compile(r"PATH|LANG|LC_[A-Z]+|TMPDIR|[A-Z]+_NUM_THREADS|PYTHON[A-Z]*|PILLOW_[A-Z_]+")
+HARMLESS = re.compile(
+    r"PATH|LANG|LC_[A-Z]+|TMPDIR|[A-Z]+_NUM_THREADS|PYTHON[A-Z]*|PILLOW_[A-Z_]+|ORT_DISABLE_TELEMETRY"
+)
 
 P = ParamSpec("P")
 Result = TypeVar("Result")

@@ -190,4 +190,6 @@ def _concluded(ledger: Ledger, batch: Batch, tried: Callback, settings: Settings
         return Delivery("gave_up")
     wait_s = tried.due_in_s()
     log.warning("callback of batch %s failed, next try in %.0f s: %s", batch.id, wait_s, tried.last_error)
-    return Delivery("failed", wait_s if wait_s <= LONGEST_COUNTDOWN_S else None)
+    # Redis hands a message that waits for longer than the visibility timeout to a second worker.
+    longest_s = min(LONGEST_COUNTDOWN_S, settings.visibility_timeout_s / 2)
+    return Delivery("failed", wait_s if wait_s <= longest_s else None)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from workers.job import Batch, Outcome, PhotoReport, Totals
 from workers.ledger import Ledger
+from workers.left_out import LeftOuts, read_left_outs
 from workers.reports import Reported, reports, retries
 from workers.watch import BatchSummary, Failure
 
@@ -30,6 +31,7 @@ class Ending:
     wall_seconds: float = 0.0
     stage_seconds: dict[str, float] = field(default_factory=dict)
     peak_memory_bytes: int = 0
+    left_out: LeftOuts = field(default_factory=LeftOuts)
     #: How often retried photos that failed were begun so far.
     _attempts: Counter[str] = field(default_factory=Counter)
 
@@ -62,6 +64,7 @@ class Ending:
             stage_seconds=dict(self.stage_seconds),
             wall_seconds=self.wall_seconds,
             peak_memory_bytes=self.peak_memory_bytes,
+            left_out=self.left_out,
         )
 
     def _failure(self, photo: PhotoReport) -> Failure:
@@ -82,7 +85,8 @@ def ending(ledger: Ledger, batch: Batch, *, most_failures: int, few_photos: int)
     """
     if not batch.planned or ledger.stopped(batch.id):
         return None
-    ended = Ending(batch, retries(ledger, batch), most_failures, few_photos)
+    left_out = read_left_outs(ledger, batch)
+    ended = Ending(batch, retries(ledger, batch), most_failures, few_photos, left_out=left_out)
     for reported in reports(ledger, batch, ended.retried_by):
         if reported is None:
             return None

@@ -73,6 +73,8 @@ class BatchDone(_Part):
     failed: int
     missing: int
     ignored: int
+    #: Of the source, neither protected nor ignored: names and folders that cannot be read, links that lead outside.
+    left_out: int = 0
     faces: int
     note: str
     #: Seconds of work, added up over shards.

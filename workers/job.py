@@ -51,7 +51,7 @@ class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class _Told(_Record):
+class Told(_Record):
     """What workers tell of their work: fields of a newer version are passed over. What is asked has none of these:
     it must be understood whole.
     """
@@ -129,7 +129,7 @@ class Outcome(StrEnum):
     failed = "failed"
 
 
-class PhotoReport(_Told):
+class PhotoReport(Told):
     """What became of one photo."""
 
     key: str = Field(min_length=1)
@@ -137,6 +137,8 @@ class PhotoReport(_Told):
     outcome: Outcome
     #: For people: why it failed, was skipped or left out.
     reason: str | None = None
+    #: For people: on metadata that was to be kept and could not be.
+    note: str | None = None
     #: Of a failed one: whether trying again can help.
     transient: bool = False
     faces: int = Field(default=0, ge=0)
@@ -147,7 +149,7 @@ class PhotoReport(_Told):
     attempts: int = Field(default=1, ge=1)
 
 
-class Totals(_Told):
+class Totals(Told):
     """Sums over photos; `a + b` adds them up."""
 
     photos: int = 0
@@ -194,7 +196,7 @@ class Totals(_Told):
         return Totals.model_construct(**{name: round(mine - getattr(other, name), 6) for name, mine in self})
 
 
-class ShardReport(_Told):
+class ShardReport(Told):
     """What became of a shard. Once it lies in the ledger, the shard is done."""
 
     shard: int = Field(ge=0)
@@ -216,7 +218,7 @@ class ShardReport(_Told):
         return Totals.of(self.photos)
 
 
-class ShortReport(_Told):
+class ShortReport(Told):
     """What became of a shard, without the photos of which nothing more is to be told than that they are counted."""
 
     shard: int = Field(ge=0)
@@ -230,7 +232,7 @@ class ShortReport(_Told):
     peak_memory_bytes: int = Field(ge=0)
 
 
-class Attempt(_Told):
+class Attempt(Told):
     """One worker's try of a shard. It is gone once the try has ended; what stays was cut short."""
 
     #: Sorts by the time of the start.
@@ -257,7 +259,7 @@ class Attempt(_Told):
 class Batch(Growing):
     """One run of the command over a source: what was asked, and how far planning has come."""
 
-    newer_fields = ("private", "overwrite")
+    newer_fields = ("private", "exclude", "overwrite")
 
     #: As `workers.ledger.new_batch_id` gives it.
     id: str = Field(min_length=1)
@@ -289,6 +291,8 @@ class Batch(Growing):
     changed_since: str = ""
     #: Older photos that are planned all the same: `workers.planning.key_digest` of each.
     again: frozenset[str] = frozenset()
+    #: Patterns of what is left alone besides `apf.exclusions.DEFAULTS`, those of the source's own file among them.
+    exclude: tuple[str, ...] = ()
     #: The schedule that fired it; empty for none.
     schedule: str = ""
     #: ISO 8601 with its offset.
@@ -308,7 +312,7 @@ class Batch(Growing):
     first_retry: int | None = Field(default=None, ge=0)
     #: Photos planned so far, each once.
     photos: int = Field(default=0, ge=0)
-    #: Objects that are no photos by their name or size.
+    #: Objects that are no photos by their name, and excluded ones.
     ignored: int = Field(default=0, ge=0)
     #: Who plans it, and when they last wrote: another takes over only after `PLANNER_LEASE_S` of silence.
     planner: str = ""

@@ -15,7 +15,9 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import quote
 
+from apf.errors import ApfError
 from workers.context import current
+from workers.errors import WorkerError
 from workers.settings import load_settings
 
 #: Shorter keys are hidden only where they stand in quotes: they could be any word.
@@ -90,6 +92,8 @@ def install() -> None:
         record = make(*args, **kwargs)
         keys = [arg for arg in record.args or () if isinstance(arg, Key)] if hides_keys else []
         record.msg, record.args = masked(record.getMessage(), keys), ()
+        if record.exc_info and isinstance(record.exc_info[1], (WorkerError, ApfError)):
+            record.exc_info = None  # the message holds the reason and its cure; where it was raised helps nobody
         if record.exc_info:
             record.exc_text = masked(_FORMAT.formatException(record.exc_info))
         record.apf_at = current()

@@ -8,12 +8,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from apf.exclusions import Exclusions
 from workers.attempts import now
 from workers.errors import LedgerError
 from workers.job import Batch, PhotoRef
 from workers.kinds import estimated_megapixels, is_taken
 from workers.ledger import Ledger, all_of
-from workers.store import ObjectInfo, Store
+from workers.left_out import Gathered
+from workers.store import AFTER_ALL, ObjectInfo, Store
 
 #: A planner writes its cursor at least so often, with a small shard or none, where few of the listed keys are planned.
 LONGEST_SILENCE_S = 5.0
@@ -37,7 +39,11 @@ def key_digest(key: str) -> str:
 def is_chosen(info: ObjectInfo, batch: Batch) -> bool:
     """Whether the photo is in the batch's part, and new enough for it or to be run again."""
     wanted = is_since(info, batch.changed_since) or (batch.again and key_digest(info.key) in batch.again)
-    return bool(wanted) and in_fraction(info.key, batch.schedule, batch.fraction) is (batch.part == "fraction")
+    return bool(wanted) and _in_part(info.key, batch)
+
+
+def _in_part(key: str, batch: Batch) -> bool:
+    return in_fraction(key, batch.schedule, batch.fraction) is (batch.part == "fraction")
 
 
 def is_since(info: ObjectInfo, moment: str) -> bool:
@@ -79,6 +85,10 @@ class _Stretch:
         """A new one; `photo` is the last that was planned."""
         return cls(cursor, [_Shard(photo)])
 
+    def next(self) -> _Stretch:
+        """The one behind it."""
+        return _Stretch.after(self.cursor, self.last_photo)
+
     @property
     def last_photo(self) -> str:
         last = self.shards[-1]
@@ -116,16 +126,22 @@ def plan(
     Raises:
         Taken: another planner has written to the batch since.
         BatchTooLarge: the source has more than `max_photos` photos.
+        PatternError: a pattern of the batch's is malformed.
     """
+    exclusions = Exclusions(batch.exclude)
     batch = _written(ledger, batch.model_copy(update={"planner": planner, "note": ""}), taking=True)
+    aside = Gathered(ledger, batch, exclusions, lambda key: _in_part(key, batch))
     stretch = _Stretch.after(batch.cursor, batch.cursor)
     written = time.monotonic()
-    for info in source.list(start_after=batch.cursor):
+    for info in source.list(start_after=batch.cursor, left_out=aside.meet):
+        is_photo = is_taken(info, private=batch.private)
+        excluded = is_photo and exclusions.match(info.key)
+        aside.passed(info.key, excluded=excluded)
         if time.monotonic() - written > LONGEST_SILENCE_S:
-            batch, stretch = _close(ledger, batch, stretch), _Stretch.after(stretch.cursor, stretch.last_photo)
+            batch, stretch = _close(ledger, batch, stretch, aside), stretch.next()
             yield batch
             written = time.monotonic()
-        if not is_taken(info, private=batch.private):
+        if not is_photo or excluded:
             stretch.ignored += 1
         elif is_chosen(info, batch):
             ref = PhotoRef(key=info.key, etag=info.etag, size=info.size)
@@ -135,19 +151,23 @@ def plan(
                     f"{batch.source} has more than {max_photos} photos, and the rest was left out: "
                     "name longer prefixes, or raise APF_MAX_BATCH_PHOTOS"
                 )
-                yield _close(ledger, batch.model_copy(update={"note": note}), stretch, planned=True)
+                yield _close(ledger, batch.model_copy(update={"note": note}), stretch, aside, planned=True)
                 raise BatchTooLarge(note)
             if stretch.full(batch, megapixels):
-                batch, stretch = _close(ledger, batch, stretch), _Stretch.after(stretch.cursor, stretch.last_photo)
+                batch, stretch = (
+                    _close(ledger, batch, stretch, aside),
+                    _Stretch.after(stretch.cursor, stretch.last_photo),
+                )
                 yield batch
                 written = time.monotonic()
             stretch.add(ref, megapixels, batch)
         stretch.cursor = info.key
+    aside.passed(AFTER_ALL)
     if not (batch.photos + stretch.photos) and _is_whole(batch):
         batch = batch.model_copy(
             update={"note": f"no {'gradient files' if batch.private else 'photos'} in {batch.source}"}
         )
-    yield _close(ledger, batch, stretch, planned=True)
+    yield _close(ledger, batch, stretch, aside, planned=True)
 
 
 def _is_whole(batch: Batch) -> bool:
@@ -196,7 +216,7 @@ def cut(batch: Batch, refs: Sequence[PhotoRef], shards: range) -> dict[int, list
     return {shard: cut.get(shard, []) for shard in shards}
 
 
-def _close(ledger: Ledger, batch: Batch, stretch: _Stretch, *, planned: bool = False) -> Batch:
+def _close(ledger: Ledger, batch: Batch, stretch: _Stretch, aside: Gathered, *, planned: bool = False) -> Batch:
     # Before the plans, too: whoever lost the batch must not write over the plans of who has it.
     _check_planner(ledger, batch)
     shards = dict(enumerate((shard for shard in stretch.shards if shard.photos), start=batch.shards))
@@ -204,6 +224,8 @@ def _close(ledger: Ledger, batch: Batch, stretch: _Stretch, *, planned: bool = F
     if any(done):  # a stale record: these shards were planned, and are done
         number = list(shards)[done.index(True)]
         raise Taken(f"shard {number} of batch {batch.id} is done already: somebody else planned it")
+
+    aside.write()
 
     def write(number: int) -> None:
         ledger.write_plan(batch.id, number, shards[number].photos, after=shards[number].after)

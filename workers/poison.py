@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from apf.clock import StageClock
 from workers.attempts import Deaths, Lease
 from workers.job import Outcome, PhotoRef, PhotoReport
-from workers.shard import ShardRunner, in_order
+from workers.shard import ShardOvertaken, ShardRunner, in_order
 
 log = logging.getLogger(__name__)
 
@@ -21,11 +21,18 @@ POISON_AFTER = 3
 class OneByOne:
     """Runs photos one at a time, each named in the ledger before it is touched; those that killed already come last."""
 
-    def __init__(self, make_runner: Callable[[], ShardRunner], lease: Lease, deaths: Deaths) -> None:
+    def __init__(
+        self,
+        make_runner: Callable[[], ShardRunner],
+        lease: Lease,
+        deaths: Deaths,
+        overtaken: Callable[[], bool] = lambda: False,
+    ) -> None:
         self.clock = StageClock()
         self._make_runner = make_runner
         self._lease = lease
         self._deaths = deaths
+        self._overtaken = overtaken
         self._reports: list[PhotoReport] = []
         self._runner: ShardRunner | None = None
         self._stopped: BaseException | None = None
@@ -36,11 +43,14 @@ class OneByOne:
         Raises:
             ApfError: the filter itself cannot be loaded.
             StoreError: the ledger cannot be told which photo is in hand.
+            ShardOvertaken: an upload waits.
         """
         for ref in sorted(refs, key=lambda ref: self._deaths.by_photo[ref.key]):
             if self._stopped:
                 raise self._stopped
             self._reports.append(self._one(ref))
+            if len(self._reports) < len(refs) and self._overtaken():
+                raise ShardOvertaken("an upload waits")
         self._lease.hold(None)
         return in_order(self._reports, refs)
 

@@ -29,8 +29,8 @@ STALE_S = 24 * 3600.0
 
 def roots(settings: Settings) -> list[str]:
     """Where open batches are registered, as far as the settings say; others have to be named."""
-    if settings.ledger_url:
-        return [settings.ledger_url]
+    if settings.ledger_root:
+        return [settings.ledger_root]
     return [url for url in settings.allowed if url != EVERYTHING]
 
 
@@ -104,5 +104,5 @@ def _opened(store: Store, key: str, settings: Settings) -> tuple[Ledger, str]:
 
 def _root(destination: str, settings: Settings) -> Store:
     within = [url for url in roots(settings) if inside(destination, url)]
-    url = settings.ledger_url or max(within, key=len, default=destination)
+    url = settings.ledger_root or max(within, key=len, default=destination)
     return open_store(url, s3=settings.s3, create=True)

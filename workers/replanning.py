@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import takewhile
 
+from apf.exclusions import Exclusions
 from workers.errors import LedgerError, NewerRecord
 from workers.job import Batch, PhotoRef
 from workers.kinds import is_taken
@@ -46,7 +47,9 @@ def planned_anew(ledger: Ledger, batch: Batch, shard: int, source: Store) -> dic
     above = (keys[0] for number in range(last + 1, end) if (keys := _keys(ledger, batch, number)))
     stop = next(above, batch.cursor + "\0").encode()
     listed = takewhile(lambda info: info.key.encode() < stop, source.list(start_after=next(below, "")))
-    photos = (info for info in listed if is_taken(info, private=batch.private) and is_chosen(info, batch))
+    found = (info for info in listed if is_taken(info, private=batch.private) and is_chosen(info, batch))
+    exclusions = Exclusions(batch.exclude)
+    photos = (info for info in found if not exclusions.match(info.key))
     refs = [PhotoRef(key=info.key, etag=info.etag, size=info.size) for info in photos]
     return cut(batch, refs, range(first, last + 1))
 

@@ -19,6 +19,7 @@ from apf.recipe import Recipe
 from workers import metrics, traces, trimming
 from workers.allowed import check_allowed
 from workers.attempts import Lease, attempts_at, deaths_at, now, renewed
+from workers.begun import forget_begun, note_begun, read_begun
 from workers.claims import sources_in
 from workers.context import at
 from workers.engine import Engine, load_engine
@@ -28,7 +29,7 @@ from workers.ledger import Ledger, open_batch
 from workers.logs import keys_hidden
 from workers.poison import SPLIT_AFTER, OneByOne
 from workers.settings import Settings
-from workers.shard import DESTINATION_GONE, ShardRunner, already_done
+from workers.shard import DESTINATION_GONE, ShardOvertaken, ShardRunner, already_done, in_order
 from workers.store import RESERVED, Store, open_store
 from workers.store.listed import absent_keys
 from workers.trust import check_batch
@@ -43,6 +44,10 @@ class ShardStopped(Exception):
 
 class ShardResumed(Exception):
     """Raised when a shard stopped for a mark that is gone by now: whoever took it away found it still running."""
+
+
+class ShardTimedOut(SoftTimeLimitExceeded):
+    """Raised when a shard ran out of time, and the ledger counts it as a death."""
 
 
 class ShardIncomplete(Exception):
@@ -87,15 +92,20 @@ def run_shard(
         _write_report(ledger, batch_id, batch.lane, report)
         return report.totals
     deaths = deaths_at(attempts_at(ledger, batch_id, job.shard))
+    begun = read_begun(ledger, batch, job.shard, refs)
+    left = [ref for ref in refs if ref.key not in begun]
     destination = open_store(batch.destination, s3=settings.s3, create=True)
-    absent = absent_keys(destination, [ref.key for ref in refs])
+    absent = absent_keys(destination, [ref.key for ref in left])
     source_of = sources_in(ledger, Ledger(destination, RESERVED.rstrip("/")))
     started = time.monotonic()
 
     beats = count(1)
 
+    def done() -> list[PhotoReport]:
+        return [*begun.values(), *runner.reports]
+
     def renew(lease: Lease) -> None:
-        lease.beat(Totals.of(runner.reports))
+        lease.beat(Totals.of(done()))
         if next(beats) % STOP_EVERY == 0 and (how := ledger.stopped(batch_id)):
             runner.stop(ShardStopped(f"batch {batch_id} was {how}"))
 
@@ -112,7 +122,7 @@ def run_shard(
         )
 
     lease = Lease(ledger, batch_id, job.shard, settings.lease_s)
-    runner = make_runner() if deaths.together < SPLIT_AFTER else OneByOne(make_runner, lease, deaths)
+    runner = make_runner() if deaths.together < SPLIT_AFTER else OneByOne(make_runner, lease, deaths, overtaken)
     try:
         with (
             at(batch=batch_id, shard=job.shard, lane=batch.lane, tenant=batch.tenant),
@@ -120,15 +130,23 @@ def run_shard(
             _quiet(refs, settings),
             renewed(lease, interval_s=settings.progress_interval_s, on_beat=renew),
         ):
-            photos = _outcomes(runner, refs, lease, others_may=settings.broker_url is not None)
-            if not last_try and any(photo.transient for photo in photos):
-                raise ShardIncomplete(_transient(photos))
+            try:
+                photos = _outcomes(runner, left, lease, others_may=settings.broker_url is not None)
+                if not last_try and any(photo.transient for photo in photos):
+                    raise ShardIncomplete(_transient(photos))
+            except (ShardOvertaken, ShardIncomplete, ShardStopped, ShardTimedOut):
+                if runner.reports:
+                    note_begun(ledger, batch, job.shard, done())
+                raise
+            photos = in_order([*begun.values(), *photos], refs)
             photos = [photo.model_copy(update={"attempts": 1 + deaths.of(photo.key)}) for photo in photos]
             if not _is_still(ledger, batch):
                 return None
             report = _shard_report(job, photos, runner.clock, time.monotonic() - started)
             # While the try still counts: whoever dies here is missed, too.
             _write_report(ledger, batch_id, batch.lane, report)
+            if begun:
+                forget_begun(ledger, batch, job.shard)
     except ShardStopped as stop:
         # The try is over by now, so whoever resumes the batch from here on sends the shard again.
         if ledger.stopped(batch_id):
@@ -174,9 +192,9 @@ def _outcomes(
     """Every photo's outcome, also where no photo can be protected or written."""
     try:
         return runner.run(refs)
-    except SoftTimeLimitExceeded:
+    except SoftTimeLimitExceeded as error:
         lease.time_out()
-        raise
+        raise ShardTimedOut from error
     except ApfError as error:
         if others_may and isinstance(error, OtherVersion):
             raise

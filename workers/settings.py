@@ -19,6 +19,11 @@ from workers.webhook import Posting
 
 MEBIBYTE = 2**20
 
+#: To a store: the ledger and `submit` ask 16 questions at once, however few threads read photos.
+LEAST_CONNECTIONS = 32
+#: An APF_LEDGER_URL by which ledgers lie in their destinations, in buckets as well.
+BESIDE_OUTPUTS = "beside-outputs"
+
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
 
@@ -34,7 +39,8 @@ class Settings(BaseSettings):
     broker_ca_file: Text | None = None
     #: Prefix of every key in Redis, for a server that is shared or guarded by ACLs.
     broker_key_prefix: str = ""
-    #: Where batches' ledgers lie; None: in `.apf` beside the output.
+    #: Where batches' ledgers lie, with the photos' names, tenants and callbacks; "beside-outputs": in `.apf` of each
+    #: destination. None: there too, but for destinations in a bucket, which are refused: many are published.
     ledger_url: Text | None = None
     #: Buckets and folders under which a queue's worker may read and write, as URLs with spaces between; * for all.
     #: Without a queue everything is allowed that the user may do.
@@ -57,7 +63,7 @@ class Settings(BaseSettings):
 
     #: Largest photo that is read, in bytes and in pixels; larger ones fail with that reason.
     max_photo_bytes: int = Field(default=100 * MEBIBYTE, gt=0)
-    max_photo_pixels: int = Field(default=100_000_000, gt=0)
+    max_photo_pixels: int = Field(default=200_000_000, gt=0)
 
     #: Largest batch, in photos; planning a larger source stops there, and says so.
     max_batch_photos: int = Field(default=10_000_000, gt=0)
@@ -83,6 +89,8 @@ class Settings(BaseSettings):
     shard_soft_limit_s: int = Field(default=900, gt=0)
     shard_hard_limit_s: int = Field(default=1200, gt=0)
     visibility_timeout_s: int = Field(default=3600, gt=0)
+    #: The part of a worker's time that bulk work gets at least while uploads wait; 0: none.
+    bulk_share: float = Field(default=0.25, ge=0, le=0.9)
     #: A worker that has not been heard of for so long counts as dead.
     lease_s: float = Field(default=60, ge=1)
     #: How often shards that nobody is at are looked for and sent again, where `apf beat` runs.
@@ -198,7 +206,12 @@ class Settings(BaseSettings):
     @property
     def allowed_for_batches(self) -> tuple[str, ...]:
         """Where a message's batch may lie: as `allowed`, and where the operator says that ledgers are."""
-        return (*self.allowed, canonical_url(self.ledger_url)) if self.ledger_url else self.allowed
+        return (*self.allowed, canonical_url(self.ledger_root)) if self.ledger_root else self.allowed
+
+    @property
+    def ledger_root(self) -> str | None:
+        """Where all ledgers lie; None: each beside its outputs."""
+        return None if self.ledger_url == BESIDE_OUTPUTS else self.ledger_url
 
     @property
     def allowed(self) -> tuple[str, ...]:
@@ -223,7 +236,7 @@ class Settings(BaseSettings):
         if self.callback_secrets_file is None:
             return given
         try:
-            return given + parse_secrets(Path(self.callback_secrets_file).read_text())
+            return given + parse_secrets(Path(self.callback_secrets_file).read_text(encoding="utf-8-sig"))
         except (OSError, ValueError) as error:
             raise CallbackError(f"APF_CALLBACK_SECRETS_FILE ({self.callback_secrets_file}): {error}") from error
 
@@ -234,7 +247,7 @@ class Settings(BaseSettings):
             endpoint_url=self.s3_endpoint_url,
             region=self.s3_region,
             addressing_style=self.s3_addressing_style,
-            max_pool_connections=self.read_threads + self.write_threads + 2,
+            max_pool_connections=max(LEAST_CONNECTIONS, self.read_threads + self.write_threads + 2),
             connect_timeout_s=self.s3_connect_timeout_s,
             read_timeout_s=self.s3_read_timeout_s,
         )

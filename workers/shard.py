@@ -317,7 +317,10 @@ class ShardRunner:
         with self.clock.stage("write"):
             self._put(item, data, metadata)
         metrics.add("apf_written_bytes_total", len(data))
-        return _report(item.ref, outcome, bytes_out=len(data), **facts)
+        note = "; ".join(getattr(item.photo, "notes", ())) or None
+        if note:
+            logger.warning("published without some of its metadata: %s", note)
+        return _report(item.ref, outcome, bytes_out=len(data), note=note, **facts)
 
     def _put(self, item: Loaded, data: bytes, metadata: Mapping[str, str]) -> None:
         """Write the output over what was found when the photo was loaded, and nothing that came there since."""
@@ -390,7 +393,8 @@ def explain(error: Exception) -> tuple[str, bool]:
         case NotFound() if not isinstance(error, StoreGone):
             return "deleted while the batch ran", False
         case PhotoError() | ObjectTooLarge():
-            return str(error), False
+            cure = ": raise APF_MAX_PHOTO_BYTES" if isinstance(error, ObjectTooLarge) else ""
+            return f"{error}{cure}", False
         case StoreError() | DeviceMemoryError():
             return str(error), error.transient
         case MemoryError():

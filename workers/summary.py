@@ -8,7 +8,10 @@ from workers.watch import BatchSummary, Failure
 
 
 def counts(summary: BatchSummary) -> dict[str, object]:
-    """What was asked, and sums. The four outcomes, pending and missing photos add up to `photos`."""
+    """What was asked, and sums. The four outcomes, pending and missing photos add up to `photos`.
+
+    What is left out, for a reason that a user can mend, and what is ignored come on top.
+    """
     batch = summary.batch
     return {
         "batch": batch.id,
@@ -25,6 +28,7 @@ def counts(summary: BatchSummary) -> dict[str, object]:
         "failed": summary.failed,
         "missing": summary.missing,
         "ignored": batch.ignored,
+        "left_out": summary.left_out.total,
         "faces": summary.faces,
         "note": batch.note,
         "wall_seconds": round(summary.wall_seconds, 3),
@@ -47,5 +51,7 @@ def json_object(summary: BatchSummary) -> dict[str, object]:
         "stage_seconds": {name: round(seconds, 3) for name, seconds in summary.stage_seconds.items()},
         "peak_memory_bytes": summary.peak_memory_bytes,
         "failures": failures(summary.failures),
+        "excluded": summary.left_out.excluded,
+        "left_out_first": [one.model_dump() for one in summary.left_out.named],
         "callback": summary.callback.as_json() if summary.callback else None,
     }

@@ -14,7 +14,7 @@ from typing import Any
 from billiard.exceptions import TimeLimitExceeded, WorkerLostError
 from celery import Celery, shared_task
 from celery.exceptions import SoftTimeLimitExceeded
-from celery.signals import celeryd_after_setup, task_failure, worker_shutdown
+from celery.signals import celeryd_after_setup, task_failure, task_postrun, task_prerun, worker_shutdown
 from celery.worker import state
 
 from apf.errors import OtherVersion
@@ -32,13 +32,14 @@ from workers.context import at
 from workers.delivery import deliver
 from workers.errors import JobError, NewerRecord, StoreError, WorkerError
 from workers.job import BULK, INTERACTIVE, ShardJob
-from workers.lanes import all_queues, queue_of
+from workers.lanes import LaneCycle, all_queues, queue_of
 from workers.ledger import open_batch
 from workers.logs import install as install_masks
+from workers.owed import Owed
 from workers.planning import Taken, note_trouble
 from workers.reconcile import close_single, plan_and_send, reconcile
 from workers.registry import roots
-from workers.run import ShardIncomplete, ShardResumed, opened, report_lost_shard, run_shard
+from workers.run import ShardIncomplete, ShardResumed, ShardTimedOut, opened, report_lost_shard, run_shard
 from workers.schedules.firing import run_due
 from workers.sending import Sender, choose_queue, is_overtaken, waiting
 from workers.settings import load_settings
@@ -48,8 +49,8 @@ from workers.trust import check_batch
 logger = logging.getLogger(__name__)
 install_masks()
 
-#: With the back-off below: about twenty minutes of a store that is down.
-MAX_WAITS = 8
+#: With the back-off below: some twenty minutes of a store that is down.
+MAX_WAITS = 10
 LONGEST_WAIT_S = 300
 #: A batch is planned for so long at a time.
 PLAN_S = 10.0
@@ -61,14 +62,35 @@ LOOK_FOR_UPLOADS_S = 1.0
 REDIS_PAUSE_S = 30.0
 
 
+#: What this process owes bulk work, while that waits for uploads.
+_owed = Owed()
 #: Celery tells of a hard time limit twice.
 _sent_again: deque[str] = deque(maxlen=1000)
 
 
 @celeryd_after_setup.connect
 def name_queues(instance: Any = None, **_: object) -> None:
-    """In the worker's parent, before it has children."""
+    """In the worker's parent, before it has children and asks for messages."""
     os.environ[QUEUES] = ",".join(instance.app.amqp.queues.consume_from)
+    LaneCycle.share = load_settings().bulk_share
+    LaneCycle.in_hand = staticmethod(lambda: [_queue(request) for request in list(state.reserved_requests)])
+
+
+@task_prerun.connect
+def begin(task: Any = None, **_: object) -> None:
+    """In the process that runs it."""
+    _owed.share = load_settings().bulk_share
+    _owed.tick([_queue(task.request)], begins=_queue(task.request))
+
+
+@task_postrun.connect
+def end(**_: object) -> None:
+    """In the process that ran it."""
+    _owed.tick([])
+
+
+def _queue(request: Any) -> str:
+    return str((request.delivery_info or {}).get("routing_key", ""))
 
 
 @task_failure.connect
@@ -124,7 +146,9 @@ def give_all_back(**_: object) -> None:
             logger.warning("a shard could not be given back, and counts as a death: %s", error)
 
 
-@shared_task(bind=True, name=TASK)
+# Celery's own count of tries (`max_retries`, 3 by default, also where `retry` is given None) is off: giving way and
+# resuming are no tries, waits are counted in the message, deaths and time-outs in the ledger.
+@shared_task(bind=True, name=TASK, max_retries=None)
 def protect_shard(self: Any, message: dict[str, object]) -> dict[str, object] | None:
     """Protect the shard that the message names; a store that is down is waited for, with back-off."""
     job = ShardJob.decode(message)
@@ -137,19 +161,18 @@ def _protect(self: Any, job: ShardJob) -> dict[str, object] | None:
         totals = run_shard(
             job, load_settings(), last_try=job.waits >= MAX_WAITS, overtaken=_overtaken(self.app, job.queue)
         )
-    except (ShardIncomplete, StoreError) as error:
+    except (ShardTimedOut, ShardResumed) as error:
+        metrics.add("apf_retries_total", reason="resumed" if isinstance(error, ShardResumed) else "time_limit")
+        raise self.retry(exc=error, countdown=0) from error
+    except (ShardIncomplete, StoreError, SoftTimeLimitExceeded) as error:
+        # Out of time with no death in the ledger to count: the store hardly answers.
         if (isinstance(error, StoreError) and not error.transient) or job.waits >= MAX_WAITS:
             raise
         metrics.add("apf_retries_total", reason="store_down")
-        raise self.retry(
-            args=[job.waited().encode()], exc=error, countdown=_back_off_s(job.waits), max_retries=None
-        ) from error
-    except (SoftTimeLimitExceeded, ShardResumed) as error:
-        metrics.add("apf_retries_total", reason="resumed" if isinstance(error, ShardResumed) else "time_limit")
-        raise self.retry(exc=error, countdown=1, max_retries=None) from error
+        raise self.retry(args=[job.waited().encode()], exc=error, countdown=_back_off_s(job.waits)) from error
     except ShardOvertaken as error:
         metrics.add("apf_retries_total", reason="overtaken")
-        raise self.retry(exc=error, countdown=0, max_retries=None) from error
+        raise self.retry(exc=error, countdown=0) from error
     # Also where there was nothing to do: whoever reported the shard may have died before this.
     tell_of_end(job.batch_url, job.shard, load_settings(), Sender(self.app).callback)
     if job.shard == 0:
@@ -196,13 +219,14 @@ def reconcile_all(self: Any) -> dict[str, int]:
     return sent
 
 
-@shared_task(bind=True, name=CALLBACK)
+# Tries are counted in the callback's record (`workers.tries`), and not by Celery.
+@shared_task(bind=True, name=CALLBACK, max_retries=None)
 def deliver_callback(self: Any, batch_url: str) -> str:
     """Post the callback of a batch that is done; a receiver that does not take it is tried again, with back-off."""
     delivery = deliver(batch_url, load_settings())
     metrics.add("apf_callbacks_total", result=delivery.result)
     if delivery.again_s is not None:
-        raise self.retry(countdown=delivery.again_s, max_retries=None)
+        raise self.retry(countdown=delivery.again_s)
     return delivery.result
 
 
@@ -225,6 +249,8 @@ def _overtaken(app: Celery, queue: str) -> Callable[[], bool]:
         nonlocal last
         if not mine or not queue.startswith(BULK) or time.monotonic() - last < LOOK_FOR_UPLOADS_S:
             return False
+        if _owed.now([queue]) > 0:
+            return False
         asked = time.monotonic()
         overtaken = is_overtaken(app, mine)
         last = time.monotonic()
@@ -241,4 +267,6 @@ def _enough(app: Celery) -> Callable[[], bool]:
 
 
 def _back_off_s(waits: int) -> float:
-    return random.uniform(0.5, 1) * min(LONGEST_WAIT_S, 5.0 * 2.0**waits)  # noqa: S311  jitter, no secret
+    # Redis hands a message that waits for longer than the visibility timeout to a second worker.
+    longest_s = min(LONGEST_WAIT_S, load_settings().visibility_timeout_s / 2)
+    return random.uniform(0.75, 1) * min(longest_s, 5.0 * 2.0**waits)  # noqa: S311  jitter, no secret

@@ -6,10 +6,12 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from workers.attempts import attempts_at, is_live
+from workers.begun import begun_totals
 from workers.callback import Callback, read_callback
 from workers.digest import WORTH, note_reports, read_reports
 from workers.job import Batch, PhotoReport, ShortReport, Totals
 from workers.ledger import Ledger, Stop
+from workers.left_out import LeftOuts, read_left_outs
 from workers.reports import reports, retries
 from workers.retries import Retries
 
@@ -51,10 +53,12 @@ class BatchSummary:
     stage_seconds: dict[str, float]
     wall_seconds: float
     peak_memory_bytes: int
-    #: Sums over what running shards say that they have done; part of `pending`, and best effort.
+    #: Sums over what shards have done that run, or were left before their end; part of `pending`, and best effort.
     running: Totals = field(default_factory=Totals)
     #: How far the callback is of a batch that asked for one; one that is not done has none due.
     callback: Callback | None = None
+    #: What is not protected though it looks like photos, and is no part of `photos`; and what was excluded.
+    left_out: LeftOuts = field(default_factory=LeftOuts)
 
     @property
     def id(self) -> str:
@@ -110,6 +114,8 @@ class BatchWatch:
         self._stage_seconds: Counter[str] = Counter()
         #: Reports that were read a few at a time, since the digest was last written.
         self._unnoted = 0
+        self._left_out = LeftOuts()
+        self._left_out_at: str | None = None
 
     def poll(self, *, running: bool = False) -> BatchSummary:
         """Reads what is new and says where the batch stands; with `running`, asks running shards how far they are.
@@ -138,8 +144,9 @@ class BatchWatch:
             stage_seconds=dict(self._stage_seconds),
             wall_seconds=sum(report.wall_seconds for report in self._reports.values()),
             peak_memory_bytes=max((report.peak_memory_bytes for report in self._reports.values()), default=0),
-            running=self._running() if running else Totals(),
+            running=self._running(batch) if running and not all_reported else Totals(),
             callback=read_callback(self.ledger, batch) if batch.callback else None,
+            left_out=self._left_outs(batch),
         )
 
     def photos(self) -> list[PhotoReport]:
@@ -168,6 +175,12 @@ class BatchWatch:
             note_reports(self.ledger, self.batch_id, self._reports.values())
             self._unnoted = 0
 
+    def _left_outs(self, batch: Batch) -> LeftOuts:
+        """Read where planning has gone on since the last look."""
+        if batch.updated_at != self._left_out_at:
+            self._left_out, self._left_out_at = read_left_outs(self.ledger, batch), batch.updated_at
+        return self._left_out
+
     def _failures(self) -> tuple[Failure, ...]:
         found: dict[str, PhotoReport] = {}
         attempts: Counter[str] = Counter()
@@ -187,6 +200,9 @@ class BatchWatch:
             for key in sorted(found)
         )
 
-    def _running(self) -> Totals:
-        live = {a.shard: a.done for a in attempts_at(self.ledger, self.batch_id) if is_live(a)}
-        return Totals.sum(done for shard, done in live.items() if shard not in self._reports)
+    def _running(self, batch: Batch) -> Totals:
+        done = begun_totals(self.ledger, batch)
+        for attempt in attempts_at(self.ledger, self.batch_id):
+            if is_live(attempt):  # its own count holds what earlier tries did, once it has begun to count
+                done[attempt.shard] = max(done.get(attempt.shard, Totals()), attempt.done, key=lambda sums: sums.photos)
+        return Totals.sum(sums for shard, sums in done.items() if shard not in self._reports)

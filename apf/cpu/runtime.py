@@ -23,19 +23,26 @@ Float32 = NDArray[np.float32]
 _ERRORS_ONLY = 3
 
 
+def quiet_session(
+    model: onnx.ModelProto,
+    level: onnxruntime.GraphOptimizationLevel = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL,
+) -> onnxruntime.InferenceSession:
+    """A session of one thread on the CPU."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.enable_mem_pattern = False  # one plan of memory for each size of picture would be kept for ever
+    options.log_severity_level = _ERRORS_ONLY
+    options.graph_optimization_level = level
+    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
 class RuntimeNetwork:
     """A network that is ready to run, as `apf.light.network.Network` is. Threads may share it."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.metadata = {entry.key: entry.value for entry in model.metadata_props}
         self._model = model
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.enable_mem_pattern = False  # one plan of memory for each size of picture would be kept for ever
-        options.log_severity_level = _ERRORS_ONLY
-        self._session = onnxruntime.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        self._session = quiet_session(model)
         self._inputs = [(value.name.replace(".", "_"), value.name) for value in self._session.get_inputs()]
         self._outputs = [value.name for value in self._session.get_outputs()]
 

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import io
 import warnings
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import onnx
 import torch
 import torch.nn.functional as F
 from onnx2torch import convert
 from onnx2torch.node_converters import slice as onnx_slice
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from apf.errors import WeightsError
-from apf.faces import ARCFACE_TEMPLATE, CROP, alignment
+from apf.faces import CROP
+from apf.guides.spec import InputSpec
 
 Role = Literal["train", "validate"]
-
-#: Template coordinates closer than this (pixels) count as equal: no warp is needed.
-SAME_TEMPLATE_PX = 1e-2
 
 
 def _do_slice(x: Tensor, flip_dims: list[int], from_front: list[Any], from_back: list[Any]) -> Tensor:
@@ -34,21 +32,6 @@ def _do_slice(x: Tensor, flip_dims: list[int], from_front: list[Any], from_back:
 
 
 onnx_slice._do_slice = _do_slice
-
-
-class InputSpec(BaseModel):
-    """How to feed a recogniser. The defaults are those of InsightFace's ArcFace models."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    height: int = Field(default=CROP, ge=16, le=1024)
-    width: int = Field(default=CROP, ge=16, le=1024)
-    channel_order: Literal["RGB", "BGR"] = "RGB"
-    #: Subtracted from pixels in 0..255; one number, or one a channel in the model's own order.
-    mean: tuple[float, ...] = (127.5,)
-    std: tuple[float, ...] = (127.5,)
-    #: Left eye, right eye, nose tip, left and right mouth corner, in pixels of the model's input.
-    landmarks_xy: tuple[tuple[float, float], ...] = tuple((float(x), float(y)) for x, y in ARCFACE_TEMPLATE)
 
 
 class Recogniser(nn.Module):
@@ -83,14 +66,8 @@ class Recogniser(nn.Module):
 
 def _template_grid(spec: InputSpec) -> Tensor | None:
     """The sampling grid (1, height, width, 2) from the model's crop into the ArcFace crop, or None where they agree."""
-    own = np.asarray(spec.landmarks_xy, dtype=np.float64)
-    same_size = (spec.height, spec.width) == (CROP, CROP)
-    if same_size and np.abs(own - np.asarray(ARCFACE_TEMPLATE)).max() < SAME_TEMPLATE_PX:
-        return None
-    to_arcface = alignment(own)  # (2, 3), own px -> ArcFace px
-    xs, ys = np.meshgrid(np.arange(spec.width), np.arange(spec.height))
-    points = np.stack([xs, ys, np.ones_like(xs)], axis=-1) @ to_arcface.T  # (height, width, 2)
-    return torch.from_numpy((points + 0.5) * 2 / CROP - 1).float()[None]
+    points = spec.places()
+    return None if points is None else torch.from_numpy((points + 0.5) * 2 / CROP - 1).float()[None]
 
 
 def load_recogniser(path: Path, spec: InputSpec | None = None, *, sha256: str | None = None) -> Recogniser:
@@ -151,7 +128,7 @@ def load_recognisers(folder: Path, *, role: Role | None = None) -> dict[str, Rec
     """
     index = Path(folder) / "models.json"
     try:
-        entries = _ENTRIES.validate_json(index.read_bytes())
+        entries = _ENTRIES.validate_json(index.read_bytes().removeprefix(codecs.BOM_UTF8))
     except OSError as error:
         raise WeightsError(
             f"no list of recognisers at {index} ({error.strerror}): name the folder of the ONNX files with --models"

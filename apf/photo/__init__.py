@@ -4,8 +4,9 @@
     photo = decode(data)                # photo.pixels: (H, W, 3) uint8 RGB, upright
     data = encode(photo, new_pixels)    # same format, same size, no metadata but the ICC profile
 
-What leaves carries the pixels, the alpha channel, the ICC profile and the EXIF tags that are asked for by name.
-Nothing else survives: no thumbnails, auxiliary images, comments, XMP, maker notes, resolution or trailing video.
+What leaves carries the pixels, the alpha channel, what says how colours are meant (written anew from its numbers, never
+copied) and the EXIF tags that are asked for by name. Nothing else survives: no thumbnails, auxiliary images,
+comments, XMP, maker notes, resolution or trailing video.
 
 Importing this package sets three process-wide things in Pillow, once, because they cannot be set for one call:
 its own pixel limit is off (`Limits` takes its place, and is checked first), its compressed text limit allows an ICC

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 
 from PIL import ImageFile
@@ -14,8 +15,11 @@ _PREDICTOR = 317
 _LOSSLESS_TIFF = {"raw", "packbits", "tiff_lzw", "tiff_adobe_deflate", "zstd", "lzma"}
 _DEFAULT_TIFF = "tiff_adobe_deflate"
 
-#: PNG chunks that say what the colours mean, kept as they are; they hold nothing else.
-_PNG_COLOUR = {b"gAMA", b"cHRM", b"sRGB", b"cICP"}
+#: PNG chunks that say what the colours mean, each with its numbers, from which it is written anew. One of another size
+#: counts for nothing, as in libpng.
+_PNG_COLOUR = {b"gAMA": ">I", b"cHRM": ">8I", b"sRGB": ">B", b"cICP": ">4B"}
+#: Colour primaries and transfer characteristics that ITU-T H.273 has; 2 is "unspecified".
+_PRIMARIES, _TRANSFERS = {1, *range(4, 13), 22}, {1, *range(4, 19)}
 
 
 @dataclass(frozen=True)
@@ -43,16 +47,16 @@ def read_coding(image: ImageFile.ImageFile, data: bytes) -> Coding:
     if isinstance(image, TiffImageFile):
         return _tiff_coding(image, size)
     if image.format == "PNG":
-        colour = ((kind, bytes(body)) for kind, body in containers.png_chunks(data) if kind in _PNG_COLOUR)
-        return Coding(size, png_colour=tuple(colour))
+        return Coding(size, png_colour=_png_colour(data))
     if image.format == "WEBP":
         return Coding(size, webp_lossless=containers.webp_is_lossless(data))
     size -= len(image.info.get("exif") or b"") + len(image.info.get("xmp") or b"")
-    primaries = _primaries(data)
     if image.format == "HEIF":
+        nclx = image.info.get("nclx_profile") or {}
+        primaries = _known(nclx.get("color_primaries"), nclx.get("transfer_characteristics"))
         chroma = {444: "4:4:4", 422: "4:2:2"}.get(image.info.get("chroma", 420), "4:2:0")
         return Coding(size, chroma=chroma, primaries=primaries)
-    return Coding(size, chroma=_avif_chroma(data), primaries=primaries)
+    return Coding(size, chroma=_avif_chroma(data), primaries=_avif_primaries(data))
 
 
 def _tiff_coding(image: TiffImageFile, size: int) -> Coding:
@@ -63,16 +67,36 @@ def _tiff_coding(image: TiffImageFile, size: int) -> Coding:
     return Coding(size, tiff_compression=compression, tiff_predictor=predictor)
 
 
-def _primaries(data: bytes) -> tuple[int, int] | None:
-    for kind, body in containers.item_properties(data):
+def _png_colour(data: bytes) -> tuple[tuple[bytes, bytes], ...]:
+    found: dict[bytes, bytes] = {}
+    for kind, body in containers.png_chunks(data):
+        if kind == b"IDAT":  # none counts behind the pixels
+            break
+        form = _PNG_COLOUR.get(kind)
+        if form and len(body) == struct.calcsize(form):
+            found.setdefault(kind, struct.pack(form, *struct.unpack(form, body)))
+    return tuple(found.items())
+
+
+def _known(primaries: int | None, transfer: int | None) -> tuple[int, int] | None:
+    if primaries is None or transfer is None or primaries not in _PRIMARIES or transfer not in _TRANSFERS:
+        return None
+    return int(primaries), int(transfer)
+
+
+def _avif_primaries(data: bytes) -> tuple[int, int] | None:
+    """As libavif takes them: from the primary item's own properties."""
+    for kind, body in containers.primary_properties(data):
         if kind == b"colr" and bytes(body[:4]) == b"nclx" and len(body) >= 8:
-            return int.from_bytes(body[4:6], "big"), int.from_bytes(body[6:8], "big")
+            return _known(int.from_bytes(body[4:6], "big"), int.from_bytes(body[6:8], "big"))
     return None
 
 
 def _avif_chroma(data: bytes) -> str:
-    """The chroma format of the first coloured item; alpha is a grey item of its own."""
-    configs = [body[2] for kind, body in containers.item_properties(data) if kind == b"av1C" and len(body) > 2]
+    """The chroma format of the primary item; where that is a grid of others, of the first coloured one."""
+    found = containers.primary_properties(data), containers.item_properties(data)
+    own, configs = ([body[2] for kind, body in some if kind == b"av1C" and len(body) > 2] for some in found)
+    configs = own or configs
     if configs and all(byte & 0x10 for byte in configs):
         return "4:0:0"
     coloured = next((byte for byte in configs if not byte & 0x10), 0x0C)

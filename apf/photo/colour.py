@@ -9,9 +9,9 @@ import numpy as np
 from PIL import Image, ImageCms
 
 from apf.errors import UnsupportedPhoto
+from apf.photo import icc as profiles
 
 _ICC_HEADER_BYTES = 128
-_CREATION_DATE = slice(24, 36)  # in the ICC header
 
 _BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262
 
@@ -45,10 +45,7 @@ def to_8_bit(image: Image.Image, icc: bytes | None) -> tuple[Image.Image, bytes 
 
 
 def real_profile(icc: bytes | None) -> bytes | None:
-    """A profile that colours can follow, without what may hang behind its end; None for any other bytes.
-
-    What is no profile changes no colour, and would be a place where anything is carried through.
-    """
+    """A profile that colours can follow; None for any other bytes, which change no colour."""
     if not icc or len(icc) < _ICC_HEADER_BYTES:
         return None
     whole = icc[: int.from_bytes(icc[:4], "big")]
@@ -59,12 +56,32 @@ def real_profile(icc: bytes | None) -> bytes | None:
     return whole
 
 
+def with_own_profile(image: Image.Image, icc: bytes | None) -> tuple[Image.Image, bytes | None]:
+    """The picture with a profile of our own writing in place of the source's, which could carry anything.
+
+    A profile that is not written anew is used up: the colours go to sRGB through it, if they can.
+    """
+    own = icc and profiles.rebuilt(icc)
+    if icc is None or own:
+        return image, own
+    if image.mode not in ("RGB", "RGBA"):
+        return image, None
+    source, target = (ImageCms.ImageCmsProfile(io.BytesIO(profile)) for profile in (icc, srgb_profile()))
+    intent = ImageCms.Intent.RELATIVE_COLORIMETRIC
+    try:
+        converted = ImageCms.profileToProfile(image, source, target, renderingIntent=intent, outputMode=image.mode)
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError):  # of another colour space: no reader can follow it
+        return image, None
+    return (image, None) if converted is None else (converted, srgb_profile())
+
+
 @cache
 def srgb_profile() -> bytes:
-    """An sRGB profile, the same bytes at any time (littleCMS writes the time of day into it)."""
-    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
-    profile[_CREATION_DATE] = bytes(12)
-    return bytes(profile)
+    """An sRGB profile, the same bytes at any time (littleCMS writes the time of day into its own)."""
+    profile = profiles.rebuilt(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    if profile is None:
+        raise RuntimeError("littleCMS makes an sRGB profile of an unknown kind: report it with Pillow's version")
+    return profile
 
 
 def _grey_16_to_8(image: Image.Image) -> Image.Image:

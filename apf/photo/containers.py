@@ -78,14 +78,50 @@ def brands(data: bytes) -> list[bytes]:
 
 def item_properties(data: bytes) -> list[Chunk]:
     """The properties (`ispe`, `colr`, `av1C`, ...) of all items of a HEIC or AVIF file, in file order."""
-    found = boxes(memoryview(data))
-    for step in (b"meta", b"iprp", b"ipco"):
-        body = next((body for kind, body in found if kind == step), None)
-        if body is None:
-            return []
-        # `meta` alone opens with a version and flags.
-        found = boxes(body[4:] if step == b"meta" else body)
-    return list(found)
+    return _properties(_meta(data))[0]
+
+
+def primary_properties(data: bytes) -> list[Chunk]:
+    """Those of the item that is shown."""
+    meta = _meta(data)
+    properties, associations = _properties(meta)
+    try:
+        (primary,) = struct.unpack_from(">I" if meta[b"pitm"][0] else ">H", meta[b"pitm"], 4)
+        wanted = _associated(associations, primary)
+    except (struct.error, LookupError):
+        return []
+    return [properties[number - 1] for number in wanted if 0 < number <= len(properties)]
+
+
+def _meta(data: bytes) -> dict[bytes, memoryview]:
+    """The first box of each kind in `meta`."""
+    body = next((body for kind, body in boxes(memoryview(data)) if kind == b"meta"), memoryview(b""))
+    found: dict[bytes, memoryview] = {}
+    for kind, inner in boxes(body[4:]):  # it opens with a version and flags
+        found.setdefault(kind, inner)
+    return found
+
+
+def _properties(meta: dict[bytes, memoryview]) -> tuple[list[Chunk], list[memoryview]]:
+    """All properties, and the boxes that say which item has which."""
+    inner = list(boxes(meta.get(b"iprp", memoryview(b""))))
+    properties = next((list(boxes(body)) for kind, body in inner if kind == b"ipco"), [])
+    return properties, [body for kind, body in inner if kind == b"ipma"]
+
+
+def _associated(associations: list[memoryview], item: int) -> list[int]:
+    """The numbers, from 1, of an item's properties."""
+    for body in associations:
+        of_item, numbers = ">IB" if body[0] else ">HB", ("H", 0x7FFF) if body[3] & 1 else ("B", 0x7F)
+        (count,), at = struct.unpack_from(">I", body, 4), 8
+        for _ in range(count):
+            found, many = struct.unpack_from(of_item, body, at)
+            at += struct.calcsize(of_item)
+            own = struct.unpack_from(f">{many}{numbers[0]}", body, at)
+            if found == item:
+                return [number & numbers[1] for number in own]
+            at += struct.calcsize(f">{many}{numbers[0]}")
+    return []
 
 
 def coded_bytes(data: bytes, kind_of_file: str) -> int:

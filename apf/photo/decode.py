@@ -10,9 +10,11 @@ from PIL import Image
 
 from apf.errors import CorruptPhoto
 from apf.photo.coding import Coding, read_coding
-from apf.photo.colour import real_profile, to_8_bit
+from apf.photo.colour import real_profile, to_8_bit, with_own_profile
+from apf.photo.exif import Tags
 from apf.photo.header import Header, Limits, Opened, decoder_errors, open_photo
-from apf.photo.metadata import check_metadata_names, kept_exif
+from apf.photo.icc import adobe_rgb, rebuilt
+from apf.photo.metadata import check_metadata_names, is_adobe_rgb, kept_exif, read_raw
 from apf.photo.turbo import decode_jpeg
 from apf.raster import turned
 
@@ -32,13 +34,15 @@ class Photo:
     header: Header
     #: (H, W) uint8, 255 is opaque; None where the photo has no alpha channel.
     alpha: Pixels | None
-    #: The ICC profile that the colours follow; None means sRGB, or what `coding` says.
+    #: The ICC profile that the colours follow, of our own writing; None means sRGB, or what `coding` says.
     icc: bytes | None
     #: An EXIF block of the tags that were asked for; None where there are none.
     exif: bytes | None
     #: The file stores one grey channel, and so does what is encoded from it. Implies `grey`.
     single_channel: bool
     coding: Coding
+    #: On what was to be kept and could not be, a sentence each, for people.
+    notes: tuple[str, ...] = ()
 
 
 def decode(data: bytes, limits: Limits | None = None, keep_metadata: tuple[str, ...] = ()) -> Photo:
@@ -55,7 +59,8 @@ def decode(data: bytes, limits: Limits | None = None, keep_metadata: tuple[str, 
     kind = opened.header.format
     with decoder_errors(kind, "its pixels cannot be decoded"):
         coding = read_coding(opened.image, data)
-        exif = kept_exif(opened.image, data, keep_metadata)
+        tags = read_raw(opened.image, data)
+        exif, notes = kept_exif(tags, keep_metadata)
         decoded = _by_turbo(opened, data) or _by_pillow(opened)
     if decoded.pixels.shape[:2] != (opened.header.height, opened.header.width):
         raise CorruptPhoto(
@@ -70,11 +75,17 @@ def decode(data: bytes, limits: Limits | None = None, keep_metadata: tuple[str, 
         grey=single_channel or _is_grey(decoded.pixels),
         header=opened.header,
         alpha=decoded.alpha,
-        icc=decoded.icc,
+        icc=decoded.icc or (adobe_rgb() if _by_camera(kind, single_channel, tags) else None),
         exif=exif,
         single_channel=single_channel,
         coding=coding,
+        notes=notes,
     )
+
+
+def _by_camera(kind: str, single_channel: bool, tags: Tags) -> bool:
+    """Whether the colours are Adobe RGB by the camera's word alone; other formats have their own places to say so."""
+    return kind in ("JPEG", "TIFF", "WEBP") and not single_channel and is_adobe_rgb(tags)
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,17 +99,20 @@ class _Decoded:
 
 
 def _by_turbo(opened: Opened, data: bytes) -> _Decoded | None:
+    profile = real_profile(opened.image.info.get("icc_profile"))
+    own = profile and rebuilt(profile)
+    if profile and not own:  # Pillow's pictures are what littleCMS takes
+        return None
     pixels = decode_jpeg(opened.image, data)
     if pixels is None:
         return None
-    profile = real_profile(opened.image.info.get("icc_profile"))
-    return _Decoded(turned(pixels, opened.turn), None, profile, single_channel=False)
+    return _Decoded(turned(pixels, opened.turn), None, own, single_channel=False)
 
 
 def _by_pillow(opened: Opened) -> _Decoded:
     opened.image.load()
     profile = real_profile(opened.image.info.get("icc_profile"))
-    image, icc = to_8_bit(opened.image, profile)
+    image, icc = with_own_profile(*to_8_bit(opened.image, profile))
     pixels, alpha = _arrays(image)
     upright = None if alpha is None else turned(alpha, opened.turn)
     return _Decoded(turned(pixels, opened.turn), upright, icc, image.mode in ("L", "LA"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -16,6 +16,7 @@ from PIL.PngImagePlugin import PngInfo
 from apf.errors import PhotoTooLarge, UnsupportedPhoto
 from apf.photo import containers, jpeg
 from apf.photo.decode import Photo, Pixels
+from apf.photo.exif import into_tiff, read_tags
 from apf.photo.header import Format
 
 # Fixed, because the number of threads decides how an AVIF is cut into tiles, and so its bytes.
@@ -68,7 +69,7 @@ def encode(photo: Photo, pixels: Pixels | None = None, *, jpeg_floor_quality: in
         return _ENCODERS[kind](image, photo)
     except MemoryError as error:
         raise PhotoTooLarge(
-            f"encoding the {kind} needs more memory than there is: lower the limit on pixels"
+            f"encoding the {kind} needs more memory than there is: scale it down, or give the process more"
         ) from error
     except (OSError, RuntimeError, ValueError, TypeError) as error:
         raise UnsupportedPhoto(f"the photo cannot be written as {kind} again: {error}") from error
@@ -119,18 +120,18 @@ def _encode_jpeg(image: Image.Image, photo: Photo, floor_quality: int) -> bytes:
 def _encode_png(image: Image.Image, photo: Photo) -> bytes:
     info = PngInfo()
     for kind, body in photo.coding.png_colour:
-        if kind != b"sRGB" or photo.icc is None:  # a PNG has one of the two
+        if kind == b"cICP" or photo.icc is None:  # a profile says more than the other three
             info.add(kind, body)
     return _save(image, "PNG", photo, pnginfo=info)
 
 
 def _encode_tiff(image: Image.Image, photo: Photo) -> bytes:
-    tags = Image.Exif()
-    if photo.exif is not None:
-        tags.load(photo.exif)
-    if photo.coding.tiff_predictor != 1 and photo.coding.tiff_compression in ("tiff_lzw", "tiff_adobe_deflate", "zstd"):
-        tags[_PREDICTOR] = photo.coding.tiff_predictor
-    return _save(image, "TIFF", photo, tiffinfo=tags, compression=photo.coding.tiff_compression)
+    coding, options = photo.coding, {}
+    if coding.tiff_predictor != 1 and coding.tiff_compression in ("tiff_lzw", "tiff_adobe_deflate", "zstd"):
+        options[_PREDICTOR] = coding.tiff_predictor
+    # Pillow changes some kinds of tag, and libtiff refuses others.
+    data = _save(image, "TIFF", replace(photo, exif=None), tiffinfo=options, compression=coding.tiff_compression)
+    return data if photo.exif is None else into_tiff(data, read_tags(photo.exif))
 
 
 def _encode_webp(image: Image.Image, photo: Photo) -> bytes:

@@ -91,7 +91,10 @@ class Limits:
     #: Encoded size.
     max_bytes: int = 100 * 2**20
     #: Width times height.
-    max_pixels: int = 100_000_000
+    max_pixels: int = 200_000_000
+    #: What raises each of the two, for the message.
+    bytes_setting: str = "APF_MAX_PHOTO_BYTES (max_bytes of Limits in Python)"
+    pixels_setting: str = "APF_MAX_PHOTO_PIXELS (max_pixels of Limits in Python)"
 
 
 @dataclass(frozen=True)
@@ -141,7 +144,7 @@ def open_photo(data: bytes, limits: Limits) -> Opened:
     """Reads the header and checks everything that can be checked before decoding. Raises as `read_header`."""
     if len(data) > limits.max_bytes:
         raise PhotoTooLarge(
-            f"the photo has {len(data):,} bytes, over the limit of {limits.max_bytes:,}: raise the limit"
+            f"the photo has {len(data):,} bytes, over the limit of {limits.max_bytes:,}: raise {limits.bytes_setting}"
         )
     kind = _format(data)
     if kind == "WEBP" and (canvas := containers.webp_canvas(data)):
@@ -165,7 +168,10 @@ def decoder_errors(kind: str, what: str) -> Iterator[None]:
     except PhotoError:
         raise
     except MemoryError as error:
-        raise PhotoTooLarge(f"the {kind} needs more memory than there is: lower the limit on pixels") from error
+        raise PhotoTooLarge(
+            f"the {kind} needs more memory than there is: scale it down, or raise APF_MAX_PHOTO_PIXELS, "
+            "by which a worker's decoders get theirs"
+        ) from error
     except Exception as error:
         reason = f"{kind} photo, {what}: {error or type(error).__name__}"
         if any(phrase in str(error) for phrase in _UNSUPPORTED_PHRASES):
@@ -214,7 +220,7 @@ def _check_pixels(width: int, height: int, limits: Limits) -> None:
     if width * height > limits.max_pixels:
         raise PhotoTooLarge(
             f"the photo has {width} x {height} = {width * height:,} pixels, over the limit of {limits.max_pixels:,}: "
-            "raise the limit or scale it down"
+            f"raise {limits.pixels_setting}, or scale it down"
         )
 
 

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterator
 
 from PIL import ExifTags, Image, ImageFile, TiffTags
 
 from apf.photo import containers
-
-_IFD0, _EXIF, _GPS = 0, int(ExifTags.IFD.Exif), int(ExifTags.IFD.GPSInfo)
-
-#: (directory, code, value) of one EXIF tag.
-Tag = tuple[int, int, object]
+from apf.photo.exif import EXIF as _EXIF
+from apf.photo.exif import GPS as _GPS
+from apf.photo.exif import IFD0 as _IFD0
+from apf.photo.exif import INTEROP, Tag, Tags, read_tags, write_tags
 
 _BASE_CODES = {tag.name: int(tag) for tag in ExifTags.Base}
 _GPS_CODES = {tag.name: int(tag) for tag in ExifTags.GPS}
+#: Names by code: of all directories but GPS, and of GPS.
+_NAMES = [{code: name for name, code in codes.items()} for codes in (_BASE_CODES, _GPS_CODES)]
+
+_INDEX, _COLOUR_SPACE, _SRGB = 1, 0xA001, 1
+
+#: ASCII and UTF-8.
+_TEXT_TYPES = (2, 129)
+#: Texts that open with the name of their encoding.
+_COMMENTS, _GPS_COMMENTS = (int(ExifTags.Base.UserComment),), (27, 28)
+#: XPTitle, XPComment, XPAuthor, XPKeywords, XPSubject: UTF-16.
+_WINDOWS_TEXTS = range(0x9C9B, 0x9CA0)
+#: Bytes of a text, of any other value, and of all kept tags together, which have to fit a JPEG's segment.
+_MAX_TEXT, _MAX_VALUE, _MAX_BLOCK = 4096, 256, 60_000
 
 #: Names that are refused: what describes the old file's layout, or opens a way for whole blocks of metadata.
 _NEVER = {
@@ -74,43 +87,72 @@ def read_exif(image: ImageFile.ImageFile, data: bytes) -> Image.Exif:
     return Image.Image.getexif(image)  # not the PNG plugin's own, which decodes
 
 
-def kept_exif(image: ImageFile.ImageFile, data: bytes, names: tuple[str, ...]) -> bytes | None:
-    """An EXIF block of the named tags alone, as far as the photo has them; None where it has none."""
-    if not names:
-        return None
-    try:
-        source = read_exif(image, data)
-    except Exception:  # as above
-        return None
-    # A tag whose value cannot be written again is left out, the others stay.
-    tags = [tag for tag in _named_tags(source, names) if _can_be_written(tag)]
-    return _exif_block(tags) if tags else None
+def read_raw(image: ImageFile.ImageFile, data: bytes) -> Tags:
+    """The photo's EXIF tags as they stand in its file. Raises nothing."""
+    if image.format == "TIFF":
+        return read_tags(data)
+    block = image.info.get("exif")
+    if image.format == "PNG":
+        block = next((bytes(body) for kind, body in containers.png_chunks(data) if kind == b"eXIf"), block)
+    return read_tags(block or b"")
 
 
-def _named_tags(exif: Image.Exif, names: tuple[str, ...]) -> Iterator[Tag]:
-    """Each tag of `exif` that is named; GPSInfo names the whole GPS directory."""
+def is_adobe_rgb(tags: Tags) -> bool:
+    """Whether a camera says so, in the way of DCF 2.0: by the interoperability index R03, without a profile."""
+    index = tags.found.get((INTEROP, _INDEX))
+    return index is not None and index.value[:3] == b"R03" and tags.number(_EXIF, _COLOUR_SPACE) != _SRGB
+
+
+def kept_exif(tags: Tags, names: tuple[str, ...]) -> tuple[bytes | None, tuple[str, ...]]:
+    """An EXIF block of the named tags alone, byte for byte, and notes on those that had to be left out.
+
+    The block is None where the photo has none of them.
+    """
+    kept: list[Tag] = []
+    notes: list[str] = []
+    size = 0
+    for place in _named_places(names):
+        tag = tags.found.get(place)
+        reason = tags.broken.get(place) if tag is None else _unfit(tag)
+        if tag is not None and reason is None and size + len(tag.value) > _MAX_BLOCK:
+            reason = f"all kept tags together have over {_MAX_BLOCK:,} bytes"
+        if reason is not None:
+            notes.append(f"the EXIF tag {_NAMES[place[0] == _GPS].get(place[1])} was left out: {reason}")
+        elif tag is not None:
+            kept.append(tag)
+            size += len(tag.value)
+    return (write_tags(tags.order, kept) if kept else None), tuple(notes)
+
+
+def _named_places(names: tuple[str, ...]) -> Iterator[tuple[int, int]]:
+    """The directory and code of each tag that is named; GPSInfo names the whole GPS directory."""
     base = {_BASE_CODES[name] for name in names if name in _BASE_CODES} - {_GPS}
     gps = set(_GPS_CODES.values()) if "GPSInfo" in names else {_GPS_CODES[name] for name in names if name in _GPS_CODES}
     for directory, codes in ((_IFD0, base), (_EXIF, base), (_GPS, gps)):
-        values = exif if directory == _IFD0 else exif.get_ifd(directory)
-        for code in sorted(codes):
-            if code in values:
-                yield directory, code, values[code]
+        yield from ((directory, code) for code in sorted(codes))
 
 
-def _can_be_written(tag: Tag) -> bool:
+def _unfit(tag: Tag) -> str | None:
+    """Why a tag is not kept although it is named: it could carry a picture. None for one that is."""
+    comment = tag.code in (_COMMENTS if tag.directory != _GPS else _GPS_COMMENTS)
+    if not (tag.kind in _TEXT_TYPES or comment or tag.code in _WINDOWS_TEXTS):
+        return None if len(tag.value) <= _MAX_VALUE else f"its {len(tag.value):,} bytes are over {_MAX_VALUE}"
+    if len(tag.value) > _MAX_TEXT:
+        return f"its {len(tag.value):,} bytes of text are over {_MAX_TEXT:,}"
+    if tag.kind not in _TEXT_TYPES and tag.code in _WINDOWS_TEXTS:
+        readable = _is_utf16(tag.value, "utf-16-le")
+    elif comment and tag.value[:8] == b"UNICODE\0":
+        readable = any(_is_utf16(tag.value[8:], order) for order in ("utf-16-le", "utf-16-be"))
+    else:
+        # In any encoding; that of JIS comments switches alphabets by escapes.
+        allowed = b"\0\t\n\r\x1b" if comment and tag.value[:3] == b"JIS" else b"\0\t\n\r"
+        readable = all((byte >= 0x20 and byte != 0x7F) or byte in allowed for byte in tag.value)
+    return None if readable else "its bytes are no text"
+
+
+def _is_utf16(value: bytes, encoding: str) -> bool:
     try:
-        _exif_block([tag])
-    except Exception:  # Pillow's writer raises as many kinds of error as there are kinds of tag
+        text = value.decode(encoding)
+    except UnicodeDecodeError:
         return False
-    return True
-
-
-def _exif_block(tags: list[Tag]) -> bytes:
-    exif = Image.Exif()
-    for directory, code, value in tags:
-        if directory == _IFD0:
-            exif[code] = value
-        else:
-            exif.get_ifd(directory)[code] = value
-    return exif.tobytes()
+    return all(unicodedata.category(character) not in ("Cc", "Co") or character in "\0\t\n\r" for character in text)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from apf.errors import PathError, PrivateFileError
+from apf.exclusions import IGNORE_FILE, Exclusions, patterns_in
 from apf.photo import looks_like_photo
 from apf.private.device import Device
 from apf.private.files import SUFFIX, Gradients, Perturbations
 from apf.published import Outcome, ProtectedPhoto
 
+LINKED = "a link to a folder, which is not followed: name that folder itself, or exclude it"
 #: Leading bytes that tell whether a file is a photo.
 _HEAD = 64
 
@@ -25,6 +27,8 @@ class Source:
     path: Path
     #: Below the folder that was named, or the file's own name.
     relative: Path
+    #: Why it cannot be protected, where that is known before it is read.
+    fault: str = ""
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,7 @@ class Turn:
     faces: int = 0
     #: Where the result is; None where there is none.
     written: Path | None = None
+    #: Why it failed or was skipped; of one that was written, which metadata was left out.
     reason: str = ""
 
 
@@ -45,26 +50,33 @@ class Found:
     """What the paths that were named hold."""
 
     sources: list[Source]
-    #: Files in folders that are no photos.
+    #: Files in folders that are no photos, or excluded.
     ignored: int
+    #: Of these, files that patterns exclude, and folders that they exclude whole.
+    excluded: int = 0
 
 
-def photos_in(paths: Sequence[Path]) -> Found:
+def photos_in(paths: Sequence[Path], exclude: Sequence[str] = ()) -> Found:
     """The photos that were named, and all that folders hold, told by their bytes; a path that is named twice once.
+
+    Args:
+        exclude: patterns of what is left out of folders, besides what `apf.exclusions` and their own files say.
 
     Raises:
         PathError: a path is not there, or no photo is.
+        PatternError: a pattern is malformed.
     """
     named: dict[Path, Source] = {}
-    ignored = 0
+    ignored = excluded = 0
     for path in paths:
-        files = list(_files_at(path))
+        files, left = _files_at(path, exclude)
+        excluded += left
         photos = [source for source in files if source.path == path or _may_be_photo(source.path)]
-        ignored += len(files) - len(photos)
+        ignored += len(files) - len(photos) + left
         named |= {source.path.absolute(): source for source in photos}
     if not named:
         raise PathError(f"no photo in {', '.join(map(str, paths))}: name photos, or folders that hold some")
-    return Found(list(named.values()), ignored)
+    return Found(list(named.values()), ignored, excluded)
 
 
 def check_distinct(sources: Sequence[Source]) -> None:
@@ -179,21 +191,45 @@ def write_whole(path: Path, data: bytes, *, mode: int, stamp: float | None = Non
 
 def _publish(source: Source, out: Path, protected: ProtectedPhoto) -> Turn:
     write_whole(out, protected.data, mode=source.path.stat().st_mode & 0o777)
-    return Turn(str(source.path), protected.outcome, len(protected.faces), out)
+    return Turn(str(source.path), protected.outcome, len(protected.faces), out, reason="; ".join(protected.notes))
 
 
-def _files_at(path: Path) -> Iterator[Source]:
-    """A file itself, or all below a folder; a folder that cannot be looked into counts as a photo that fails."""
+def _files_at(path: Path, exclude: Sequence[str]) -> tuple[list[Source], int]:
+    """A file itself, or all below a folder, and how much is excluded there.
+
+    A folder that cannot be looked into, or that a link leads to, counts as a photo that fails.
+    """
     if path.is_file():
-        yield Source(path, Path(path.name))
-    elif path.is_dir():
-        closed: list[Path] = []
-        for folder, folders, names in os.walk(path, onerror=lambda error: closed.append(Path(error.filename))):
-            folders.sort()
-            yield from (Source(Path(folder, name), Path(folder, name).relative_to(path)) for name in sorted(names))
-        yield from (Source(folder, folder.relative_to(path)) for folder in closed)
-    else:
+        return [Source(path, Path(path.name))], 0
+    if not path.is_dir():
         raise PathError(f"{path} is not there: name a photo, or a folder of photos")
+    exclusions = Exclusions((*_own_patterns(path), *exclude))
+    found: list[Source] = []
+    closed: list[tuple[Path, str]] = []
+
+    def note(error: OSError) -> None:
+        closed.append((Path(error.filename), f"{error.strerror}: correct the owner or the mode, or exclude the folder"))
+
+    left = 0
+    for folder, folders, names in os.walk(path, onerror=note):
+        here = Path(folder).relative_to(path)
+        wanted = [name for name in sorted(folders) if not exclusions.match(f"{(here / name).as_posix()}/")]
+        files = [name for name in sorted(names) if not exclusions.match((here / name).as_posix())]
+        left += len(folders) - len(wanted) + len(names) - len(files)
+        closed += [(Path(folder, name), LINKED) for name in wanted if _leads_out(Path(folder, name), path)]
+        folders[:] = wanted
+        found += [Source(Path(folder, name), here / name) for name in files]
+    return [*found, *(Source(folder, folder.relative_to(path), fault) for folder, fault in closed)], left
+
+
+def _leads_out(folder: Path, root: Path) -> bool:
+    """Whether it is a link to a folder that the walk does not come by."""
+    return folder.is_symlink() and not folder.resolve().is_relative_to(root.resolve())
+
+
+def _own_patterns(folder: Path) -> tuple[str, ...]:
+    file = folder / IGNORE_FILE
+    return patterns_in(file.read_bytes(), str(file)) if file.is_file() else ()
 
 
 def _may_be_photo(path: Path) -> bool:
@@ -228,4 +264,4 @@ def _answer(source: Source, answers: Path, file_id: str) -> Path | None:
     if answers.is_file():
         return answers
     named = (answers / f"{name}{SUFFIX}" for name in (file_id, source.relative.as_posix()))
-    return next((path for path in named if path.is_file()), None)
+    return next((path for path in named if os.path.isfile(path)), None)  # noqa: PTH113  no name is too long to be asked

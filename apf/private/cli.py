@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import sys
 import time
@@ -50,7 +51,7 @@ def entry() -> None:
 
 def _gradient(options: argparse.Namespace) -> int:
     device = _device(options, create=True)
-    found, folder, started = album.photos_in(options.photos), Path(options.output), time.time()
+    found, folder, started = album.photos_in(options.photos, options.exclude), Path(options.output), time.time()
     if options.names:
         album.check_distinct(found.sources)
     album.check_writable(folder)
@@ -76,7 +77,7 @@ def _alone(options: argparse.Namespace) -> int:
 
 def _published(options: argparse.Namespace, publish: Callable[[Source, Path], Turn]) -> int:
     """Runs what publishes photos, each to its own place."""
-    found = album.photos_in(options.photos)
+    found = album.photos_in(options.photos, options.exclude)
     album.check_distinct(found.sources)
     single = len(found.sources) == 1 and options.photos[0].is_file()
     out = Path(options.output)
@@ -115,7 +116,9 @@ def _device(options: argparse.Namespace, *, create: bool) -> Device:
 
 
 def _limits(options: argparse.Namespace) -> Limits:
-    return Limits(max_pixels=options.max_megapixels * 1_000_000)
+    pixels = options.max_megapixels * 1_000_000
+    # A photo has at most four channels of 16 bits, whatever its format.
+    return Limits(8 * pixels, pixels, bytes_setting="--max-megapixels", pixels_setting="--max-megapixels")
 
 
 def _each(found: Found, turn: Callable[[Source], Turn], options: argparse.Namespace) -> int:
@@ -123,17 +126,25 @@ def _each(found: Found, turn: Callable[[Source], Turn], options: argparse.Namesp
     count = len(found.sources)
     for number, source in enumerate(found.sources, 1):
         try:
+            if source.fault:
+                raise PathError(source.fault)
             turns.append(turn(source))
         except Exception as error:  # every photo must end with an outcome, and none stops the others
-            reason = str(error) if isinstance(error, ApfError | OSError) else f"unexpected {error!r}"
+            reason = _reason(error)
             turns.append(Turn(str(source.path), "failed", reason=reason))
             if not options.json:
                 print(f"apf: {source.path}: {reason}", file=sys.stderr)
         if sys.stderr.isatty():
             print(f"\r{number} of {count} photos", end="\n" if number == count else "", file=sys.stderr)
-    counts = Counter(one.outcome for one in turns) | Counter(ignored=found.ignored)
+    counts = Counter(one.outcome for one in turns) | Counter(ignored=found.ignored, excluded=found.excluded)
     print(json.dumps(_summary(turns, counts)) if options.json else _sentence(turns, counts, options.output))
     return SOME_FAILED if counts["failed"] else DONE
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        return f"a part of its name is too long for this file system: rename the photo ({error.filename})"
+    return str(error) if isinstance(error, ApfError | OSError) else f"unexpected {error!r}"
 
 
 def _summary(turns: Sequence[Turn], counts: Counter[str]) -> dict[str, object]:
@@ -142,13 +153,14 @@ def _summary(turns: Sequence[Turn], counts: Counter[str]) -> dict[str, object]:
         | ({"reason": one.reason} if one.reason else {})
         for one in turns
     ]
-    outcomes = ("protected", "no_face", "skipped", "failed", "ignored")
+    outcomes = ("protected", "no_face", "skipped", "failed", "ignored", "excluded")
     return {"photos": len(turns), **{name: counts[name] for name in outcomes}, "each": photos}
 
 
 def _sentence(turns: Sequence[Turn], counts: Counter[str], output: str) -> str:
     parts = [f"{len(turns)} photos", f"{sum(one.faces for one in turns)} faces"]
-    named = {"no_face": "without a face", "skipped": "there already", "failed": "failed", "ignored": "files ignored"}
+    named = {"no_face": "without a face", "skipped": "there already", "failed": "failed", "ignored": "files ignored",
+             "excluded": "of these excluded"}  # fmt: skip
     parts += [f"{counts[outcome]} {text}" for outcome, text in named.items() if counts[outcome]]
     return f"{', '.join(parts)}; written to {output}"
 
@@ -191,7 +203,9 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--skip-existing", action="store_true", help="leave photos that are there already")
     for command in (gradient, apply, alone):
         command.add_argument("-o", "--output", required=True, help="where the results go")
-        command.add_argument("--max-megapixels", type=int, default=100, help="larger photos fail (default 100)")
+        command.add_argument("--exclude", action="append", default=[], metavar="PATTERN",
+                             help="leave out of folders what matches, as in .gitignore; may be repeated")  # fmt: skip
+        command.add_argument("--max-megapixels", type=int, default=200, help="larger photos fail (default 200)")
         command.add_argument("--recipe", default="standard", help="light, standard, strong, or a TOML file")
         command.add_argument("--json", action="store_true", help="print one JSON object")
 

@@ -31,7 +31,7 @@ def load_key(path: Path, *, create: bool) -> bytes:
     try:
         if create and not path.exists():
             _make(path)
-        key = bytes.fromhex(path.read_text(encoding="ascii").strip())
+        key = bytes.fromhex(path.read_text(encoding="utf-8-sig").strip())
     except FileNotFoundError as error:
         raise KeyFileError(
             f"no device key at {path}: photos are told apart by the key that their gradients were made with; "

@@ -7,7 +7,7 @@ from prometheus_client import Counter, Gauge, Histogram
 #: missing: of those submitted, gone already; failed: kept for another try.
 RESULTS = (
     *("submitted", "missing", "failed", "duplicate", "removed", "other"),
-    *("unrouted", "own_output", "reserved", "no_photo", "malformed"),
+    *("unrouted", "own_output", "reserved", "no_photo", "excluded", "malformed"),
 )
 #: unforeseen: a bug of ours; hopeless: tried too often.
 REASONS = ("malformed", "unforeseen", "hopeless", "unauthorized", "too_large", "busy")

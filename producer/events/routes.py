@@ -7,11 +7,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from apf.exclusions import Exclusions
 from workers.errors import SettingsError, StoreError
 from workers.kinds import is_taken
 from workers.store import RESERVED, ObjectInfo, canonical_url, inside, overlap
 from workers.store.urls import bucket_and_prefix
 
+_DEFAULTS = Exclusions()
 SCHEME = "s3://"
 #: Of a batch's tenant, in characters.
 MAX_TENANT = 200
@@ -38,6 +40,8 @@ class Ignored(StrEnum):
     reserved = "reserved"
     #: Its suffix says that it is no photo; of a private route, no gradient file.
     no_photo = "no_photo"
+    #: What file systems and NAS boxes leave behind: `apf.exclusions.DEFAULTS`.
+    excluded = "excluded"
 
 
 def parse_routes(texts: Sequence[str], private: Sequence[str] = ()) -> tuple[Route, ...]:
@@ -92,11 +96,16 @@ class Routes:
             return Ignored.unrouted
         prefix = bucket_and_prefix(route.source)[1]
         below = key.removeprefix(f"{prefix}/") if prefix else key
-        if RESERVED.rstrip("/") in below.split("/"):
-            return Ignored.reserved
-        if not below or not is_taken(ObjectInfo(key=below, size=0, etag=""), private=route.private):
-            return Ignored.no_photo
-        return route, below
+        return _why_alone(below, private=route.private) or (route, below)
+
+
+def _why_alone(below: str, *, private: bool) -> Ignored | None:
+    """Why an object under this key below a route's source is left alone; None where it is not."""
+    if RESERVED.rstrip("/") in below.split("/"):
+        return Ignored.reserved
+    if not below or not is_taken(ObjectInfo(key=below, size=0, etag=""), private=private):
+        return Ignored.no_photo
+    return Ignored.excluded if _DEFAULTS.match(below) else None
 
 
 def tenant_of(key: str, segments: int) -> str:

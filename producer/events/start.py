@@ -69,7 +69,7 @@ def run(asked: Listening, settings: Settings) -> bool:
 def _intake(asked: Listening, broker_url: str, settings: Settings) -> Intake:
     routes = parse_routes(asked.routes, asked.private_routes)
     recipe = check_routes(routes, asked.recipe, settings)
-    own = [ledger_url(route.destination, settings.ledger_url) for route in routes]
+    own = [ledger_url(route.destination, settings.ledger_root) for route in routes]
     for route in routes:
         log.info("%s of %s go to %s", "gradients" if route.private else "photos", route.source, route.destination)
     submit = submitter(settings, recipe=asked.recipe, no_face=asked.no_face)
@@ -117,7 +117,7 @@ def _secret(name: str, value: SecretStr | None, file: str | None) -> str:
     if not file:
         return value.get_secret_value() if value else ""
     try:
-        text = Path(file).read_text(encoding="utf-8")
+        text = Path(file).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"APF_{name}_FILE cannot be read: {error}") from error
     if not text.strip():

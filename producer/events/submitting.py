@@ -10,6 +10,7 @@ from producer.client import Client
 from producer.events.intake import Submit
 from producer.events.routes import Route
 from workers.allowed import check_allowed
+from workers.asking import check_ledger_place
 from workers.errors import BadRequest
 from workers.settings import Settings
 from workers.store import open_store
@@ -21,11 +22,13 @@ def check_routes(routes: Sequence[Route], recipe: str, settings: Settings) -> Re
     Raises:
         NotAllowed: APF_ALLOWED_URLS is set, and a source or destination lies outside.
         RecipeError: the recipe is unknown or malformed, or has no private mode and a route wants it.
+        SettingsError: APF_LEDGER_URL is not set.
     """
     found = load_recipe(recipe, detector=settings.detector)
     if any(route.private for route in routes):
         check_private(found)
     for route in routes:
+        check_ledger_place(route.destination, settings)
         if settings.allowed_urls:
             check_allowed(route.source, settings.allowed, what="source")
             check_allowed(route.destination, settings.allowed, what="destination")

@@ -32,7 +32,7 @@ class FakeListing:
         self.url = url
         self.pages = 0
 
-    def list(self, prefix: str = "", start_after: str = "") -> Iterator[ObjectInfo]:
+    def list(self, prefix: str = "", start_after: str = "", **_: object) -> Iterator[ObjectInfo]:
         first = number_of(start_after) + 1
         for start in range(first, self.keys, PAGE_KEYS):
             self.pages += 1

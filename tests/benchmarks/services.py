@@ -14,7 +14,7 @@ from pathlib import Path
 
 from botocore.exceptions import EndpointConnectionError
 
-from tests.conftest import HERE, S3_KEY, S3_SECRET, S3Server, _end_swift, _free_ports
+from tests.conftest import ANY_PLACE, HERE, S3_KEY, S3_SECRET, S3Server, _end_swift, _free_ports
 
 
 def own_credentials() -> None:
@@ -22,6 +22,7 @@ def own_credentials() -> None:
     for name in [name for name in os.environ if name.startswith(("APF_", "AWS_"))]:
         del os.environ[name]
     os.environ |= {
+        **ANY_PLACE,
         "AWS_ACCESS_KEY_ID": S3_KEY,
         "AWS_SECRET_ACCESS_KEY": S3_SECRET,
         "AWS_DEFAULT_REGION": "us-east-1",

@@ -23,7 +23,7 @@ def test_a_large_batch_costs_two_requests_a_shard_and_a_message(redis_server: Re
     report_all(bench.ledger, batch)
     bench.ask("all reported")
     asked = {step.name: Counter(step.requests).total() for step in bench.steps[1:]}
-    assert asked["status, none reported"] <= 6
+    assert asked["status, none reported"] <= 7, "one of them for what was left out"
     assert asked["resume, none reported"] <= 70 + 10
     assert asked["status, all reported"] <= 70 + 6
     assert sum(bench.queue().values()) == 2 * 70, "resumed once, and not once all was reported"

@@ -17,6 +17,7 @@ from typing import Any
 
 import workers.run
 import workers.tasks
+import workers.tries
 from apf.clock import StageClock
 from apf.errors import CorruptPhoto
 from tests.faults import cheap_output
@@ -28,6 +29,8 @@ from workers.ledger import Ledger
 #: lets a process die, once, right after its report.
 SECONDS, REPORT_SECONDS, REPORTING = "CHEAP_SECONDS", "CHEAP_REPORT_SECONDS", "CHEAP_REPORTING"
 DEADLY_REPORT = "CHEAP_DEADLY_REPORT"
+#: So many times as fast do waits for a store and for a receiver pass.
+FASTER = "CHEAP_FASTER"
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,10 @@ def install() -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     Ledger.write_report = slow  # type: ignore[method-assign]
+    faster = float(os.environ.get(FASTER, "1"))
+    back_off = workers.tasks._back_off_s
+    workers.tasks._back_off_s = lambda waits: back_off(waits) / faster
+    workers.tries.FIRST_DELAY_S /= faster
 
 
 install()

@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 
 from tests.conftest import RedisServer
-from tests.faults.cheap import DEADLY_REPORT
+from tests.faults.cheap import DEADLY_REPORT, FASTER
 from tests.faults.strikes import flush_redis
 from tests.faults.world import World, closing_world, photos, until
 from tests.receivers import SECRETS, Receiver, receiving, status
 from workers.callback import read_callback
+from workers.tries import REFUSED_TRIES
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -158,3 +159,17 @@ def test_without_a_secret_the_batch_is_done_and_the_callback_is_not(
     kill_all(world)
     world.start_worker()
     heard(world, receiver)
+
+
+@pytest.mark.parametrize(("last", "state"), [(status(200), "delivered"), (status(404), "gave_up")])
+def test_a_receiver_that_refuses_is_tried_eight_times_by_the_queue_alone(
+    world: World, receiver: Receiver, last: Any, state: str
+) -> None:
+    """Its answer to the eighth try counts, and no other try follows."""
+    receiver.answers = [*[status(404)] * (REFUSED_TRIES - 1), last]
+    world.start_worker(**{FASTER: "50"})
+    world.submit()
+    until(lambda: is_settled(world), 90, "the callback is settled", world.log)
+    callback = read_callback(world.ledger, world.ledger.read_batch(world.batch_id))
+    assert (callback.state, callback.tries, len(receiver.got)) == (state, REFUSED_TRIES, REFUSED_TRIES)
+    assert len({got.id for got in receiver.got}) == 1

@@ -11,14 +11,17 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import RedisServer, S3Server
+from tests.faults.cheap import FASTER
 from tests.faults.proxy import FaultProxy, Mode
 from tests.faults.strikes import PROCESS_FAULTS, SOAK, STORE_DOWN_S, STORE_MODES, Fault, Struck
 from tests.faults.world import World, closing_world, photos, until
+from workers.errors import StoreUnavailable
 
 MOMENTS = ("idle", "mid-shard", "reporting") if SOAK else ("mid-shard",)
 #: Read before the tests' own environment takes all such variables away.
@@ -127,3 +130,30 @@ def test_store(tmp_path: Path, redis_server: RedisServer, swift: S3Server, mode:
             at(moment, world, f"store {mode}", strike)
         finally:
             proxy.close()
+
+
+def test_a_store_that_is_away_for_long_costs_no_photo(
+    tmp_path: Path, redis_server: RedisServer, swift: S3Server
+) -> None:
+    """Seven waits, which by an ordinary clock are five to ten minutes; nobody but the worker looks after the shards."""
+    bucket, waits = swift.new_bucket(), 7
+    proxy = FaultProxy(int(swift.endpoint_url.rpartition(":")[2]))
+    variables = {"APF_S3_ENDPOINT_URL": f"http://127.0.0.1:{proxy.port}", "CHEAP_SECONDS": "0.15", FASTER: "200"}
+    variables |= {"APF_SHARD_PHOTOS": "12", "APF_VISIBILITY_TIMEOUT_S": "3600"}
+    world = World(tmp_path, redis_server, f"s3://{bucket}/in", f"s3://{bucket}/out", photos(12), variables)
+    with closing_world(world):
+        world.start_worker()
+        world.submit()
+        until(world.is_mid_shard, 60, "mid-shard", world.log)
+        proxy.set("down")
+        until(lambda: world.log.read_text().count("retry: Retry in") >= waits, 200, f"{waits} waits", world.log)
+        proxy.set("pass")
+
+        def is_done() -> bool:
+            with suppress(StoreUnavailable):
+                return world.summary().done
+            return False
+
+        until(is_done, 90, "the batch is done", world.log, every_s=0.5)
+        world.check()
+        assert "given up" not in world.log.read_text()

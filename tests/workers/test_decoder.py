@@ -22,6 +22,8 @@ from apf.errors import CorruptPhoto, PhotoTooLarge, UnsupportedPhoto
 from apf.photo import Limits, decode
 from workers import decoder as module
 from workers.decoder import Decoder
+from workers.engine import shared_decoder
+from workers.settings import Settings
 
 GIBIBYTE = 2**30
 
@@ -179,3 +181,30 @@ def test_its_processes_end_with_their_parent() -> None:
         parent.kill()
     _, alive = psutil.wait_procs(children, timeout=20)
     assert alive == []
+
+
+@pytest.mark.parametrize("size", [(12_000, 9_000), (16_320, 12_240)], ids=["108", "200"])
+def test_a_phones_largest_photos_pass_by_default(size: tuple[int, int]) -> None:
+    """A JPEG of 108 and one of 200 megapixels, to be turned, fit the limits and the memory that a decoder has."""
+    exif = Image.Exif()
+    exif[0x112] = 6
+    buffer = io.BytesIO()
+    Image.fromarray(skimage.data.astronaut()).resize(size).save(buffer, "JPEG", exif=exif)
+    settings = Settings()
+    limits = Limits(max_bytes=settings.max_photo_bytes, max_pixels=settings.max_photo_pixels)
+    decoder = shared_decoder(settings)
+    try:
+        assert decoder.decode(buffer.getvalue(), limits, ()).pixels.shape == (*size, 3)
+    finally:
+        decoder.close()
+        shared_decoder.cache_clear()
+
+
+def test_what_is_over_a_limit_names_the_variable(decoder: Decoder) -> None:
+    """A photo over either limit is refused by size, limit and the variable that raises it."""
+    with pytest.raises(PhotoTooLarge, match=r"512 x 512 = 262,144 pixels, .* 1,000: raise APF_MAX_PHOTO_PIXELS"):
+        decoder.decode(jpeg(), Limits(max_pixels=1000), ())
+    with pytest.raises(PhotoTooLarge, match=r"bytes, .* 50: raise APF_MAX_PHOTO_BYTES"):
+        decoder.header(jpeg(), Limits(max_bytes=50))
+    assert Limits().max_pixels == Settings().max_photo_pixels == 200_000_000
+    assert Limits().max_bytes == Settings().max_photo_bytes

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 from kombu.utils.scheduling import cycle_by_name
 
-from workers.lanes import COLUMNS, ROWS, UPLOADS_IN_A_ROW, LaneCycle, all_queues, chosen, expanded, lane_queues
+from workers.lanes import COLUMNS, ROWS, LaneCycle, all_queues, chosen, expanded, lane_queues
 
 
 def served(waiting: dict[str, int], count: int) -> list[str]:
@@ -56,13 +56,6 @@ def test_no_batch_waits_for_another_ones_end() -> None:
     assert [turn for turn, queue in enumerate(order) if queue == "bulk.02.1"] == [0, 2, 4] or [
         turn for turn, queue in enumerate(order) if queue == "bulk.02.1"
     ] == [1, 3, 5]
-
-
-def test_a_flood_of_uploads_leaves_bulk_work_a_turn() -> None:
-    order = served({"interactive.01": 100, "bulk.00.0": 5}, 60)
-    turns = [turn for turn, queue in enumerate(order) if queue == "bulk.00.0"]
-    assert turns[0] == UPLOADS_IN_A_ROW
-    assert len(turns) == 60 // (UPLOADS_IN_A_ROW + 1)
 
 
 def test_queues_that_come_and_go_keep_the_others_turns() -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from apf.errors import WeightsError
 from apf.recipe import load_recipe
-from tests.workers.fakes import FakeEngine
+from tests.workers.fakes import FakeEngine, FakePhoto
 from workers.budget import BudgetClosed, ByteBudget
 from workers.errors import StoreFull, StoreUnavailable
 from workers.job import Batch, Outcome, PhotoRef, PhotoReport
@@ -261,3 +261,22 @@ def test_metadata_that_no_worker_wrote_is_no_outcome(name: str) -> None:
     scene.destination.put("a.jpg", b"odd", metadata=metadata)
     assert scene.run()["a.jpg"].outcome is Outcome.protected
     assert scene.outputs() == {"a.jpg": b"protected:one"}
+
+
+def test_a_photo_over_the_limit_in_bytes_names_the_variable(name: str) -> None:
+    """A photo that the store does not even hand over fails with its size, the limit and the variable."""
+    report = Scene(name, {"a.jpg": b"x" * 100}, max_photo_bytes=50).run()["a.jpg"]
+    assert report.outcome is Outcome.failed
+    assert report.reason is not None
+    assert "has 100 bytes, over the limit of 50: raise APF_MAX_PHOTO_BYTES" in report.reason
+
+
+def test_metadata_that_was_left_out_is_noted(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A photo that could not keep a tag is protected, and its report says which; reports without stay as they were."""
+    monkeypatch.setattr(FakePhoto, "notes", ("the EXIF tag Artist was left out: why",), raising=False)
+    report = Scene(name, {"a.jpg": b"one"}).run()["a.jpg"]
+    assert (report.outcome, report.reason) == (Outcome.protected, None)
+    assert report.note == "the EXIF tag Artist was left out: why"
+    old = PhotoReport(key="a.jpg", etag="1", outcome=Outcome.protected)
+    assert "note" not in old.model_dump_json(exclude_defaults=True)
+    assert PhotoReport.model_validate_json('{"key": "a.jpg", "etag": "1", "outcome": "protected"}') == old

@@ -210,3 +210,12 @@ def test_reconciling_leaves_a_newer_plan_alone(newer: str) -> None:
     world.sent.clear()
     assert world.reconcile() == []
     assert world.ledger.store.get(world.ledger.key("b1", *names)).data == before
+
+
+@pytest.mark.parametrize("record", [make_batch("s3://a", "s3://b"), NIGHTLY], ids=["batch", "schedule"])
+def test_an_older_version_leaves_records_with_patterns_alone(record: Growing) -> None:
+    """It would protect what was to be left out."""
+    excluding = record.model_copy(update={"exclude": ("drafts/",)})
+    with pytest.raises(NewerRecord, match=r"exclude: Extra inputs.*upgrade this installation"):
+        parse(older(type(record)), excluding.model_dump_json(), LedgerError, "record")
+    assert parse(type(record), excluding.model_dump_json(), LedgerError, "record") == excluding

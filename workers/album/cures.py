@@ -41,6 +41,7 @@ _CURES: tuple[tuple[str, str], ...] = (
         + _AGAIN,
     ),
     (r"no space|disk|quota", "Free some space where the protected photos go." + _RETRY),
+    (r"archived", "Restore it from the archive, and wait until that is done." + _AGAIN),
     (r"credential|denied|clock", "Correct the rights, the credentials or the clock, as the reason says." + _RETRY),
     (r"\bkey\b|symbolic link", "Give the photo another name, or put the file itself there." + _AGAIN),
     (

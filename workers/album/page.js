@@ -63,10 +63,17 @@
     return made;
   }
 
+  // Through the largest face, so that both of its versions are seen before anybody moves the slider.
+  function firstSplit(photo) {
+    const area = ({ box }) => box[2] * box[3];
+    const largest = photo.faces.reduce((best, face) => (best && area(best) >= area(face) ? best : face), null);
+    return largest ? Math.round(Math.min(1, Math.max(0, largest.box[0] + largest.box[2] / 2)) * 100) : 50;
+  }
+
   // The original lies over the protected photo, as far as the slider says.
   function comparison(photo, before, after) {
     const made = frame(photo);
-    const slider = element("input", { type: "range", min: "0", max: "100", value: "50", step: "1" });
+    const slider = element("input", { type: "range", min: "0", max: "100", value: String(firstSplit(photo)), step: "1" });
     slider.setAttribute("aria-label", `Original and protected photo, ${photo.name}`);
     const move = () => {
       made.style.setProperty("--at", `${slider.value}%`);

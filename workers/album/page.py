@@ -28,6 +28,8 @@ from workers.watch import BatchSummary
 
 #: Failures that stand in the page's text; the grid shows all of them.
 LISTED_FAILURES = 100
+#: What was left out of the source, and stands in the page's facts.
+LISTED_LEFT_OUT = 20
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,11 @@ def _facts(summary: BatchSummary, scope: Scope) -> str:
         facts.append(("Shown", f"{scope.shown:,} of {scope.of:,} photos, failed ones first (--limit)"))
     if batch.ignored:
         what = "gradient files" if batch.private else "photos"
-        facts.append(("Ignored", f"{batch.ignored:,} other files that are no {what} by their names"))
+        facts.append(("Ignored", f"{batch.ignored:,} other files that are no {what} by their names, or excluded"))
+    if left := summary.left_out.total:
+        named = "; ".join(f"{one.key} ({one.reason})" for one in summary.left_out.named[:LISTED_LEFT_OUT])
+        rest = f"; and {left - LISTED_LEFT_OUT:,} more" if left > LISTED_LEFT_OUT else ""
+        facts.append(("Left out", f"{left:,}, not protected: {named}{rest}"))
     if summary.stopped:
         facts.append(("Stopped", f"the batch was {summary.stopped}: apf resume goes on with it"))
     if batch.note:

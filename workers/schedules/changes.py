@@ -9,7 +9,9 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import islice
 
+from apf.exclusions import Exclusions
 from apf.recipe import Recipe, make_recipe
+from workers.asking import excluded_in
 from workers.attempts import now
 from workers.errors import Forbidden, InvalidKey, StoreFull
 from workers.kinds import is_taken
@@ -99,12 +101,13 @@ def has_new(
         keep: called for each object.
     """
     known, start = set(state.without_output), since(state)
+    exclusions = Exclusions(excluded_in(source, schedule.exclude))
     has_output = partial(_has_output, schedule=schedule, wanted=wanted, destination=destination)
 
     def doubtful() -> Iterator[ObjectInfo]:
         for info in source.list():
             keep()
-            taken = is_taken(info, private=schedule.private)
+            taken = is_taken(info, private=schedule.private) and not exclusions.match(info.key)
             if taken and is_since(info, start) and digest(info.key, info.etag) not in known:
                 yield info
 

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from workers.asking import find_ledger
 from workers.errors import LedgerError
 from workers.job import Totals
+from workers.left_out import read_left_outs
 from workers.schedules.changes import clock_of, has_new, is_covered, merged, since, wanted_pieces
 from workers.schedules.outcome import MAX_AGAIN, BatchOutcome, outcome_of
 from workers.schedules.record import Run, RunPart, Schedule, State
@@ -78,7 +79,9 @@ def settled(schedule: Schedule, state: State, settings: Settings, keep: Callable
         return state
     covered = merged([part.piece for part in run.parts])
     without = tuple(one for end in ends for one in end.without_output)
-    notes = "; ".join(dict.fromkeys(batch.note for batch in batches if batch.note))
+    left_out = sum(read_left_outs(ledger, batch).total for batch in batches)
+    told = [batch.note for batch in batches] + ([f"{left_out} left out: apf status says what"] if left_out else [])
+    notes = "; ".join(dict.fromkeys(note for note in told if note))
     only_new = any(part.changed_since for part in run.parts)
     tries = state.tries + 1 if set(again) <= set(state.again) else 1
     return state.model_copy(

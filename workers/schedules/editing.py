@@ -8,10 +8,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from apf.exclusions import Exclusions
 from apf.recipe import check_private, make_recipe
 from workers.address import parse_target
 from workers.allowed import check_allowed
-from workers.asking import OverlapError
+from workers.asking import OverlapError, check_ledger_place
 from workers.attempts import now
 from workers.errors import BadRequest, LedgerError, NotFound, StoreGone
 from workers.job import explain
@@ -54,9 +55,12 @@ def add_schedule(fields: dict[str, Any], settings: Settings) -> Schedule:
         IsOutput: the source holds outputs of batches.
         StoreError: the source is missing.
         LedgerError: there is one of that name, or no place for it.
+        PatternError: a pattern that excludes photos is malformed.
         RecipeError, CallbackError: the recipe does not validate, or the callback's URL.
+        SettingsError: the destination is in a bucket, and nothing says where its ledger lies.
     """
     places = {name: canonical_url(fields[name]) for name in ("source", "destination")}
+    check_ledger_place(places["destination"], settings)
     schedule = _checked({**fields, **places, "created_at": now().isoformat()}, settings)
     if settings.allowed_urls:
         for what, url in places.items():
@@ -87,13 +91,18 @@ def _check_source(schedule: Schedule, settings: Settings) -> None:
 
 
 def change_schedule(shelf: Shelf, name: str, fields: dict[str, Any], settings: Settings) -> Schedule:
-    """Keep a schedule with other fields; raises BadRequest, RecipeError."""
+    """Keep a schedule with other fields, in its place; raises BadRequest, LedgerError, RecipeError."""
     before = shelf.read(name)
     facts = {**before.model_dump(), **fields}
     if any(facts[field] != before.model_dump()[field] for field in ("recipe", "rollout")):
         facts["revision"] = before.revision + 1
     after = _checked(facts, settings)
-    shelf.write(after)
+    home = shelf_for(after.destination, settings)
+    if home.store.url != shelf.store.url:  # APF_LEDGER_URL was set later
+        home.write_state(name, shelf.state(name))
+    home.write(after)
+    if home.store.url != shelf.store.url:
+        shelf.remove(name)
     return after
 
 
@@ -133,6 +142,7 @@ def _checked(fields: dict[str, Any], settings: Settings) -> Schedule:
         made = make_recipe(recipe, detector=settings.detector)
         if schedule.private:
             check_private(made)
+    Exclusions(schedule.exclude)
     if schedule.callback is not None:
         parse_target(schedule.callback)
     return schedule

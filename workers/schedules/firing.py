@@ -143,7 +143,8 @@ def _check_place(shelf: Shelf, name: str, schedule: Schedule, settings: Settings
     if (shelf.store.url, name) != (wanted, schedule.name):
         raise LedgerError(
             f"schedule {schedule.name} into {schedule.destination} belongs into {wanted}, and not into "
-            f"{shelf.store.url}: set APF_ALLOWED_URLS and APF_LEDGER_URL alike for workers and commands"
+            f"{shelf.store.url}: set APF_ALLOWED_URLS and APF_LEDGER_URL alike for workers and commands; where "
+            f"APF_LEDGER_URL was set later, move it there by: apf schedule go-on {schedule.name}"
         )
 
 
@@ -160,6 +161,7 @@ def _make(shelf: Shelf, schedule: Schedule, state: State, run: Run, settings: Se
             fraction=part.piece.fraction,
             part=part.piece.part,
             changed_since=part.changed_since,
+            exclude=schedule.exclude,
             again=frozenset(state.again if part.changed_since else ()),
             schedule=schedule.name,
             lane=LANE,

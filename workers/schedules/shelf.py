@@ -115,7 +115,7 @@ def roots_of_schedules(settings: Settings) -> list[str]:
     Raises:
         LedgerError: no setting says so.
     """
-    urls = [settings.ledger_url] if settings.ledger_url else (settings.allowed_urls or "").split()
+    urls = [settings.ledger_root] if settings.ledger_root else (settings.allowed_urls or "").split()
     found = [url for url in urls if url != EVERYTHING]
     if not found:
         raise LedgerError(
@@ -125,6 +125,11 @@ def roots_of_schedules(settings: Settings) -> list[str]:
     return found
 
 
+def former_roots(settings: Settings) -> list[str]:
+    """Where schedules were kept before APF_LEDGER_URL was set: they are shown, and fire once they are moved."""
+    return [url for url in (settings.allowed_urls or "").split() if url != EVERYTHING] if settings.ledger_root else []
+
+
 def shelf_for(destination: str, settings: Settings) -> Shelf:
     """Where a schedule into this destination lies.
 
@@ -132,7 +137,7 @@ def shelf_for(destination: str, settings: Settings) -> Shelf:
         LedgerError: the settings name no place that would be looked at.
     """
     place, looked = canonical_url(destination), [canonical_url(url) for url in roots_of_schedules(settings)]
-    within = looked if settings.ledger_url else [url for url in looked if inside(place, url)]
+    within = looked if settings.ledger_root else [url for url in looked if inside(place, url)]
     if not within:
         raise LedgerError(
             f"{place} lies under none of {', '.join(looked)}, where schedules are kept: add its bucket or folder to "
@@ -155,16 +160,18 @@ def by_shelf(settings: Settings, complain: Complain | None = None) -> Iterator[t
         LedgerError: no setting says where schedules lie.
         StoreError: a root cannot be listed, and there is no `complain`.
     """
-    for url in roots_of_schedules(settings):
+    former = former_roots(settings)
+    for url in dict.fromkeys([*roots_of_schedules(settings), *former]):
         try:
             shelf = Shelf(open_store(url, s3=settings.s3))
             names = shelf.names()
         except NotFound as error:
-            if not url.startswith("s3:"):
+            if not url.startswith("s3:") or url in former:
                 continue  # a folder that nobody has made yet
             _tell(complain, url, error)
         except WorkerError as error:
-            _tell(complain, url, error)
+            if url not in former:  # a source that may not be listed, or not now
+                _tell(complain, url, error)
         else:
             yield shelf, names
 

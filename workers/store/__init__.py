@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from workers.store.base import AFTER_ALL, RESERVED, Blob, ObjectInfo, S3Options, Store
+from workers.store.base import AFTER_ALL, RESERVED, Blob, LeftOut, ObjectInfo, S3Options, Store
 from workers.store.urls import canonical_url, child_url, inside, overlap, parent_url
 
 __all__ = [
     "AFTER_ALL",
     "RESERVED",
     "Blob",
+    "LeftOut",
     "ObjectInfo",
     "S3Options",
     "Store",

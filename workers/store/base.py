@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from types import MappingProxyType
@@ -51,6 +51,18 @@ class Blob:
     info: ObjectInfo
 
 
+@dataclass(frozen=True)
+class LeftOut:
+    """Something in a folder that no key names, or that may not be looked into."""
+
+    #: Below the store's URL, with what is no UTF-8 escaped; of a folder it ends with a slash.
+    key: str
+    #: With its cure.
+    reason: str
+    #: "special" is no file: a pipe, a device, or a link to nothing.
+    kind: Literal["file", "folder", "special"]
+
+
 class Store(Protocol):
     """Objects under one URL. Safe to share between threads. Every method may raise Forbidden or StoreUnavailable."""
 
@@ -61,10 +73,16 @@ class Store(Protocol):
     def url(self) -> str:
         """The canonical URL; keys are relative to it."""
 
-    def list(self, prefix: str = "", start_after: str = "") -> Iterator[ObjectInfo]:
+    def list(
+        self, prefix: str = "", start_after: str = "", *, left_out: Callable[[LeftOut], None] | None = None
+    ) -> Iterator[ObjectInfo]:
         """Objects whose key starts with `prefix` and is above `start_after`, ascending in UTF-8 byte order.
 
         Streamed. Keys under `.apf/` are left out unless the prefix starts with it.
+
+        Args:
+            left_out: told of what lies above `start_after` and is no object for a reason that a user can mend, between
+                the objects around it; None has the log told.
         """
 
     def folders(self, prefix: str) -> Sequence[str]:

@@ -1,9 +1,10 @@
 """A folder as a store: atomic writes, S3's order of keys, and metadata beside the objects.
 
-Layout below the root: objects under their keys; `.apf/tmp` holds what is being written; `.apf/meta` holds one small
-JSON file for each object that has metadata. A sidecar's name carries the key's hash and the ETag of exactly one version
-of the object, and is written before that version appears. So a crash at any moment, and two writers of one key, leave
-an object with its own metadata or with none, never with another's.
+Layout below the root: objects under their keys; `.apf/tmp` holds what is being written (where another file system is
+mounted below the root, `.apf-*.tmp` beside the object); `.apf/meta` holds one small JSON file for each object that has
+metadata. A sidecar's name carries the key's hash and the ETag of exactly one version of the object, and is written
+before that version appears. So a crash at any moment, and two writers of one key, leave an object with its own metadata
+or with none, never with another's.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ import os
 import secrets
 import stat
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 from workers.errors import (
     Changed,
@@ -33,7 +36,7 @@ from workers.errors import (
     StoreUnavailable,
 )
 from workers.logs import Key
-from workers.store.base import NO_METADATA, RESERVED, Blob, ObjectInfo, check_key, check_metadata
+from workers.store.base import NO_METADATA, RESERVED, Blob, LeftOut, ObjectInfo, check_key, check_metadata
 from workers.store.urls import file_path
 
 log = logging.getLogger(__name__)
@@ -41,8 +44,15 @@ log = logging.getLogger(__name__)
 #: The store's own folders: no key reaches into them.
 META, TMP = ".apf/meta/", ".apf/tmp/"
 
+#: The mode of a new `.apf`, less the umask: others do not get in.
+PRIVATE = 0o770
+
 #: A temporary file this old belongs to a process that was killed; no single write takes a day.
 ABANDONED_S = 24 * 3600
+#: Temporary files outside `.apf/tmp` begin so; their suffix is no photo's.
+DRAFT = ".apf-"
+#: So many folders are known to be, or not to be, of the root's own file system.
+KNOWN_FOLDERS = 10_000
 
 
 class FileStore:
@@ -61,17 +71,21 @@ class FileStore:
             if not path.is_dir():
                 raise StoreError(f"{path} is a file, not a folder: name the folder that holds the photos")
         self._root = os.path.realpath(path)
-        self._swept = False
+        #: Folders of temporary files that were looked through, and whether folders take files from `.apf/tmp`.
+        self._swept: set[Path] = set()
+        self._one: dict[tuple[int, str], bool] = {}
         #: Whether other folders on the way to objects are stores, too, and know their metadata.
         self._others: dict[str, bool] = {}
 
-    def list(self, prefix: str = "", start_after: str = "") -> Iterator[ObjectInfo]:
+    def list(
+        self, prefix: str = "", start_after: str = "", *, left_out: Callable[[LeftOut], None] | None = None
+    ) -> Iterator[ObjectInfo]:
         base = prefix[: prefix.rfind("/") + 1]
         if base and _fault(base[:-1]):
             return  # no key of a file can start like this
         folder = self._absolute(base)
         if os.path.realpath(folder) == folder.rstrip("/"):
-            yield from self._walk(folder, base, prefix, start_after.encode())
+            yield from self._walk(folder, base, _Tour(base, prefix, start_after.encode(), left_out or self._log))
 
     def folders(self, prefix: str) -> Sequence[str]:
         if _fault(prefix[:-1]):
@@ -122,9 +136,9 @@ class FileStore:
     ) -> ObjectInfo:
         path, kept = self._writable(key), check_metadata(metadata)
         with _explained(key):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            self._make(path.parent)
             replaced = _etag_at(path)
-            temporary, etag = self._write_temporary(data)
+            temporary, etag = self._write_temporary(data, path.parent)
             try:
                 self._write_sidecar(key, etag, kept)
                 self._put_in_place(temporary, path, key, over)
@@ -156,8 +170,8 @@ class FileStore:
     def put_if_absent(self, key: str, data: bytes) -> bool:
         path = self._writable(key)
         with _explained(key):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary, etag = self._write_temporary(data)
+            self._make(path.parent)
+            temporary, etag = self._write_temporary(data, path.parent)
             try:
                 self._write_sidecar(key, etag, NO_METADATA)
                 path.hardlink_to(temporary)
@@ -170,7 +184,7 @@ class FileStore:
     def clock(self) -> datetime:
         folder = Path(self._absolute(TMP))
         with _explained(self.url):
-            folder.mkdir(parents=True, exist_ok=True)
+            self._make(folder)
             path = folder / secrets.token_hex(8)
             path.touch()
             try:
@@ -184,6 +198,14 @@ class FileStore:
             etag = _etag_at(path)
             path.unlink()
             self._sidecar(key, str(etag)).unlink(missing_ok=True)
+
+    def _make(self, folder: Path) -> None:
+        """Makes a folder and those above it; `.apf` is its owner's and group's, as a web server may serve the rest."""
+        own = Path(self._absolute(RESERVED))
+        if folder.is_relative_to(own):
+            own.parent.mkdir(parents=True, exist_ok=True)
+            own.mkdir(mode=PRIVATE, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
 
     def _absolute(self, key: str) -> str:
         return f"{self._root.rstrip('/')}/{key}"
@@ -202,50 +224,78 @@ class FileStore:
     def _readable(self, key: str) -> Path:
         """As `_writable`, and a link in the last place must end inside the root."""
         path = self._writable(key)
-        if path.is_symlink() and not self._holds(path):
+        with _explained(key):  # a part of the name may be too long for this file system
+            leaves = path.is_symlink() and not self._holds(path)
+        if leaves:
             raise InvalidKey(f"{key!r} is a symbolic link that leaves {self.url}: put the photo itself there")
         return path
 
     def _holds(self, path: str | Path) -> bool:
         return os.path.realpath(path).startswith(self._absolute(""))
 
-    def _walk(self, folder: str, base: str, prefix: str, after: bytes) -> Iterator[ObjectInfo]:
+    def _log(self, one: LeftOut) -> None:
+        log.warning("left out %r in %s: %s", Key(one.key), self.url, one.reason)
+
+    def _walk(self, folder: str, base: str, tour: _Tour) -> Iterator[ObjectInfo]:
         """Files under `folder`, whose keys start with `base`. Holds one folder's names at a time for each depth."""
-        for entry in self._entries(folder, base):
+        for entry in self._entries(folder, base, tour):
             key = base + entry.name
-            if entry.is_dir(follow_symlinks=False):
-                if _wanted(key + "/", prefix, after):
-                    yield from self._walk(entry.path, key + "/", prefix, after)
-            elif key.startswith(prefix) and key.encode() > after:
-                info = self._listed(entry, key)
+            is_folder = _is_folder(entry)
+            if fault := _unkeyable(key):
+                tour.leave(key + "/" * is_folder, fault, "folder" if is_folder else "file")
+            elif is_folder:
+                if _wanted(key + "/", tour.prefix, tour.after):
+                    yield from self._walk(entry.path, key + "/", tour)
+            elif tour.covers(key):
+                info = self._listed(entry, key, tour)
                 if info:
                     yield info
 
-    def _entries(self, folder: str, base: str) -> Sequence[os.DirEntry[str]]:
+    def _entries(self, folder: str, base: str, tour: _Tour) -> Sequence[os.DirEntry[str]]:
         """The folder's entries in the order that their keys have in S3: a folder sorts as its name with a slash."""
         with _explained(base or self.url):
             try:
                 with os.scandir(folder) as scan:
-                    entries = [entry for entry in scan if not _refused(entry.name, base)]
+                    entries = list(scan)
             except (FileNotFoundError, NotADirectoryError):
                 if not base:
                     raise
                 return []  # removed since its parent was read, or only named by a prefix
-        return sorted(entries, key=lambda e: e.name.encode() + (b"/" if e.is_dir(follow_symlinks=False) else b""))
+            except OSError as error:
+                if base == tour.base or error.errno not in _OF_ONE_FOLDER:
+                    raise
+                tour.leave(base, f"{_CURES[error.errno][1]}, or exclude it", "folder")
+                return []
+        return sorted(entries, key=lambda e: os.fsencode(e.name) + (b"/" if _is_folder(e) else b""))
 
-    def _listed(self, entry: os.DirEntry[str], key: str) -> ObjectInfo | None:
-        if entry.is_symlink() and not (self._holds(entry.path) and Path(entry.path).is_file()):
-            log.warning("left out %r: a symbolic link to a folder, to nothing, or out of %s", Key(key), self.url)
+    def _listed(self, entry: os.DirEntry[str], key: str, tour: _Tour) -> ObjectInfo | None:
+        if entry.is_symlink() and not (self._holds(entry.path) and os.path.isfile(entry.path)):  # noqa: PTH113
+            self._leave_link(entry.path, key, tour)
             return None
-        with _explained(key):
-            try:
-                status = entry.stat()
-            except FileNotFoundError:
-                return None  # removed since its folder was read
+        try:
+            with _explained(key):
+                try:
+                    status = entry.stat()
+                except FileNotFoundError:
+                    return None  # removed since its folder was read
+        except Forbidden as error:
+            tour.leave(key, str(error), "file")
+            return None
         if not stat.S_ISREG(status.st_mode):
-            log.warning("left out %r: not a regular file", Key(key))
+            tour.leave(key, "it is not a regular file: put the photo itself there", "special")
             return None
         return ObjectInfo(key=key, size=status.st_size, etag=_etag(status), last_modified=_changed_at(status))
+
+    def _leave_link(self, path: str, key: str, tour: _Tour) -> None:
+        is_folder = os.path.isdir(path)  # noqa: PTH112  unlike pathlib's, it says no where the link goes in a circle
+        if is_folder and (self._holds(path) or os.path.realpath(path) == self._root):
+            return  # what lies there is met under its own key
+        if is_folder:
+            tour.leave(key + "/", "it is a link to a folder outside: name that folder as a source of its own", "folder")
+        elif os.path.exists(path):  # noqa: PTH110
+            tour.leave(key, "it is a symbolic link that leaves the source: put the photo itself there", "file")
+        else:
+            tour.leave(key, "it is a symbolic link to nothing: put the photo itself there", "special")
 
     def _info(self, key: str, status: os.stat_result) -> ObjectInfo:
         etag = _etag(status)
@@ -260,7 +310,7 @@ class FileStore:
         if not metadata:
             path.unlink(missing_ok=True)
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
+        self._make(path.parent)
         # Nobody reads it before its object appears, and a torn one counts as none: no rename, no fsync.
         path.write_text(json.dumps({"key": key, "metadata": dict(metadata)}), encoding="utf-8")
 
@@ -291,12 +341,15 @@ class FileStore:
             self._others[folder] = os.path.isdir(os.path.join(folder, META))  # noqa: PTH112, PTH118
         return self._others[folder]
 
-    def _write_temporary(self, data: bytes) -> tuple[Path, str]:
-        """A flushed file in the same file system as the objects, and its ETag, which a rename keeps."""
+    def _write_temporary(self, data: bytes, beside: Path) -> tuple[Path, str]:
+        """A flushed file that can be renamed into the folder `beside`, and its ETag, which a rename keeps."""
         folder = Path(self._absolute(TMP))
-        folder.mkdir(parents=True, exist_ok=True)
+        self._make(folder)
+        name = f"{os.getpid()}-{secrets.token_hex(8)}"
+        if not self._is_one_with(folder, beside):  # a disk, or a folder of another, is mounted below the root
+            folder, name = beside, f"{DRAFT}{name}.tmp"
         self._sweep(folder)
-        path = folder / f"{os.getpid()}-{secrets.token_hex(8)}"
+        path = folder / name
         try:
             with path.open("xb") as file:
                 file.write(data)
@@ -310,12 +363,23 @@ class FileStore:
             path.unlink(missing_ok=True)
             raise
 
+    def _is_one_with(self, drafts: Path, folder: Path) -> bool:
+        """Whether a file can be renamed from one folder to the other; tried once for each device and parent."""
+        # Of a bind mount the device is the same, and a rename fails all the same: so the parent's path counts, too.
+        known = (folder.stat().st_dev, str(folder))
+        if known not in self._one:
+            if len(self._one) >= KNOWN_FOLDERS:
+                self._one.clear()
+            self._one[known] = _renames(drafts, folder)
+        return self._one[known]
+
     def _sweep(self, folder: Path) -> None:
         """Removes, once, what killed processes left behind."""
-        if self._swept:
+        if folder in self._swept:
             return
-        self._swept = True
-        for path in folder.iterdir():
+        self._swept.add(folder)
+        ours = "*" if str(folder) + "/" == self._absolute(TMP) else f"{DRAFT}*.tmp"
+        for path in folder.glob(ours):
             with suppress(FileNotFoundError):
                 if path.stat().st_mtime < time.time() - ABANDONED_S:
                     path.unlink()
@@ -331,8 +395,24 @@ def _metadata_at(root: str, key: str, etag: str) -> Mapping[str, str]:
     try:
         record = json.loads(_sidecar_at(root, key, etag).read_bytes())
         return {str(k): str(v) for k, v in record["metadata"].items()} if record["key"] == key else NO_METADATA
-    except (FileNotFoundError, ValueError, LookupError, TypeError, AttributeError):
+    except (FileNotFoundError, PermissionError, ValueError, LookupError, TypeError, AttributeError):
         return NO_METADATA
+
+
+def _renames(drafts: Path, folder: Path) -> bool:
+    """Whether a file of the one folder can be renamed into the other; leaves nothing there, even if it is killed."""
+    if drafts.stat().st_dev != folder.stat().st_dev:
+        return False
+    draft = drafts / f"{os.getpid()}-{secrets.token_hex(8)}"
+    draft.touch()
+    try:
+        # Always refused: Linux looks first whether both lie in one mount, which a bind mount of the device does not.
+        os.rename(draft, f"{folder}/.")  # noqa: PTH104  a Path drops the dot
+    except OSError as error:
+        return error.errno != errno.EXDEV
+    finally:
+        draft.unlink(missing_ok=True)
+    return True
 
 
 def _etag(status: os.stat_result) -> str:
@@ -363,20 +443,42 @@ def _fault(key: str) -> str | None:
     return None
 
 
-def _refused(name: str, base: str) -> bool:
-    """Whether a file's name cannot be a key; says so in the log."""
+@dataclass(frozen=True)
+class _Tour:
+    """One listing: what is wanted of it, and who is told of what is left out."""
+
+    #: Where it begins.
+    base: str
+    prefix: str
+    after: bytes
+    told: Callable[[LeftOut], None]
+
+    def covers(self, key: str) -> bool:
+        return key.startswith(self.prefix) and os.fsencode(key) > self.after
+
+    def leave(self, key: str, reason: str, kind: Literal["file", "folder", "special"]) -> None:
+        if self.covers(key) and not key.startswith((META, TMP)):
+            self.told(LeftOut(os.fsencode(key).decode(errors="backslashreplace"), reason, kind))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
-        name.encode()
-        check_key(base + name)
-    except (UnicodeEncodeError, InvalidKey):
-        log.warning(
-            "left out %r: its name is not valid UTF-8, or its path is over 1024 bytes; rename it", Key(base + name)
-        )
-        return True
-    if "\\" in name:
-        log.warning("left out %r: a backslash in its name; rename it", Key(base + name))
-        return True
-    return False
+        return entry.is_dir(follow_symlinks=False)
+    except OSError:  # of a file system that has to be asked, and refuses
+        return False
+
+
+def _unkeyable(key: str) -> str | None:
+    """What keeps a file's path from being a key, or None."""
+    try:
+        check_key(key)
+    except InvalidKey:
+        try:
+            key.encode()
+        except UnicodeEncodeError:
+            return "its name is not valid UTF-8: rename it"
+        return "its path is over 1024 bytes: use shorter names"
+    return "it has a backslash in its name: rename it" if "\\" in key else None
 
 
 def _wanted(folder: str, prefix: str, after: bytes) -> bool:
@@ -423,6 +525,10 @@ _CURES: dict[int, tuple[type[StoreError], str]] = {
     errno.EEXIST: (StoreError, "a file stands where a folder is needed: rename one of the two"),
     errno.EISDIR: (StoreError, "a folder stands where a file is needed: rename one of the two"),
     errno.ENAMETOOLONG: (InvalidKey, "a part of the name is too long for this file system: rename it"),
+    errno.EXDEV: (StoreError, "it lies on another file system: give that as a destination of its own"),
+    errno.EINVAL: (InvalidKey, "this file system does not take the name: rename it"),
+    errno.EILSEQ: (InvalidKey, "this file system does not take the name: rename it"),
+    errno.EFBIG: (StoreError, "the file is larger than this file system can keep: choose another destination"),
     errno.ELOOP: (InvalidKey, "symbolic links in a circle: put the file itself there"),
     errno.EIO: (StoreUnavailable, "the disk reported an error"),
     errno.EMFILE: (StoreUnavailable, "too many open files: raise the limit (ulimit -n)"),
@@ -430,6 +536,10 @@ _CURES: dict[int, tuple[type[StoreError], str]] = {
     errno.ESTALE: (StoreUnavailable, "the network file system was mounted again"),
     errno.ETIMEDOUT: (StoreUnavailable, "the network file system did not answer"),
 }
+
+
+#: Reasons for which one folder is left out, and the walk goes on; others are of the disk or of this process.
+_OF_ONE_FOLDER = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP)
 
 
 @contextmanager

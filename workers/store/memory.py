@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from workers.errors import Changed, NotFound, ObjectTooLarge
-from workers.store.base import NO_METADATA, Blob, ObjectInfo, check_key, check_metadata, hidden
+from workers.store.base import NO_METADATA, Blob, LeftOut, ObjectInfo, check_key, check_metadata, hidden
 from workers.store.urls import bucket_and_prefix
 
 
@@ -38,7 +38,9 @@ class MemoryStore:
         with _LOCK:
             self._objects = _OBJECTS.setdefault(name, {})
 
-    def list(self, prefix: str = "", start_after: str = "") -> Iterator[ObjectInfo]:
+    def list(
+        self, prefix: str = "", start_after: str = "", *, left_out: Callable[[LeftOut], None] | None = None
+    ) -> Iterator[ObjectInfo]:
         full, after = self._root + prefix, start_after.encode()
         with _LOCK:
             found = {k.removeprefix(self._root): v for k, v in self._objects.items() if k.startswith(full)}

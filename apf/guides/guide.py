@@ -1,0 +1,134 @@
+"""Guides: recognisers that attack steps climb on. `Guide` is what the steps see; here it runs by ONNX Runtime."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+import onnx
+
+from apf.cpu.runtime import RuntimeNetwork
+from apf.errors import GuideError, WeightsError
+from apf.faces import CROP, Float32
+from apf.guides.feeding import Feeding
+from apf.guides.gradient_graph import value_and_gradient
+from apf.guides.spec import InputSpec
+from apf.private.probe import GRADIENT_ONNX
+from apf.recipe import WEIGHTS_DIR, check_file
+
+
+class Guide(Protocol):
+    """A recogniser that steps climb on. Crops are (N, 3, 112, 112) float32 RGB in [0, 1], on the ArcFace template.
+
+    No face depends on those beside it, to the bit; threads may share a guide.
+    """
+
+    name: str
+    #: SHA-256 of the weights' file.
+    digest: str
+    #: SHA-256 of the file's digest and of how it is fed: for a recipe's id.
+    key: str
+    #: How the network is fed: size, channels, template.
+    spec: InputSpec
+
+    def embed(self, crops: Float32) -> Float32:
+        """Unit embeddings, (N, D)."""
+        ...
+
+    def climb(self, crops: Float32, reference: Float32) -> tuple[Float32, Float32]:
+        """The cosine of each crop's embedding with its reference, and that cosine's gradient by the crop.
+
+        Args:
+            reference: unit embeddings, (N, D), or (D,) for all.
+
+        Returns:
+            (N,) and (N, 3, 112, 112), float32.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Source:
+    """A recogniser's network, and where it is from."""
+
+    name: str
+    digest: str
+    model: onnx.ModelProto
+    spec: InputSpec
+
+    @property
+    def key(self) -> str:
+        return hashlib.sha256(f"{self.digest} {self.spec.model_dump_json()}".encode()).hexdigest()
+
+
+class RuntimeGuide:
+    """A guide by ONNX Runtime, one face after the other on the calling thread.
+
+    Raises:
+        UnsupportedGuide: its network holds an operation whose gradient is not known.
+        GuideError: it does not take faces as its spec says.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self.name, self.digest, self.key, self.spec = source.name, source.digest, source.key, source.spec
+        self._feeding = Feeding(source.spec)
+        self._network = RuntimeNetwork(value_and_gradient(source.model, self._feeding.size))
+        if not np.isfinite(self.embed(np.full((1, 3, CROP, CROP), 0.5, np.float32))).all():
+            raise GuideError(f"guide {self.name!r} embeds a grey face as no number: its spec or its file is wrong")
+
+    @cached_property
+    def _embedding(self) -> RuntimeNetwork:
+        return self._network.only("embedding")
+
+    def embed(self, crops: Float32) -> Float32:
+        found = [self._embedding(face=self._feeding.there(crop))["embedding"] for crop in checked(crops)]
+        return np.concatenate(found) if found else np.zeros((0, 0), np.float32)
+
+    def climb(self, crops: Float32, reference: Float32) -> tuple[Float32, Float32]:
+        cosines, gradients = np.zeros(len(crops), np.float32), np.zeros((len(crops), 3, CROP, CROP), np.float32)
+        references = np.broadcast_to(reference, (len(crops), reference.shape[-1]))
+        for index, crop in enumerate(checked(crops)):
+            found = self._network(face=self._feeding.there(crop), reference=references[index : index + 1])
+            cosines[index], gradients[index] = found["cosine"][0, 0], self._feeding.back(found["gradient"])
+        return cosines, gradients
+
+
+class ProbeGuide:
+    """The project's own probe, whose file of value and gradient ships."""
+
+    name, spec = "probe", InputSpec()
+
+    def __init__(self) -> None:
+        try:
+            check_file(WEIGHTS_DIR, GRADIENT_ONNX)
+            self._network = RuntimeNetwork.load(WEIGHTS_DIR / GRADIENT_ONNX)
+        except WeightsError as error:
+            raise GuideError(f"guide 'probe': {error}") from error
+        self.digest = self.key = hashlib.sha256((WEIGHTS_DIR / "probe.safetensors").read_bytes()).hexdigest()
+
+    @cached_property
+    def _embedding(self) -> RuntimeNetwork:
+        return self._network.only("embedding")
+
+    def embed(self, crops: Float32) -> Float32:
+        found = [self._embedding(face=crop[None])["embedding"] for crop in checked(crops)]
+        return np.concatenate(found) if found else np.zeros((0, 0), np.float32)
+
+    def climb(self, crops: Float32, reference: Float32) -> tuple[Float32, Float32]:
+        cosines, gradients = np.zeros(len(crops), np.float32), np.zeros((len(crops), 3, CROP, CROP), np.float32)
+        references = np.broadcast_to(reference, (len(crops), reference.shape[-1]))
+        for index, crop in enumerate(checked(crops)):
+            found = self._network(face=crop[None], own=references[index : index + 1])
+            cosines[index] = found["embedding"][0] @ references[index]
+            gradients[index] = -found["away"][0]
+        return cosines, gradients
+
+
+def checked(crops: Float32) -> Float32:
+    """Raises ValueError where crops have another shape or type than guides take."""
+    if crops.ndim != 4 or crops.shape[1:] != (3, CROP, CROP) or crops.dtype != np.float32:
+        raise ValueError(f"crops must be (N, 3, {CROP}, {CROP}) float32, not {crops.shape} {crops.dtype}")
+    return crops

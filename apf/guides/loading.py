@@ -1,0 +1,145 @@
+"""Guides by name: those that are known, ONNX files, and InsightFace packs."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from pathlib import Path
+
+import onnx
+from pydantic import ValidationError
+
+from apf.detectors.insightface_pack import PACKS
+from apf.errors import GuideError
+from apf.guides.catalogue import DLIB, FETCHED, Known, fetched_path
+from apf.guides.dlib_file import read_dlib
+from apf.guides.guide import Guide, ProbeGuide, RuntimeGuide, Source
+from apf.guides.spec import InputSpec
+
+#: A pack's recogniser is the one whose input has this many rows and columns; its detector's and others' differ.
+PACK_SIDE = 112
+
+
+def parse_guides(text: str) -> tuple[str, ...]:
+    """The names in a list like `dlib,probe,/path/x.onnx`, as `APF_GUIDES` and a recipe's `guides` have it.
+
+    Raises:
+        GuideError: one is empty, or there twice.
+    """
+    names = [name.strip() for name in text.split(",")] if text.strip() else []
+    for index, name in enumerate(names):
+        if not name or name in names[:index]:
+            raise GuideError(f"guides {text!r}: {name!r} is {'there twice' if name else 'no name'}; list each once")
+    return tuple(names)
+
+
+def load_guide(name: str, device: str = "cpu") -> Guide:
+    """A guide that is ready to climb on.
+
+    Args:
+        name: "dlib", "probe", "sface" (once it was pulled), an ONNX file, or an InsightFace pack by name or folder. An
+            ONNX file is fed as NAME.json beside it says, or its entry in models.json beside it; without these as
+            InsightFace's ArcFace models are.
+        device: as torch names them; a CPU needs no torch.
+
+    Raises:
+        GuideError: it is unknown, missing, damaged, or (UnsupportedGuide) holds operations that are not known.
+    """
+    if device == "cpu":
+        return ProbeGuide() if name == "probe" else RuntimeGuide(find_source(name))
+    from apf.guides.torch_guide import torch_guide, torch_probe  # noqa: PLC0415  a CPU does without torch
+
+    return torch_probe(device) if name == "probe" else torch_guide(find_source(name), device)
+
+
+def find_source(name: str) -> Source:
+    """The network of a guide by its name, all but the probe's."""
+    if name == DLIB.name:
+        return Source(name, DLIB.sha256, read_dlib(), InputSpec.model_validate(DLIB.spec))
+    if name in FETCHED:
+        return _fetched(FETCHED[name])
+    if name.endswith(".onnx"):
+        return _file(Path(name).expanduser())
+    for folder in (Path(name).expanduser(), PACKS.expanduser() / name):
+        if folder.is_dir():
+            return _pack(folder)
+    raise GuideError(
+        f"no guide named {name!r}: use one of {', '.join(['dlib', 'probe', *FETCHED])}, an ONNX file (a path that ends "
+        f"in .onnx), or an InsightFace pack (its folder, or its name in {PACKS})"
+    )
+
+
+def _fetched(known: Known) -> Source:
+    path = fetched_path(known)
+    if not path.exists():
+        raise GuideError(f"guide {known.name!r} is not here yet: fetch it with `apf guides pull {known.name}`")
+    data = _read(path)
+    if (digest := hashlib.sha256(data).hexdigest()) != known.sha256:
+        raise GuideError(
+            f"{path} has SHA-256 {digest}, not {known.sha256}: delete it, and `apf guides pull {known.name}` again"
+        )
+    return Source(known.name, digest, _parsed(path, data), InputSpec.model_validate(known.spec))
+
+
+def _file(path: Path) -> Source:
+    data = _read(path)
+    digest = hashlib.sha256(data).hexdigest()
+    return Source(path.stem, digest, _parsed(path, data), _spec(path, digest))
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise GuideError(f"guide {path} cannot be read ({error.strerror}): name an ONNX file that is there") from error
+
+
+def _parsed(path: Path, data: bytes) -> onnx.ModelProto:
+    try:
+        model = onnx.load(io.BytesIO(data))
+        onnx.checker.check_model(model)
+    except Exception as error:  # onnx raises anything on what is none
+        raise GuideError(f"guide {path} is no whole ONNX file: {error}") from error
+    return model
+
+
+def _spec(path: Path, digest: str) -> InputSpec:
+    """What lies beside the file about it: NAME.json, or an entry of models.json."""
+    own, listed = path.with_suffix(".json"), path.with_name("models.json")
+    try:
+        if own.exists():
+            found = json.loads(own.read_bytes())
+            return InputSpec.model_validate(found.get("input", found))
+        entry = json.loads(listed.read_bytes()).get(path.stem) if listed.exists() else None
+        if entry is None:
+            return InputSpec()
+        if entry.get("sha256", digest) != digest:
+            raise GuideError(f"guide {path} has SHA-256 {digest}, and {listed} says {entry['sha256']}: fetch it again")
+        return InputSpec.model_validate(entry["input"])
+    except (OSError, ValueError, ValidationError, LookupError, AttributeError) as error:
+        which = own if own.exists() else listed
+        raise GuideError(f"{which} does not say how guide {path.stem!r} is fed: {error}") from error
+
+
+def _pack(folder: Path) -> Source:
+    """The recogniser of an InsightFace pack: the file with a face of 112 pixels to a side, and one vector."""
+    found = []
+    for path in sorted(folder.glob("*.onnx")):
+        data = _read(path)
+        model = _parsed(path, data)
+        weights = {tensor.name for tensor in model.graph.initializer}
+        given = [value for value in model.graph.input if value.name not in weights]
+        sides = [side.dim_value for side in given[0].type.tensor_type.shape.dim][1:] if len(given) == 1 else []
+        if sides == [3, PACK_SIDE, PACK_SIDE] and len(model.graph.output) == 1:
+            found.append(Source(path.stem, hashlib.sha256(data).hexdigest(), model, _pack_spec(model)))
+    if len(found) != 1:
+        names = ", ".join(one.name for one in found) or "none"
+        raise GuideError(f"{folder} holds not one recogniser of {PACK_SIDE} pixels, but {names}: name an ONNX file")
+    return found[0]
+
+
+def _pack_spec(model: onnx.ModelProto) -> InputSpec:
+    """As InsightFace feeds its own: networks that begin by a shift and a scale take 0..255, others -1..1."""
+    first = {node.op_type for node in list(model.graph.node)[:8]}
+    return InputSpec(mean=(0.0,), std=(1.0,)) if {"Sub", "Mul"} <= first else InputSpec()

@@ -1,0 +1,66 @@
+"""Guides by torch, for GPUs: the same numbers as by ONNX Runtime, up to rounding."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import torch
+from onnx2torch import convert
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from apf.errors import GuideError
+from apf.faces import Float32
+from apf.guides.guide import ProbeGuide, Source, checked
+from apf.models.probe import Probe, fused
+from apf.models.recogniser import Recogniser
+from apf.recipe import WEIGHTS_DIR, check_file
+
+
+class TorchGuide:
+    """A guide on a torch device.
+
+    Args:
+        network: takes crops, gives unit embeddings, in eval mode.
+        like: whose name, digest and spec it has.
+    """
+
+    def __init__(self, network: nn.Module, like: Source | ProbeGuide, device: str) -> None:
+        self.name, self.digest, self.key, self.spec = like.name, like.digest, like.key, like.spec
+        self.device = torch.device(device)
+        #: For those who keep their crops on the device: unit embeddings (N, D) of (N, 3, 112, 112), with gradients.
+        self.network = network.requires_grad_(False).eval().to(self.device)
+
+    @torch.no_grad()
+    def embed(self, crops: Float32) -> Float32:
+        found: Float32 = self.network(self._there(checked(crops))).cpu().numpy()
+        return found
+
+    def climb(self, crops: Float32, reference: Float32) -> tuple[Float32, Float32]:
+        x = self._there(checked(crops)).requires_grad_(True)
+        cosines = (self.network(x) * self._there(reference)).sum(-1)
+        (gradient,) = torch.autograd.grad(cosines.sum(), x)
+        return cosines.detach().cpu().numpy(), gradient.cpu().numpy()
+
+    def _there(self, values: Float32) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(values)).to(self.device)
+
+
+def torch_guide(source: Source, device: str) -> TorchGuide:
+    """Raises GuideError where the network does not convert to torch."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # onnx2torch speaks of tracing, which we never do
+            network = convert(source.model)
+    except Exception as error:  # onnx2torch raises anything on what it does not know
+        raise GuideError(f"guide {source.name!r} does not convert to torch: {error}; use a CPU") from error
+    return TorchGuide(Recogniser(network, source.spec), source, device)
+
+
+def torch_probe(device: str) -> TorchGuide:
+    """The project's own probe."""
+    check_file(WEIGHTS_DIR, "probe.safetensors")
+    probe = Probe()
+    probe.load_state_dict(load_file(WEIGHTS_DIR / "probe.safetensors"))
+    return TorchGuide(fused(probe.eval()), ProbeGuide(), device)
