@@ -19,7 +19,7 @@ from workers.allowed import check_allowed
 from workers.digest import open_shards
 from workers.errors import BadRequest, LedgerError, NotFound, ObjectTooLarge, SettingsError, WorkerError
 from workers.job import Batch, Lane, Part, PhotoRef, explain
-from workers.ledger import Ledger, new_batch_id, open_ledger
+from workers.ledger import Ledger, all_of, new_batch_id, open_ledger
 from workers.planning import counted
 from workers.registry import open_ids, register, roots, unregister
 from workers.settings import BESIDE_OUTPUTS, Settings
@@ -239,21 +239,23 @@ def check_recipe(ledger: Ledger, batch: Batch, settings: Settings) -> None:
     """
     if batch.named:
         return
-    for batch_id in sorted(open_ids(batch.destination, settings).intersection(ledger.batch_ids()) - {batch.id}):
-        with suppress(LedgerError):  # it was taken back, or is no record of ours to read
+
+    def mixed(batch_id: str) -> Batch | None:
+        with suppress(LedgerError):  # of another destination, taken back, or no record of ours to read
             other = ledger.read_batch(batch_id)
-            if _is_mixed(batch, other) and _is_open(ledger, other):
-                raise OtherRecipe(
-                    f"batch {other.id} into {batch.destination} is not done and has recipe {_named(other.recipe)}, "
-                    f"this one {_named(batch.recipe)}: outputs of both would lie there, mixed. Wait for it (apf status "
-                    f"{batch.destination} {other.id}), stop it (apf cancel {batch.destination} {other.id}), or give "
-                    "another destination"
-                )
+            same_schedule = bool(batch.schedule) and batch.schedule == other.schedule
+            is_mixed = not other.named and other.recipe.id != batch.recipe.id and not same_schedule
+            return other if is_mixed and _is_open(ledger, other) else None
+        return None
 
-
-def _is_mixed(batch: Batch, other: Batch) -> bool:
-    same_schedule = bool(batch.schedule) and batch.schedule == other.schedule
-    return not other.named and other.recipe.id != batch.recipe.id and not same_schedule
+    others = all_of(mixed, sorted(open_ids(batch.destination, settings) - {batch.id}))
+    if other := next(filter(None, others), None):
+        raise OtherRecipe(
+            f"batch {other.id} into {batch.destination} is not done and has recipe {_named(other.recipe)}, this one "
+            f"{_named(batch.recipe)}: outputs of both would lie there, mixed. Wait for it (apf status "
+            f"{batch.destination} {other.id}), stop it (apf cancel {batch.destination} {other.id}), or give another "
+            "destination"
+        )
 
 
 def _is_open(ledger: Ledger, batch: Batch) -> bool:

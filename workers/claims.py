@@ -9,28 +9,79 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 
-from workers.errors import IsOutput, LedgerError, Occupied, StoreError
+from workers.errors import Changed, IsOutput, LedgerError, NoConditions, Occupied, StoreError
 from workers.job import Batch, PhotoRef
 from workers.ledger import Ledger
 from workers.marks import BATCH, SOURCE, SOURCE_ETAG, is_output, source_mark
-from workers.store import ObjectInfo
+from workers.store import ObjectInfo, Store
+from workers.store.listed import Absent
 
 #: The source of the batch with this id, as far as is known.
 SourceOf = Callable[[str], str | None]
+#: Writes an output over the version with this ETag, over nothing for "", or over anything for None.
+Put = Callable[[str | None], ObjectInfo]
 
 CURE = "move it away, choose another destination, or replace it by --overwrite"
 
 
-def check_free(ref: PhotoRef, batch: Batch, found: ObjectInfo | None, source_of: SourceOf) -> None:
-    """Raises Occupied where the batch may not write the photo's output over what was found there."""
-    if found is None or batch.overwrite:
-        return
-    there = f"{found.key!r} in {batch.destination}"
-    if not is_output(found.metadata):
-        raise Occupied(f"{there} was not written by apf and is left as it is: {CURE}")
-    if not _is_of(ref, batch, found, source_of):
-        raise Occupied(f"{there} is the protected photo of another source and is left as it is: {CURE}")
+@dataclass(frozen=True)
+class Outputs:
+    """Where the outputs of a batch go."""
+
+    batch: Batch
+    destination: Store
+    #: Of the shard's keys, as far as is known; None: nothing is.
+    absent: Absent | None
+    source_of: SourceOf
+
+    def found(self, ref: PhotoRef) -> ObjectInfo | None:
+        """What lies where the photo's output goes."""
+        return None if self.absent and ref.key in self.absent else self.destination.head(ref.key)
+
+    def check_free(self, ref: PhotoRef, found: ObjectInfo | None) -> None:
+        """Raises Occupied where the batch may not write the photo's output over what was found there."""
+        if found is None or self.batch.overwrite:
+            return
+        there = f"{found.key!r} in {self.batch.destination}"
+        if not is_output(found.metadata):
+            raise Occupied(f"{there} was not written by apf and is left as it is: {CURE}")
+        if not _is_of(ref, self.batch, found, self.source_of):
+            raise Occupied(f"{there} is the output of another photo, as far as is known, and is left as it is: {CURE}")
+
+    def write(self, ref: PhotoRef, put: Put, over: ObjectInfo | None) -> None:
+        """Write over what was found when the photo was read, and over nothing that came there since.
+
+        Raises:
+            Occupied: as `check_free`.
+            StoreError: the store refuses.
+        """
+        if self.batch.overwrite:
+            put(None)
+        else:
+            self._write(ref, put, over.etag if over else "")
+
+    def _write(self, ref: PhotoRef, put: Put, over: str | None) -> None:
+        try:
+            written = put(over)
+        except StoreError as error:
+            # Stores that know no conditions, or get them wrong, must not keep a photo out: it is looked at once more.
+            if over is None or not (isinstance(error, Changed | NoConditions) or type(error) is StoreError):
+                raise
+            now = self._looked_at(ref, listed=isinstance(error, NoConditions))
+            self._write(ref, put, now if isinstance(error, Changed) and now != over else None)
+            return
+        if not written.etag:  # Swift: somebody else wrote it in the same moment, and theirs stays
+            self._looked_at(ref)
+
+    def _looked_at(self, ref: PhotoRef, *, listed: bool = False) -> str:
+        """The ETag of what may be replaced, or "" for nothing; `listed` lets a listing of the last seconds do."""
+        if listed and self.absent and self.absent.still(ref.key):
+            return ""
+        found = self.destination.head(ref.key)
+        self.check_free(ref, found)
+        return found.etag if found else ""
 
 
 def check_original(ref: PhotoRef, batch: Batch, found: ObjectInfo) -> None:

@@ -164,14 +164,14 @@ def plan(
         stretch.cursor = info.key
     aside.passed(AFTER_ALL)
     if not (batch.photos + stretch.photos) and _is_whole(batch):
-        batch = batch.model_copy(
-            update={"note": f"no {'gradient files' if batch.private else 'photos'} in {batch.source}"}
-        )
+        kind = "gradient files" if batch.private else "photos"
+        note = f"no {kind} in {batch.source}{', or all are excluded' if batch.exclude else ''}"
+        batch = batch.model_copy(update={"note": note})
     yield _close(ledger, batch, stretch, aside, planned=True)
 
 
 def _is_whole(batch: Batch) -> bool:
-    """Whether nothing was asked for but all that the source has; a schedule's source may be filled later."""
+    """Whether the batch is of all that the source has; a schedule's source may be filled later."""
     return not (batch.schedule or batch.changed_since) and batch.fraction >= 1 and batch.part == "fraction"
 
 

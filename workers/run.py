@@ -31,7 +31,7 @@ from workers.poison import SPLIT_AFTER, OneByOne
 from workers.settings import Settings
 from workers.shard import DESTINATION_GONE, ShardOvertaken, ShardRunner, already_done, in_order
 from workers.store import RESERVED, Store, open_store
-from workers.store.listed import absent_keys
+from workers.store.listed import Absent
 from workers.trust import check_batch
 
 #: A running shard asks whether its batch was stopped at each so many-th renewal of its try.
@@ -95,7 +95,7 @@ def run_shard(
     begun = read_begun(ledger, batch, job.shard, refs)
     left = [ref for ref in refs if ref.key not in begun]
     destination = open_store(batch.destination, s3=settings.s3, create=True)
-    absent = absent_keys(destination, [ref.key for ref in left])
+    absent = Absent(destination, [ref.key for ref in left])
     source_of = sources_in(ledger, Ledger(destination, RESERVED.rstrip("/")))
     started = time.monotonic()
 

@@ -12,11 +12,10 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 from celery.exceptions import SoftTimeLimitExceeded
@@ -25,24 +24,15 @@ from apf.clock import StageClock
 from apf.errors import DeviceMemoryError, PhotoError
 from workers import metrics
 from workers.budget import BudgetClosed, ByteBudget
-from workers.claims import SourceOf, check_free, check_original
+from workers.claims import Outputs, SourceOf, check_original
 from workers.context import current, take_over
 from workers.engine import Engine, Result, Weight
-from workers.errors import (
-    BadCredentials,
-    Changed,
-    NoConditions,
-    NotFound,
-    ObjectTooLarge,
-    StoreError,
-    StoreFull,
-    StoreGone,
-)
+from workers.errors import BadCredentials, Changed, NotFound, ObjectTooLarge, StoreError, StoreFull, StoreGone
 from workers.job import Batch, Outcome, PhotoRef, PhotoReport
 from workers.marks import BATCH, FACES, OUTCOME, RECIPE, SOURCE, SOURCE_ETAG, carries, source_mark
 from workers.settings import Settings
 from workers.store import Blob, ObjectInfo, Store
-from workers.store.listed import absent_keys
+from workers.store.listed import Absent
 
 logger = logging.getLogger(__name__)
 
@@ -51,10 +41,6 @@ DESTINATION_GONE = (StoreFull, StoreGone, BadCredentials)
 
 #: A batch of the filter takes no longer than that, where it holds several photos; and the size of a shard's first one.
 BATCH_S, FIRST_BATCH_MEGAPIXELS = 2.0, 4.0
-
-
-#: In stores without conditional writes, a listing of the outputs is believed for so long.
-LISTED_FOR_S = 5.0
 
 
 class ShardOvertaken(Exception):
@@ -70,8 +56,8 @@ class Loaded:
     photo: Any
     weight: Weight
     bytes_in: int
-    #: ETag of the output that it may replace; empty where there is none.
-    over: str
+    #: The output that it replaces.
+    over: ObjectInfo | None
 
 
 @dataclass
@@ -87,7 +73,7 @@ class ShardRunner:
     #: Asked between batches of the filter: whether the rest should wait for something more urgent.
     overtaken: Callable[[], bool] = lambda: False
     #: Keys that are known to have no output yet, so that none is asked for.
-    absent: frozenset[str] = frozenset()
+    absent: Absent | None = None
     #: For outputs that do not say themselves of which photo they are.
     source_of: SourceOf = lambda _batch_id: None
     clock: StageClock = field(default_factory=StageClock)
@@ -100,10 +86,7 @@ class ShardRunner:
         self._lock = threading.Lock()
         self._engine_lock = threading.Lock()
         self._failure: BaseException | None = None
-        #: Whether the destination is known to refuse conditional writes.
-        self._unconditional = False
-        self._keys: list[str] = []
-        self._listing, self._listed_at = threading.Lock(), time.monotonic()
+        self._outputs = Outputs(self.batch, self.destination, self.absent, self.source_of)
         #: Items that no lane of the filter has taken yet.
         self._left = 0
         #: As the engine has it, once it is loaded.
@@ -118,7 +101,6 @@ class ShardRunner:
             ApfError: the filter itself cannot be loaded, so that no photo can be protected.
         """
         readers, writers = _pool("read", self.settings.read_threads), _pool("write", self.settings.write_threads)
-        self._keys = [ref.key for ref in refs]
         try:
             for ref in refs:
                 readers.submit(self._read, ref)
@@ -163,11 +145,11 @@ class ShardRunner:
             self._ready.put(loaded)
 
     def _load(self, ref: PhotoRef) -> Loaded | None:
-        there = None if ref.key in self.absent else self.destination.head(ref.key)
+        there = self._outputs.found(ref)
         if done := already_done(ref, self.batch, there):
             self._report(done)
             return None
-        check_free(ref, self.batch, there, self.source_of)
+        self._outputs.check_free(ref, there)
         self._reading.acquire(ref.size)
         try:
             with self.clock.stage("read"):
@@ -177,11 +159,11 @@ class ShardRunner:
                 self._report(_report(ref, Outcome.skipped, reason="not a photo"))
                 return None
             check_original(ref, self.batch, blob.info)
-            return self._decode(ref, blob, over=there.etag if there else "")
+            return self._decode(ref, blob, over=there)
         finally:
             self._reading.release(ref.size)
 
-    def _decode(self, ref: PhotoRef, blob: Blob, *, over: str) -> Loaded:
+    def _decode(self, ref: PhotoRef, blob: Blob, *, over: ObjectInfo | None) -> Loaded:
         engine = self._loaded_engine()
         weight = engine.weigh(blob.data)
         self._photos.acquire(weight.held)
@@ -314,39 +296,18 @@ class ShardRunner:
             OUTCOME: outcome.value,
             FACES: str(len(result.faces)),
         }
+
+        def put(over: str | None) -> ObjectInfo:
+            content_type = item.weight.content_type
+            return self.destination.put(item.ref.key, data, content_type=content_type, metadata=metadata, over=over)
+
         with self.clock.stage("write"):
-            self._put(item, data, metadata)
+            self._outputs.write(item.ref, put, item.over)
         metrics.add("apf_written_bytes_total", len(data))
         note = "; ".join(getattr(item.photo, "notes", ())) or None
         if note:
             logger.warning("published without some of its metadata: %s", note)
         return _report(item.ref, outcome, bytes_out=len(data), note=note, **facts)
-
-    def _put(self, item: Loaded, data: bytes, metadata: Mapping[str, str]) -> None:
-        """Write the output over what was found when the photo was loaded, and nothing that came there since."""
-        put = partial(
-            self.destination.put, item.ref.key, data, content_type=item.weight.content_type, metadata=metadata
-        )
-        try:
-            if not self._unconditional:
-                put(over=None if self.batch.overwrite else item.over)
-                return
-        except StoreError as error:
-            # Stores that know no conditions, or get them wrong, must not keep the photo out: it is looked at once more.
-            if not isinstance(error, Changed | NoConditions) and type(error) is not StoreError:
-                raise
-            self._unconditional = isinstance(error, NoConditions)
-        if not (self._unconditional and self._is_absent(item.ref.key)):
-            check_free(item.ref, self.batch, self.destination.head(item.ref.key), self.source_of)
-        put()
-
-    def _is_absent(self, key: str) -> bool:
-        """Whether a listing of some seconds ago, at most, showed no output."""
-        with self._listing:
-            if self.absent and time.monotonic() - self._listed_at > LISTED_FOR_S:
-                self.absent = absent_keys(self.destination, self._keys)
-                self._listed_at = time.monotonic()
-            return key in self.absent
 
     # Reports
 

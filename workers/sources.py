@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 from workers.allowed import check_allowed
-from workers.errors import BadRequest, IsOutput, NotFound, StoreError
+from workers.errors import BadRequest, IsOutput, NotFound, StoreError, StoreGone
 from workers.job import Batch, PhotoRef
 from workers.kinds import GRADIENT_SUFFIX, has_photos_suffix, is_taken, suffix
 from workers.ledger import Ledger, open_ledger
 from workers.marks import BATCH, is_output, photo_place
 from workers.settings import Settings
-from workers.store import RESERVED, ObjectInfo, Store, canonical_url, open_store, overlap, parent_url
+from workers.store import RESERVED, LeftOut, ObjectInfo, Store, canonical_url, open_store, overlap, parent_url
 from workers.store.urls import bucket_and_prefix, file_path
 
 #: A source whose first photos are outputs, all of so many, may be a destination.
@@ -51,10 +50,12 @@ def find_source(text: str, settings: Settings, *, private: bool = False) -> Sour
     is_file = url.startswith("file:")
     if is_file and file_path(url).is_file():
         return _one(url, settings, private=private)
+    if is_file and not file_path(url).exists():
+        raise StoreGone(f"there is no folder or photo {file_path(url)}: check the name")
     store = open_store(url, s3=settings.s3)
-    found = list(islice(store.list(), 1))
-    if found:
-        _check_originals(store, settings, private=private)
+    first = list(islice(store.list(left_out=_passed_over), LOOKED_THROUGH))
+    if first:
+        _check_originals(store, first, settings, private=private)
     elif not is_file and bucket_and_prefix(url)[1]:
         return _one(url, settings, private=private)
     return Source(url)
@@ -71,10 +72,11 @@ def overlapping(source: str, destination: str, photo: str | None) -> bool:
     """Whether outputs would lie among the photos; the output of one photo, by its key, only where that itself lies."""
     if photo is None:
         return overlap(source, destination)
-    places = [photo_place(url, photo) for url in (source, destination)]
-    if all(url.startswith("file:") for url in (source, destination)):
-        places = [os.path.realpath(place.removeprefix("file://")) for place in places]
-    return places[0] == places[1]
+    if source.startswith("file:") and destination.startswith("file:"):
+        with suppress(OSError):  # it is not there: the source's is
+            return (file_path(source) / photo).samefile(file_path(destination) / photo)
+        return False
+    return photo_place(source, photo) == photo_place(destination, photo)
 
 
 def check_folder(destination: str) -> None:
@@ -109,24 +111,23 @@ def _is_marked(store: Store, key: str) -> bool:
     return store.head(f"{key}/") is not None
 
 
-def _check_originals(store: Store, settings: Settings, *, private: bool) -> None:
-    photos = (info for info in islice(store.list(), LOOKED_THROUGH) if is_taken(info, private=private))
-    outputs = 0
-    for info in islice(photos, SAMPLE):
+def _passed_over(_: LeftOut) -> None:
+    """The planner tells of it."""
+
+
+def _check_originals(store: Store, infos: Sequence[ObjectInfo], settings: Settings, *, private: bool) -> None:
+    outputs: list[ObjectInfo] = []
+    for info in islice((info for info in infos if is_taken(info, private=private)), SAMPLE):
         found = store.head(info.key)
         if found is None or not is_output(found.metadata):
             return  # those that are outputs fail one by one
-        outputs, last = outputs + 1, found
+        outputs.append(found)
     if outputs and _is_destination(store.url, settings):
-        raise IsOutput(_reason(store.url, last))
-
-
-def _reason(url: str, found: ObjectInfo) -> str:
-    batch = found.metadata.get(BATCH, "unknown")
-    return (
-        f"{url} holds outputs of apf, such as {found.key!r} of batch {batch}, and to protect them again would only "
-        "harm them: name the originals (are source and destination the wrong way round?)"
-    )
+        batch = outputs[0].metadata.get(BATCH, "unknown")
+        raise IsOutput(
+            f"{store.url} holds outputs of apf, such as {outputs[0].key!r} of batch {batch}, and to protect them again "
+            "would only harm them: name the originals (are source and destination the wrong way round?)"
+        )
 
 
 def _is_destination(url: str, settings: Settings) -> bool:
@@ -137,7 +138,7 @@ def _has_batches(place: str, settings: Settings) -> bool:
     with suppress(StoreError):
         if Ledger(open_store(place, s3=settings.s3), RESERVED.rstrip("/")).batch_ids():
             return True
-        return bool(open_ledger(place, ledger_url=settings.ledger_url, s3=settings.s3).batch_ids())
+        return bool(open_ledger(place, ledger_url=settings.ledger_root, s3=settings.s3).batch_ids())
     return False
 
 

@@ -51,7 +51,7 @@ PRIVATE = 0o770
 ABANDONED_S = 24 * 3600
 #: Temporary files outside `.apf/tmp` begin so; their suffix is no photo's.
 DRAFT = ".apf-"
-#: So many folders are known to be, or not to be, of the root's own file system.
+#: Of so many folders it is remembered what they are.
 KNOWN_FOLDERS = 10_000
 
 
@@ -107,7 +107,10 @@ class FileStore:
                 status = path.stat()
             except (FileNotFoundError, NotADirectoryError):
                 return None
-            return self._info(key, status) if stat.S_ISREG(status.st_mode) else None
+            info = self._info(key, status) if stat.S_ISREG(status.st_mode) else None
+            if info is None or info.metadata or _etag_at(path) == info.etag:
+                return info
+        return self.head(key)  # replaced in between, and the sidecar was gone with its version
 
     def get(self, key: str, *, etag: str | None = None, max_bytes: int | None = None) -> Blob:
         path = self._readable(key)
@@ -144,7 +147,6 @@ class FileStore:
                 self._put_in_place(temporary, path, key, over)
             except BaseException:
                 temporary.unlink(missing_ok=True)
-                self._sidecar(key, etag).unlink(missing_ok=True)
                 raise
             _sync_folder(path.parent)
             if replaced not in (None, etag):
@@ -159,7 +161,7 @@ class FileStore:
             except FileExistsError as error:
                 raise changed from error
             except OSError:
-                pass  # no hard links on this file system: as near to it as can be
+                pass  # no hard links on this file system: a look comes as near to it as can be
             else:
                 temporary.unlink(missing_ok=True)
                 return
@@ -311,8 +313,11 @@ class FileStore:
             path.unlink(missing_ok=True)
             return
         self._make(path.parent)
-        # Nobody reads it before its object appears, and a torn one counts as none: no rename, no fsync.
-        path.write_text(json.dumps({"key": key, "metadata": dict(metadata)}), encoding="utf-8")
+        # Nobody reads it before its object appears: no rename. On disk by then: an output without it would be no run's.
+        with path.open("w", encoding="utf-8") as file:
+            json.dump({"key": key, "metadata": dict(metadata)}, file)
+            file.flush()
+            os.fsync(file.fileno())
 
     def _read_sidecar(self, key: str, etag: str) -> Mapping[str, str]:
         """An object's metadata, whichever store wrote it: a folder's around this one, or one's on the way to it."""
@@ -338,6 +343,8 @@ class FileStore:
 
     def _keeps_metadata(self, folder: str) -> bool:
         if folder not in self._others:
+            if len(self._others) >= KNOWN_FOLDERS:
+                self._others.clear()
             self._others[folder] = os.path.isdir(os.path.join(folder, META))  # noqa: PTH112, PTH118
         return self._others[folder]
 

@@ -153,7 +153,7 @@ class S3Store:
     ) -> ObjectInfo:
         check_key(key)
         kept = check_metadata(metadata)
-        with self._knowing_conditions(over), self._explained(key):
+        with self._conditionally(over), self._explained(key):
             written = self._client.put_object(
                 Bucket=self._bucket,
                 Key=self._root + key,
@@ -190,14 +190,20 @@ class S3Store:
         return str(self._client.generate_presigned_url("get_object", Params=asked)).partition("?")[0]
 
     @contextmanager
-    def _knowing_conditions(self, over: str | None) -> Iterator[None]:
-        """The block is not tried again with a condition where the store once said that it knows none."""
+    def _conditionally(self, over: str | None) -> Iterator[None]:
+        """The block writes under a condition, if there is one; not again where the store once said it knows none."""
         if over is not None and (self._client, self._bucket) in _UNCONDITIONAL:
             raise NoConditions(f"{self.url} knows no conditional writes")
         try:
             yield
-        except NoConditions:
-            _UNCONDITIONAL.add((self._client, self._bucket))
+        except StoreError as error:
+            if over is None or not isinstance(error.__cause__, ClientError):
+                raise
+            if _code(error.__cause__) == "NotImplemented":
+                _UNCONDITIONAL.add((self._client, self._bucket))
+                raise NoConditions(str(error)) from error
+            if _code(error.__cause__) == "NoSuchKey":  # so AWS says that the version to be replaced is gone
+                raise Changed(str(error)) from error
             raise
 
     @contextmanager
@@ -275,7 +281,6 @@ _ANSWERS: dict[str, tuple[type[StoreError], str]] = {
         _BAD_CREDENTIALS,
     ),
     "ConditionalRequestConflict": _CHANGED,
-    "NotImplemented": (NoConditions, "the store does not know what was asked of it"),
     **dict.fromkeys(
         ["AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "PermanentRedirect"], _REGION
     ),
