@@ -26,7 +26,7 @@ Put = Callable[[str | None], ObjectInfo]
 CURE = "move it away, choose another destination, or replace it by --overwrite"
 
 
-@dataclass(frozen=True)
+@dataclass
 class Outputs:
     """Where the outputs of a batch go."""
 
@@ -35,6 +35,8 @@ class Outputs:
     #: Of the shard's keys, as far as is known; None: nothing is.
     absent: Absent | None
     source_of: SourceOf
+    #: Whether the destination has not yet said that it knows no conditional writes.
+    conditional: bool = True
 
     def found(self, ref: PhotoRef) -> ObjectInfo | None:
         """What lies where the photo's output goes."""
@@ -62,23 +64,28 @@ class Outputs:
         else:
             self._write(ref, put, over.etag if over else "")
 
-    def _write(self, ref: PhotoRef, put: Put, over: str | None) -> None:
+    def _write(self, ref: PhotoRef, put: Put, over: str) -> None:
         try:
-            written = put(over)
+            if self.conditional:
+                put(over)
+                return
+        except Changed:
+            now = self._looked_at(ref)
+            if now != over:
+                self._write(ref, put, now)
+                return  # else the store gets conditions wrong
         except StoreError as error:
-            # Stores that know no conditions, or get them wrong, must not keep a photo out: it is looked at once more.
-            if over is None or not (isinstance(error, Changed | NoConditions) or type(error) is StoreError):
+            if not isinstance(error, NoConditions) and type(error) is not StoreError:
                 raise
-            now = self._looked_at(ref, listed=isinstance(error, NoConditions))
-            self._write(ref, put, now if isinstance(error, Changed) and now != over else None)
-            return
-        if not written.etag:  # Swift: somebody else wrote it in the same moment, and theirs stays
+            self.conditional = not isinstance(error, NoConditions)
+        # Stores without conditions must not keep a photo out: a look right before the write comes as near as can be.
+        if not (self.absent and self.absent.still(ref.key)):
+            self._looked_at(ref)
+        if not put(None).etag:  # Swift: somebody else wrote it in the same moment, and theirs stays
             self._looked_at(ref)
 
-    def _looked_at(self, ref: PhotoRef, *, listed: bool = False) -> str:
-        """The ETag of what may be replaced, or "" for nothing; `listed` lets a listing of the last seconds do."""
-        if listed and self.absent and self.absent.still(ref.key):
-            return ""
+    def _looked_at(self, ref: PhotoRef) -> str:
+        """The ETag of what lies there and may be replaced, or "" for nothing."""
         found = self.destination.head(ref.key)
         self.check_free(ref, found)
         return found.etag if found else ""

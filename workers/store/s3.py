@@ -153,7 +153,7 @@ class S3Store:
     ) -> ObjectInfo:
         check_key(key)
         kept = check_metadata(metadata)
-        with self._conditionally(over), self._explained(key):
+        with _conditionally(over), self._explained(key):
             written = self._client.put_object(
                 Bucket=self._bucket,
                 Key=self._root + key,
@@ -188,23 +188,6 @@ class S3Store:
         """Where the object is read over HTTP without credentials, if the bucket is public."""
         asked = {"Bucket": self._bucket, "Key": self._root + key}
         return str(self._client.generate_presigned_url("get_object", Params=asked)).partition("?")[0]
-
-    @contextmanager
-    def _conditionally(self, over: str | None) -> Iterator[None]:
-        """The block writes under a condition, if there is one; not again where the store once said it knows none."""
-        if over is not None and (self._client, self._bucket) in _UNCONDITIONAL:
-            raise NoConditions(f"{self.url} knows no conditional writes")
-        try:
-            yield
-        except StoreError as error:
-            if over is None or not isinstance(error.__cause__, ClientError):
-                raise
-            if _code(error.__cause__) == "NotImplemented":
-                _UNCONDITIONAL.add((self._client, self._bucket))
-                raise NoConditions(str(error)) from error
-            if _code(error.__cause__) == "NoSuchKey":  # so AWS says that the version to be replaced is gone
-                raise Changed(str(error)) from error
-            raise
 
     @contextmanager
     def _explained(self, key: str) -> Iterator[None]:
@@ -302,9 +285,6 @@ _TELLS_NOTHING = frozenset({"301", "400", "401", "403"})
 #: What is wrong with these is wrong with every object.
 _OF_THE_PLACE = (BadCredentials, StoreGone, StoreFull)
 
-#: Buckets, by the clients that have found so, whose store refuses conditional writes as unknown to it.
-_UNCONDITIONAL: set[tuple[S3Client, str]] = set()
-
 
 def _from_answer(error: ClientError, what: str, place: str) -> StoreError:
     """The StoreError for an error answer of the store."""
@@ -335,6 +315,20 @@ def _condition(over: str | None) -> _Condition:
     if over is None:
         return {}
     return {"IfMatch": f'"{over}"'} if over else {"IfNoneMatch": "*"}
+
+
+@contextmanager
+def _conditionally(over: str | None) -> Iterator[None]:
+    """Tells what a store answers to a write for its condition."""
+    try:
+        yield
+    except StoreError as error:
+        code = _code(error.__cause__) if isinstance(error.__cause__, ClientError) else ""
+        if over is not None and code == "NotImplemented":
+            raise NoConditions(str(error)) from error
+        if over is not None and code == "NoSuchKey":  # so AWS says that the version to be replaced is gone
+            raise Changed(str(error)) from error
+        raise
 
 
 def _info(key: str, found: Mapping[str, Any]) -> ObjectInfo:
