@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 
 from workers.allowed import check_allowed
-from workers.errors import BadRequest, IsOutput, NotFound, StoreError, StoreGone
+from workers.errors import BadRequest, Forbidden, IsOutput, NotFound, StoreError, StoreGone
 from workers.job import Batch, PhotoRef
 from workers.kinds import GRADIENT_SUFFIX, has_photos_suffix, is_taken, suffix
 from workers.ledger import Ledger, open_ledger
@@ -118,7 +118,10 @@ def _passed_over(_: LeftOut) -> None:
 def _check_originals(store: Store, infos: Sequence[ObjectInfo], settings: Settings, *, private: bool) -> None:
     outputs: list[ObjectInfo] = []
     for info in islice((info for info in infos if is_taken(info, private=private)), SAMPLE):
-        found = store.head(info.key)
+        try:
+            found = store.head(info.key)
+        except Forbidden:  # who submits may list, and not read
+            return
         if found is None or not is_output(found.metadata):
             return  # those that are outputs fail one by one
         outputs.append(found)
