@@ -17,7 +17,7 @@ from apf.recipe import Recipe, check_private, load_recipe
 from workers.address import parse_target
 from workers.allowed import check_allowed
 from workers.digest import open_shards
-from workers.errors import BadRequest, LedgerError, NotFound, ObjectTooLarge, SettingsError, WorkerError
+from workers.errors import BadRequest, LedgerError, NotFound, ObjectTooLarge, SettingsError, StoreError, WorkerError
 from workers.job import Batch, Lane, Part, PhotoRef, explain
 from workers.ledger import Ledger, all_of, new_batch_id, open_ledger
 from workers.planning import counted
@@ -226,9 +226,10 @@ def write_alone(ledger: Ledger, batch: Batch, settings: Settings) -> None:
     write_new(ledger, batch, settings)
     try:
         check_recipe(ledger, batch, settings)  # once more: of two at one moment each sees the other by now
-    except OtherRecipe:
-        ledger.forget_batch(batch.id)
-        unregister(ledger, batch, settings)
+    except WorkerError:
+        with suppress(StoreError):
+            ledger.forget_batch(batch.id)
+            unregister(ledger, batch, settings)
         raise
 
 

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 
-from workers.errors import Changed, IsOutput, LedgerError, NoConditions, Occupied, StoreError
+from workers.errors import Changed, IsOutput, LedgerError, NoConditions, Occupied, StoreError, StoreUnavailable
 from workers.job import Batch, PhotoRef
 from workers.ledger import Ledger
 from workers.marks import BATCH, SOURCE, SOURCE_ETAG, is_output, source_mark
@@ -117,9 +116,13 @@ def sources_in(ledger: Ledger, destination: Ledger) -> SourceOf:
 
 def _sources(batch_id: str, ledgers: dict[str, Ledger]) -> Iterator[str]:
     for ledger in ledgers.values():
-        # Not parsed whole: a newer version's record names its source under this name, too.
-        with suppress(LedgerError, StoreError, ValueError, LookupError, TypeError):
+        try:
+            # Not parsed whole: a newer version's record names its source under this name, too.
             yield str(json.loads(ledger.read(ledger.key(batch_id, "batch.json")) or b"")["source"])
+        except StoreUnavailable:
+            raise  # the photo is tried again
+        except (LedgerError, StoreError, ValueError, LookupError, TypeError):
+            continue
 
 
 def _is_of(ref: PhotoRef, batch: Batch, found: ObjectInfo, source_of: SourceOf) -> bool:

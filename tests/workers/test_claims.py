@@ -15,7 +15,7 @@ from tests.conftest import S3Server
 from tests.workers.fakes import FakeEngine
 from tests.workers.test_shard import make_batch
 from workers.claims import sources_in
-from workers.errors import Changed, NoConditions, StoreError
+from workers.errors import Changed, NoConditions, StoreError, StoreUnavailable
 from workers.job import Outcome, PhotoRef, PhotoReport, ShardJob
 from workers.ledger import Ledger, open_ledger
 from workers.marks import BATCH, OUTCOME, RECIPE, SOURCE, SOURCE_ETAG
@@ -220,6 +220,19 @@ class TestOutputsOfVersionsBefore:
         reports = old.run(batch_id="b2")
         assert OF_ANOTHER in str(reports["b.jpg"].reason)
         assert reports["a.jpg"].outcome is Outcome.skipped, "of the same version of its photo"
+
+    def test_a_ledger_that_is_down_makes_no_answer(self, old: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The photo fails for a reason that passes, and is tried again."""
+        fill(old.album, a="one, edited")
+        read = Ledger.read
+
+        def down(ledger: Ledger, key: str) -> bytes | None:
+            if "/old/" in key:
+                raise StoreUnavailable("503")
+            return read(ledger, key)
+
+        monkeypatch.setattr(Ledger, "read", down)
+        assert old.run()["a.jpg"].transient
 
     def test_a_ledger_beside_the_outputs_is_asked_too(self, old: Place) -> None:
         """APF_LEDGER_URL was set after they were written; the whole way of a shard."""
