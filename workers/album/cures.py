@@ -13,8 +13,8 @@ _OTHER = "Mend what the reason says." + _RETRY
 _CURES: tuple[tuple[str, str], ...] = (
     (
         r"was not written by apf|is the output of another photo",
-        "Move what lies there away and use apf retry, or choose another destination. Is it to be replaced? Then run apf "
-        "protect with --overwrite.",
+        "Move what lies there away and use apf retry, or choose another destination. Is it to be replaced? Then run "
+        "apf protect with --overwrite.",
     ),
     (r"is an output of apf itself", "Nothing to do: it is protected. Take the original where you mean that."),
     (
