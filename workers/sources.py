@@ -39,7 +39,7 @@ def find_source(text: str, settings: Settings, *, private: bool = False) -> Sour
 
     Raises:
         NotFound: there is nothing of that name.
-        IsOutput: it is a destination of earlier batches, and what it holds are outputs.
+        IsOutput: it is an output, or a destination of earlier batches that holds outputs.
         NotAllowed: APF_ALLOWED_URLS is set, and it lies outside.
         BadRequest: it is one photo, and should be a gradient file.
         StoreError: it cannot be looked at.
@@ -103,6 +103,8 @@ def _one(url: str, settings: Settings, *, private: bool) -> Source:
         raise NotFound(f"there is no object {url}, and none below {url}/: check the name")
     if private and suffix(key) != GRADIENT_SUFFIX:
         raise BadRequest(f"{key!r} is no gradient file by its suffix, and private batches are of those alone")
+    if is_output(info.metadata):
+        raise _is_output(url, info)
     return Source(folder, PhotoRef(key=info.key, etag=info.etag, size=info.size))
 
 
@@ -126,11 +128,15 @@ def _check_originals(store: Store, infos: Sequence[ObjectInfo], settings: Settin
             return  # those that are outputs fail one by one
         outputs.append(found)
     if outputs and _is_destination(store.url, settings):
-        batch = outputs[0].metadata.get(BATCH, "unknown")
-        raise IsOutput(
-            f"{store.url} holds outputs of apf, such as {outputs[0].key!r} of batch {batch}, and to protect them again "
-            "would only harm them: name the originals (are source and destination the wrong way round?)"
-        )
+        raise _is_output(store.url, outputs[0])
+
+
+def _is_output(url: str, found: ObjectInfo) -> IsOutput:
+    batch = found.metadata.get(BATCH, "unknown")
+    return IsOutput(
+        f"{url} holds outputs of apf, such as {found.key!r} of batch {batch}, and to protect them again would only "
+        "harm them: name the originals (are source and destination the wrong way round?)"
+    )
 
 
 def _is_destination(url: str, settings: Settings) -> bool:

@@ -280,8 +280,9 @@ class TestSources:
         assert find_source(str(prot), Settings()).url == prot.as_uri(), "no batch was run into it"
         for settings in (Settings(ledger_url=str(tmp_path / "ledgers")), Settings(ledger_url="beside-outputs")):
             ledger, batch = create_batch(str(album), str(prot), Asked(), settings)
-            with pytest.raises(IsOutput, match=r"'a\.jpg' of batch b7"):
-                find_source(str(prot), settings)
+            for source in (prot, prot / "a.jpg"):
+                with pytest.raises(IsOutput, match=r"'a\.jpg' of batch b7"):
+                    find_source(str(source), settings)
             ledger.forget_batch(batch.id)
             shutil.rmtree(tmp_path / "ledgers", ignore_errors=True)
         assert not Path("beside-outputs").exists()
