@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from workers.asking import Asked, OverlapError, create_batch, find_batch, find_ledger, new_batch, write_new
+from workers.asking import (
+    Asked,
+    OverlapError,
+    check_recipe,
+    create_batch,
+    find_batch,
+    find_ledger,
+    new_batch,
+    write_alone,
+    write_new,
+)
 from workers.errors import LedgerError
 from workers.job import PhotoRef, ShardJob
 from workers.ledger import Ledger, all_of
@@ -15,7 +25,18 @@ from workers.settings import Settings
 from workers.store import Store, open_store
 from workers.watch import BatchWatch, Failure
 
-__all__ = ["Asked", "OverlapError", "create_batch", "find_batch", "find_ledger", "new_batch", "retry", "write_new"]
+__all__ = [
+    "Asked",
+    "OverlapError",
+    "check_recipe",
+    "create_batch",
+    "find_batch",
+    "find_ledger",
+    "new_batch",
+    "retry",
+    "write_alone",
+    "write_new",
+]
 
 Send = Callable[[ShardJob], None]
 

@@ -23,6 +23,7 @@ from producer.terminal import (
     Destination,
     Exclude,
     NoFace,
+    Overwrite,
     Private,
     Wait,
     console,
@@ -37,9 +38,10 @@ from workers.errors import StoreError
 from workers.job import BULK, INTERACTIVE, Batch
 from workers.ledger import Ledger, Stop
 from workers.reconcile import cancel as cancel_batch
-from workers.reconcile import close, minder, plan_and_send, resume
+from workers.reconcile import close, minder, plan_and_send, resume, send_named
 from workers.sending import BrokerError, Sender, choose_queue, waiting
 from workers.settings import Settings, load_settings
+from workers.sources import find_source
 from workers.watch import BatchWatch
 
 
@@ -50,12 +52,13 @@ class LaneName(StrEnum):
 
 @errors_end_the_command
 def protect(
-    source: Annotated[str, typer.Argument(metavar="SRC", help="Folder, file:// or s3://bucket/prefix.")],
+    source: Annotated[str, typer.Argument(metavar="SRC", help="Folder, photo, file:// or s3://bucket/prefix.")],
     destination: Destination,
     recipe: Annotated[str, typer.Option(help="light, standard, strong, or a TOML file.")] = "standard",
     private: Private = False,
     wait: Wait = True,
     no_face: Annotated[NoFace, typer.Option(help="What to do with a photo that has no face.")] = NoFace.copy,
+    overwrite: Overwrite = False,
     lane: Annotated[LaneName, typer.Option(help="interactive overtakes bulk on shared workers.")] = LaneName.bulk,
     tenant: Annotated[str, typer.Option(help="Whose photos these are: tenants get equal shares of a lane.")] = "",
     exclude: Exclude = None,
@@ -73,18 +76,20 @@ def protect(
         recipe=recipe,
         private=private,
         no_face=no_face.value,
+        overwrite=overwrite,
         lane=lane.value,
         tenant=tenant,
         callback=callback,
         exclude=tuple(exclude or ()),
     )
-    ledger, batch = batches.new_batch(source, destination, asked, settings)
+    found = find_source(source, settings, private=private)
+    ledger, batch = batches.new_batch(found.url, destination, asked, settings, photo=found.photo)
     with suppress(BrokerError):  # told below, when the batch is kept in the ledger
         batch = batch.model_copy(update={"queue": choose_queue(make_app(settings), batch.lane, tenant)})
-    batches.write_new(ledger, batch, settings)
+    batches.write_alone(ledger, batch, settings)
 
     def send(sender: Sender) -> None:
-        plan_and_send(ledger, batch.id, sender, settings)
+        send_named(ledger, batch, sender) if batch.named else plan_and_send(ledger, batch.id, sender, settings)
 
     _run(ledger, batch.id, send, settings, wait=wait, as_json=as_json)
 
@@ -113,6 +118,7 @@ def _send_again(
     settings = load_settings()
     _refuse_what_cannot_run(settings, wait)
     ledger, _ = batches.find_batch(destination, batch, settings)
+    batches.check_recipe(ledger, ledger.read_batch(batch), settings)
 
     def send(sender: Sender) -> None:
         count = again(ledger, batch, sender, settings)

@@ -21,18 +21,19 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-from producer.batch import Asked, find_batch, find_ledger, new_batch, write_new
+from producer.batch import Asked, find_batch, find_ledger, new_batch, write_alone, write_new
 from workers.app import make_app
 from workers.asking import check_ledger_place
 from workers.errors import BadRequest, LedgerError, NotFound, SettingsError, StoreError, WorkerError
 from workers.job import BULK, INTERACTIVE, Batch, Lane, PhotoRef
 from workers.kinds import has_photos_suffix
 from workers.ledger import Ledger
-from workers.planning import counted, plan_named
-from workers.reconcile import cancel, job_of
+from workers.planning import counted
+from workers.reconcile import cancel, send_named
 from workers.registry import unregister
 from workers.sending import Sender, choose_queue
 from workers.settings import Settings, load_settings
+from workers.sources import find_source, is_source_of
 from workers.store import Store, canonical_url, open_store
 from workers.watch import BatchSummary, BatchWatch
 
@@ -89,6 +90,7 @@ class Client:
         tenant: str = "",
         callback: str | None = None,
         no_face: Literal["copy", "skip"] = "copy",
+        overwrite: bool = False,
         exclude: Sequence[str] = (),
         missing: Literal["refuse", "ignore"] = "refuse",
         batch_id: str | None = None,
@@ -101,7 +103,7 @@ class Client:
         some seconds, and where it hangs, for half a minute.
 
         Args:
-            source: URL of a folder or prefix, as file:// or s3://.
+            source: URL of a folder or prefix, as file:// or s3://, or of one photo.
             destination: where the protected photos go, under the same keys.
             photos: keys below `source`, at most `MAX_NAMED`; None for all there are, which a worker then lists.
             recipe: light, standard, strong, or a TOML file.
@@ -109,6 +111,7 @@ class Client:
             tenant: whose photos these are. Tenants get equal shares of a lane.
             callback: URL that is told of the batch's end by a signed POST.
             no_face: what to do with a photo that has no face.
+            overwrite: replace what no run wrote for the very same photo, too; else such a photo fails.
             exclude: patterns of what is left out of a whole source, as in .gitignore; those of its own `.apfignore`
                 count, too. A photo that is named is never left out.
             missing: whether a named photo that is not there is an error, or is left out.
@@ -122,6 +125,8 @@ class Client:
             NotFound: a named photo is not there, or neither is the source.
             SettingsError: the destination is in a bucket, and APF_LEDGER_URL is not set.
             CallbackError: the callback's URL is malformed, or holds a password.
+            IsOutput: the source holds outputs of earlier batches. A named photo that is one fails by itself.
+            OtherRecipe: no photos are named, and an open batch into the destination has another recipe.
             BrokerError: Redis does not answer, or refuses.
             NotAllowed, OverlapError, RecipeError, StoreError, LedgerError: as `producer.batch.create_batch`.
         """
@@ -138,6 +143,7 @@ class Client:
             recipe=recipe,
             private=private,
             no_face=no_face,
+            overwrite=overwrite,
             lane=lane,
             tenant=tenant,
             callback=callback,
@@ -199,18 +205,22 @@ class Client:
             return None
         batch = ledger.read_batch(batch_id)
         named = {ref.key for ref in batch.named}
-        is_other = batch.source != canonical_url(source) or batch.private != private
-        if is_other or not named <= set(photos or ()) or bool(named) != bool(photos):
+        one = photos is None and len(named) == 1 and batch.source != canonical_url(source)  # it was the source itself
+        is_other = not is_source_of(batch, source) or batch.private != private
+        if is_other or not (one or (named <= set(photos or ()) and bool(named) == bool(photos))):
             raise BadRequest(f"batch {batch_id!r} is another one already, of {batch.source}: take an id of its own")
         return _submitted(batch, photos or ())
 
     def _submit_all(self, source: str, destination: str, asked: Asked, batch_id: str | None) -> Submitted:
-        ledger, batch = new_batch(source, destination, asked, self._settings, batch_id=batch_id)
+        found = find_source(source, self._settings, private=asked.private)  # told here, and not by the planner's log
+        ledger, batch = new_batch(found.url, destination, asked, self._settings, batch_id=batch_id, photo=found.photo)
         batch = batch.model_copy(update={"planner": secrets.token_hex(8)})
-        next(open_store(batch.source, s3=self._settings.s3).list(), None)  # told here, and not by the planner's log
         with self._taken_back(ledger, batch):
-            write_new(ledger, batch, self._settings)
-            self._sender.plan(ledger.batch_url(batch.id))
+            write_alone(ledger, batch, self._settings)
+            if batch.named:
+                send_named(ledger, batch, self._sender)
+            else:
+                self._sender.plan(ledger.batch_url(batch.id))
         return _submitted(batch)
 
     def _submit_named(
@@ -236,9 +246,7 @@ class Client:
         batch = counted(batch.model_copy(update=mine))
         with self._taken_back(ledger, batch):
             write_new(ledger, batch, self._settings)
-            plan_named(ledger, batch)
-            for shard in range(batch.shards):
-                self._sender(job_of(ledger, batch, shard))
+            send_named(ledger, batch, self._sender)
         return _submitted(batch, keys)
 
     @contextmanager
@@ -271,6 +279,7 @@ class AsyncClient:
         tenant: str = "",
         callback: str | None = None,
         no_face: Literal["copy", "skip"] = "copy",
+        overwrite: bool = False,
         exclude: Sequence[str] = (),
         missing: Literal["refuse", "ignore"] = "refuse",
         batch_id: str | None = None,
@@ -279,7 +288,7 @@ class AsyncClient:
         """As `Client.submit`."""
         call = partial(self._client.submit, source, destination, photos=photos, recipe=recipe, lane=lane)
         call = partial(call, tenant=tenant, callback=callback, private=private, exclude=exclude)
-        return await asyncio.to_thread(call, no_face=no_face, missing=missing, batch_id=batch_id)
+        return await asyncio.to_thread(call, no_face=no_face, overwrite=overwrite, missing=missing, batch_id=batch_id)
 
     async def status(self, destination: str, batch: str) -> BatchSummary:
         """As `Client.status`."""

@@ -21,6 +21,7 @@ from workers.store.urls import file_path
 LARGEST_SKEW = timedelta(seconds=20)
 #: Writers of one key that race in the test of conditional writes.
 RACERS = 8
+_LOOKED_FOR = "what somebody else writes to a destination within some seconds of an output may be replaced by it"
 
 
 def examine_store(url: str, settings: Settings) -> list[Finding]:
@@ -162,20 +163,20 @@ def _etags(store: Store, key: str, first: str, what: str) -> Finding:
 
 
 def _conditional(store: Store, what: str) -> Finding:
-    """Whether exactly one of several writers of a new key wins. Nothing depends on it: it is good to know."""
+    """Whether exactly one of several writers of a new key wins; else a look before each output has to do."""
     check = f"{what} conditional writes"
     key = f".apf/doctor/{secrets.token_hex(8)}"
     try:
         with ThreadPoolExecutor(RACERS) as pool:
             won = sum(pool.map(lambda _: store.put_if_absent(key, b"x"), range(RACERS)))
     except WorkerError as error:
-        return Finding(check, True, f"not supported, and not needed ({error})")
+        return Finding(check, True, f"not supported: {_LOOKED_FOR} ({error})")
     finally:
         with suppress(WorkerError):
             store.delete(key)
     if won == 1:
         return Finding(check, True, f"one of {RACERS} writers of a new key won")
-    return Finding(check, True, f"{won} of {RACERS} writers of a new key won: never rely on them in this store")
+    return Finding(check, True, f"{won} of {RACERS} writers of a new key won, so they are not kept: {_LOOKED_FOR}")
 
 
 def _clock(store: Store, what: str) -> Finding:

@@ -33,6 +33,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on s
 Private = Annotated[
     bool, typer.Option("--private", help="SRC holds gradient files, and DST gets perturbation files: no photo is here.")
 ]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace files in DST that apf did not write for the very same photo, too.")
+]
 Exclude = Annotated[
     list[str] | None,
     typer.Option(

@@ -39,6 +39,7 @@ LONGEST = (
     "test_end_to_end.py",
     "producer/test_schedule.py",
     "producer/test_cli.py",
+    "producer/test_overwrite.py",
     "faults/test_matrix.py",
     "test_tutorial_operator.py",
     "faults/test_histories.py",

@@ -16,12 +16,15 @@ from apf.exclusions import IGNORE_FILE, MAX_IGNORE_FILE_BYTES, Exclusions, patte
 from apf.recipe import Recipe, check_private, load_recipe
 from workers.address import parse_target
 from workers.allowed import check_allowed
-from workers.errors import BadRequest, LedgerError, NotFound, ObjectTooLarge, SettingsError, WorkerError
-from workers.job import Batch, Lane, Part, explain
-from workers.ledger import Ledger, new_batch_id, open_ledger
-from workers.registry import register, roots
+from workers.digest import open_shards
+from workers.errors import BadRequest, LedgerError, NotFound, ObjectTooLarge, SettingsError, StoreError, WorkerError
+from workers.job import Batch, Lane, Part, PhotoRef, explain
+from workers.ledger import Ledger, all_of, new_batch_id, open_ledger
+from workers.planning import counted
+from workers.registry import open_ids, register, roots, unregister
 from workers.settings import BESIDE_OUTPUTS, Settings
-from workers.store import Store, canonical_url, inside, open_store, overlap
+from workers.sources import check_folder, overlapping
+from workers.store import Store, canonical_url, inside, open_store
 
 log = logging.getLogger(__name__)
 
@@ -89,6 +92,7 @@ class Asked:
     recipe: str | Recipe = "standard"
     private: bool = False
     no_face: Literal["copy", "skip"] = "copy"
+    overwrite: bool = False
     lane: Lane = "bulk"
     tenant: str = ""
     callback: str | None = None
@@ -110,12 +114,14 @@ def new_batch(
     settings: Settings,
     *,
     batch_id: str | None = None,
+    photo: PhotoRef | None = None,
     listed: bool = True,
 ) -> tuple[Ledger, Batch]:
     """A batch with nothing planned, checked and not yet written.
 
     Args:
         batch_id: its id; None makes a new one.
+        photo: the one photo of the source that it is of; None for all, or for those that the caller names.
         listed: whether its photos are those that the source holds; where they are named, nothing is excluded.
 
     Raises:
@@ -134,7 +140,7 @@ def new_batch(
     if settings.allowed_urls:  # what no worker may do is refused here, and not photo by photo there
         check_allowed(source, settings.allowed, what="source")
         check_allowed(destination, settings.allowed, what="destination")
-    if overlap(source, destination):
+    if overlapping(source, destination, photo.key if photo else None):
         raise OverlapError(f"{source} and {destination} overlap: give a destination outside the source")
     if asked.callback is not None:
         parse_target(asked.callback)
@@ -143,7 +149,9 @@ def new_batch(
         recipe = load_recipe(recipe, detector=settings.detector)
     if asked.private:
         check_private(recipe)
-    exclude = excluded_in(open_store(source, s3=settings.s3), asked.exclude) if listed else ()
+    exclude = excluded_in(open_store(source, s3=settings.s3), asked.exclude) if listed and not photo else ()
+    if photo:
+        check_folder(destination)
     open_store(destination, s3=settings.s3, create=True)
     facts = {
         **asdict(asked),
@@ -156,8 +164,11 @@ def new_batch(
         "max_shard_photos": settings.shard_photos,
         "max_shard_megapixels": settings.shard_megapixels,
     }
+    if photo:
+        facts["named"] = (photo,)
     try:
-        return find_ledger(destination, settings), Batch.model_validate(facts)
+        batch = Batch.model_validate(facts)
+        return find_ledger(destination, settings), counted(batch) if photo else batch
     except ValidationError as error:
         raise BadRequest(f"a batch cannot be asked for this: {explain(error)}") from error
 
@@ -192,7 +203,7 @@ def create_batch(
     ledger, batch = new_batch(source, destination, asked, settings, batch_id=batch_id)
     if batch_id and ledger.has_batch(batch_id):
         return ledger, ledger.read_batch(batch_id)
-    write_new(ledger, batch, settings)
+    write_alone(ledger, batch, settings)
     return ledger, batch
 
 
@@ -203,3 +214,54 @@ def write_new(ledger: Ledger, batch: Batch, settings: Settings) -> None:
     # First: a batch that is registered and not there yet is passed over, one that is not registered is forgotten.
     register(ledger, batch, settings)
     ledger.write_batch(batch)
+
+
+class OtherRecipe(WorkerError):
+    """Raised when another recipe is at work on the same destination: outputs of both would lie there, mixed."""
+
+
+def write_alone(ledger: Ledger, batch: Batch, settings: Settings) -> None:
+    """`write_new`, unless another recipe is at work on the destination; raises OtherRecipe, and leaves nothing then."""
+    check_recipe(ledger, batch, settings)
+    write_new(ledger, batch, settings)
+    try:
+        check_recipe(ledger, batch, settings)  # once more: of two at one moment each sees the other by now
+    except WorkerError:
+        with suppress(StoreError):
+            ledger.forget_batch(batch.id)
+            unregister(ledger, batch, settings)
+        raise
+
+
+def check_recipe(ledger: Ledger, batch: Batch, settings: Settings) -> None:
+    """Raises OtherRecipe where an open batch of the same destination has another recipe.
+
+    Parts of one schedule share the photos between them, and whoever names photos knows which: neither counts.
+    """
+    if batch.named:
+        return
+
+    def mixed(batch_id: str) -> Batch | None:
+        with suppress(LedgerError):  # of another destination, taken back, or no record of ours to read
+            other = ledger.read_batch(batch_id)
+            same_schedule = bool(batch.schedule) and batch.schedule == other.schedule
+            is_mixed = not other.named and other.recipe.id != batch.recipe.id and not same_schedule
+            return other if is_mixed and _is_open(ledger, other) else None
+        return None
+
+    others = all_of(mixed, sorted(open_ids(batch.destination, settings) - {batch.id}))
+    if other := next(filter(None, others), None):
+        raise OtherRecipe(
+            f"batch {other.id} into {batch.destination} is not done and has recipe {_named(other.recipe)}, this one "
+            f"{_named(batch.recipe)}: outputs of both would lie there, mixed. Wait for it (apf status "
+            f"{batch.destination} {other.id}), stop it (apf cancel {batch.destination} {other.id}), or give another "
+            "destination"
+        )
+
+
+def _is_open(ledger: Ledger, batch: Batch) -> bool:
+    return ledger.stopped(batch.id) != "cancelled" and (not batch.planned or bool(open_shards(ledger, batch)))
+
+
+def _named(recipe: Recipe) -> str:
+    return f"{recipe.name} ({recipe.id})"

@@ -16,6 +16,9 @@ WorkerError
     │   └── BadCredentials        nobody knows these credentials, or they have expired
     ├── StoreFull             a disk or quota is used up
     ├── Changed               the object is no longer the one that was planned
+    ├── NoConditions          the store knows no conditional writes
+    ├── Occupied              somebody else's object stands where an output would go
+    ├── IsOutput              what should be protected is an output itself
     ├── InvalidKey            the key cannot be kept in this store
     ├── ObjectTooLarge        over the limit in bytes; nothing was read
     └── StoreUnavailable      a time-out, a lost connection, a 5xx: a retry helps
@@ -96,6 +99,18 @@ class StoreFull(StoreError):
 
 class Changed(StoreError):
     """Raised when an object's ETag differs from the one asked for. Permanent: plan the object again."""
+
+
+class NoConditions(StoreError):
+    """Raised when a write has a condition and the store knows none. Permanent: write without one."""
+
+
+class Occupied(StoreError):
+    """Raised when an output would replace what no run wrote for the very same photo. Permanent: move it away."""
+
+
+class IsOutput(StoreError):
+    """Raised when what should be protected was written by a run itself. Permanent: name the originals."""
 
 
 class InvalidKey(StoreError):

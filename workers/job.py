@@ -259,7 +259,7 @@ class Attempt(Told):
 class Batch(Growing):
     """One run of the command over a source: what was asked, and how far planning has come."""
 
-    newer_fields = ("private", "exclude")
+    newer_fields = ("private", "exclude", "overwrite")
 
     #: As `workers.ledger.new_batch_id` gives it.
     id: str = Field(min_length=1)
@@ -272,6 +272,8 @@ class Batch(Growing):
     private: bool = False
     #: What happens to a photo without a face: copied with the same metadata policy, or left out.
     no_face: Literal["copy", "skip"] = "copy"
+    #: Whether outputs may replace what no run wrote for the same photo; else such a photo fails.
+    overwrite: bool = False
     #: Interactive shards overtake bulk ones; within a lane tenants get equal shares, and so do a tenant's batches.
     lane: Lane = BULK
     #: The queue that was chosen for its shards; empty: as `workers.lanes.queue_of` says.

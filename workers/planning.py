@@ -163,7 +163,16 @@ def plan(
             stretch.add(ref, megapixels, batch)
         stretch.cursor = info.key
     aside.passed(AFTER_ALL)
+    if not (batch.photos + stretch.photos) and _is_whole(batch):
+        kind = "gradient files" if batch.private else "photos"
+        note = f"no {kind} in {batch.source}{', or all are excluded' if batch.exclude else ''}"
+        batch = batch.model_copy(update={"note": note})
     yield _close(ledger, batch, stretch, aside, planned=True)
+
+
+def _is_whole(batch: Batch) -> bool:
+    """Whether the batch is of all that the source has; a schedule's source may be filled later."""
+    return not (batch.schedule or batch.changed_since) and batch.fraction >= 1 and batch.part == "fraction"
 
 
 def note_trouble(ledger: Ledger, batch_id: str, reason: str) -> None:

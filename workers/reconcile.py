@@ -28,7 +28,7 @@ from workers.errors import LedgerError, NewerRecord, WorkerError
 from workers.job import BULK, Attempt, Batch, Moment, ShardJob, parse
 from workers.lanes import queue_of
 from workers.ledger import Ledger, all_of, open_batch
-from workers.planning import Taken, plan
+from workers.planning import Taken, plan, plan_named
 from workers.registry import open_batches, register, unregister
 from workers.replanning import caught_up, planned_anew
 from workers.settings import Settings
@@ -200,6 +200,13 @@ def plan_and_send(
         if enough():
             break
     return grown
+
+
+def send_named(ledger: Ledger, batch: Batch, send: Send) -> None:
+    """Write the plans of a batch that names its photos, and send its shards."""
+    plan_named(ledger, batch)
+    for shard in range(batch.shards):
+        send(job_of(ledger, batch, shard))
 
 
 def job_of(ledger: Ledger, batch: Batch, shard: int) -> ShardJob:

@@ -54,6 +54,11 @@ def is_registered(destination: str, batch_id: str, settings: Settings) -> bool:
     return _root(destination, settings).head(OPEN + batch_id) is not None
 
 
+def open_ids(destination: str, settings: Settings) -> set[str]:
+    """The batches noted as open where those of this destination are; some may be of others, and some be done."""
+    return {info.key.removeprefix(OPEN) for info in _root(destination, settings).list(OPEN)}
+
+
 def unregister(ledger: Ledger, batch: Batch, settings: Settings) -> None:
     """The batch is done; silent where it was not registered. A forged record takes no other batch's entry away."""
     root = _root(batch.destination, settings)

@@ -20,6 +20,7 @@ from workers import metrics, traces, trimming
 from workers.allowed import check_allowed
 from workers.attempts import Lease, attempts_at, deaths_at, now, renewed
 from workers.begun import forget_begun, note_begun, read_begun
+from workers.claims import sources_in
 from workers.context import at
 from workers.engine import Engine, load_engine
 from workers.errors import LedgerError, NotAllowed, StoreError
@@ -29,8 +30,8 @@ from workers.logs import keys_hidden
 from workers.poison import SPLIT_AFTER, OneByOne
 from workers.settings import Settings
 from workers.shard import DESTINATION_GONE, ShardOvertaken, ShardRunner, already_done, in_order
-from workers.store import Store, open_store
-from workers.store.listed import absent_keys
+from workers.store import RESERVED, Store, open_store
+from workers.store.listed import Absent
 from workers.trust import check_batch
 
 #: A running shard asks whether its batch was stopped at each so many-th renewal of its try.
@@ -94,7 +95,8 @@ def run_shard(
     begun = read_begun(ledger, batch, job.shard, refs)
     left = [ref for ref in refs if ref.key not in begun]
     destination = open_store(batch.destination, s3=settings.s3, create=True)
-    absent = absent_keys(destination, [ref.key for ref in left])
+    absent = Absent(destination, [ref.key for ref in left])
+    source_of = sources_in(ledger, Ledger(destination, RESERVED.rstrip("/")))
     started = time.monotonic()
 
     beats = count(1)
@@ -116,6 +118,7 @@ def run_shard(
             engine=lambda: load(batch.recipe, settings, batch.private),
             overtaken=overtaken,
             absent=absent,
+            source_of=source_of,
         )
 
     lease = Lease(ledger, batch_id, job.shard, settings.lease_s)
@@ -215,7 +218,7 @@ def _rest_failed(refs: Sequence[PhotoRef], reports: Sequence[PhotoReport], reaso
 
 def _written_or_failed(ref: PhotoRef, batch: Batch, destination: Store, reason: str) -> PhotoReport:
     with suppress(StoreError):  # a key that the destination cannot keep
-        if done := already_done(ref, batch, destination):
+        if done := already_done(ref, batch, destination.head(ref.key)):
             return done
     return _failed(ref, reason)
 

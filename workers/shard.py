@@ -24,13 +24,15 @@ from apf.clock import StageClock
 from apf.errors import DeviceMemoryError, PhotoError
 from workers import metrics
 from workers.budget import BudgetClosed, ByteBudget
+from workers.claims import Outputs, SourceOf, check_original
 from workers.context import current, take_over
 from workers.engine import Engine, Result, Weight
 from workers.errors import BadCredentials, Changed, NotFound, ObjectTooLarge, StoreError, StoreFull, StoreGone
 from workers.job import Batch, Outcome, PhotoRef, PhotoReport
-from workers.marks import BATCH, FACES, OUTCOME, RECIPE, SOURCE_ETAG, carries
+from workers.marks import BATCH, FACES, OUTCOME, RECIPE, SOURCE, SOURCE_ETAG, carries, source_mark
 from workers.settings import Settings
 from workers.store import Blob, ObjectInfo, Store
+from workers.store.listed import Absent
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +56,8 @@ class Loaded:
     photo: Any
     weight: Weight
     bytes_in: int
+    #: The output that it replaces.
+    over: ObjectInfo | None
 
 
 @dataclass
@@ -69,7 +73,9 @@ class ShardRunner:
     #: Asked between batches of the filter: whether the rest should wait for something more urgent.
     overtaken: Callable[[], bool] = lambda: False
     #: Keys that are known to have no output yet, so that none is asked for.
-    absent: frozenset[str] = frozenset()
+    absent: Absent | None = None
+    #: For outputs that do not say themselves of which photo they are.
+    source_of: SourceOf = lambda _batch_id: None
     clock: StageClock = field(default_factory=StageClock)
 
     def __post_init__(self) -> None:
@@ -80,6 +86,7 @@ class ShardRunner:
         self._lock = threading.Lock()
         self._engine_lock = threading.Lock()
         self._failure: BaseException | None = None
+        self._outputs = Outputs(self.batch, self.destination, self.absent, self.source_of)
         #: Items that no lane of the filter has taken yet.
         self._left = 0
         #: As the engine has it, once it is loaded.
@@ -138,10 +145,11 @@ class ShardRunner:
             self._ready.put(loaded)
 
     def _load(self, ref: PhotoRef) -> Loaded | None:
-        done = None if ref.key in self.absent else already_done(ref, self.batch, self.destination)
-        if done:
+        there = self._outputs.found(ref)
+        if done := already_done(ref, self.batch, there):
             self._report(done)
             return None
+        self._outputs.check_free(ref, there)
         self._reading.acquire(ref.size)
         try:
             with self.clock.stage("read"):
@@ -150,11 +158,12 @@ class ShardRunner:
             if not self.batch.private and not _may_be_photo(ref.key, blob.data):
                 self._report(_report(ref, Outcome.skipped, reason="not a photo"))
                 return None
-            return self._decode(ref, blob)
+            check_original(ref, self.batch, blob.info)
+            return self._decode(ref, blob, over=there)
         finally:
             self._reading.release(ref.size)
 
-    def _decode(self, ref: PhotoRef, blob: Blob) -> Loaded:
+    def _decode(self, ref: PhotoRef, blob: Blob, *, over: ObjectInfo | None) -> Loaded:
         engine = self._loaded_engine()
         weight = engine.weigh(blob.data)
         self._photos.acquire(weight.held)
@@ -164,7 +173,7 @@ class ShardRunner:
         except BaseException:
             self._photos.release(weight.held)
             raise
-        return Loaded(ref, photo, weight, len(blob.data))
+        return Loaded(ref, photo, weight, len(blob.data), over)
 
     def _loaded_engine(self) -> Engine:
         with self._engine_lock:
@@ -280,14 +289,20 @@ class ShardRunner:
         with self.clock.stage("encode"):
             data = self.engine().encode(result)
         metadata = {
+            SOURCE: source_mark(self.batch.source, item.ref.key),
             SOURCE_ETAG: item.ref.etag,
             RECIPE: self.batch.recipe.id,
             BATCH: self.batch.id,
             OUTCOME: outcome.value,
             FACES: str(len(result.faces)),
         }
+
+        def put(over: str | None) -> ObjectInfo:
+            content_type = item.weight.content_type
+            return self.destination.put(item.ref.key, data, content_type=content_type, metadata=metadata, over=over)
+
         with self.clock.stage("write"):
-            self.destination.put(item.ref.key, data, content_type=item.weight.content_type, metadata=metadata)
+            self._outputs.write(item.ref, put, item.over)
         metrics.add("apf_written_bytes_total", len(data))
         note = "; ".join(getattr(item.photo, "notes", ())) or None
         if note:
@@ -319,9 +334,8 @@ def in_order(reports: Sequence[PhotoReport], refs: Sequence[PhotoRef]) -> list[P
     return sorted(reports, key=lambda report: order[report.key])
 
 
-def already_done(ref: PhotoRef, batch: Batch, destination: Store) -> PhotoReport | None:
-    """The report of a photo whose output already carries this source and this recipe."""
-    info = destination.head(ref.key)
+def already_done(ref: PhotoRef, batch: Batch, info: ObjectInfo | None) -> PhotoReport | None:
+    """The report of a photo whose output, as it was found, already carries this source and this recipe."""
     if not info or not carries(info.metadata, ref.etag, batch.recipe.id):
         return None
     if info.metadata.get(BATCH) != batch.id:

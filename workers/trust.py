@@ -9,7 +9,7 @@ from workers.errors import NotAllowed
 from workers.job import Batch
 from workers.ledger import Ledger, ledger_url
 from workers.settings import Settings
-from workers.store import overlap
+from workers.sources import overlapping
 
 
 def check_batch(ledger: Ledger, batch: Batch, settings: Settings) -> None:
@@ -20,7 +20,7 @@ def check_batch(ledger: Ledger, batch: Batch, settings: Settings) -> None:
     """
     check_allowed(batch.source, settings.allowed, what="source")
     check_allowed(batch.destination, settings.allowed, what="destination")
-    if overlap(batch.source, batch.destination):
+    if overlapping(batch.source, batch.destination, batch.named[0].key if len(batch.named) == 1 else None):
         raise NotAllowed(f"source {batch.source} and destination {batch.destination} overlap")
     wanted = ledger_url(batch.destination, settings.ledger_root)
     if EVERYTHING not in settings.allowed and ledger.url not in (wanted, ledger_url(batch.destination)):

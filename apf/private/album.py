@@ -143,21 +143,24 @@ def write_gradients(source: Source, folder: Path, device: Device, *, names: bool
     return Turn(str(source.path), "protected" if made.faces else "no_face", made.faces, path)
 
 
-def protect_alone(source: Source, out: Path, device: Device) -> Turn:
+def protect_alone(source: Source, out: Path, device: Device, *, overwrite: bool = False) -> Turn:
     """Writes the photo protected without a server; raises as `apply_answer`."""
-    return _publish(source, out, device.alone(source.path.read_bytes()))
+    return _publish(source, out, device.alone(source.path.read_bytes()), overwrite=overwrite)
 
 
-def apply_answer(source: Source, answers: Path, out: Path, device: Device, *, accept_weak: bool) -> Turn:
+def apply_answer(
+    source: Source, answers: Path, out: Path, device: Device, *, accept_weak: bool, overwrite: bool = False
+) -> Turn:
     """Writes the protected photo; one without a face needs no answer.
 
     Args:
         answers: the perturbation file, or a folder of such, by id or by the photo's name.
         out: the file to write.
+        overwrite: replace another file that is there.
 
     Raises:
         PhotoError: the photo cannot be protected, or the answer is not for it.
-        PathError: there is no answer for it.
+        PathError: there is no answer for it, or another file is there.
         OSError: a file cannot be read or written.
     """
     data = source.path.read_bytes()
@@ -165,9 +168,9 @@ def apply_answer(source: Source, answers: Path, out: Path, device: Device, *, ac
     path = _answer(source, answers, file_id)
     if path:
         answer = Perturbations.decode(path.read_bytes())
-        return _publish(source, out, device.apply(data, answer, accept_weak=accept_weak))
+        return _publish(source, out, device.apply(data, answer, accept_weak=accept_weak), overwrite=overwrite)
     if protected := device.without_face(data):
-        return _publish(source, out, protected)
+        return _publish(source, out, protected, overwrite=overwrite)
     raise PathError(
         f"no perturbation in {answers} for it, {file_id}{SUFFIX}: fetch it once the queue is done, or give the device "
         "key that its gradient was made with"
@@ -189,7 +192,12 @@ def write_whole(path: Path, data: bytes, *, mode: int, stamp: float | None = Non
         draft.unlink(missing_ok=True)
 
 
-def _publish(source: Source, out: Path, protected: ProtectedPhoto) -> Turn:
+def _publish(source: Source, out: Path, protected: ProtectedPhoto, *, overwrite: bool) -> Turn:
+    if not overwrite and out.is_file() and out.read_bytes() != protected.data:
+        raise PathError(
+            f"{out} is another file, and is left as it is: --skip-existing passes over such photos, --overwrite "
+            "replaces them"
+        )
     write_whole(out, protected.data, mode=source.path.stat().st_mode & 0o777)
     return Turn(str(source.path), protected.outcome, len(protected.faces), out, reason="; ".join(protected.notes))
 

@@ -66,13 +66,15 @@ def _apply(options: argparse.Namespace) -> int:
     device = _device(options, create=False)
     return _published(
         options,
-        lambda one, out: album.apply_answer(one, options.perturbation, out, device, accept_weak=options.accept_weak),
+        lambda one, out: album.apply_answer(
+            one, options.perturbation, out, device, accept_weak=options.accept_weak, overwrite=options.overwrite
+        ),
     )
 
 
 def _alone(options: argparse.Namespace) -> int:
     device = Device(load_recipe(options.recipe), NO_KEY, limits=_limits(options))
-    return _published(options, lambda one, out: album.protect_alone(one, out, device))
+    return _published(options, lambda one, out: album.protect_alone(one, out, device, overwrite=options.overwrite))
 
 
 def _published(options: argparse.Namespace, publish: Callable[[Source, Path], Turn]) -> int:
@@ -200,7 +202,9 @@ def _parser() -> argparse.ArgumentParser:
     for command in (gradient, apply):
         command.add_argument("--key", type=Path, help=f"the device's key (default {lies})")
     for command in (apply, alone):
-        command.add_argument("--skip-existing", action="store_true", help="leave photos that are there already")
+        there = command.add_mutually_exclusive_group()
+        there.add_argument("--skip-existing", action="store_true", help="leave photos that are there already")
+        there.add_argument("--overwrite", action="store_true", help="replace other files that are there")
     for command in (gradient, apply, alone):
         command.add_argument("-o", "--output", required=True, help="where the results go")
         command.add_argument("--exclude", action="append", default=[], metavar="PATTERN",

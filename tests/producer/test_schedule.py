@@ -207,7 +207,7 @@ def test_an_interrupted_tick_says_how_to_go_on(library: Library) -> None:
         (["add", "x", "IN", "OUT", "--cron", "0 3 * * *", "--every", "6h"], "either a cron line or a time span"),
         (["add", "x", "IN", "OUT", "--on-change", "moon"], "use recipe (it or the weights changed) or new (photos)"),
         (["add", "x", "IN", "IN/out", "--every", "6h"], "overlap: give a destination outside the source"),
-        (["add", "x", "NOWHERE", "OUT", "--every", "6h"], "does not exist: check its name, or make it"),
+        (["add", "x", "NOWHERE", "OUT", "--every", "6h"], "there is no folder or photo"),
         (["add", "X y", "IN", "OUT", "--every", "6h"], "a schedule cannot be like this: name"),
         (["add", "x", "IN", "OUT", "--every", "6h", "--recipe", "none"], "no recipe named 'none'"),
         (["add", "there", "IN", "OUT", "--every", "6h"], "there is a schedule 'there' already"),

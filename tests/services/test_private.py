@@ -20,6 +20,7 @@ from tests.private_files import answer, gradient_file, is_like_the_photos_road
 from tests.producer.test_cli import apf, apf_json
 from tests.test_end_to_end import objects, worker
 from workers.job import INTERACTIVE
+from workers.marks import source_mark
 from workers.reconcile import plan_and_send
 from workers.sending import Sender
 from workers.settings import Settings
@@ -96,6 +97,7 @@ def test_a_prefix_of_gradient_files_and_an_upload(
         source_head = swift.client.head_object(Bucket=bucket, Key="in/ann/2.safetensors")
         assert head["ContentType"] == CONTENT_TYPE
         assert head["Metadata"] == {
+            "apf-source": source_mark(source, "ann/2.safetensors"),
             "apf-source-etag": source_head["ETag"].strip('"'),
             "apf-recipe": result["recipe_id"],
             "apf-batch": result["batch"],

@@ -15,7 +15,7 @@ from workers.job import PhotoRef
 from workers.settings import Settings
 from workers.shard import ShardRunner
 from workers.store import S3Options, Store, open_store
-from workers.store.listed import PAGE, WORTH_LISTING, absent_keys
+from workers.store.listed import PAGE, WORTH_LISTING, Absent, absent_keys
 from workers.store.memory import MemoryStore
 
 KEYS = [f"{number:02}" for number in range(20)]
@@ -84,10 +84,16 @@ def test_a_shard_into_an_empty_bucket_asks_for_none_of_its_outputs(request: pyte
     for run, (asked, skipped) in enumerate([(1, 0), (len(refs), len(refs))]):
         engine = FakeEngine()
         with counted(type(destination)) as requests:
-            absent = absent_keys(destination, [ref.key for ref in refs])
+            absent = Absent(destination, [ref.key for ref in refs])
             mine = batch.model_copy(update={"id": f"b{run}"})
             runner = ShardRunner(mine, source, destination, Settings(), lambda engine=engine: engine, absent=absent)
             reports = runner.run(refs)
         assert sum(report.outcome == "skipped" for report in reports) == skipped
-        assert (requests["LIST"], requests["HEAD"]) == (1, asked)
-        assert requests["GET"] == requests["PUT"] == len(refs) - skipped
+        written = len(refs) - skipped
+        assert requests["LIST"] == 1
+        assert requests["GET"] == written
+        # Swift knows no conditional writes: each writing thread finds so once, and what no listing tells of is asked
+        # for again.
+        more = Settings().write_threads if kind == "swift" and written else 0
+        assert written <= requests["PUT"] <= written + more
+        assert asked <= requests["HEAD"] <= asked + bool(more)

@@ -29,6 +29,7 @@ from workers.engine import load_engine
 from workers.gradient_engine import GradientEngine, Perturbed
 from workers.job import Outcome, PhotoRef, PhotoReport, ShardJob
 from workers.ledger import open_ledger
+from workers.marks import source_mark
 from workers.run import run_shard
 from workers.settings import Settings
 from workers.shard import ShardRunner
@@ -117,6 +118,7 @@ def test_gradient_files_become_perturbation_files_with_their_marks(name: str) ->
     report, info = reports["ann/a.safetensors"], scene.destination.head("ann/a.safetensors")
     assert info is not None
     assert info.metadata == {
+        "apf-source": source_mark(scene.batch.source, "ann/a.safetensors"),
         "apf-source-etag": scene.refs[0].etag,
         "apf-recipe": LIGHT.id,
         "apf-batch": "b1",

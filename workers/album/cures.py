@@ -12,6 +12,12 @@ _OTHER = "Mend what the reason says." + _RETRY
 #: The first that matches counts. Reasons are those of `apf.photo`, `workers.store` and `workers.shard.explain`.
 _CURES: tuple[tuple[str, str], ...] = (
     (
+        r"was not written by apf|is the output of another photo",
+        "Move what lies there away and use apf retry, or choose another destination. Is it to be replaced? Then run "
+        "apf protect with --overwrite.",
+    ),
+    (r"is an output of apf itself", "Nothing to do: it is protected. Take the original where you mean that."),
+    (
         r"gradient|perturbation|safetensors|of its format|made by APF|file holds|file's epsilon|fetch it again",
         "The photo's owner makes the gradient file again, with the recipe and the version of this installation, and "
         "hands it in under the same name." + _AGAIN,

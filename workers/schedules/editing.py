@@ -14,12 +14,13 @@ from workers.address import parse_target
 from workers.allowed import check_allowed
 from workers.asking import OverlapError, check_ledger_place
 from workers.attempts import now
-from workers.errors import BadRequest, LedgerError
+from workers.errors import BadRequest, LedgerError, NotFound, StoreGone
 from workers.job import explain
 from workers.schedules.record import Change, RecipeFields, Rollout, Schedule
 from workers.schedules.shelf import Shelf, all_schedules, shelf_for
 from workers.schedules.times import Trigger, seconds
 from workers.settings import Settings
+from workers.sources import find_source
 from workers.store import canonical_url, open_store, overlap
 
 #: A schedule that only waits for changes looks for them so often.
@@ -51,6 +52,7 @@ def add_schedule(fields: dict[str, Any], settings: Settings) -> Schedule:
     Raises:
         BadRequest: a field does not validate.
         NotAllowed, OverlapError: of source and destination, as for a batch.
+        IsOutput: the source holds outputs of batches.
         StoreError: the source is missing.
         LedgerError: there is one of that name, or no place for it.
         PatternError: a pattern that excludes photos is malformed.
@@ -67,7 +69,7 @@ def add_schedule(fields: dict[str, Any], settings: Settings) -> Schedule:
         raise OverlapError(
             f"{schedule.source} and {schedule.destination} overlap: give a destination outside the source"
         )
-    open_store(schedule.source, s3=settings.s3)
+    _check_source(schedule, settings)
     open_store(schedule.destination, s3=settings.s3, create=True)
     shelf = shelf_for(schedule.destination, settings)
     if any(name == schedule.name for _, name in all_schedules(settings)):
@@ -75,6 +77,17 @@ def add_schedule(fields: dict[str, Any], settings: Settings) -> Schedule:
     shelf.remove(schedule.name)  # what an earlier one of that name has left
     shelf.write(schedule)
     return schedule
+
+
+def _check_source(schedule: Schedule, settings: Settings) -> None:
+    try:
+        found = find_source(schedule.source, settings, private=schedule.private)
+    except StoreGone:
+        raise
+    except NotFound:
+        return  # a prefix that gets its first photo later
+    if found.photo:
+        raise BadRequest(f"{schedule.source} is one photo: give a schedule the folder or prefix that it lies in")
 
 
 def change_schedule(shelf: Shelf, name: str, fields: dict[str, Any], settings: Settings) -> Schedule:

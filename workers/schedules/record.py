@@ -36,7 +36,7 @@ class Rollout(_Record):
 class Schedule(Growing):
     """What an operator asked for."""
 
-    newer_fields = ("private", "exclude")
+    newer_fields = ("private", "exclude", "overwrite")
 
     name: str = Field(pattern=f"^{NAME.pattern}$")
     #: Canonical URLs.
@@ -49,6 +49,7 @@ class Schedule(Growing):
     #: As in `workers.job.Batch`.
     private: bool = False
     no_face: Literal["copy", "skip"] = "copy"
+    overwrite: bool = False
     exclude: tuple[str, ...] = ()
     tenant: str = ""
     callback: str | None = None

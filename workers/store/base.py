@@ -107,8 +107,18 @@ class Store(Protocol):
         *,
         content_type: str = "application/octet-stream",
         metadata: Mapping[str, str] = NO_METADATA,
+        over: str | None = None,
     ) -> ObjectInfo:
-        """Writes the whole object or nothing; replaces one of the same key. Metadata is printable ASCII."""
+        """Writes the whole object or nothing; replaces one of the same key. Metadata is printable ASCII.
+
+        Args:
+            over: replace no other version than the one with this ETag, and with "" none at all. Not every store keeps
+                this promise.
+
+        Raises:
+            Changed: `over` is given, and the object is not as it says; some stores say so though it is.
+            NoConditions: `over` is given, and the store does not know conditional writes.
+        """
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         """Writes the object where there is none; False where there is one. Not every store keeps this promise.

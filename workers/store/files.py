@@ -51,7 +51,7 @@ PRIVATE = 0o770
 ABANDONED_S = 24 * 3600
 #: Temporary files outside `.apf/tmp` begin so; their suffix is no photo's.
 DRAFT = ".apf-"
-#: So many folders are known to be, or not to be, of the root's own file system.
+#: Of so many folders it is remembered what they are.
 KNOWN_FOLDERS = 10_000
 
 
@@ -74,6 +74,8 @@ class FileStore:
         #: Folders of temporary files that were looked through, and whether folders take files from `.apf/tmp`.
         self._swept: set[Path] = set()
         self._one: dict[tuple[int, str], bool] = {}
+        #: Whether other folders on the way to objects are stores, too, and know their metadata.
+        self._others: dict[str, bool] = {}
 
     def list(
         self, prefix: str = "", start_after: str = "", *, left_out: Callable[[LeftOut], None] | None = None
@@ -105,7 +107,10 @@ class FileStore:
                 status = path.stat()
             except (FileNotFoundError, NotADirectoryError):
                 return None
-            return self._info(key, status) if stat.S_ISREG(status.st_mode) else None
+            info = self._info(key, status) if stat.S_ISREG(status.st_mode) else None
+            if info is None or info.metadata or _etag_at(path) == info.etag:
+                return info
+        return self.head(key)  # replaced in between, and the sidecar was gone with its version
 
     def get(self, key: str, *, etag: str | None = None, max_bytes: int | None = None) -> Blob:
         path = self._readable(key)
@@ -130,6 +135,7 @@ class FileStore:
         *,
         content_type: str = "application/octet-stream",  # a file's name says it
         metadata: Mapping[str, str] = NO_METADATA,
+        over: str | None = None,
     ) -> ObjectInfo:
         path, kept = self._writable(key), check_metadata(metadata)
         with _explained(key):
@@ -138,7 +144,7 @@ class FileStore:
             temporary, etag = self._write_temporary(data, path.parent)
             try:
                 self._write_sidecar(key, etag, kept)
-                temporary.replace(path)
+                self._put_in_place(temporary, path, key, over)
             except BaseException:
                 temporary.unlink(missing_ok=True)
                 raise
@@ -146,6 +152,22 @@ class FileStore:
             if replaced not in (None, etag):
                 self._sidecar(key, str(replaced)).unlink(missing_ok=True)
         return ObjectInfo(key=key, size=len(data), etag=etag, metadata=kept)
+
+    def _put_in_place(self, temporary: Path, path: Path, key: str, over: str | None) -> None:
+        changed = Changed(f"{key!r} in {self.url} was written to meanwhile")
+        if over == "":
+            try:
+                path.hardlink_to(temporary)
+            except FileExistsError as error:
+                raise changed from error
+            except OSError:
+                pass  # no hard links on this file system: a look comes as near to it as can be
+            else:
+                temporary.unlink(missing_ok=True)
+                return
+        if over is not None and over != (_etag_at(path) or ""):
+            raise changed
+        temporary.replace(path)
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         path = self._writable(key)
@@ -283,9 +305,7 @@ class FileStore:
         return ObjectInfo(key=key, size=status.st_size, etag=etag, metadata=metadata, last_modified=_changed_at(status))
 
     def _sidecar(self, key: str, etag: str) -> Path:
-        # Hashed: no key is too long for a file's name, and none clashes with the folder of another.
-        digest = hashlib.sha256(key.encode()).hexdigest()
-        return Path(self._absolute(META)) / digest[:2] / f"{digest[2:]}.{etag}.json"
+        return _sidecar_at(self._root, key, etag)
 
     def _write_sidecar(self, key: str, etag: str, metadata: Mapping[str, str]) -> None:
         path = self._sidecar(key, etag)
@@ -293,15 +313,40 @@ class FileStore:
             path.unlink(missing_ok=True)
             return
         self._make(path.parent)
-        # Nobody reads it before its object appears, and a torn one counts as none: no rename, no fsync.
-        path.write_text(json.dumps({"key": key, "metadata": dict(metadata)}), encoding="utf-8")
+        # Nobody reads it before its object appears: no rename. On disk by then: an output without it would be no run's.
+        with path.open("w", encoding="utf-8") as file:
+            json.dump({"key": key, "metadata": dict(metadata)}, file)
+            file.flush()
+            os.fsync(file.fileno())
 
     def _read_sidecar(self, key: str, etag: str) -> Mapping[str, str]:
-        try:
-            record = json.loads(self._sidecar(key, etag).read_bytes())
-            return {str(k): str(v) for k, v in record["metadata"].items()} if record["key"] == key else NO_METADATA
-        except (FileNotFoundError, PermissionError, ValueError, LookupError, TypeError, AttributeError):
-            return NO_METADATA
+        """An object's metadata, whichever store wrote it: a folder's around this one, or one's on the way to it."""
+        if own := _metadata_at(self._root, key, etag):
+            return own
+        for folder, name in self._other_stores(key):
+            with suppress(OSError):  # not ours to read
+                if found := _metadata_at(folder, name, etag):
+                    return found
+        return NO_METADATA
+
+    def _other_stores(self, key: str) -> Iterator[tuple[str, str]]:
+        """Other folders that may keep an object's metadata, and its key there."""
+        path = self._absolute(key)
+        folder = os.path.dirname(path)  # noqa: PTH120
+        while True:
+            if folder != self._root and self._keeps_metadata(folder):
+                yield folder, path[len(folder) :].lstrip("/")
+            above = os.path.dirname(folder)  # noqa: PTH120
+            if above == folder:
+                return
+            folder = above
+
+    def _keeps_metadata(self, folder: str) -> bool:
+        if folder not in self._others:
+            if len(self._others) >= KNOWN_FOLDERS:
+                self._others.clear()
+            self._others[folder] = os.path.isdir(os.path.join(folder, META))  # noqa: PTH112, PTH118
+        return self._others[folder]
 
     def _write_temporary(self, data: bytes, beside: Path) -> tuple[Path, str]:
         """A flushed file that can be renamed into the folder `beside`, and its ETag, which a rename keeps."""
@@ -345,6 +390,20 @@ class FileStore:
             with suppress(FileNotFoundError):
                 if path.stat().st_mtime < time.time() - ABANDONED_S:
                     path.unlink()
+
+
+def _sidecar_at(root: str, key: str, etag: str) -> Path:
+    # Hashed: no key is too long for a file's name, and none clashes with the folder of another.
+    digest = hashlib.sha256(key.encode()).hexdigest()
+    return Path(root, META, digest[:2], f"{digest[2:]}.{etag}.json")
+
+
+def _metadata_at(root: str, key: str, etag: str) -> Mapping[str, str]:
+    try:
+        record = json.loads(_sidecar_at(root, key, etag).read_bytes())
+        return {str(k): str(v) for k, v in record["metadata"].items()} if record["key"] == key else NO_METADATA
+    except (FileNotFoundError, PermissionError, ValueError, LookupError, TypeError, AttributeError):
+        return NO_METADATA
 
 
 def _renames(drafts: Path, folder: Path) -> bool:

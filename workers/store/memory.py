@@ -78,11 +78,15 @@ class MemoryStore:
         *,
         content_type: str = "application/octet-stream",
         metadata: Mapping[str, str] = NO_METADATA,
+        over: str | None = None,
     ) -> ObjectInfo:
         check_key(key)
         etag = hashlib.md5(data, usedforsecurity=False).hexdigest()
         new = _Object(data=bytes(data), etag=etag, metadata=check_metadata(metadata), changed=self.clock())
         with _LOCK:
+            there = self._objects.get(self._root + key)
+            if over is not None and over != (there.etag if there else ""):
+                raise Changed(f"{key!r} in {self.url} was written to meanwhile")
             self._objects[self._root + key] = new
         return ObjectInfo(key=key, size=len(data), etag=etag, metadata=new.metadata)
 

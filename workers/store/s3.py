@@ -8,7 +8,7 @@ from contextlib import closing, contextmanager
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import boto3
 from botocore.config import Config
@@ -32,6 +32,7 @@ from workers.errors import (
     Changed,
     Forbidden,
     InvalidKey,
+    NoConditions,
     NotFound,
     ObjectTooLarge,
     StoreError,
@@ -58,6 +59,13 @@ if TYPE_CHECKING:
 
 #: Keys in one answer to a listing: the most that S3 gives.
 PAGE_KEYS = 1000
+
+
+class _Condition(TypedDict, total=False):
+    """Of a write: which version it may replace."""
+
+    IfMatch: str
+    IfNoneMatch: str
 
 
 class S3Store:
@@ -141,12 +149,18 @@ class S3Store:
         *,
         content_type: str = "application/octet-stream",
         metadata: Mapping[str, str] = NO_METADATA,
+        over: str | None = None,
     ) -> ObjectInfo:
         check_key(key)
         kept = check_metadata(metadata)
-        with self._explained(key):
+        with _conditionally(over), self._explained(key):
             written = self._client.put_object(
-                Bucket=self._bucket, Key=self._root + key, Body=data, ContentType=content_type, Metadata=kept
+                Bucket=self._bucket,
+                Key=self._root + key,
+                Body=data,
+                ContentType=content_type,
+                Metadata=kept,
+                **_condition(over),
             )
         # Swift answers 202 without an ETag when someone else wrote the key in the same moment, and theirs stays.
         return ObjectInfo(key=key, size=len(data), etag=_unquoted(written.get("ETag", "")), metadata=kept)
@@ -295,6 +309,26 @@ def _code(error: ClientError) -> str:
 def _region_header(error: ClientError) -> str:
     headers = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
     return str(headers.get("x-amz-bucket-region", ""))
+
+
+def _condition(over: str | None) -> _Condition:
+    if over is None:
+        return {}
+    return {"IfMatch": f'"{over}"'} if over else {"IfNoneMatch": "*"}
+
+
+@contextmanager
+def _conditionally(over: str | None) -> Iterator[None]:
+    """Tells what a store answers to a write for its condition."""
+    try:
+        yield
+    except StoreError as error:
+        code = _code(error.__cause__) if isinstance(error.__cause__, ClientError) else ""
+        if over is not None and code == "NotImplemented":
+            raise NoConditions(str(error)) from error
+        if over is not None and code == "NoSuchKey":  # so AWS says that the version to be replaced is gone
+            raise Changed(str(error)) from error
+        raise
 
 
 def _info(key: str, found: Mapping[str, Any]) -> ObjectInfo:

@@ -87,7 +87,7 @@ def test_a_trailing_slash_means_a_folder(photos: Path, tmp_path: Path) -> None:
 def test_what_is_there_is_skipped_where_asked(
     photos: Path, answers: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
 ) -> None:
-    """With --skip-existing a photo whose output is there is left alone; without it is written anew."""
+    """A file that is there stays: its photo fails, or is passed over by --skip-existing; --overwrite replaces it."""
     out = tmp_path / "out"
     arguments = [command, photos, *([answers] if command == "apply" else []), "-o", out, "--json"]
     out.mkdir()
@@ -96,8 +96,14 @@ def test_what_is_there_is_skipped_where_asked(
     assert run(*arguments, "--skip-existing") == 0
     found = told(capsys)
     assert (found["skipped"], found["no_face"]) == (1, 1) and (out / "anna.png").read_bytes() == b"there"
-    assert run(*arguments) == 0
+    assert run(*arguments) == 1
+    assert told(capsys)["failed"] == 1 and (out / "anna.png").read_bytes() == b"there"
+    assert run(*arguments, "--overwrite") == 0
     assert told(capsys)["skipped"] == 0 and (out / "anna.png").read_bytes() != b"there"
+    assert run(*arguments) == 0, "what is there is what it would write"
+    before = (photos / "anna.png").read_bytes()
+    assert run(command, out, *arguments[2:-3], "-o", photos) != 0, "source and output the wrong way round"
+    assert (photos / "anna.png").read_bytes() == before
 
 
 def test_what_cannot_be_read_fails_alone(

@@ -63,6 +63,9 @@ def test_the_cure_fits_the_photo(data: bytes, limits: Limits, word: str) -> None
         ("out of memory: lower APF_PHOTO_BUFFER_BYTES or APF_MAX_PHOTO_PIXELS", "Scale it down"),
         ("unexpected ValueError: x", "report it"),
         ("its worker died 3 times over it: look at the photo, or at the worker's memory", "Scale it down"),
+        ("'a.jpg' in s3://memory was not written by apf and is left as it is: move it away", "--overwrite"),
+        ("'a.jpg' in s3://x is the output of another photo, as far as is known, and is left as it is", "--overwrite"),
+        ("'a.jpg' in s3://gradients is an output of apf itself (batch b), and to protect it again", "it is protected"),
         ("something new", _OTHER),
     ],
 )
