@@ -259,9 +259,10 @@ class Eyes(Protocol):
 
 
 def load_eyes(name: str) -> tuple[Eyes, str]:
-    """The recipe's own detector and the probe, and a line that names the recipe."""
+    """What looks at the photos, and a line that names the recipe."""
     recipe = load_recipe(name)
-    return CpuEyes(recipe.detector), f"{recipe.name}, epsilon {recipe.epsilon_levels}/255"
+    eyes = CpuEyes(recipe)
+    return eyes, f"{recipe.name}; similarity as {eyes.name} has it"
 
 
 def load(inputs: Path, outputs: Path, eyes: Eyes) -> Iterator[Comparison]:

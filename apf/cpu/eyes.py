@@ -1,25 +1,29 @@
-"""What looks at photos before and after: a detector, and the probe's embedding of a face. Without torch."""
+"""What looks at photos before and after: a detector, and a recogniser's idea of a face. Without torch."""
 
 from __future__ import annotations
 
-from apf.cpu.runtime import RuntimeNetwork
-from apf.cpu.sampling import SparseSampling
+from apf.attack.steps import identity
 from apf.detect import Detector, load_detector
 from apf.faces import Float32
-from apf.private.probe import LightProbe
+from apf.guides.loading import load_guide
+from apf.recipe import Recipe
 
 
 class CpuEyes:
-    """A recipe's detector, and this installation's probe.
+    """A recipe's detector, and the first of its guides; the probe where it has none.
+
+    The steps climbed on that very recogniser: what it says is that they arrived, not that others are fooled, too.
 
     Raises:
-        WeightsError, DetectorError: they are missing or damaged.
+        GuideError, WeightsError, DetectorError: they are missing or damaged.
     """
 
-    def __init__(self, detector: str) -> None:
-        self.detector: Detector = load_detector(detector)
-        self._probe = LightProbe(load=RuntimeNetwork.load, sampling=SparseSampling.of)
+    def __init__(self, recipe: Recipe) -> None:
+        self.detector: Detector = load_detector(recipe.detector)
+        self._guide = load_guide(next(iter(recipe.guides), "probe"))
+        #: What the recogniser is called.
+        self.name: str = self._guide.name
 
     def embedding(self, face: Float32) -> Float32:
-        """The unit embedding, (320,), of a face (3, 112, 112) float32 RGB in [0, 1]."""
-        return self._probe.embedding(face)
+        """The unit embedding of a face (3, 112, 112) float32 RGB in [0, 1], from the middle of all faces."""
+        return identity(self._guide, face)

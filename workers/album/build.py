@@ -163,4 +163,4 @@ def _eyes(recipe: Recipe) -> CpuEyes:
     from apf.cpu.eyes import CpuEyes  # noqa: PLC0415  ONNX Runtime loads where something is looked at
 
     # The probe of this installation measures all: numbers of older weights' batches compare with today's.
-    return CpuEyes(recipe.detector)
+    return CpuEyes(recipe)

@@ -32,7 +32,7 @@ def measured(
     Raises:
         ApfError: the recipe's weights or detector cannot be loaded.
     """
-    eyes = CpuEyes(recipe.detector)
+    eyes = CpuEyes(recipe)
     decoder = shared_decoder(settings)
     limits = Limits(max_bytes=settings.max_photo_bytes, max_pixels=settings.max_photo_pixels)
     return [_means([_pair(key, eyes, decoder, limits, source, destination) for key in keys]) for keys in samples]
