@@ -51,7 +51,7 @@ def is_since(info: ObjectInfo, moment: str) -> bool:
     return not moment or info.last_modified is None or info.last_modified >= datetime.fromisoformat(moment)
 
 
-#: What a step on guides costs a photo of a face or two, in megapixels of photos without: 40 take as long as five of these.
+#: What a step on guides costs a photo of a face or two, in megapixels of photos without: 40 take as long as five.
 MEGAPIXELS_PER_STEP = 0.125
 
 
