@@ -25,10 +25,8 @@ from workers.store.memory import MemoryStore
 
 
 def make_batch(source: str, destination: str, **fields: Any) -> Batch:
-    recipe = load_recipe("standard")
-    return Batch(
-        id="b1", source=source, destination=destination, recipe=recipe, created_at="2026-01-01T00:00:00+00:00", **fields
-    )
+    own = {"recipe": load_recipe("standard"), **fields}
+    return Batch(id="b1", source=source, destination=destination, created_at="2026-01-01T00:00:00+00:00", **own)
 
 
 class Scene:
