@@ -13,11 +13,11 @@ from pydantic import ValidationError
 
 from apf.errors import PatternError
 from apf.exclusions import IGNORE_FILE, MAX_IGNORE_FILE_BYTES, Exclusions, patterns_in
-from apf.recipe import Recipe, check_private, load_recipe
+from apf.recipe import Recipe, check_jury, check_private, load_recipe
 from workers.address import parse_target
 from workers.allowed import check_allowed
 from workers.errors import BadRequest, LedgerError, NotFound, ObjectTooLarge, SettingsError, WorkerError
-from workers.job import Batch, Lane, Part, explain
+from workers.job import Batch, Lane, OnWeak, Part, explain
 from workers.ledger import Ledger, new_batch_id, open_ledger
 from workers.registry import register, roots
 from workers.settings import BESIDE_OUTPUTS, Settings
@@ -89,6 +89,7 @@ class Asked:
     recipe: str | Recipe = "standard"
     private: bool = False
     no_face: Literal["copy", "skip"] = "copy"
+    on_weak: OnWeak = "publish"
     lane: Lane = "bulk"
     tenant: str = ""
     callback: str | None = None
@@ -122,7 +123,7 @@ def new_batch(
         BadRequest: a field does not validate.
         OverlapError: source and destination overlap.
         NotAllowed: APF_ALLOWED_URLS is set, and one of the two lies outside.
-        RecipeError: the recipe is unknown or malformed, or has no private mode.
+        RecipeError: the recipe is unknown or malformed, has no private mode, or no jury to say that a face is weak.
         PatternError: a pattern that excludes photos is malformed.
         LedgerError: the id is none.
         CallbackError: the callback's URL is malformed; whether it may be reached is the workers' to say.
@@ -143,6 +144,8 @@ def new_batch(
         recipe = load_recipe(recipe, detector=settings.detector)
     if asked.private:
         check_private(recipe)
+    if asked.on_weak == "fail":
+        check_jury(recipe, private=asked.private)
     exclude = excluded_in(open_store(source, s3=settings.s3), asked.exclude) if listed else ()
     open_store(destination, s3=settings.s3, create=True)
     facts = {

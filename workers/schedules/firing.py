@@ -155,6 +155,7 @@ def _make(shelf: Shelf, schedule: Schedule, state: State, run: Run, settings: Se
             recipe=part.recipe,
             private=schedule.private,
             no_face=schedule.no_face,
+            on_weak=schedule.on_weak,
             tenant=schedule.tenant,
             callback=schedule.callback,
             fraction=part.piece.fraction,

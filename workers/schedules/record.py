@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from apf.recipe import Recipe
-from workers.job import Growing, Part, Totals
+from workers.job import Growing, OnWeak, Part, Totals
 from workers.schedules.times import Trigger
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
@@ -36,7 +36,7 @@ class Rollout(_Record):
 class Schedule(Growing):
     """What an operator asked for."""
 
-    newer_fields = ("private", "exclude")
+    newer_fields = ("private", "exclude", "on_weak")
 
     name: str = Field(pattern=f"^{NAME.pattern}$")
     #: Canonical URLs.
@@ -49,6 +49,7 @@ class Schedule(Growing):
     #: As in `workers.job.Batch`.
     private: bool = False
     no_face: Literal["copy", "skip"] = "copy"
+    on_weak: OnWeak = "publish"
     exclude: tuple[str, ...] = ()
     tenant: str = ""
     callback: str | None = None
