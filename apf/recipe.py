@@ -236,8 +236,8 @@ def check_jury(recipe: Recipe, *, private: bool = False) -> None:
         raise RecipeError("--on-weak fail asks a jury, and in private mode none sees the photo: leave one of both away")
     if not recipe.steps:
         raise RecipeError(
-            f"--on-weak fail asks a jury, and recipe {recipe.name!r} has none, as it takes no steps: use one with steps, "
-            "such as standard, or leave the option away"
+            f"--on-weak fail asks a jury, and recipe {recipe.name!r} has none, as it takes no steps: use one with "
+            "steps, such as standard, or leave the option away"
         )
 
 

@@ -25,7 +25,7 @@ from producer.batch import Asked, find_batch, find_ledger, new_batch, write_new
 from workers.app import make_app
 from workers.asking import check_ledger_place
 from workers.errors import BadRequest, LedgerError, NotFound, SettingsError, StoreError, WorkerError
-from workers.job import BULK, INTERACTIVE, Batch, Lane, PhotoRef
+from workers.job import BULK, INTERACTIVE, Batch, Lane, OnWeak, PhotoRef
 from workers.kinds import has_photos_suffix
 from workers.ledger import Ledger
 from workers.planning import counted, plan_named
@@ -89,6 +89,7 @@ class Client:
         tenant: str = "",
         callback: str | None = None,
         no_face: Literal["copy", "skip"] = "copy",
+        on_weak: OnWeak = "publish",
         exclude: Sequence[str] = (),
         missing: Literal["refuse", "ignore"] = "refuse",
         batch_id: str | None = None,
@@ -109,6 +110,7 @@ class Client:
             tenant: whose photos these are. Tenants get equal shares of a lane.
             callback: URL that is told of the batch's end by a signed POST.
             no_face: what to do with a photo that has no face.
+            on_weak: what to do with one of which a juror still knows a face: "publish" it, or have it "fail".
             exclude: patterns of what is left out of a whole source, as in .gitignore; those of its own `.apfignore`
                 count, too. A photo that is named is never left out.
             missing: whether a named photo that is not there is an error, or is left out.
@@ -138,6 +140,7 @@ class Client:
             recipe=recipe,
             private=private,
             no_face=no_face,
+            on_weak=on_weak,
             lane=lane,
             tenant=tenant,
             callback=callback,
@@ -271,6 +274,7 @@ class AsyncClient:
         tenant: str = "",
         callback: str | None = None,
         no_face: Literal["copy", "skip"] = "copy",
+        on_weak: OnWeak = "publish",
         exclude: Sequence[str] = (),
         missing: Literal["refuse", "ignore"] = "refuse",
         batch_id: str | None = None,
@@ -279,7 +283,7 @@ class AsyncClient:
         """As `Client.submit`."""
         call = partial(self._client.submit, source, destination, photos=photos, recipe=recipe, lane=lane)
         call = partial(call, tenant=tenant, callback=callback, private=private, exclude=exclude)
-        return await asyncio.to_thread(call, no_face=no_face, missing=missing, batch_id=batch_id)
+        return await asyncio.to_thread(call, no_face=no_face, on_weak=on_weak, missing=missing, batch_id=batch_id)
 
     async def status(self, destination: str, batch: str) -> BatchSummary:
         """As `Client.status`."""

@@ -107,6 +107,7 @@ def _status(last: LastRun) -> str:
     if last.totals:
         named = ("protected", "no_face", "skipped", "failed")
         counts = [f"{last.totals[name]} {name.replace('_', ' ')}" for name in named if last.totals[name]]
+        counts += [f"{weak} faces weak"] if (weak := last.totals.get("weak_faces")) else []
         return f"{last.status}: " + (", ".join(counts) or "nothing to do")
     return f"{last.status}, {last.reported} of {last.shards} shards" if last.shards else last.status
 

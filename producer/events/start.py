@@ -19,6 +19,7 @@ from producer.events.routes import Routes, parse_routes
 from producer.events.signature import gate
 from producer.events.submitting import check_routes, submitter
 from workers.errors import SettingsError
+from workers.job import OnWeak
 from workers.ledger import ledger_url
 from workers.logs import masked
 from workers.redis_url import ASKABLE
@@ -41,6 +42,7 @@ class Listening:
     #: light, standard, strong, or a TOML file.
     recipe: str = "standard"
     no_face: Literal["copy", "skip"] = "copy"
+    on_weak: OnWeak = "publish"
     gathering: Gathering = field(default_factory=Gathering)
     metrics_port: int | None = None
 
@@ -69,13 +71,15 @@ def run(asked: Listening, settings: Settings) -> bool:
 
 def _intake(asked: Listening, broker_url: str, settings: Settings) -> Intake:
     routes = parse_routes(asked.routes, asked.private_routes)
-    recipe = check_routes(routes, asked.recipe, settings)
+    recipe = check_routes(routes, asked.recipe, settings, on_weak=asked.on_weak)
     own = [ledger_url(route.destination, settings.ledger_root) for route in routes]
     for route in routes:
         log.info("%s of %s go to %s", "gradients" if route.private else "photos", route.source, route.destination)
-    submit = submitter(settings, recipe=asked.recipe, no_face=asked.no_face)
+    submit = submitter(settings, recipe=asked.recipe, no_face=asked.no_face, on_weak=asked.on_weak)
     found = Routes(routes, own=own)
-    marks = _marks(broker_url, settings, found, how=f"{recipe.id} {asked.no_face}")
+    # With the default as of old, so that what older listeners noted counts.
+    how = f"{recipe.id} {asked.no_face}" + (f" {asked.on_weak}" if asked.on_weak != "publish" else "")
+    marks = _marks(broker_url, settings, found, how=how)
     return Intake(found, submit, marks, asked.gathering, log_keys=settings.log_keys)
 
 
