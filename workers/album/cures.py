@@ -18,8 +18,8 @@ _CURES: tuple[tuple[str, str], ...] = (
     ),
     (
         r"faces? (is|are) weak: a juror",
-        "The same recipe comes to the same, so retrying does not help: run apf protect with a stronger --recipe, or one "
-        "with more steps or guides. Without --on-weak fail it is published as it is.",
+        "Retrying comes to the same: run apf protect with a stronger --recipe, or one with more steps or guides. "
+        "Without --on-weak fail it is published as it is.",
     ),
     (r"changed (while the batch ran|since it was planned)", "It was edited meanwhile. Run apf protect as before."),
     (r"deleted while", "Nothing to do, unless it was deleted by mistake: then put it back." + _AGAIN),
