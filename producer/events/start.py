@@ -11,6 +11,7 @@ from typing import Literal
 
 from pydantic import SecretStr
 
+from apf.recipe import Recipe
 from producer.events.intake import Gathering, Intake
 from producer.events.listener import Source, listen
 from producer.events.marks import Marks, NoMarks, RedisMarks, redis_client
@@ -46,6 +47,10 @@ class Listening:
     gathering: Gathering = field(default_factory=Gathering)
     metrics_port: int | None = None
 
+    def how(self, recipe: Recipe) -> str:
+        """What outputs depend on besides photo and place; with the default as of old, so that older marks count."""
+        return f"{recipe.id} {self.no_face}" + (f" {self.on_weak}" if self.on_weak != "publish" else "")
+
 
 def run(asked: Listening, settings: Settings) -> bool:
     """Listen until SIGTERM. Returns whether all went well.
@@ -77,9 +82,7 @@ def _intake(asked: Listening, broker_url: str, settings: Settings) -> Intake:
         log.info("%s of %s go to %s", "gradients" if route.private else "photos", route.source, route.destination)
     submit = submitter(settings, recipe=asked.recipe, no_face=asked.no_face, on_weak=asked.on_weak)
     found = Routes(routes, own=own)
-    # With the default as of old, so that what older listeners noted counts.
-    how = f"{recipe.id} {asked.no_face}" + (f" {asked.on_weak}" if asked.on_weak != "publish" else "")
-    marks = _marks(broker_url, settings, found, how=how)
+    marks = _marks(broker_url, settings, found, how=asked.how(recipe))
     return Intake(found, submit, marks, asked.gathering, log_keys=settings.log_keys)
 
 

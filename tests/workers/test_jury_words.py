@@ -31,6 +31,7 @@ from workers.asking import Asked, new_batch
 from workers.engine import FilterEngine, load_engine
 from workers.job import Batch, Outcome, PhotoReport, ShortReport, Told, Totals, Word
 from workers.ledger import Ledger
+from workers.schedules.compare import Side
 from workers.schedules.editing import add_schedule
 from workers.schedules.times import Trigger
 from workers.settings import Settings
@@ -253,6 +254,13 @@ class TestSchedules:
         }  # fmt: skip
         with pytest.raises(RecipeError, match="'fast' has none"):
             add_schedule(fields, world.settings)
+
+    def test_a_rollouts_weak_faces_are_compared(self, few: Recipe) -> None:
+        """Those of published photos and of failed ones, by photo."""
+        side = Side(few)
+        for weak, outcome in ((2, Outcome.protected), (1, Outcome.failed), (0, Outcome.no_face), (0, Outcome.protected)):
+            side.take(PhotoReport(key="a", etag="e", outcome=outcome, weak=weak))
+        assert side.as_dict()["weak_faces_per_photo"] == 0.75
 
 
 def test_a_batch_that_publishes_all_is_written_as_before() -> None:
