@@ -258,7 +258,12 @@ class TestSchedules:
     def test_a_rollouts_weak_faces_are_compared(self, few: Recipe) -> None:
         """Those of published photos and of failed ones, by photo."""
         side = Side(few)
-        for weak, outcome in ((2, Outcome.protected), (1, Outcome.failed), (0, Outcome.no_face), (0, Outcome.protected)):
+        for weak, outcome in (
+            (2, Outcome.protected),
+            (1, Outcome.failed),
+            (0, Outcome.no_face),
+            (0, Outcome.protected),
+        ):
             side.take(PhotoReport(key="a", etag="e", outcome=outcome, weak=weak))
         assert side.as_dict()["weak_faces_per_photo"] == 0.75
 
