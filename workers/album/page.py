@@ -172,7 +172,7 @@ def _jury(recipe: Recipe) -> str:
     names = ", ".join(name.rstrip("/").rsplit("/", 1)[-1] for name in recipe.jury or recipe.guides)
     if recipe.jury:
         return f"{names}: recognisers that the filter did not work on say which faces are weak"
-    return f"{names}, on which the filter itself worked: no word of it shows that others do not know a face"
+    return f"{names}, on which the filter itself worked: that it no longer knows a face says little of others"
 
 
 def _measured(scope: Scope) -> str:
