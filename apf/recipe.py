@@ -230,6 +230,17 @@ def check_private(recipe: Recipe) -> None:
         )
 
 
+def check_jury(recipe: Recipe, *, private: bool = False) -> None:
+    """Raises RecipeError where no jury says which faces are weak, so that none could fail for it."""
+    if private:
+        raise RecipeError("--on-weak fail asks a jury, and in private mode none sees the photo: leave one of both away")
+    if not recipe.steps:
+        raise RecipeError(
+            f"--on-weak fail asks a jury, and recipe {recipe.name!r} has none, as it takes no steps: use one with "
+            "steps, such as standard, or leave the option away"
+        )
+
+
 def write_sums(folder: Path) -> None:
     """Note the digests of the folder's weights, for `check_weights` and `weights_digest`."""
     lines = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in _weight_files(folder)]

@@ -25,7 +25,7 @@ from producer.batch import Asked, find_batch, find_ledger, new_batch, write_alon
 from workers.app import make_app
 from workers.asking import check_ledger_place
 from workers.errors import BadRequest, LedgerError, NotFound, SettingsError, StoreError, WorkerError
-from workers.job import BULK, INTERACTIVE, Batch, Lane, PhotoRef
+from workers.job import BULK, INTERACTIVE, Batch, Lane, OnWeak, PhotoRef
 from workers.kinds import has_photos_suffix
 from workers.ledger import Ledger
 from workers.planning import counted
@@ -91,6 +91,7 @@ class Client:
         callback: str | None = None,
         no_face: Literal["copy", "skip"] = "copy",
         overwrite: bool = False,
+        on_weak: OnWeak = "publish",
         exclude: Sequence[str] = (),
         missing: Literal["refuse", "ignore"] = "refuse",
         batch_id: str | None = None,
@@ -112,6 +113,7 @@ class Client:
             callback: URL that is told of the batch's end by a signed POST.
             no_face: what to do with a photo that has no face.
             overwrite: replace what no run wrote for the very same photo, too; else such a photo fails.
+            on_weak: what to do with one of which a juror still knows a face: "publish" it, or have it "fail".
             exclude: patterns of what is left out of a whole source, as in .gitignore; those of its own `.apfignore`
                 count, too. A photo that is named is never left out.
             missing: whether a named photo that is not there is an error, or is left out.
@@ -144,6 +146,7 @@ class Client:
             private=private,
             no_face=no_face,
             overwrite=overwrite,
+            on_weak=on_weak,
             lane=lane,
             tenant=tenant,
             callback=callback,
@@ -280,6 +283,7 @@ class AsyncClient:
         callback: str | None = None,
         no_face: Literal["copy", "skip"] = "copy",
         overwrite: bool = False,
+        on_weak: OnWeak = "publish",
         exclude: Sequence[str] = (),
         missing: Literal["refuse", "ignore"] = "refuse",
         batch_id: str | None = None,
@@ -288,7 +292,8 @@ class AsyncClient:
         """As `Client.submit`."""
         call = partial(self._client.submit, source, destination, photos=photos, recipe=recipe, lane=lane)
         call = partial(call, tenant=tenant, callback=callback, private=private, exclude=exclude)
-        return await asyncio.to_thread(call, no_face=no_face, overwrite=overwrite, missing=missing, batch_id=batch_id)
+        call = partial(call, no_face=no_face, overwrite=overwrite, on_weak=on_weak)
+        return await asyncio.to_thread(call, missing=missing, batch_id=batch_id)
 
     async def status(self, destination: str, batch: str) -> BatchSummary:
         """As `Client.status`."""

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from producer.terminal import COULD_NOT_RUN, NoFace, errors_end_the_command
+from producer.terminal import COULD_NOT_RUN, NoFace, OnWeak, OnWeakOption, errors_end_the_command
 from workers.settings import load_settings
 
 
@@ -29,6 +29,7 @@ def listen(
     http: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Take events POSTed to /events here.")] = None,
     recipe: Annotated[str, typer.Option(help="light, standard, strong, or a TOML file.")] = "standard",
     no_face: Annotated[NoFace, typer.Option(help="What to do with a photo that has no face.")] = NoFace.copy,
+    on_weak: Annotated[OnWeak, OnWeakOption] = OnWeak.publish,
     tenant_from_prefix: Annotated[
         int, typer.Option(min=0, max=4, help="So many folders below SRC name the tenant whose photo it is; 0: none.")
     ] = 0,
@@ -56,6 +57,7 @@ def listen(
         http=http,
         recipe=recipe,
         no_face=no_face.value,
+        on_weak=on_weak.value,
         gathering=Gathering(seconds=gather, photos=photos, tenant_segments=tenant_from_prefix),
         metrics_port=metrics_port,
     )

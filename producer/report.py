@@ -105,6 +105,8 @@ def print_summary(summary: BatchSummary) -> None:
         highlight=False,
         soft_wrap=True,
     )
+    if summary.weak_faces:
+        console.print(f"[yellow]{_weak_line(summary)}[/yellow]", highlight=False, soft_wrap=True)
     if batch.note:
         console.print(f"[yellow]{escape(batch.note)}[/yellow]", highlight=False, soft_wrap=True)
     if not summary.done and (reason := other_version(batch.recipe)):
@@ -133,6 +135,12 @@ def print_summary(summary: BatchSummary) -> None:
         console.print(escape(_callback_line(callback)), highlight=False, soft_wrap=True)
     if summary.failures:
         console.print(f"after a fix: apf retry {escape(batch.destination)} {batch.id}", highlight=False, soft_wrap=True)
+
+
+def _weak_line(summary: BatchSummary) -> str:
+    faces = "1 face is" if summary.weak_faces == 1 else f"{summary.weak_faces} faces are"
+    photos = f"{summary.weak_photos} {'photo' if summary.weak_photos == 1 else 'photos'}"
+    return f"{faces} weak, in {photos}: a juror still knows {'it' if summary.weak_faces == 1 else 'them'}"
 
 
 def _callback_line(callback: Callback) -> str:

@@ -12,7 +12,18 @@ from apf.recipe import recipe_fields
 from producer.lazy import lazily
 from producer.schedule_fields import new_recipe, new_trigger, warn_of_a_slower_clock
 from producer.schedule_table import print_one, print_table
-from producer.terminal import AsJson, Exclude, NoFace, Overwrite, Private, errors_end_the_command, refuse, say
+from producer.terminal import (
+    AsJson,
+    Exclude,
+    NoFace,
+    OnWeak,
+    OnWeakOption,
+    Overwrite,
+    Private,
+    errors_end_the_command,
+    refuse,
+    say,
+)
 from workers.schedules.editing import (
     DEFAULT_EVERY,
     add_schedule,
@@ -73,6 +84,7 @@ def add(
     private: Private = False,
     no_face: Annotated[NoFace, typer.Option(help="What to do with a photo that has no face.")] = NoFace.copy,
     overwrite: Overwrite = False,
+    on_weak: Annotated[OnWeak, OnWeakOption] = OnWeak.publish,
     tenant: Annotated[str, typer.Option(help="Whose photos these are: tenants get equal shares.")] = "",
     exclude: Exclude = None,
     callback: Annotated[str | None, typer.Option(help="Told of the end of each batch by a POST.")] = None,
@@ -86,7 +98,7 @@ def add(
         "name": name, "source": source, "destination": destination, "recipe": recipe_fields(recipe),
         "trigger": trigger(cron, timezone or "UTC", every or (None if cron else DEFAULT_EVERY)),
         "on_change": changes(on_change or ()), "no_face": no_face.value, "tenant": tenant, "callback": callback,
-        "private": private, "overwrite": overwrite, "exclude": tuple(exclude or ()),
+        "private": private, "overwrite": overwrite, "exclude": tuple(exclude or ()), "on_weak": on_weak.value,
     }  # fmt: skip
     schedule = add_schedule(fields, settings)
     warn_of_a_slower_clock(schedule.trigger, settings)
@@ -109,6 +121,7 @@ def change(
         bool | None,
         typer.Option(help="Whether files in DST that apf did not write for the very same photo are replaced."),
     ] = None,
+    on_weak: Annotated[OnWeak | None, OnWeakOption] = None,
     tenant: Annotated[str | None, typer.Option(help='Whose photos these are; "" is nobody\'s.')] = None,
     callback: Annotated[str | None, typer.Option(help='Told of the end of each batch; "" tells nobody.')] = None,
     exclude: Annotated[
@@ -138,6 +151,8 @@ def change(
         fields["no_face"] = no_face.value
     if overwrite is not None:
         fields["overwrite"] = overwrite
+    if on_weak is not None:
+        fields["on_weak"] = on_weak.value
     if tenant is not None:
         fields["tenant"] = tenant
     if callback is not None:

@@ -69,7 +69,7 @@ def print_one(one: Overview) -> None:
 def print_comparison(new: dict[str, object], old: dict[str, object]) -> None:
     """Two recipes side by side."""
     table = Table("", escape(f"new: {new['recipe']}"), escape(f"old: {old['recipe']}"), box=None, pad_edge=False)
-    for name in ("photos", "faces_per_photo", "bytes_out_over_in", "seconds_per_photo"):
+    for name in ("photos", "faces_per_photo", "weak_faces_per_photo", "bytes_out_over_in", "seconds_per_photo"):
         table.add_row(name.replace("_", " "), _number(new[name]), _number(old[name]))
     for outcome, rate in _numbers(new["rates"]).items():
         table.add_row(outcome.replace("_", " "), _percent(rate), _percent(_numbers(old["rates"])[outcome]))
@@ -107,6 +107,7 @@ def _status(last: LastRun) -> str:
     if last.totals:
         named = ("protected", "no_face", "skipped", "failed")
         counts = [f"{last.totals[name]} {name.replace('_', ' ')}" for name in named if last.totals[name]]
+        counts += [f"{weak} faces weak"] if (weak := last.totals.get("weak_faces")) else []
         return f"{last.status}: " + (", ".join(counts) or "nothing to do")
     return f"{last.status}, {last.reported} of {last.shards} shards" if last.shards else last.status
 

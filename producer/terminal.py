@@ -27,6 +27,13 @@ class NoFace(StrEnum):
     skip = "skip"
 
 
+class OnWeak(StrEnum):
+    publish = "publish"
+    fail = "fail"
+
+
+#: Of new work, and of a schedule that there is.
+OnWeakOption = typer.Option(help="What to do with a photo of which a juror still knows a face.")
 Destination = Annotated[str, typer.Argument(metavar="DST", help="Folder, file:// or s3://bucket/prefix.")]
 BatchId = Annotated[str, typer.Argument(metavar="BATCH", help="A batch's id, as `apf status` prints it.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]

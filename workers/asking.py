@@ -13,12 +13,12 @@ from pydantic import ValidationError
 
 from apf.errors import PatternError
 from apf.exclusions import IGNORE_FILE, MAX_IGNORE_FILE_BYTES, Exclusions, patterns_in
-from apf.recipe import Recipe, check_private, load_recipe
+from apf.recipe import Recipe, check_jury, check_private, load_recipe
 from workers.address import parse_target
 from workers.allowed import check_allowed
 from workers.digest import open_shards
 from workers.errors import BadRequest, LedgerError, NotFound, ObjectTooLarge, SettingsError, StoreError, WorkerError
-from workers.job import Batch, Lane, Part, PhotoRef, explain
+from workers.job import Batch, Lane, OnWeak, Part, PhotoRef, explain
 from workers.ledger import Ledger, all_of, new_batch_id, open_ledger
 from workers.planning import counted
 from workers.registry import open_ids, register, roots, unregister
@@ -93,6 +93,7 @@ class Asked:
     private: bool = False
     no_face: Literal["copy", "skip"] = "copy"
     overwrite: bool = False
+    on_weak: OnWeak = "publish"
     lane: Lane = "bulk"
     tenant: str = ""
     callback: str | None = None
@@ -128,7 +129,7 @@ def new_batch(
         BadRequest: a field does not validate.
         OverlapError: source and destination overlap.
         NotAllowed: APF_ALLOWED_URLS is set, and one of the two lies outside.
-        RecipeError: the recipe is unknown or malformed, or has no private mode.
+        RecipeError: the recipe is unknown or malformed, has no private mode, or no jury to say that a face is weak.
         PatternError: a pattern that excludes photos is malformed.
         LedgerError: the id is none.
         CallbackError: the callback's URL is malformed; whether it may be reached is the workers' to say.
@@ -152,6 +153,8 @@ def new_batch(
     exclude = excluded_in(open_store(source, s3=settings.s3), asked.exclude) if listed and not photo else ()
     if photo:
         check_folder(destination)
+    if asked.on_weak == "fail":
+        check_jury(recipe, private=asked.private)
     open_store(destination, s3=settings.s3, create=True)
     facts = {
         **asdict(asked),

@@ -57,5 +57,6 @@ def note_reports(ledger: Ledger, batch_id: str, reports: Iterable[ShortReport]) 
 
 def _read(ledger: Ledger, batch_id: str) -> dict[int, ShortReport]:
     with suppress(LedgerError):  # torn, or of a newer version
-        return {report.shard: report for report in ledger.read_digest(batch_id)}
+        # A line without `weak_faces` is an older version's, maybe of a newer one's report.
+        return {r.shard: r for r in ledger.read_digest(batch_id) if "weak_faces" in r.totals.model_fields_set}
     return {}

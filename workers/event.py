@@ -52,6 +52,8 @@ class PhotoResult(_Part):
     outcome: Outcome
     reason: str | None
     faces: int
+    #: Faces that a juror still knows.
+    weak: int = 0
     bytes_in: int
     bytes_out: int
 
@@ -76,6 +78,9 @@ class BatchDone(_Part):
     #: Of the source, neither protected nor ignored: names and folders that cannot be read, links that lead outside.
     left_out: int = 0
     faces: int
+    #: Faces that a juror still knows, and photos with such a face; of those that failed for it, too.
+    weak_faces: int = 0
+    weak_photos: int = 0
     note: str
     #: Seconds of work, added up over shards.
     wall_seconds: float
@@ -174,6 +179,7 @@ def _result(photo: PhotoReport) -> PhotoResult:
         outcome=photo.outcome,
         reason=_cut(photo.reason) if photo.reason else None,
         faces=photo.faces,
+        weak=photo.weak,
         bytes_in=photo.bytes_in,
         bytes_out=photo.bytes_out,
     )

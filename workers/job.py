@@ -31,6 +31,8 @@ BULK: Lane = "bulk"
 QUEUE = r"^(interactive|bulk)(\.\d\d(\.\d)?)?$"
 
 
+OnWeak = Literal["publish", "fail"]
+
 #: A schedule's fraction of the photos, or all others.
 Part = Literal["fraction", "rest"]
 
@@ -129,6 +131,15 @@ class Outcome(StrEnum):
     failed = "failed"
 
 
+class Word(Told):
+    """The jury's word on one protected face (`apf.attack.jury.Verdict`)."""
+
+    #: The largest that a juror sees, in units of what it takes for one person; None: no juror could say.
+    likeness: float | None
+    #: Whether the jurors are other recognisers than those that the steps climbed on.
+    independent: bool = False
+
+
 class PhotoReport(Told):
     """What became of one photo."""
 
@@ -145,6 +156,10 @@ class PhotoReport(Told):
     megapixels: float = Field(default=0.0, ge=0)
     bytes_in: int = Field(default=0, ge=0)
     bytes_out: int = Field(default=0, ge=0)
+    #: On each face, as they are found; none where no jury was asked, or where an earlier try wrote the output.
+    words: tuple[Word, ...] = ()
+    #: Faces that a juror still knows; those of a photo that failed for it, too.
+    weak: int = Field(default=0, ge=0)
     #: How often a worker began it, this time included; waiting for a store that is down is no beginning.
     attempts: int = Field(default=1, ge=1)
 
@@ -161,12 +176,15 @@ class Totals(Told):
     megapixels: float = 0.0
     bytes_in: int = 0
     bytes_out: int = 0
+    #: Faces that a juror still knows, and photos that have such.
+    weak_faces: int = 0
+    weak_photos: int = 0
 
     @classmethod
     def of(cls, photos: Iterable[PhotoReport]) -> Self:
         """The sums over these reports."""
         counts = dict.fromkeys(Outcome, 0)
-        faces = bytes_in = bytes_out = 0
+        faces = bytes_in = bytes_out = weak_faces = weak_photos = 0
         megapixels = 0.0
         for photo in photos:
             counts[photo.outcome] += 1
@@ -174,6 +192,8 @@ class Totals(Told):
             megapixels += photo.megapixels
             bytes_in += photo.bytes_in
             bytes_out += photo.bytes_out
+            weak_faces += photo.weak
+            weak_photos += photo.weak > 0
         named = {outcome.value: count for outcome, count in counts.items()}
         return cls(
             photos=sum(named.values()),
@@ -182,6 +202,8 @@ class Totals(Told):
             megapixels=round(megapixels, 6),
             bytes_in=bytes_in,
             bytes_out=bytes_out,
+            weak_faces=weak_faces,
+            weak_photos=weak_photos,
         )
 
     @classmethod
@@ -259,7 +281,7 @@ class Attempt(Told):
 class Batch(Growing):
     """One run of the command over a source: what was asked, and how far planning has come."""
 
-    newer_fields = ("private", "exclude", "overwrite")
+    newer_fields = ("private", "exclude", "overwrite", "on_weak")
 
     #: As `workers.ledger.new_batch_id` gives it.
     id: str = Field(min_length=1)
@@ -274,6 +296,8 @@ class Batch(Growing):
     no_face: Literal["copy", "skip"] = "copy"
     #: Whether outputs may replace what no run wrote for the same photo; else such a photo fails.
     overwrite: bool = False
+    #: What happens to a photo with a weak face, which a juror still knows: published all the same, or failed.
+    on_weak: OnWeak = "publish"
     #: Interactive shards overtake bulk ones; within a lane tenants get equal shares, and so do a tenant's batches.
     lane: Lane = BULK
     #: The queue that was chosen for its shards; empty: as `workers.lanes.queue_of` says.

@@ -9,13 +9,19 @@ from workers.store.urls import file_path
 
 #: Of which photo it is: see `source_mark`.
 SOURCE = "apf-source"
-SOURCE_ETAG, RECIPE, BATCH, OUTCOME, FACES = (
+SOURCE_ETAG, RECIPE, BATCH, OUTCOME, FACES, WEAK = (
     "apf-source-etag",
     "apf-recipe",
     "apf-batch",
     "apf-outcome",
     "apf-faces",
+    "apf-weak",
 )
+
+
+def weak_faces(metadata: Mapping[str, str]) -> int:
+    """How many of its faces a juror still knows; raises ValueError where no worker wrote the mark."""
+    return int(metadata.get(WEAK, "0"))
 
 
 def carries(metadata: Mapping[str, str], etag: str, recipe_id: str | None) -> bool:

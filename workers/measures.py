@@ -51,6 +51,8 @@ class Measure:
 COUNTERS = {
     "apf_photos_total": Measure("Photos in reported shards, by what became of them.", {"outcome": tuple(Outcome)}),
     "apf_faces_total": Measure("Faces found in the photos of reported shards."),
+    "apf_weak_faces_total": Measure("Faces in reported shards that a juror still knows."),
+    "apf_weak_photos_total": Measure("Photos in reported shards with a face that a juror still knows."),
     "apf_stage_seconds_total": Measure(
         "Seconds in each stage of reported shards, added up over threads.", {"stage": STAGES}
     ),

@@ -55,6 +55,8 @@ def shard_reported(report: ShardReport, lane: Lane) -> None:
     for outcome in Outcome:
         add("apf_photos_total", getattr(totals, outcome.value), outcome=outcome.value)
     add("apf_faces_total", totals.faces)
+    add("apf_weak_faces_total", totals.weak_faces)
+    add("apf_weak_photos_total", totals.weak_photos)
     for stage, seconds in report.stage_seconds.items():
         add("apf_stage_seconds_total", seconds, stage=stage)
     observe("apf_shard_duration_seconds", report.wall_seconds, lane=lane)

@@ -29,10 +29,11 @@ from workers.context import current, take_over
 from workers.engine import Engine, Result, Weight
 from workers.errors import BadCredentials, Changed, NotFound, ObjectTooLarge, StoreError, StoreFull, StoreGone
 from workers.job import Batch, Outcome, PhotoRef, PhotoReport
-from workers.marks import BATCH, FACES, OUTCOME, RECIPE, SOURCE, SOURCE_ETAG, carries, source_mark
+from workers.marks import BATCH, FACES, OUTCOME, RECIPE, SOURCE, SOURCE_ETAG, WEAK, carries, source_mark, weak_faces
 from workers.settings import Settings
 from workers.store import Blob, ObjectInfo, Store
 from workers.store.listed import Absent
+from workers.words import refusal, said_of
 
 logger = logging.getLogger(__name__)
 
@@ -286,6 +287,9 @@ class ShardRunner:
         facts = {"faces": len(result.faces), "megapixels": item.weight.megapixels, "bytes_in": item.bytes_in}
         if outcome is Outcome.no_face and self.batch.no_face == "skip":
             return _report(item.ref, outcome, reason="left out: --no-face skip", **facts)
+        said = said_of(result)
+        if reason := refusal(said["weak"], len(result.faces), self.batch):
+            return _report(item.ref, Outcome.failed, reason=reason, **said)
         with self.clock.stage("encode"):
             data = self.engine().encode(result)
         metadata = {
@@ -295,6 +299,7 @@ class ShardRunner:
             BATCH: self.batch.id,
             OUTCOME: outcome.value,
             FACES: str(len(result.faces)),
+            **({WEAK: str(said["weak"])} if said["weak"] else {}),
         }
 
         def put(over: str | None) -> ObjectInfo:
@@ -307,7 +312,7 @@ class ShardRunner:
         note = "; ".join(getattr(item.photo, "notes", ())) or None
         if note:
             logger.warning("published without some of its metadata: %s", note)
-        return _report(item.ref, outcome, bytes_out=len(data), note=note, **facts)
+        return _report(item.ref, outcome, bytes_out=len(data), note=note, **facts, **said)
 
     # Reports
 
@@ -338,6 +343,10 @@ def already_done(ref: PhotoRef, batch: Batch, info: ObjectInfo | None) -> PhotoR
     """The report of a photo whose output, as it was found, already carries this source and this recipe."""
     if not info or not carries(info.metadata, ref.etag, batch.recipe.id):
         return None
+    with suppress(ValueError):  # as below
+        weak, faces = weak_faces(info.metadata), int(info.metadata.get(FACES, "0"))
+        if reason := refusal(weak, faces, batch, is_there=True):
+            return _report(ref, Outcome.failed, reason=reason, weak=weak)
     if info.metadata.get(BATCH) != batch.id:
         return _report(ref, Outcome.skipped, reason="already protected", bytes_out=info.size)
     # An earlier attempt of this very batch wrote it: its outcome counts, not "skipped".
@@ -367,7 +376,8 @@ def explain(error: Exception) -> tuple[str, bool]:
 def _own_report(ref: PhotoRef, info: ObjectInfo) -> PhotoReport:
     faces = info.metadata.get(FACES, "0")
     outcome = Outcome(info.metadata.get(OUTCOME, Outcome.protected.value))
-    return _report(ref, outcome, faces=int(faces), bytes_in=ref.size, bytes_out=info.size)
+    weak = weak_faces(info.metadata)
+    return _report(ref, outcome, faces=int(faces), weak=weak, bytes_in=ref.size, bytes_out=info.size)
 
 
 def _may_be_photo(key: str, data: bytes) -> bool:

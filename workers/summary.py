@@ -30,6 +30,8 @@ def counts(summary: BatchSummary) -> dict[str, object]:
         "ignored": batch.ignored,
         "left_out": summary.left_out.total,
         "faces": summary.faces,
+        "weak_faces": summary.weak_faces,
+        "weak_photos": summary.weak_photos,
         "note": batch.note,
         "wall_seconds": round(summary.wall_seconds, 3),
     }

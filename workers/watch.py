@@ -90,6 +90,16 @@ class BatchSummary:
         return self.totals.faces
 
     @property
+    def weak_faces(self) -> int:
+        """Faces that a juror still knows; those of photos that failed for it, too."""
+        return self.totals.weak_faces
+
+    @property
+    def weak_photos(self) -> int:
+        """Photos with such a face."""
+        return self.totals.weak_photos
+
+    @property
     def cancelled(self) -> bool:
         return self.stopped == "cancelled"
 

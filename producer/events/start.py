@@ -11,6 +11,7 @@ from typing import Literal
 
 from pydantic import SecretStr
 
+from apf.recipe import Recipe
 from producer.events.intake import Gathering, Intake
 from producer.events.listener import Source, listen
 from producer.events.marks import Marks, NoMarks, RedisMarks, redis_client
@@ -19,6 +20,7 @@ from producer.events.routes import Routes, parse_routes
 from producer.events.signature import gate
 from producer.events.submitting import check_routes, submitter
 from workers.errors import SettingsError
+from workers.job import OnWeak
 from workers.ledger import ledger_url
 from workers.logs import masked
 from workers.redis_url import ASKABLE
@@ -41,8 +43,13 @@ class Listening:
     #: light, standard, strong, or a TOML file.
     recipe: str = "standard"
     no_face: Literal["copy", "skip"] = "copy"
+    on_weak: OnWeak = "publish"
     gathering: Gathering = field(default_factory=Gathering)
     metrics_port: int | None = None
+
+    def how(self, recipe: Recipe) -> str:
+        """What outputs depend on besides photo and place; with the default as of old, so that older marks count."""
+        return f"{recipe.id} {self.no_face}" + (f" {self.on_weak}" if self.on_weak != "publish" else "")
 
 
 def run(asked: Listening, settings: Settings) -> bool:
@@ -69,13 +76,13 @@ def run(asked: Listening, settings: Settings) -> bool:
 
 def _intake(asked: Listening, broker_url: str, settings: Settings) -> Intake:
     routes = parse_routes(asked.routes, asked.private_routes)
-    recipe = check_routes(routes, asked.recipe, settings)
+    recipe = check_routes(routes, asked.recipe, settings, on_weak=asked.on_weak)
     own = [ledger_url(route.destination, settings.ledger_root) for route in routes]
     for route in routes:
         log.info("%s of %s go to %s", "gradients" if route.private else "photos", route.source, route.destination)
-    submit = submitter(settings, recipe=asked.recipe, no_face=asked.no_face)
+    submit = submitter(settings, recipe=asked.recipe, no_face=asked.no_face, on_weak=asked.on_weak)
     found = Routes(routes, own=own)
-    marks = _marks(broker_url, settings, found, how=f"{recipe.id} {asked.no_face}")
+    marks = _marks(broker_url, settings, found, how=asked.how(recipe))
     return Intake(found, submit, marks, asked.gathering, log_keys=settings.log_keys)
 
 

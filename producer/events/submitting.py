@@ -5,28 +5,32 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from apf.recipe import Recipe, check_private, load_recipe
+from apf.recipe import Recipe, check_jury, check_private, load_recipe
 from producer.client import Client
 from producer.events.intake import Submit
 from producer.events.routes import Route
 from workers.allowed import check_allowed
 from workers.asking import check_ledger_place
 from workers.errors import BadRequest
+from workers.job import OnWeak
 from workers.settings import Settings
 from workers.store import open_store
 
 
-def check_routes(routes: Sequence[Route], recipe: str, settings: Settings) -> Recipe:
+def check_routes(routes: Sequence[Route], recipe: str, settings: Settings, *, on_weak: OnWeak = "publish") -> Recipe:
     """What would keep every photo of a route from being submitted, seen before the first event; returns the recipe.
 
     Raises:
         NotAllowed: APF_ALLOWED_URLS is set, and a source or destination lies outside.
-        RecipeError: the recipe is unknown or malformed, or has no private mode and a route wants it.
+        RecipeError: the recipe is unknown or malformed, or has no private mode or no jury and that is wanted.
         SettingsError: APF_LEDGER_URL is not set.
     """
     found = load_recipe(recipe, detector=settings.detector)
-    if any(route.private for route in routes):
+    is_private = any(route.private for route in routes)
+    if is_private:
         check_private(found)
+    if on_weak == "fail":
+        check_jury(found, private=is_private)
     for route in routes:
         check_ledger_place(route.destination, settings)
         if settings.allowed_urls:
@@ -35,7 +39,9 @@ def check_routes(routes: Sequence[Route], recipe: str, settings: Settings) -> Re
     return found
 
 
-def submitter(settings: Settings, *, recipe: str, no_face: Literal["copy", "skip"]) -> Submit:
+def submitter(
+    settings: Settings, *, recipe: str, no_face: Literal["copy", "skip"], on_weak: OnWeak = "publish"
+) -> Submit:
     """Submits through `Client`, on the interactive lane; raises SettingsError where there is no queue."""
     client = Client(settings)
 
@@ -47,6 +53,7 @@ def submitter(settings: Settings, *, recipe: str, no_face: Literal["copy", "skip
                 photos=photos,
                 recipe=recipe,
                 no_face=no_face,
+                on_weak=on_weak,
                 tenant=tenant,
                 missing="ignore",
                 private=route.private,

@@ -219,3 +219,12 @@ def test_an_older_version_leaves_records_with_patterns_alone(record: Growing) ->
     with pytest.raises(NewerRecord, match=r"exclude: Extra inputs.*upgrade this installation"):
         parse(older(type(record)), excluding.model_dump_json(), LedgerError, "record")
     assert parse(type(record), excluding.model_dump_json(), LedgerError, "record") == excluding
+
+
+@pytest.mark.parametrize("record", [make_batch("s3://a", "s3://b"), NIGHTLY], ids=["batch", "schedule"])
+def test_an_older_version_leaves_records_whose_weak_photos_fail_alone(record: Growing) -> None:
+    """It would publish them."""
+    failing = record.model_copy(update={"on_weak": "fail"})
+    with pytest.raises(NewerRecord, match=r"on_weak: Extra inputs.*upgrade this installation"):
+        parse(older(type(record)), failing.model_dump_json(), LedgerError, "record")
+    assert parse(type(record), failing.model_dump_json(), LedgerError, "record") == failing

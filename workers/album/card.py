@@ -40,6 +40,10 @@ class Card:
     height: int = 0
     #: As the report or the output's metadata counts them.
     face_count: int = 0
+    #: Of these, what a juror still knows; of a photo that failed for it, too.
+    weak: int = 0
+    #: The jury's word on each face, in the filter's order: the likeness, 1 being what it takes to be known.
+    likenesses: tuple[float, ...] = ()
     #: Faces as found anew; none where the photo was not measured.
     faces: tuple[FaceCard, ...] = ()
     measured: bool = False
@@ -65,6 +69,8 @@ class Card:
             "width": self.width,
             "height": self.height,
             "faceCount": self.face_count,
+            "weak": self.weak,
+            "likenesses": [round(likeness, 2) for likeness in self.likenesses],
             "measured": self.measured,
             "psnr": _rounded(self.psnr_db, 2),
             "similarity": _rounded(self.similarity, 3),

@@ -22,6 +22,11 @@ _CURES: tuple[tuple[str, str], ...] = (
         "The photo's owner makes the gradient file again, with the recipe and the version of this installation, and "
         "hands it in under the same name." + _AGAIN,
     ),
+    (
+        r"faces? (is|are) weak: a juror",
+        "Retrying comes to the same: run apf protect with a stronger --recipe, or one with more steps or guides. "
+        "Without --on-weak fail it is published as it is.",
+    ),
     (r"changed (while the batch ran|since it was planned)", "It was edited meanwhile. Run apf protect as before."),
     (r"deleted while", "Nothing to do, unless it was deleted by mistake: then put it back." + _AGAIN),
     (

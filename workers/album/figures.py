@@ -93,6 +93,8 @@ class Viewer:
             width=after.header.width,
             height=after.header.height,
             face_count=output.faces,
+            weak=output.weak,
+            likenesses=_likenesses(report) if output.batch_id == self.batch.id else (),
             faces=faces,
             measured=measure and before is not None,
             psnr_db=psnr_db if psnr_db is not None and math.isfinite(psnr_db) else None,
@@ -184,7 +186,21 @@ def failed(report: PhotoReport, destination: Store) -> Card:
         older = None
     notes = ["An older version of it, from an earlier batch, is still published."] if older else []
     advice = cure(reason, transient=report.transient)
-    return Card(report.key, report.outcome.value, notes=tuple(notes), reason=reason, cure=advice)
+    return Card(
+        key=report.key,
+        outcome=report.outcome.value,
+        notes=tuple(notes),
+        reason=reason,
+        cure=advice,
+        weak=report.weak,
+        likenesses=_likenesses(report),
+    )
+
+
+def _likenesses(report: PhotoReport) -> tuple[float, ...]:
+    """What the jury saw in each face; none where it could not say of one."""
+    found = [word.likeness for word in report.words]
+    return tuple(one for one in found if one is not None) if None not in found else ()
 
 
 def _why_nothing(report: PhotoReport) -> str:

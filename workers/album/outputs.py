@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from workers.job import Batch, Outcome
-from workers.marks import BATCH, FACES, OUTCOME, RECIPE, SOURCE_ETAG
+from workers.marks import BATCH, FACES, OUTCOME, RECIPE, SOURCE_ETAG, weak_faces
 from workers.store import ObjectInfo, Store
 
 
@@ -16,6 +16,8 @@ class Output:
     info: ObjectInfo
     outcome: Outcome
     faces: int
+    #: Of these, what a juror still knows.
+    weak: int
     #: Of the source that it was made from.
     source_etag: str
     recipe_id: str
@@ -34,6 +36,11 @@ class Output:
                 if batch.private
                 else "No face was found, so it is published as it is: a face in it is not protected."
             )
+        if self.weak:
+            found.append(
+                f"A juror still knows {self.weak} of its {self.faces} faces: protect it by a stronger recipe, or one "
+                "with more steps or guides, or do not publish it."
+            )
         return found
 
 
@@ -50,7 +57,7 @@ def published(key: str, store: Store) -> Output | None:
         return None
     marks = info.metadata
     try:
-        outcome, faces = Outcome(marks[OUTCOME]), int(marks[FACES])
+        outcome, faces, weak = Outcome(marks[OUTCOME]), int(marks[FACES]), weak_faces(marks)
     except (KeyError, ValueError):
         return None
-    return Output(info, outcome, faces, marks.get(SOURCE_ETAG, ""), marks.get(RECIPE, ""), marks.get(BATCH, ""))
+    return Output(info, outcome, faces, weak, marks.get(SOURCE_ETAG, ""), marks.get(RECIPE, ""), marks.get(BATCH, ""))

@@ -4,6 +4,7 @@
   const WELL_RATIO = 4 / 3;
   const OUTCOMES = [
     ["all", "All"], ["protected", "Protected"], ["no_face", "No face"], ["skipped", "Done before"], ["failed", "Failed"],
+    ["weak", "Weak faces"],
   ];
   const BADGES = { protected: "Protected", no_face: "No face found", skipped: "Done before", failed: "Failed" };
   const MODES = [["compare", "Compare"], ["after", "Protected"], ["difference", "Difference ×10"]];
@@ -110,7 +111,9 @@
     if (photo.faceCount) parts.push(plural(photo.faceCount, "face"));
     if (photo.psnr !== null) parts.push(`PSNR ${photo.psnr.toFixed(1)} dB`);
     if (photo.similarity !== null) parts.push(`similarity ${photo.similarity.toFixed(2)}`);
-    return parts.map((part) => element("span", {}, part));
+    const made = parts.map((part) => element("span", {}, part));
+    if (photo.weak) made.push(element("span", { className: "weak" }, `${photo.weak.toLocaleString("en")} weak`));
+    return made;
   }
 
   function notes(photo, { short = false } = {}) {
@@ -154,9 +157,11 @@
     faces: by((photo) => photo.faceCount, -1),
   };
 
+  function kinds(photo) { return photo.weak ? [photo.outcome, "weak"] : [photo.outcome]; }
+
   function find() {
     const text = state.text.toLowerCase();
-    const fits = (photo) => (state.outcome === "all" || photo.outcome === state.outcome)
+    const fits = (photo) => (state.outcome === "all" || kinds(photo).includes(state.outcome))
       && (!text || photo.name.toLowerCase().includes(text));
     state.found = photos.filter(fits);
     if (ORDERS[state.sort]) state.found.sort(ORDERS[state.sort]);
@@ -200,7 +205,7 @@
 
   function controls() {
     const counts = { all: photos.length };
-    for (const photo of photos) counts[photo.outcome] = (counts[photo.outcome] || 0) + 1;
+    for (const kind of photos.flatMap(kinds)) counts[kind] = (counts[kind] || 0) + 1;
     const filters = document.querySelector(".filters");
     for (const [outcome, name] of OUTCOMES) {
       if (!counts[outcome] && outcome !== "all") continue;
@@ -250,6 +255,8 @@
     const rows = [];
     if (photo.width) rows.push(["Size", `${photo.width.toLocaleString("en")} × ${photo.height.toLocaleString("en")}`]);
     if (photo.faceCount) rows.push(["Faces", String(photo.faceCount)]);
+    if (photo.weak) rows.push(["Weak", plural(photo.weak, "face")]);
+    if (photo.likenesses.length) rows.push(["Jury", `likeness ${photo.likenesses.map((one) => one.toFixed(2)).join(", ")}; known from 1 on`]);
     if (photo.psnr !== null) rows.push(["PSNR", `${photo.psnr.toFixed(1)} dB inside the faces`]);
     if (photo.faceCount && !photo.measured && !photo.notes.length) rows.push(["Measured", "no"]);
     return element("dl", { className: "facts" },

@@ -20,6 +20,7 @@ from importlib.resources import files
 from string import Template
 from typing import Any
 
+from apf.recipe import Recipe
 from workers.album.card import legible
 from workers.album.cures import cure
 from workers.album.target import GENERATOR
@@ -107,6 +108,8 @@ def _tiles(summary: BatchSummary) -> str:
         ("skipped", summary.skipped, "done before"),
         ("failed", summary.failed, "failed"),
     ]
+    if summary.weak_faces:
+        tiles.insert(2, ("weak", summary.weak_faces, "weak: a juror still knows them"))
     if left := summary.pending + summary.missing:
         tiles.append(("pending", left, "without an outcome yet"))
     return "\n".join(
@@ -146,6 +149,8 @@ def _facts(summary: BatchSummary, scope: Scope) -> str:
         ("Batch", batch.id),
         ("Measured", _measured(scope)),
     ]
+    if recipe.steps and not batch.private:
+        facts.insert(3, ("Jury", _jury(recipe)))
     if scope.shown < scope.of:
         facts.append(("Shown", f"{scope.shown:,} of {scope.of:,} photos, failed ones first (--limit)"))
     if batch.ignored:
@@ -160,6 +165,14 @@ def _facts(summary: BatchSummary, scope: Scope) -> str:
     if batch.note:
         facts.append(("Note", batch.note))
     return "\n".join(f"<div><dt>{name}</dt><dd>{_text(value)}</dd></div>" for name, value in facts)
+
+
+def _jury(recipe: Recipe) -> str:
+    # Whoever gets the page need not know where files lie.
+    names = ", ".join(name.rstrip("/").rsplit("/", 1)[-1] for name in recipe.jury or recipe.guides)
+    if recipe.jury:
+        return f"{names}: recognisers that the filter did not work on say which faces are weak"
+    return f"{names}, on which the filter itself worked: that it no longer knows a face says little of others"
 
 
 def _measured(scope: Scope) -> str:

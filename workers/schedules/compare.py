@@ -31,6 +31,8 @@ class Side:
     outcomes: Counter[str] = field(default_factory=Counter)
     failures: Counter[str] = field(default_factory=Counter)
     faces: int = 0
+    #: Faces that a juror still knows.
+    weak: int = 0
     bytes_in: int = 0
     bytes_out: int = 0
     #: Of the shards that held these photos, in all stages, added up over threads; and those shards' photos.
@@ -48,6 +50,7 @@ class Side:
             "rates": {o.value: _over(self.outcomes[o.value], self.photos) for o in Outcome},
             "failures": dict(self.failures.most_common()),
             "faces_per_photo": _over(self.faces, self.photos),
+            "weak_faces_per_photo": _over(self.weak, self.photos),
             "bytes_out_over_in": _over(self.bytes_out, self.bytes_in),
             "seconds_per_photo": _over(self.seconds, self.shard_photos),
         }
@@ -55,6 +58,7 @@ class Side:
     def take(self, photo: PhotoReport) -> None:
         self.photos += 1
         self.outcomes[photo.outcome.value] += 1
+        self.weak += photo.weak
         if photo.outcome is Outcome.failed:
             self.failures[photo.reason or "no reason was given"] += 1
             return

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from apf.exclusions import Exclusions
-from apf.recipe import check_private, make_recipe
+from apf.recipe import check_jury, check_private, make_recipe
 from workers.address import parse_target
 from workers.allowed import check_allowed
 from workers.asking import OverlapError, check_ledger_place
@@ -142,6 +142,8 @@ def _checked(fields: dict[str, Any], settings: Settings) -> Schedule:
         made = make_recipe(recipe, detector=settings.detector)
         if schedule.private:
             check_private(made)
+        if schedule.on_weak == "fail":
+            check_jury(made, private=schedule.private)
     Exclusions(schedule.exclude)
     if schedule.callback is not None:
         parse_target(schedule.callback)

@@ -156,6 +156,7 @@ def _make(shelf: Shelf, schedule: Schedule, state: State, run: Run, settings: Se
             private=schedule.private,
             no_face=schedule.no_face,
             overwrite=schedule.overwrite,
+            on_weak=schedule.on_weak,
             tenant=schedule.tenant,
             callback=schedule.callback,
             fraction=part.piece.fraction,

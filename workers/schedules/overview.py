@@ -29,7 +29,7 @@ class LastRun:
     batches: tuple[str, ...]
     #: starting, running, done, or broke off: cancelled, or with too many failures that may pass.
     status: str
-    #: Photos by outcome, once all is over; else an empty one.
+    #: Sums over photos, once all is over; else an empty one.
     totals: dict[str, float]
     #: Shards with a report, of those planned so far.
     reported: int

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from apf.recipe import Recipe
-from workers.job import Growing, Part, Totals
+from workers.job import Growing, OnWeak, Part, Totals
 from workers.schedules.times import Trigger
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
@@ -36,7 +36,7 @@ class Rollout(_Record):
 class Schedule(Growing):
     """What an operator asked for."""
 
-    newer_fields = ("private", "exclude", "overwrite")
+    newer_fields = ("private", "exclude", "overwrite", "on_weak")
 
     name: str = Field(pattern=f"^{NAME.pattern}$")
     #: Canonical URLs.
@@ -50,6 +50,7 @@ class Schedule(Growing):
     private: bool = False
     no_face: Literal["copy", "skip"] = "copy"
     overwrite: bool = False
+    on_weak: OnWeak = "publish"
     exclude: tuple[str, ...] = ()
     tenant: str = ""
     callback: str | None = None
