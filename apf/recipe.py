@@ -25,6 +25,8 @@ VERSION = 5
 
 Stage = Literal["gradient", "transfer", "universal"]
 
+#: The largest bound of a pixel, as a share of epsilon.
+MOST = 1.625
 #: What steps climb on unless a recipe or `APF_GUIDES` names others.
 DEFAULT_GUIDES = ("dlib",)
 #: The version from which recipes have steps on guides, and the fields that came with it.
@@ -96,8 +98,13 @@ class Recipe(BaseModel):
         return tuple(s for s in ("gradient", "transfer", "universal") if s in stages)
 
     @property
+    def most_levels(self) -> int:
+        """Levels of 255 that no pixel moves beyond, where its surroundings hide most."""
+        return round(MOST * self.epsilon_levels)
+
+    @property
     def epsilon(self) -> float:
-        """The bound on pixels in [0, 1]."""
+        """What the three modules work at, in units of [0, 1] pixels."""
         return self.epsilon_levels / 255
 
     @property
@@ -110,7 +117,7 @@ class Recipe(BaseModel):
 
 
 BUILT_IN: dict[str, dict[str, object]] = {
-    "light": {"epsilon_levels": 5, "warp_percent": 0.5},
+    "light": {"epsilon_levels": 6, "warp_percent": 0.6},
     "standard": {"epsilon_levels": 8},
     "strong": {"epsilon_levels": 12, "warp_percent": 1.0},
     "fast": {"epsilon_levels": 8, "warp_percent": 0.0, "steps": 0},

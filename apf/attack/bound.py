@@ -13,12 +13,12 @@ import numpy as np
 
 from apf.faces import Float32
 from apf.raster import blurred
-from apf.recipe import Recipe
+from apf.recipe import MOST, Recipe
 
 #: Rec. 601, as JPEG has it.
 LUMA: Float32 = np.array([0.299, 0.587, 0.114], np.float32)
-#: The bound of smooth skin and the largest, in shares of a recipe's epsilon.
-LEAST, MOST = 0.225, 1.625
+#: The bound of smooth skin, as a share of a recipe's epsilon.
+LEAST = 0.225
 #: Contrast, in levels, that counts as smooth, and how far a pixel moves for each beyond, in shares of epsilon / 8.
 SMOOTH_CONTRAST, MASKING = 1.0, 0.86
 #: The share of the bound that is left where there is no contrast at all, such as on a white wall, and the contrast, in

@@ -30,7 +30,7 @@ class Verdict:
     @property
     def weak(self) -> bool:
         """Whether a juror still knows the face."""
-        return self.likeness >= 1
+        return not self.likeness < 1  # no number is no word that it is safe
 
 
 def verdict(face: Climb, jury: Sequence[Guide], known: Sequence[Float32], *, independent: bool) -> Verdict:
@@ -51,4 +51,4 @@ def verdict(face: Climb, jury: Sequence[Guide], known: Sequence[Float32], *, ind
         for juror, own in zip(jury, known, strict=True)
         for crop in crops
     ]
-    return Verdict(max(found, default=float("inf")), independent)
+    return Verdict(float(np.max(found)) if found else float("inf"), independent)

@@ -139,12 +139,17 @@ def _privacy(scope: Scope) -> str:
     )
 
 
+def _bound(recipe: Recipe) -> str:
+    warp = f", points of it by at most {recipe.warp_percent:g} % of its side" if recipe.steps else ""
+    return f"a pixel of a face moves by at most {recipe.most_levels} of 255 levels{warp}"
+
+
 def _facts(summary: BatchSummary, scope: Scope) -> str:
     batch, recipe = summary.batch, summary.batch.recipe
     facts = [
         ("From", _place(batch.source)),
         ("Into", _place(batch.destination)),
-        ("Recipe", f"{recipe.name}: no pixel of a face moves by more than {recipe.epsilon_levels} of 255 levels"),
+        ("Recipe", f"{recipe.name}: {_bound(recipe)}"),
         ("Work", f"{_duration(summary.wall_seconds)} of a worker's time"),
         ("Batch", batch.id),
         ("Measured", _measured(scope)),
