@@ -46,7 +46,7 @@ class Recipe(BaseModel):
     #: Share of the change that goes into colour; the rest makes pixels lighter or darker.
     chroma: float = Field(default=0.45, ge=0, le=1)
     #: How far a point of the face may shift, in percent of the face's side.
-    warp_percent: float = Field(default=0.8, ge=0, le=3)
+    warp_percent: float = Field(default=0.6, ge=0, le=3)
     #: The modules that run; `transfer` needs `gradient`.
     stages: tuple[Stage, ...] = ("gradient", "transfer", "universal")
     #: Steps on the guides, through the photo's road, that start from the stages' answer.
@@ -117,9 +117,9 @@ class Recipe(BaseModel):
 
 
 BUILT_IN: dict[str, dict[str, object]] = {
-    "light": {"epsilon_levels": 6, "warp_percent": 0.6},
+    "light": {"epsilon_levels": 6, "warp_percent": 0.5},
     "standard": {"epsilon_levels": 8},
-    "strong": {"epsilon_levels": 12, "warp_percent": 1.0},
+    "strong": {"epsilon_levels": 12, "warp_percent": 0.8},
     "fast": {"epsilon_levels": 8, "warp_percent": 0.0, "steps": 0},
 }
 

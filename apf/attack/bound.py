@@ -1,6 +1,6 @@
 """How far each pixel may move: little on smooth skin, more where texture or shade hide it. Without torch.
 
-Eyes miss noise beside contrast of its own kind (masking, Legge and Foley 1980) and in the dark. Contrast counts on the
+Eyes miss noise beside contrast of its own kind (masking, Legge and Foley 1980), and adapt to the light. Contrast counts on the
 pixel's own side of an edge alone: brows hide nothing on the forehead above, nor a head's outline on the wall behind.
 """
 
@@ -30,8 +30,11 @@ REACH = 1.2
 RINGS = ((0.7, 3, 0.0), (1.4, 4, 0.3), (2.4, 5, 0.1))
 #: Levels of difference within which a neighbour is on the pixel's own side.
 OWN_SIDE = 25.0
-#: Levels below which shade hides more, and how much more at most.
-SHADE, IN_SHADE = 60.0, 0.6
+#: Luma of surroundings, in levels, below which the eye adapts: all is as in the same photo lit to this, down to a share.
+#: The surroundings' sigma is this many template pixels.
+ADAPTED, LEAST_LIGHT, SURROUNDINGS = 100.0, 0.4, 12.0
+#: The share of its surroundings' luma below which shade hides more, and how much more at most.
+SHADE, IN_SHADE = 0.6, 0.6
 
 
 @dataclass(frozen=True)
@@ -65,11 +68,14 @@ def bound_map(pixels: Float32, scale: float, allowed: Bound) -> Float32:
     """
     luma = pixels @ LUMA
     sigma = max(1.0, REACH / scale)
-    contrast = own_contrast(luma, sigma)
-    shade = 1 + IN_SHADE * np.clip((SHADE - blurred(luma, sigma)) / SHADE, 0, 1)
+    around = blurred(luma, max(1.0, SURROUNDINGS / scale))
+    light = np.clip(around / ADAPTED, LEAST_LIGHT, 1).astype(np.float32)
+    contrast = own_contrast(luma / light, sigma)
+    dark = SHADE * np.maximum(around, 1)
+    shade = 1 + IN_SHADE * np.clip((dark - blurred(luma, sigma)) / dark, 0, 1)
     masked = blurred(0.171 + MASKING / 8 * np.maximum(contrast - SMOOTH_CONTRAST, 0), sigma) * shade
     flat = blurred(np.clip(contrast / FLAT_CONTRAST, FLAT_SHARE, 1), 0.7 * sigma)
-    found: Float32 = allowed.epsilon * np.clip(masked, LEAST, MOST) * flat
+    found: Float32 = allowed.epsilon * np.clip(masked, LEAST, MOST) * flat * light
     return np.minimum(found, np.float32(allowed.most))
 
 
