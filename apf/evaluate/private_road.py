@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from dataclasses import asdict, astuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from apf.attack.change import Change
+from apf.evaluate.conditions import eight_bits
+from apf.evaluate.crop_road import drawn
 from apf.evaluate.rivals.types import Perturb
 from apf.filter import Filter
 from apf.private.files import Gradients, Perturbations, Terms
@@ -21,7 +25,20 @@ KEY = bytes(32)
 
 
 def private_road(recipe: Recipe, device: str = "cpu", reduction: Reduction = DEFAULT) -> Perturb:
-    """The perturbations of faces as devices get them: gradient by NumPy, reduced, encoded, answered, decoded."""
+    """What devices do to faces: gradient by NumPy, reduced, encoded, answered, decoded, drawn within the bound."""
+    answer = private_answers(recipe, device, reduction)
+
+    def road(faces: Tensor) -> Tensor:
+        clean = eight_bits(faces.cpu())
+        units = answer(clean.float() / 255).numpy() / np.float32(recipe.epsilon)
+        protected = drawn(clean, [Change(unit) for unit in units], recipe)
+        return ((protected.float() - clean.float()) / 255).to(faces)
+
+    return road
+
+
+def private_answers(recipe: Recipe, device: str = "cpu", reduction: Reduction = DEFAULT) -> Perturb:
+    """The perturbations of faces as devices get them, within epsilon: not yet drawn."""
     probe, server = LightProbe(), Filter.load(recipe, device)
     terms = Terms.of(recipe)
 
@@ -44,4 +61,4 @@ def has_private(recipe: Recipe) -> bool:
 
 def key_of(recipe: Recipe, device: str, reduction: Reduction = DEFAULT) -> str:
     """All that the row depends on but the faces."""
-    return f"private {recipe.id} {device} {astuple(reduction)}"
+    return f"private road {recipe.id} {device} {astuple(reduction)}"
