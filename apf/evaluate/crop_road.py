@@ -32,6 +32,17 @@ def crop_road(filter_: PhotoFilter) -> Perturb:
     return perturb
 
 
+def pasted_road(answer: Perturb, recipe: Recipe) -> Perturb:
+    """What is left of perturbations within epsilon, once they are drawn within the recipe's bound."""
+
+    def perturb(faces: Tensor) -> Tensor:
+        clean = eight_bits(faces.cpu())
+        units = answer(clean.float() / 255).cpu().numpy() / np.float32(recipe.epsilon)
+        return ((drawn(clean, [Change(unit) for unit in units], recipe).float() - clean.float()) / 255).to(faces)
+
+    return perturb
+
+
 def protected_crops(clean: Tensor, filter_: PhotoFilter) -> Tensor:
     """Aligned crops (N, 3, 112, 112) uint8 RGB as the filter protects them; grey ones stay grey."""
     recipe, pictures = filter_.recipe, _pictures(clean)

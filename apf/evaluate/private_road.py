@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from dataclasses import asdict, astuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from apf.attack.change import Change
-from apf.evaluate.conditions import eight_bits
-from apf.evaluate.crop_road import drawn
+from apf.evaluate.crop_road import pasted_road
 from apf.evaluate.rivals.types import Perturb
 from apf.filter import Filter
 from apf.private.files import Gradients, Perturbations, Terms
@@ -26,15 +23,7 @@ KEY = bytes(32)
 
 def private_road(recipe: Recipe, device: str = "cpu", reduction: Reduction = DEFAULT) -> Perturb:
     """What devices do to faces: gradient by NumPy, reduced, encoded, answered, decoded, drawn within the bound."""
-    answer = private_answers(recipe, device, reduction)
-
-    def road(faces: Tensor) -> Tensor:
-        clean = eight_bits(faces.cpu())
-        units = answer(clean.float() / 255).numpy() / np.float32(recipe.epsilon)
-        protected = drawn(clean, [Change(unit) for unit in units], recipe)
-        return ((protected.float() - clean.float()) / 255).to(faces)
-
-    return road
+    return pasted_road(private_answers(recipe, device, reduction), recipe)
 
 
 def private_answers(recipe: Recipe, device: str = "cpu", reduction: Reduction = DEFAULT) -> Perturb:

@@ -33,8 +33,8 @@ def difference(clean: UInt8, changed: UInt8) -> Float:
 
 def seen_difference(clean: UInt8, changed: UInt8, pixels_a_degree: float = PIXELS_A_DEGREE) -> Float:
     """The same, after both were blurred as an eye's contrast sensitivity blurs them."""
-    labs = [xyz2lab(blurred(rgb2xyz(one), pixels_a_degree)) for one in (clean, changed)]  # type: ignore[no-untyped-call]
-    found: Float = deltaE_ciede2000(*labs)
+    labs = [xyz2lab(blurred(rgb2xyz(one), pixels_a_degree)) for one in (clean, changed)]
+    found: Float = deltaE_ciede2000(*labs)  # type: ignore[no-untyped-call]
     return found
 
 
