@@ -1,4 +1,8 @@
-"""S-CIELAB (Zhang and Wandell 1996): colours as an eye blurs them before it compares them."""
+"""S-CIELAB (Zhang and Wandell 1996): colours as an eye blurs them before it compares them.
+
+In opponent channels of their own, grey has colours, and blurring them apart gives its edges coloured fringes (Johnson
+and Fairchild 2003); so here are channels and filters that came later.
+"""
 
 from __future__ import annotations
 
@@ -13,16 +17,12 @@ Float = NDArray[np.floating]
 
 #: Pixels a degree of sight: a screen of 96 dots an inch from 91 cm, or one of 220 from 40 cm.
 PIXELS_A_DEGREE = 60
-#: XYZ to luminance, red against green, blue against yellow.
-OPPONENT = np.array([[0.279, 0.72, -0.107], [-0.449, 0.29, -0.077], [0.086, -0.59, 0.501]])
-#: What each of these is blurred by: weights and spreads in degrees, of exp(-(r / spread)^2).
-BLURS = (
-    ((0.921, 0.0283), (0.105, 0.133), (-0.108, 4.336)),
-    ((0.531, 0.0392), (0.330, 0.494)),
-    ((0.488, 0.0536), (0.371, 0.386)),
-)
-#: Sigma, in pixels, beyond which a blur is done on a smaller picture.
-LARGE = 12.0
+#: Of D65, in XYZ.
+WHITE = np.array([0.95047, 1.0, 1.08883])
+#: XYZ by its white to lightness, red against green, yellow against blue: linear, and grey has no colour in it.
+OPPONENT = np.array([[0.0, 1.0, 0.0], [1.0, -1.0, 0.0], [0.0, 1.0, -1.0]])
+#: What each of these is blurred by: weights and sigmas in degrees (FLIP's, Andersson et al. 2020).
+BLURS = (((1.0, 0.01543),), ((1.0, 0.01639),), ((0.762, 0.04502), (0.238, 0.03559)))
 
 
 def difference(clean: UInt8, changed: UInt8) -> Float:
@@ -40,27 +40,14 @@ def seen_difference(clean: UInt8, changed: UInt8, pixels_a_degree: float = PIXEL
 
 def blurred(xyz: Float, pixels_a_degree: float) -> Float:
     """XYZ (H, W, 3) as an eye sees it, not below 0."""
-    channels = np.moveaxis(xyz @ OPPONENT.T, 2, 0).astype(np.float32)
-    found = []
-    for channel, kernels in zip(channels, BLURS, strict=True):
-        total = sum(weight for weight, _ in kernels)
-        parts = (weight / total * _gaussian(channel, pixels_a_degree * spread / 2**0.5) for weight, spread in kernels)
-        found.append(np.sum(list(parts), 0))
-    xyz_seen: Float = np.maximum(np.stack(found, -1) @ np.linalg.inv(OPPONENT).T, 0)
-    return xyz_seen
+    channels = np.moveaxis(xyz / WHITE @ OPPONENT.T, 2, 0).astype(np.float32)
+    found = [
+        sum(weight * _gaussian(channel, sigma * pixels_a_degree) for weight, sigma in kernels)
+        for channel, kernels in zip(channels, BLURS, strict=True)
+    ]
+    seen: Float = np.maximum(np.stack(found, -1) @ np.linalg.inv(OPPONENT).T, 0) * WHITE
+    return seen
 
 
 def _gaussian(image: Float32, sigma: float) -> Float32:
-    factor = max(1, int(sigma / LARGE))
-    if factor == 1:
-        return np.asarray(cv2.GaussianBlur(image, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE), np.float32)
-    height, width = image.shape
-    size = max(1, width // factor), max(1, height // factor)
-    small = cv2.GaussianBlur(
-        cv2.resize(image, size, interpolation=cv2.INTER_AREA),
-        (0, 0),
-        sigmaX=sigma * size[0] / width,
-        sigmaY=sigma * size[1] / height,
-        borderType=cv2.BORDER_REPLICATE,
-    )
-    return np.asarray(cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
+    return np.asarray(cv2.GaussianBlur(image, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE), np.float32)
