@@ -272,7 +272,9 @@ def make_recipe(fields: Mapping[str, object], *, detector: str | None = None) ->
     if "refine_steps" in fields:
         raise RecipeError(f"recipe {name!r} has refine_steps, which is no more: say `steps`, on `guides`, instead")
     try:
-        found = Recipe.model_validate({"weights": weights_digest(), **_from_environment(), **built_in, **fields, **over})
+        found = Recipe.model_validate(
+            {"weights": weights_digest(), **_from_environment(), **built_in, **fields, **over}
+        )
         if not found.steps or found.guide_digests or found.version != VERSION:
             return found
         return found.model_copy(update={"guide_digests": guide_digests([*found.guides, *found.jury])})
