@@ -13,7 +13,7 @@ from apf.attack.bound import Bound
 from apf.attack.change import Canvas, Change, Drawing
 from apf.attack.paste import paste
 from apf.clock import StageClock
-from apf.detect import Detector
+from apf.detect import Detector, load_detector
 from apf.evaluate.rivals.types import Perturb
 from apf.evaluate.targets import Target
 from apf.evaluate.whole.same import names_of
@@ -110,8 +110,7 @@ def by_rival(name: str, build: Callable[[], Perturb], key: str, guides: Sequence
     """
 
     def ready() -> Ready:
-        detector = load_filter(recipe.model_copy(update={"steps": 0})).detector
-        perturb = build()
+        detector, perturb = load_detector(recipe.detector), build()
         return Ready(lambda photo: _pasted_evenly(photo, perturb, detector, recipe), tuple(guides))
 
     return PhotoMethod(name, ready, f"{key} {recipe.detector} {recipe.jpeg_floor_quality}")
