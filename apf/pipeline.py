@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 
@@ -14,7 +16,16 @@ from apf.photo import Limits, Photo, decode
 from apf.published import Outcome, ProtectedPhoto, ProtectedPixels, encoded, pasted, published
 from apf.recipe import Recipe
 
-__all__ = ["Outcome", "ProtectedPhoto", "ProtectedPixels", "encode_protected", "protect_batch", "protect_photo"]
+__all__ = [
+    "HiddenFaces",
+    "Outcome",
+    "ProtectedPhoto",
+    "ProtectedPixels",
+    "encode_protected",
+    "hide_faces",
+    "protect_batch",
+    "protect_photo",
+]
 
 
 def protect_batch(
@@ -28,17 +39,34 @@ def protect_batch(
         in_place: the photos themselves may be changed, and must not be used again, not even after an error.
     """
     clock = clock or StageClock()
+    found = hide_faces(photos, filter, clock)
+    with clock.stage("paste"):
+        return [_pasted(photo, own, filter.recipe, in_place=in_place) for photo, own in zip(photos, found, strict=True)]
+
+
+@dataclass(frozen=True)
+class HiddenFaces:
+    """The faces of one photo, and what is done to each."""
+
+    faces: tuple[Face, ...]
+    #: (2, 3) each, photo pixels to template pixels.
+    matrices: tuple[Float64, ...]
+    hidden: tuple[Hidden, ...]
+
+
+def hide_faces(photos: Sequence[Photo], filter: PhotoFilter, clock: StageClock | None = None) -> list[HiddenFaces]:
+    """Find every face of every photo, and what is to be done to it; as `protect_batch`, but nothing is drawn yet."""
+    clock = clock or StageClock()
     with clock.stage("detect"):
         found = filter.detector.detect([photo.pixels for photo in photos])
     with clock.stage("align"):
         matrices = [[alignment(face.landmarks) for face in faces] for faces in found]
         crops = [align(photo.pixels, matrix) for photo, own in zip(photos, matrices, strict=True) for matrix in own]
-    hidden = _hidden(photos, matrices, crops, filter, clock) if crops else []
-    with clock.stage("paste"):
-        return [
-            _pasted(photo, faces, own, [hidden.pop(0) for _ in own], filter.recipe, in_place=in_place)
-            for photo, faces, own in zip(photos, found, matrices, strict=True)
-        ]
+    hidden = iter(_hidden(photos, matrices, crops, filter, clock) if crops else [])
+    return [
+        HiddenFaces(tuple(faces), tuple(own), tuple(islice(hidden, len(own))))
+        for faces, own in zip(found, matrices, strict=True)
+    ]
 
 
 def _hidden(
@@ -67,17 +95,9 @@ def _starts(crops: Sequence[Float32], filter: PhotoFilter, clock: StageClock) ->
     return [delta / np.float32(filter.recipe.epsilon) for delta in filter.perturb(crops, clock)]
 
 
-def _pasted(
-    photo: Photo,
-    faces: Sequence[Face],
-    matrices: Sequence[Float64],
-    hidden: Sequence[Hidden],
-    recipe: Recipe,
-    *,
-    in_place: bool,
-) -> ProtectedPixels:
-    changes, verdicts = [one.change for one in hidden], [one.verdict for one in hidden]
-    return pasted(photo, faces, matrices, changes, recipe, verdicts=verdicts, in_place=in_place)
+def _pasted(photo: Photo, own: HiddenFaces, recipe: Recipe, *, in_place: bool) -> ProtectedPixels:
+    changes, verdicts = [one.change for one in own.hidden], [one.verdict for one in own.hidden]
+    return pasted(photo, own.faces, own.matrices, changes, recipe, verdicts=verdicts, in_place=in_place)
 
 
 def protect_photo(data: bytes, filter: PhotoFilter, *, limits: Limits | None = None) -> ProtectedPhoto:

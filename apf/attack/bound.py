@@ -1,7 +1,8 @@
 """How far each pixel may move: little on smooth skin, more where texture or shade hide it. Without torch.
 
-Eyes miss noise beside contrast of its own kind (masking, Legge and Foley 1980), and adapt to the light. Contrast counts on the
-pixel's own side of an edge alone: brows hide nothing on the forehead above, nor a head's outline on the wall behind.
+Eyes miss noise beside contrast of its own kind (masking, Legge and Foley 1980), and adapt to the light. Contrast counts
+on the pixel's own side of an edge alone: brows hide nothing on the forehead above, nor a head's outline on the wall
+behind.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ REACH = 1.2
 RINGS = ((0.7, 3, 0.0), (1.4, 4, 0.3), (2.4, 5, 0.1))
 #: Levels of difference within which a neighbour is on the pixel's own side.
 OWN_SIDE = 25.0
-#: Luma of surroundings, in levels, below which the eye adapts: all is as in the same photo lit to this, down to a share.
-#: The surroundings' sigma is this many template pixels.
+#: Luma of surroundings, in levels, below which the eye adapts: all is as in the photo lit to this, down to a share. The
+#: surroundings' sigma is this many template pixels.
 ADAPTED, LEAST_LIGHT, SURROUNDINGS = 100.0, 0.4, 12.0
 #: The share of its surroundings' luma below which shade hides more, and how much more at most.
 SHADE, IN_SHADE = 0.6, 0.6

@@ -1,4 +1,4 @@
-"""`python -m apf.evaluate crops | photos | kinds | all`."""
+"""`python -m apf.evaluate photos | sizes | crops | kinds | all`."""
 
 from __future__ import annotations
 
@@ -23,22 +23,26 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 SHARED = Path("../shared")
 #: Columns of a table that goes to a file or a pipe.
 FILE_WIDTH = 170
-RECIPES = ("light", "standard", "strong")
+RECIPES = ("light", "standard", "strong", "fast")
 
 
 class Level(StrEnum):
     """What is protected and compared."""
 
-    #: Aligned 112x112 faces.
-    CROPS = "crops"
     #: Whole photos: protected, encoded, detected and aligned again.
     PHOTOS = "photos"
+    #: The same by size of the face.
+    SIZES = "sizes"
+    #: Aligned 112x112 faces, which flatter.
+    CROPS = "crops"
     #: Aligned faces by kind of photo: greyscale, dark, blurred, with sunglasses.
     KINDS = "kinds"
     ALL = "all"
 
 
-Which = Annotated[Level, typer.Argument(help="Aligned faces, whole photos, kinds of photo, or all three.")]
+Which = Annotated[
+    Level, typer.Argument(help="Whole photos, sizes of the face, aligned faces, kinds of photo, or all of them.")
+]
 FacesPath = Annotated[Path, typer.Option("--faces", help="Tar or folder of PERSON/PICTURE.jpg, 112x112.")]
 PhotosPath = Annotated[Path, typer.Option("--photos", help="Folder of PERSON/PHOTO.jpg, whole photos.")]
 ModelsPath = Annotated[Path, typer.Option("--models", help="Folder of ONNX recognisers with models.json.")]
@@ -50,6 +54,11 @@ People = Annotated[int, typer.Option(min=1, help="People with two photos.")]
 Everybody = Annotated[bool, typer.Option("--all-people", help="Also people who may have been trained on.")]
 Run = Annotated[Path, typer.Option(help="Keeps finished rows; a broken-off run goes on from here.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Compute every row anew.")]
+Every = Annotated[int, typer.Option(min=1, help="Protect only each so many-th of the photos.")]
+PhotosLimit = Annotated[int, typer.Option(min=0, help="Protect no more photos than these; 0 is no limit.")]
+Rivals = Annotated[bool, typer.Option("--rivals", help="Also rivals on whole photos: minutes to hours.")]
+Other = Annotated[str, typer.Option(help="An InsightFace pack, by name or folder: also find faces by its detector.")]
+Sheets = Annotated[Path | None, typer.Option(help="Write sheets of clean and protected faces at 1:1 here.")]
 Json = Annotated[Path | None, typer.Option("--json", help="Write everything here.")]
 MarkdownFile = Annotated[Path | None, typer.Option(help="Write the tables here.")]
 Plots = Annotated[Path | None, typer.Option(help="Write a PNG for each condition into this folder.")]
@@ -68,8 +77,9 @@ def evaluate(
     faces: FacesPath = SHARED / "faces" / "lfw112.tar", photos: PhotosPath = SHARED / "photos",
     models: ModelsPath = SHARED / "face_models", recogniser: Onnx = None, recipe: Recipes = None,
     precision: Precisions = None, method: Methods = None, people: People = 100, all_people: Everybody = False,
-    run: Run = Path("runs"), fresh: Fresh = False, json_file: Json = None, markdown: MarkdownFile = None,
-    plots: Plots = None,
+    every: Every = 1, photos_limit: PhotosLimit = 0, rivals: Rivals = False, other_detector: Other = "",
+    sheets: Sheets = None, run: Run = Path("runs"), fresh: Fresh = False, json_file: Json = None,
+    markdown: MarkdownFile = None, plots: Plots = None,
     device: Device = "cpu", seed: Seed = 0, timing: Timed = True, timing_faces: TimingFaces = 8,
     timing_runs: TimingRuns = 3, server: Server = "", released_steps: ReleasedSteps = 400,
 ) -> None:  # fmt: skip
@@ -80,11 +90,12 @@ def evaluate(
         recipes=tuple(recipe or RECIPES), precisions=tuple(precision or ()), methods=tuple(method or ()),
         people=people, all_people=all_people, fresh=fresh, device=device, seed=seed,
         timing_faces=timing_faces if timing else 0, timing_runs=timing_runs,
-        server=server, released_steps=released_steps,
+        server=server, released_steps=released_steps, every=every, photos_limit=photos_limit, rivals=rivals,
+        other_detector=other_detector, sheets=sheets,
     )  # fmt: skip
     try:
         check_device(device)
-        if level in (Level.PHOTOS, Level.ALL) and not photos.is_dir():
+        if level in (Level.PHOTOS, Level.SIZES, Level.ALL) and not photos.is_dir():
             raise DataError(f"no photos at {photos}: name a folder of PERSON/PHOTO.jpg with --photos")
         _measure(Bench(settings), level, json_file, markdown, plots)
     except (ApfError, DataError) as error:
@@ -113,8 +124,9 @@ def _report(bench: Bench, level: Level) -> reports.Report:
         recipe=bench.middle.name,
         people=len(bench.pairs.people),
         gallery=len(set(bench.faces.people)),
+        photos=bench.photos() if wanted(Level.PHOTOS) else (),
+        sizes=bench.sizes() if wanted(Level.SIZES) else (),
         crops=bench.crops() if wanted(Level.CROPS) else (),
-        photos=bench.photos() if wanted(Level.PHOTOS) else None,
         kinds=bench.kinds() if wanted(Level.KINDS) else (),
     )
 

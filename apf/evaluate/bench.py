@@ -9,19 +9,29 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from apf.detect import load_detector
 from apf.evaluate.crops import Row
 from apf.evaluate.kinds import KindRow, kinds
 from apf.evaluate.methods import Method, chosen, middle, none, ours
-from apf.evaluate.photos import PhotoResult, whole_photos
+from apf.evaluate.photos import PhotoBench, PhotoRow, photo_rows, row_key
 from apf.evaluate.rivals import rivals
 from apf.evaluate.store import Store
 from apf.evaluate.targets import Pairs, Target, pairs, targets
 from apf.evaluate.timing import timings
+from apf.evaluate.whole.judge import Judge
+from apf.evaluate.whole.protectors import PhotoMethod, by_recipe, by_rival, unprotected
+from apf.evaluate.whole.sizes import SizeRow, size_rows
+from apf.evaluate.whole.strangers import strangers
+from apf.evaluate.whole.subjects import subjects_in
 from apf.filter import CHUNK, Filter
+from apf.filters import load_filter
 from apf.recipe import WEIGHTS_DIR, Recipe, load_recipe
 from apf.train.data import DataError, Faces, load_faces
 
 logger = logging.getLogger(__name__)
+
+#: Rivals that whole photos are compared by.
+PHOTO_RIVALS = ("released APF", "MI-DI-40", "LowKey-like")
 
 
 @dataclass(frozen=True)
@@ -33,7 +43,7 @@ class Settings:
     models: Path
     run: Path
     recognisers: tuple[Path, ...] = ()
-    recipes: tuple[str, ...] = ("light", "standard", "strong")
+    recipes: tuple[str, ...] = ("light", "standard", "strong", "fast")
     #: Names of rows; empty: all.
     methods: tuple[str, ...] = ()
     people: int = 100
@@ -50,6 +60,15 @@ class Settings:
     #: The one model that the released APF trains against and Fawkes looks at; empty: the first of the train models.
     server: str = ""
     released_steps: int = 400
+    #: Of whole photos only each so many-th is protected, and no more than `photos_limit` (0: no limit).
+    every: int = 1
+    photos_limit: int = 0
+    #: Whether whole photos are also protected by rivals.
+    rivals: bool = False
+    #: The name or folder of an InsightFace pack whose detector finds faces, too; empty: none.
+    other_detector: str = ""
+    #: Folder for sheets of whole photos.
+    sheets: Path | None = None
 
 
 def timed_faces(faces: int, device: str) -> int:
@@ -73,7 +92,7 @@ class Bench:
 
     @cached_property
     def filter(self) -> Filter:
-        """Ours by the middle recipe."""
+        """Ours by the middle recipe, by torch: for its networks."""
         return Filter.load(self.middle, self.settings.device)
 
     @cached_property
@@ -121,13 +140,50 @@ class Bench:
         times = timings([m for m in self.methods if m.name != "none"], faces, runs=self.settings.timing_runs)
         return [row.model_copy(update={"timing": times.get(row.method)}) for row in rows]
 
-    def photos(self) -> PhotoResult:
-        """The middle recipe on whole photos."""
-        return whole_photos(self.settings.photos, self.filter, self.targets)
+    @cached_property
+    def photo_bench(self) -> PhotoBench:
+        """The whole photos, and who judges them."""
+        own = self.settings
+        detector = load_detector(self.middle.detector, own.device)
+        other = load_detector(own.other_detector, own.device) if own.other_detector else None
+        subjects, faceless = subjects_in(own.photos, detector)
+        if faceless:
+            logger.warning("%d photos show no face, and are left out", faceless)
+        cache = own.run / "evaluate" / "embeddings"
+        judge = Judge(subjects, self.targets, strangers(self.targets, self.everybody, subjects, cache=cache))
+        return PhotoBench(subjects, judge, detector, other, every=own.every, limit=own.photos_limit)
+
+    @cached_property
+    def photo_methods(self) -> list[PhotoMethod]:
+        """The rows of whole photos; rivals where they are asked for, all together or by name."""
+        own, base = self.settings, self.middle
+        climbed = [target.name for target in self.targets if target.trained_on]
+        found = [unprotected()]
+        for rival in self._rivals():
+            if rival.name in PHOTO_RIVALS and (own.rivals or rival.name in own.methods):
+                guides = [own.server or climbed[0]] if rival.name == "released APF" else climbed
+                found.append(by_rival(rival.name, rival.build, rival.key, guides, base))
+        found += [by_recipe(recipe, self.targets, own.device) for recipe in self.recipes]
+        wanted = [method for method in found if not own.methods or method.name in own.methods]
+        if not wanted:
+            names = ", ".join([*(method.name for method in found), *PHOTO_RIVALS])
+            raise DataError(f"no way to protect photos is named {' or '.join(own.methods)}: use one of {names}")
+        return wanted
+
+    def photos(self) -> list[PhotoRow]:
+        """The rows on whole photos."""
+        own, bench = self.settings, self.photo_bench
+        key = row_key(bench, [self.middle.detector, own.other_detector])
+        kept = own.run / "evaluate" / "photos"
+        return photo_rows(bench, self.photo_methods, folder=kept, key=key, fresh=own.fresh, pictures=own.sheets)
+
+    def sizes(self) -> list[SizeRow]:
+        """The middle recipe on whole photos, by size of the face."""
+        return size_rows(self.photo_bench, by_recipe(self.middle, self.targets, self.settings.device).build())
 
     def kinds(self) -> list[KindRow]:
         """The middle recipe on the same crops, by kind of photo."""
-        return kinds(self.pairs, self.filter, self.targets)
+        return kinds(self.pairs, load_filter(self.middle, self.settings.device), self.targets)
 
     def _rivals(self) -> list[Method]:
         """The rivals at the epsilon of the middle recipe; none where there is no model to climb on."""

@@ -1,5 +1,7 @@
 """What happens to a protected face before a recogniser sees it: nothing, JPEG, another size, a blur.
 
+And what a face was like before it was protected: sharper, of more contrast.
+
 All conditions take and give (N, 3, 112, 112) uint8 RGB: an 8-bit picture is what leaves us, and what arrives.
 """
 
@@ -17,6 +19,8 @@ from apf.train.augment import recoded
 
 #: The quality that platforms are taken to re-encode with, with Pillow's default 4:2:0 chroma.
 JPEG_QUALITY = 75
+#: Sigma of an unsharp mask, in pixels, and how much contrast there is when there is more.
+UNSHARP_PX, CONTRAST = 1.5, 1.3
 
 Condition = Callable[[Tensor], Tensor]
 Picture = Callable[[Image.Image], Image.Image]
@@ -52,8 +56,39 @@ def blur(faces: Tensor) -> Tensor:
     return _each(faces, lambda picture: Image.fromarray(cv2.GaussianBlur(np.asarray(picture), (3, 3), 0)))
 
 
+def sharper(faces: Tensor, amount: float) -> Tensor:
+    """By an unsharp mask: the face plus so many times what a Gaussian of 1.5 pixels takes away from it."""
+
+    def masked(picture: Image.Image) -> Image.Image:
+        pixels = np.asarray(picture, np.float32)
+        found = pixels + amount * (pixels - cv2.GaussianBlur(pixels, (0, 0), UNSHARP_PX))
+        return Image.fromarray(np.clip(np.rint(found), 0, 255).astype(np.uint8))
+
+    return _each(faces, masked)
+
+
+def contrasted(faces: Tensor) -> Tensor:
+    """With 1.3 times the contrast, about each face's own mean."""
+    pixels = faces.float()
+    middle = pixels.mean((1, 2, 3), keepdim=True)
+    return (middle + CONTRAST * (pixels - middle)).round().clamp(0, 255).to(torch.uint8)
+
+
 #: By the name of the column.
-CONDITIONS: dict[str, Condition] = {"raw": raw, "jpeg75": jpeg, "half": half, "both": jpeg_at_half, "blur": blur}
+CONDITIONS: dict[str, Condition] = {
+    "raw": raw,
+    "jpeg75": jpeg,
+    "half": half,
+    "both": jpeg_at_half,
+    "blur": blur,
+}
+
+#: What the face is like before it is protected: LFW's crops are softer than press photos, which flatters.
+SOURCES: dict[str, Condition] = {
+    "sharp1": lambda faces: sharper(faces, 1.0),
+    "sharp2": lambda faces: sharper(faces, 2.0),
+    "contrast": contrasted,
+}
 
 #: The same, for people.
 TITLES = {
@@ -62,6 +97,9 @@ TITLES = {
     "half": "After half size and back",
     "both": f"After half size, JPEG {JPEG_QUALITY} there, and back",
     "blur": "After a 3x3 Gaussian blur",
+    "sharp1": "Sharpened by an unsharp mask of amount 1, before protection",
+    "sharp2": "Sharpened by an unsharp mask of amount 2, before protection",
+    "contrast": f"With {CONTRAST} times the contrast, before protection",
 }
 
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 from tqdm import tqdm
 
-from apf.evaluate.conditions import CONDITIONS, Condition, eight_bits
+from apf.evaluate.conditions import CONDITIONS, SOURCES, Condition, eight_bits
 from apf.evaluate.identification import gallery, misidentified
 from apf.evaluate.methods import Method
 from apf.evaluate.metrics import Rate, psnr, ssim
@@ -96,6 +96,7 @@ def evaluate(
     targets: Sequence[Target],
     methods: Iterable[Method],
     conditions: Mapping[str, Condition] = CONDITIONS,
+    sources: Mapping[str, Condition] = SOURCES,
 ) -> list[Row]:
     """A row for each method: how often recognisers fail to match the protected photo to another of the person.
 
@@ -104,8 +105,9 @@ def evaluate(
         targets: the recognisers, with thresholds from clean faces.
         methods: what makes the perturbations; each is built when its turn comes.
         conditions: what happens to the protected photos, by name.
+        sources: what is done to the photos before they are protected, by name: further conditions.
     """
-    return list(finished(pairs, targets, methods, conditions))
+    return list(finished(pairs, targets, methods, conditions, sources))
 
 
 def finished(
@@ -113,14 +115,21 @@ def finished(
     targets: Sequence[Target],
     methods: Iterable[Method],
     conditions: Mapping[str, Condition],
+    sources: Mapping[str, Condition],
     protect: Protect | None = None,
 ) -> Iterator[Row]:
     """The rows of `evaluate`, each as soon as it is there; `protect` may know the faces from an earlier run."""
     known = [Known.of(target, pairs) for target in targets]
     clean = eight_bits(pairs.probes)
     for method in methods:
-        pixels = (protect or protected)(method, pairs.probes)
-        yield _row(method, clean, pixels, known, conditions)
+        pixels, *others = torch.split((protect or protected)(method, before(pairs, sources)), len(clean))
+        yield _row(method, clean, pixels, known, conditions, dict(zip(sources, others, strict=True)))
+
+
+def before(pairs: Pairs, sources: Mapping[str, Condition]) -> Tensor:
+    """All faces that a method protects: the photos as they are, then each source's, (N + N * sources, 3, 112, 112)."""
+    clean = eight_bits(pairs.probes)
+    return torch.cat([pairs.probes, *(change(clean).float() / 255 for change in sources.values())])
 
 
 def protected(method: Method, faces: Tensor) -> Tensor:
@@ -152,13 +161,15 @@ def _row(
     pixels: Tensor,
     known: Sequence[Known],
     conditions: Mapping[str, Condition],
+    others: Mapping[str, Tensor],
 ) -> Row:
     return Row(
         method=method.name,
         recipe=method.recipe,
         psnr_db=psnr(clean, pixels),
         ssim=ssim(clean, pixels),
-        conditions={name: _seen(change(pixels), known) for name, change in conditions.items()},
+        conditions={name: _seen(change(pixels), known) for name, change in conditions.items()}
+        | {name: _seen(own, known) for name, own in others.items()},
     )
 
 

@@ -14,9 +14,10 @@ from torchvision.transforms.functional import gaussian_blur
 from tqdm import tqdm
 
 from apf.evaluate.conditions import CONDITIONS, Condition, eight_bits
+from apf.evaluate.crop_road import protected_crops
 from apf.evaluate.targets import FALSE_ACCEPT_RATES, Pairs, Target, embed
 from apf.faces import ARCFACE_TEMPLATE, CROP, TYPICAL_BOX
-from apf.filter import Filter
+from apf.filters import PhotoFilter
 from apf.train.augment import luma
 
 #: Faces (N, 3, 112, 112) float32 in [0, 1] to the same of another kind.
@@ -114,7 +115,7 @@ KINDS: dict[str, Kind] = {
 
 def kinds(
     pairs: Pairs,
-    filter_: Filter,
+    filter_: PhotoFilter,
     targets: Sequence[Target],
     *,
     chosen: Mapping[str, Kind] = KINDS,
@@ -124,7 +125,7 @@ def kinds(
 
     Args:
         pairs: the photos to change and protect, and the clean ones that they are compared with.
-        filter_: what protects; only its `perturbation` is asked.
+        filter_: what protects.
         targets: the recognisers, with thresholds from clean faces.
         chosen: the kinds, by name.
         conditions: what happens to the protected photos, by name.
@@ -133,25 +134,9 @@ def kinds(
     rows = []
     for name, change in tqdm(chosen.items(), desc="kinds of photo", unit="kind"):
         clean = eight_bits(change(pairs.probes))  # a photo has 8 bits before it is protected, too
-        ours = protected(clean, filter_)
+        ours = protected_crops(clean, filter_)
         rows += [_row(name, condition, seen(clean), seen(ours), known) for condition, seen in conditions.items()]
     return rows
-
-
-def protected(clean: Tensor, filter_: Filter) -> Tensor:
-    """The faces with their perturbations; grey faces stay grey, as in `apf.faces.paste`.
-
-    Args:
-        clean: (N, 3, 112, 112) uint8 RGB.
-
-    Returns:
-        The same of the protected faces.
-    """
-    faces = clean.float() / 255
-    deltas = filter_.perturbation(faces).cpu()
-    is_grey = (clean == clean[:, :1]).flatten(1).all(1)
-    deltas = torch.where(is_grey[:, None, None, None], deltas.mean(1, keepdim=True), deltas)
-    return eight_bits(faces + deltas)
 
 
 def _row(kind: str, condition: str, clean: Tensor, ours: Tensor, known: Sequence[tuple[Target, Tensor]]) -> KindRow:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
 import torch
 
+from apf.evaluate.crop_road import crop_road
 from apf.evaluate.private_road import has_private, key_of, private_road
 from apf.evaluate.rivals.types import Perturb
 from apf.filter import Filter
+from apf.filters import load_filter
 from apf.precision import PRECISIONS, Precision
 from apf.recipe import Recipe
 from apf.train.data import DataError
@@ -18,7 +20,7 @@ from apf.train.data import DataError
 #: The row that costs are compared with.
 YARDSTICK = "MI-DI-40"
 
-#: Parts of ours: what to change in the recipe, by the name of the row.
+#: Modules of ours, alone: what to change in the recipe besides its steps and warp, by the name of the row.
 STAGES: dict[str, dict[str, object]] = {
     "ours: gradient": {"stages": ("gradient",)},
     "ours: universal": {"stages": ("universal",)},
@@ -61,7 +63,7 @@ def ours(recipes: Sequence[Recipe], device: str = "cpu", precisions: Sequence[st
     whole = [_filter(f"ours: {recipe.name}", recipe, device, curve=recipe.name) for recipe in recipes]
     known = {recipe.id for recipe in recipes}
     private = [Method(PRIVATE, lambda: private_road(base, device), key_of(base, device))] if has_private(base) else []
-    parts = [(name, base.model_copy(update=update)) for name, update in STAGES.items()]
+    parts = [(name, alone(base, update)) for name, update in STAGES.items()]
     lower = [_at_precision(base, device, precision) for precision in precisions]
     return [_filter(name, recipe, device) for name, recipe in parts if recipe.id not in known] + [
         *whole,
@@ -88,8 +90,13 @@ def chosen(methods: Iterable[Method], names: Sequence[str]) -> list[Method]:
     return [method for name, method in found.items() if not names or name in names]
 
 
+def alone(recipe: Recipe, update: Mapping[str, object]) -> Recipe:
+    """The recipe with other fields, and without what goes on from its modules."""
+    return Recipe.model_validate({**recipe.model_dump(), **update, "steps": 0, "warp_percent": 0.0})
+
+
 def _filter(name: str, recipe: Recipe, device: str, curve: str = "") -> Method:
-    return Method(name, lambda: Filter.load(recipe, device).perturbation, f"{recipe.id} {device}", curve)
+    return Method(name, lambda: crop_road(load_filter(recipe, device)), f"road {recipe.id} {device}", curve)
 
 
 def _at_precision(recipe: Recipe, device: str, precision: str) -> Method:
@@ -97,6 +104,6 @@ def _at_precision(recipe: Recipe, device: str, precision: str) -> Method:
         raise DataError(f"no precision named {precision!r}: use one of {', '.join(PRECISIONS)}")
 
     def build() -> Perturb:
-        return Filter.load(recipe, device, precision=cast(Precision, precision)).perturbation
+        return crop_road(Filter.load(recipe, device, precision=cast(Precision, precision)))
 
-    return Method(f"ours: {recipe.name}, {precision}", build, f"{recipe.id} {device} {precision}")
+    return Method(f"ours: {recipe.name}, {precision}", build, f"road {recipe.id} {device} {precision}")

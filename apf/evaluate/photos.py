@@ -5,157 +5,177 @@ Nothing that protection knew is used again; where the face was only tells which 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import fmean, median
 
-import torch
+import numpy as np
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 from tqdm import tqdm
 
 from apf.detect import Detector
-from apf.evaluate.conditions import eight_bits
+from apf.evaluate.crops import fingerprint
+from apf.evaluate.store import keep_row, kept_row, slug
 from apf.evaluate.targets import Target
-from apf.evaluate.whole.conditions import CONDITIONS, Change
-from apf.evaluate.whole.judge import Judge, Rates
-from apf.evaluate.whole.subjects import Subject, decoded, subjects_in
-from apf.evaluate.whole.trials import SizeTrial, Trial, face_psnr, in_pairs, road_of, size_trial_of, trial_of
-from apf.filter import Filter
+from apf.evaluate.whole.conditions import CONDITIONS, Condition
+from apf.evaluate.whole.judge import Judge, Verdict
+from apf.evaluate.whole.looks import Looks, looks_of
+from apf.evaluate.whole.pictures import Pictures
+from apf.evaluate.whole.protectors import PhotoMethod, Protected
+from apf.evaluate.whole.subjects import Subject, decoded
+from apf.evaluate.whole.trials import crops_of, nearest
 
-#: Sides of the face's box (geometric mean of width and height) to which the photos are brought, in pixels.
-FACE_SIZES = (40, 80, 160, 320, 640, 1000)
+#: Raised when the same photos and recognisers would now give other figures.
+VERSION = "1"
 
 
-@dataclass(frozen=True)
-class Row:
-    """The photos under one condition: "clean" unprotected, "protected", both compared with clean other photos."""
+class _Result(BaseModel):
+    model_config = ConfigDict(frozen=True)
 
-    condition: str
-    #: Pairs of a photo and another of the person; clean and protected are rated on the same.
+
+class Judged(_Result):
+    """One condition of a row."""
+
+    #: Pairs of a protected photo and another, clean one of the person.
     pairs: int
-    #: Photos whose face is no longer found once it is protected; they are in no pair, and count as neither.
+    #: Photos whose face is not found any more; they are in no pair, and count as neither.
     lost: int
-    #: Photos whose face is not even found unprotected, such as very small ones; in no pair either.
-    lost_clean: int
-    clean: Rates
-    protected: Rates
+    recognisers: dict[str, Verdict]
+    #: Means over the recognisers that the method did not climb on, and over those of them that no training attacked.
+    unseen: Verdict | None
+    validate_only: Verdict | None
 
 
-@dataclass(frozen=True)
-class SizeRow(Row):
-    """The photos brought to one size of the face."""
+class PhotoRow(_Result):
+    """One method on the main faces of whole photos."""
 
-    face_px: int
-    #: Median side of the box that is found in them, unprotected; None where none is found.
-    found_px: float | None
-    #: How many had to be enlarged, and so have no more detail than their source.
-    upscaled: int
-
-
-@dataclass(frozen=True)
-class PhotoResult:
-    """Protection of whole photos, beside that of aligned crops of the same."""
-
-    people: int
+    method: str
+    #: Empty for a rival, and where nothing was protected.
+    recipe: str
+    #: Protected photos, and all faces in them.
     photos: int
-    #: Photos of these people that show no face, and are left out.
-    faceless: int
-    conditions: tuple[Row, ...]
-    sizes: tuple[SizeRow, ...]
-    #: The clean photo's aligned crop plus the perturbation, in 8 bits, on the first condition's pairs.
-    crops: Rates
-    #: Points that whole photos lose against these crops.
-    loss: Rates
-    #: On the face's footprint, mean in dB, before and after encoding; None where nothing changed.
-    psnr_pasted_db: float | None
-    psnr_published_db: float | None
+    faces: int
+    #: Faces that the recipe's own jury still knows.
+    weak: int
+    #: Recognisers that the method climbs on, or asks when it may stop.
+    guides: tuple[str, ...]
+    conditions: dict[str, Judged]
+    looks: Looks | None
+    #: Mean wall seconds of a face, between alignment and the pasted photo; None where nothing is done.
+    seconds_a_face: float | None
 
 
-def whole_photos(
-    folder: Path,
-    filter_: Filter,
-    targets: Sequence[Target],
+@dataclass(frozen=True)
+class PhotoBench:
+    """What all rows are measured with."""
+
+    subjects: Sequence[Subject]
+    judge: Judge
+    #: Finds the faces that are compared.
+    detector: Detector
+    #: Another one, where there is one.
+    other: Detector | None = None
+    conditions: Mapping[str, Condition] = field(default_factory=lambda: CONDITIONS)
+    #: Of the subjects, only each so many-th is protected, and no more than `limit` (0 is no limit): the others are
+    #: still compared with.
+    every: int = 1
+    limit: int = 0
+
+    @property
+    def protected(self) -> list[int]:
+        """Positions of the subjects that are protected."""
+        return list(range(0, len(self.subjects), self.every))[: self.limit or None]
+
+
+def photo_rows(
+    bench: PhotoBench,
+    methods: Sequence[PhotoMethod],
     *,
-    detector: Detector | None = None,
-    conditions: Mapping[str, Change] = CONDITIONS,
-    sizes: Sequence[int] = FACE_SIZES,
-) -> PhotoResult:
-    """Protection over all pairs of a protected photo and another, clean photo of the same person.
-
-    A photo's label is its folder; its main face is the largest.
+    folder: Path | None = None,
+    key: str = "",
+    fresh: bool = False,
+    pictures: Path | None = None,
+) -> list[PhotoRow]:
+    """A row for each method.
 
     Args:
-        folder: photos in any format that we protect, a folder a person, at any depth.
-        filter_: what protects; its detector finds the faces to protect.
-        targets: the recognisers, with thresholds from clean faces.
-        detector: finds the faces to compare, clean and protected; the filter's own if not given.
-        conditions: what happens to the published photo, by name; "crops" and "loss" are beside the first.
-        sizes: of the main face's box, in pixels; the photos are resized to each, then protected.
-
-    Raises:
-        DataError: there is no such folder, nobody in it has two photos with a face, or a photo is damaged.
+        folder: keeps finished rows; a run that broke off goes on.
+        key: all that the rows depend on but the method.
+        fresh: compute all rows anew, and keep those.
+        pictures: folder for sheets of each method's photos.
     """
-    detector = detector or filter_.detector
-    subjects, faceless = subjects_in(Path(folder), detector)
-    trials: dict[str, list[Trial]] = {name: [] for name in conditions}
-    by_size: dict[int, list[SizeTrial]] = {size: [] for size in sizes}
-    quality: list[tuple[float | None, float | None]] = []
-    for subject in tqdm(subjects, desc="whole photos", unit="photo"):
-        photo = decoded(subject.path, filter_.recipe.keep_metadata)
-        road = road_of(photo, filter_)
-        quality.append(face_psnr(road, subject.matrix))
-        for name, change in conditions.items():
-            trials[name].append(trial_of(change(road.clean), change(road.published), road.clean, subject.box, detector))
-        for size in sizes:
-            by_size[size].append(size_trial_of(photo, subject.box, size, filter_, detector))
-    judge = Judge(subjects, targets)
-    rows = tuple(_row(judge, name, own) for name, own in trials.items())
-    crops = judge.rates(_perturbed(subjects, filter_), in_pairs(next(iter(trials.values()), [])))
-    return PhotoResult(
-        people=len({subject.person for subject in subjects}),
-        photos=len(subjects),
-        faceless=faceless,
-        conditions=rows,
-        sizes=tuple(_size_row(judge, size, own) for size, own in by_size.items()),
-        crops=crops,
-        loss=_loss(crops, rows[0].protected) if rows else {},
-        psnr_pasted_db=_mean([pasted for pasted, _ in quality]),
-        psnr_published_db=_mean([published for _, published in quality]),
+    rows = []
+    for method in methods:
+        file, own = (folder or Path()) / f"{slug(method.name)}.json", fingerprint(VERSION, key, method.name, method.key)
+        row = None if fresh or not folder else kept_row(file, own, PhotoRow)
+        if row is None or pictures:
+            row = photo_row(bench, method, Pictures(pictures / slug(method.name)) if pictures else None)
+            if folder:
+                keep_row(file, own, method.key, row)
+        rows.append(row)
+    return rows
+
+
+def photo_row(bench: PhotoBench, method: PhotoMethod, pictures: Pictures | None = None) -> PhotoRow:
+    """Protect the main faces, and whoever is beside them, and have all recognisers look."""
+    ready = method.build()
+    crops: dict[str, dict[int, Tensor | None]] = {}
+    looks, seconds, faces, weak = [], 0.0, 0, 0
+    for index in tqdm(bench.protected, desc=method.name, unit="photo", leave=False):
+        subject = bench.subjects[index]
+        photo = decoded(subject.path)
+        protected = ready.protect(photo)
+        found = crops_of(protected.published, subject.box, bench.conditions, bench.detector, bench.other)
+        for name, crop in found.items():
+            crops.setdefault(name, {})[index] = crop
+        if protected.faces:
+            looks.append(_looks(subject, photo.pixels, protected))
+        if pictures:
+            pictures.add(f"{subject.person}-{subject.path.stem}", photo.pixels, protected.published, subject.box)
+        seconds, faces, weak = seconds + protected.seconds, faces + len(protected.faces), weak + protected.weak
+    if pictures:
+        pictures.finish()
+    return PhotoRow(
+        method=method.name,
+        recipe=method.recipe,
+        photos=len(bench.protected),
+        faces=faces,
+        weak=weak,
+        guides=ready.guides,
+        conditions={name: _judged(bench, own, ready.guides) for name, own in crops.items()},
+        looks=Looks.mean([one for one in looks if one]),
+        seconds_a_face=seconds / faces if faces else None,
     )
 
 
-def _row(judge: Judge, condition: str, trials: Sequence[Trial]) -> Row:
-    keep = in_pairs(trials)
-    return Row(
-        condition=condition,
-        pairs=judge.pairs(keep),
-        lost=sum(trial.clean is not None and trial.protected is None for trial in trials),
-        lost_clean=sum(trial.clean is None for trial in trials),
-        clean=judge.rates([trial.clean for trial in trials], keep),
-        protected=judge.rates([trial.protected for trial in trials], keep),
+def row_key(bench: PhotoBench, detectors: Sequence[str]) -> str:
+    """All that a row depends on but its method."""
+    targets = [(t.name, t.recogniser.key, t.trained_on, t.thresholds) for t in bench.judge.targets]
+    photos = [(one.person, one.path.name, fingerprint(one.crop)) for one in bench.subjects]
+    parts = [targets, photos, list(bench.conditions), bench.protected, list(detectors)]
+    return fingerprint(json.dumps(parts), *bench.judge.strangers.values())
+
+
+def _looks(subject: Subject, clean: np.ndarray, protected: Protected) -> Looks | None:
+    face = nearest(protected.faces, subject.box)
+    change = protected.changes[protected.faces.index(face)] if face and protected.changes else None
+    return looks_of(clean, protected.still, protected.pixels, subject.box, change, protected.warp)
+
+
+def _judged(bench: PhotoBench, crops: Mapping[int, Tensor | None], guides: Sequence[str]) -> Judged:
+    everybody = [crops.get(index) for index in range(len(bench.subjects))]
+    found = bench.judge.verdicts(everybody)
+    unseen = [target for target in bench.judge.targets if target.name in found and target.name not in guides]
+    return Judged(
+        pairs=bench.judge.pairs([index for index, crop in enumerate(everybody) if crop is not None]),
+        lost=sum(crop is None for crop in crops.values()),
+        recognisers=found,
+        unseen=_mean(found, unseen),
+        validate_only=_mean(found, [target for target in unseen if not target.trained_on]),
     )
 
 
-def _size_row(judge: Judge, size: int, trials: Sequence[SizeTrial]) -> SizeRow:
-    sides = [trial.found_px for trial in trials if trial.found_px is not None]
-    return SizeRow(
-        **vars(_row(judge, f"{size} px", trials)),
-        face_px=size,
-        found_px=median(sides) if sides else None,
-        upscaled=sum(trial.upscaled for trial in trials),
-    )
-
-
-def _perturbed(subjects: Sequence[Subject], filter_: Filter) -> list[Tensor]:
-    crops = torch.stack([subject.crop for subject in subjects])
-    return list(eight_bits(crops + filter_.perturbation(crops).cpu()).float() / 255)
-
-
-def _loss(crops: Rates, whole: Rates) -> Rates:
-    return {name: tuple(a - b for a, b in zip(crops[name], whole[name], strict=True)) for name in whole}
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return fmean(known) if known else None
+def _mean(found: Mapping[str, Verdict], targets: Sequence[Target]) -> Verdict | None:
+    return Verdict.mean([found[target.name] for target in targets])

@@ -7,6 +7,7 @@ from dataclasses import asdict, astuple
 import torch
 from torch import Tensor
 
+from apf.evaluate.crop_road import pasted_road
 from apf.evaluate.rivals.types import Perturb
 from apf.filter import Filter
 from apf.private.files import Gradients, Perturbations, Terms
@@ -21,7 +22,12 @@ KEY = bytes(32)
 
 
 def private_road(recipe: Recipe, device: str = "cpu", reduction: Reduction = DEFAULT) -> Perturb:
-    """The perturbations of faces as devices get them: gradient by NumPy, reduced, encoded, answered, decoded."""
+    """What devices do to faces: gradient by NumPy, reduced, encoded, answered, decoded, drawn within the bound."""
+    return pasted_road(private_answers(recipe, device, reduction), recipe)
+
+
+def private_answers(recipe: Recipe, device: str = "cpu", reduction: Reduction = DEFAULT) -> Perturb:
+    """The perturbations of faces as devices get them, within epsilon: not yet drawn."""
     probe, server = LightProbe(), Filter.load(recipe, device)
     terms = Terms.of(recipe)
 
@@ -44,4 +50,4 @@ def has_private(recipe: Recipe) -> bool:
 
 def key_of(recipe: Recipe, device: str, reduction: Reduction = DEFAULT) -> str:
     """All that the row depends on but the faces."""
-    return f"private {recipe.id} {device} {astuple(reduction)}"
+    return f"private road {recipe.id} {device} {astuple(reduction)}"

@@ -20,9 +20,11 @@ from apf.evaluate import sheets
 from apf.evaluate.crops import Row
 from apf.evaluate.kinds import KindRow
 from apf.evaluate.methods import YARDSTICK
-from apf.evaluate.photos import PhotoResult
+from apf.evaluate.photos import PhotoRow
 from apf.evaluate.sheets import Sheet
 from apf.evaluate.targets import FALSE_ACCEPT_RATES, Target
+from apf.evaluate.whole.sizes import SizeRow
+from apf.evaluate.whole.tables import of_photos, of_sizes
 from apf.recipe import weights_digest
 
 
@@ -59,13 +61,14 @@ class Report(_Part):
     weights: str
     false_accept_rates: tuple[float, ...]
     recognisers: tuple[Recognised, ...]
-    #: The recipe of whole photos and kinds; its bound is that of the rivals.
+    #: The recipe of sizes and kinds; its bound is that of the rivals.
     recipe: str
     #: People whose aligned crops were measured, and everybody in the gallery with them.
     people: int
     gallery: int
+    photos: tuple[PhotoRow, ...] = ()
+    sizes: tuple[SizeRow, ...] = ()
     crops: tuple[Row, ...] = ()
-    photos: PhotoResult | None = None
     kinds: tuple[KindRow, ...] = ()
 
 
@@ -96,10 +99,10 @@ def machine(device: str) -> Machine:
 
 
 def pages(found: Report) -> list[Sheet]:
-    """All tables of a report."""
-    photos = sheets.of_photos(found.photos) if found.photos else []
+    """All tables of a report, whole photos first: aligned crops flatter."""
+    photos = [*of_photos(found.photos), *of_sizes(found.sizes, found.recipe)]
     crops = [*sheets.summary(found.crops), *sheets.of_crops(found.crops)]
-    return [*crops, *photos, *(sheets.of_kinds(found.kinds) if found.kinds else [])]
+    return [*photos, *crops, *(sheets.of_kinds(found.kinds) if found.kinds else [])]
 
 
 def costs(rows: Sequence[Row]) -> list[str]:

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from apf.evaluate.conditions import TITLES
 from apf.evaluate.crops import Mean, Row, Seen
 from apf.evaluate.kinds import KindRow
-from apf.evaluate.photos import PhotoResult
-from apf.evaluate.photos import Row as PhotoRow
 from apf.evaluate.targets import FALSE_ACCEPT_RATES
 
 RATES = " / ".join(f"{100 * rate:g} %" for rate in FALSE_ACCEPT_RATES)
@@ -48,26 +46,11 @@ def summary(rows: Sequence[Row]) -> list[Sheet]:
     return [Sheet(title, columns, tuple(lines))]
 
 
-def of_photos(found: PhotoResult) -> list[Sheet]:
-    """Whole photos by condition and by size of the face; at the end what they lose against aligned crops."""
-    names = tuple(found.crops)
-    rows = [_photo_row(row, names) for row in found.conditions]
-    rows.append(("aligned crops", "", "", *(_percents(found.crops[name]) for name in names)))
-    rows.append(("points lost against crops", "", "", *(_percents(found.loss.get(name, ())) for name in names)))
-    columns = ("photo", "pairs", "face lost", *names)
-    by_size = tuple(_photo_row(row, names) for row in found.sizes)
-    protection = f"protection in percent at FAR {RATES}, unprotected in brackets"
-    return [
-        Sheet(f"Whole photos, {found.photos} of {found.people} people: {protection}", columns, tuple(rows)),
-        Sheet(f"Whole photos by size of the face: {protection}", columns, by_size),
-    ]
-
-
 def of_kinds(rows: Sequence[KindRow]) -> list[Sheet]:
     """Kinds of photo: protected, unprotected in brackets."""
     names = tuple(rows[0].ours) if rows else ()
     lines = (
-        (row.kind, row.condition, *(_beside(row.ours, row.none, name) for name in names), _percents(row.mean_ours))
+        (row.kind, row.condition, *(_beside(row.ours, row.none, name) for name in names), percents(row.mean_ours))
         for row in rows
     )
     title = f"Kinds of photo: protection in percent at FAR {RATES}, unprotected in brackets"
@@ -82,7 +65,7 @@ def _condition(rows: Sequence[Row], condition: str) -> Sheet:
 
 
 def _crop_row(row: Row, seen: Seen, names: Sequence[str]) -> tuple[str, ...]:
-    verdicts = [_percents([rate.percent for rate in seen.recognisers[name].protection]) for name in names]
+    verdicts = [percents([rate.percent for rate in seen.recognisers[name].protection]) for name in names]
     return (row.method, *verdicts, _mean(seen.unseen), _mean(seen.trained), _rank1(seen), *_price(row))
 
 
@@ -96,18 +79,14 @@ def _price(row: Row) -> tuple[str, str, str]:
     return psnr, f"{row.ssim:.3f}", f"{row.timing.minimum_ms:.0f}" if row.timing else "-"
 
 
-def _photo_row(row: PhotoRow, names: Sequence[str]) -> tuple[str, ...]:
-    lost = f"{row.lost} (+{row.lost_clean})" if row.lost_clean else str(row.lost)
-    return (row.condition, str(row.pairs), lost, *(_beside(row.protected, row.clean, name) for name in names))
-
-
 def _beside(protected: Mapping[str, Sequence[float]], clean: Mapping[str, Sequence[float]], name: str) -> str:
-    return f"{_percents(protected[name])} ({_percents(clean[name])})" if name in protected else "-"
+    return f"{percents(protected[name])} ({percents(clean[name])})" if name in protected else "-"
 
 
 def _mean(mean: Mean | None) -> str:
-    return _percents(mean.protection) if mean else "-"
+    return percents(mean.protection) if mean else "-"
 
 
-def _percents(values: Sequence[float]) -> str:
+def percents(values: Sequence[float]) -> str:
+    """A rate for each false accept rate."""
     return " / ".join(f"{value:.0f}" for value in values) or "-"

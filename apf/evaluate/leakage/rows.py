@@ -10,6 +10,7 @@ from torch import Tensor
 
 from apf.evaluate import crops
 from apf.evaluate.conditions import CONDITIONS, eight_bits
+from apf.evaluate.crop_road import pasted_road
 from apf.evaluate.leakage.attacks import Decoded, Leaks, Measured, decoded
 from apf.evaluate.leakage.clipped import Shown
 from apf.evaluate.leakage.gradients import gradients_of, seeds_of
@@ -96,7 +97,7 @@ def through(filter_: Filter, reduction: Reduction) -> Perturb:
 
 def protection(method: Method, pairs: Pairs, judges: Sequence[Target]) -> Kept:
     """What the judges make of the protected photos."""
-    (row,) = crops.evaluate(pairs, judges, [method], SEEN)
+    (row,) = crops.evaluate(pairs, judges, [method], SEEN, sources={})
     rates = {
         name: tuple(_mean([verdict.protection[i].percent for verdict in seen.recognisers.values()]) for i in range(2))
         for name, seen in row.conditions.items()
@@ -106,7 +107,9 @@ def protection(method: Method, pairs: Pairs, judges: Sequence[Target]) -> Kept:
 
 def kept(filter_: Filter, reduction: Reduction, pairs: Pairs, judges: Sequence[Target]) -> Kept:
     """The protection under a reduction."""
-    return protection(Method(reduction.name, lambda: through(filter_, reduction), ""), pairs, judges)
+    return protection(
+        Method(reduction.name, lambda: pasted_road(through(filter_, reduction), filter_.recipe), ""), pairs, judges
+    )
 
 
 def alone(filter_: Filter, pairs: Pairs, judges: Sequence[Target]) -> dict[str, Kept]:

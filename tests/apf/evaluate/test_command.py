@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from typer.testing import CliRunner, Result
 
+from apf.evaluate import bench, methods
 from apf.evaluate.__main__ import app
 from apf.evaluate.bench import Bench, timed_faces
 from apf.evaluate.report import Report
+from apf.evaluate.whole import protectors, sizes
 from apf.filter import CHUNK, Filter
 from apf.models.probe import Probe
 from apf.models.unet import TransferNet
@@ -37,9 +41,12 @@ def _tiny_filter(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def load(recipe: Recipe, device: str = "cpu") -> Filter:
         torch.manual_seed(0)
-        return Filter(recipe, device, Probe(), TransferNet(CHANNELS), torch.randn(3, 112, 112))
+        stepless = recipe.model_copy(update={"steps": 0, "warp_percent": 0.0})
+        return Filter(stepless, device, Probe(), TransferNet(CHANNELS), torch.randn(3, 112, 112))
 
     monkeypatch.setattr(Filter, "load", load)
+    for module in (bench, methods, protectors):
+        monkeypatch.setattr(module, "load_filter", load)
 
 
 def run(given: Path, out: Path, *options: object, level: str = "crops") -> Result:
@@ -64,7 +71,7 @@ def test_end_to_end(given: Path, tmp_path: Path) -> None:
     }  # fmt: skip
     assert all((row.timing is None) == (row.method == "none") for row in found.crops)
     assert all(name in (tmp_path / "out.md").read_text() for name in names)
-    assert len(list((tmp_path / "plots").glob("*.png"))) == 5
+    assert len(list((tmp_path / "plots").glob("*.png"))) == 8
     assert "half size" in result.output
     again = run(given, tmp_path, *options, "--no-timing")
     assert again.exit_code == 0, again.output
@@ -87,8 +94,59 @@ def test_kinds(given: Path, tmp_path: Path) -> None:
     result = run(given, tmp_path, "--people", 2, "--json", tmp_path / "out.json", level="kinds")
     assert result.exit_code == 0, result.output
     found = Report.model_validate_json((tmp_path / "out.json").read_text())
-    assert found.kinds and not found.crops and found.photos is None
+    assert found.kinds and not found.crops and not found.photos
     assert "Kinds of photo" in result.output
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory, portrait: np.ndarray) -> Path:
+    """Ann with two photos of one face, Bob with two."""
+    folder = tmp_path_factory.mktemp("photos")
+    for index, person in enumerate(("ann", "ann", "bob", "bob")):
+        (folder / person).mkdir(exist_ok=True)
+        shift = 8 * index
+        Image.fromarray(portrait[shift : 300 + shift, 60:400]).save(folder / person / f"{index}.png")
+    return folder
+
+
+def test_whole_photos(given: Path, photos: Path, tmp_path: Path) -> None:
+    """The level `photos` has a row for nothing, each recipe, and the rivals that are asked for, which are marked."""
+    names = ("none", "MI-DI-40", "ours: standard", "ours: fast")
+    options = [part for name in names for part in ("--method", name)]
+    options += ["--photos", str(photos), "--all-people", "--every", "2", "--sheets", str(tmp_path / "sheets")]
+    options += ["--json", str(tmp_path / "out.json"), "--markdown", str(tmp_path / "out.md")]
+    result = run(given, tmp_path, *options, level="photos")
+    assert result.exit_code == 0, result.output
+    found = Report.model_validate_json((tmp_path / "out.json").read_text())
+    assert [row.method for row in found.photos] == list(names) and not found.crops and not found.sizes
+    assert {row.method: row.guides for row in found.photos}["MI-DI-40"] == ("known a", "known b")
+    for row in found.photos:
+        assert (row.photos, row.conditions["published"].pairs, row.conditions["published"].lost) == (2, 2, 0)
+        assert "other detector" not in row.conditions
+    assert "known a" in (tmp_path / "out.md").read_text() and "(guide)" in (tmp_path / "out.md").read_text()
+    assert len(list((tmp_path / "sheets").glob("*/contact.png"))) == len(names)
+
+
+def test_whole_photos_by_size(given: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The level `sizes` fills the table of sizes alone."""
+    monkeypatch.setattr(bench, "size_rows", lambda photos, ready: sizes.size_rows(photos, ready, (60,)))
+    options = ("--photos", photos, "--all-people", "--photos-limit", 1, "--json", tmp_path / "out.json")
+    result = run(given, tmp_path, *options, level="sizes")
+    assert result.exit_code == 0, result.output
+    found = Report.model_validate_json((tmp_path / "out.json").read_text())
+    assert [(row.face_px, row.photos, row.lost) for row in found.sizes] == [(60, 1, 0)] and not found.photos
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "says"),
+    [("--method", "magic", "use one of none, ours: light"), ("--other-detector", "nowhere", "nowhere")],
+)
+def test_bad_input_of_whole_photos(
+    given: Path, photos: Path, tmp_path: Path, option: str, value: str, says: str
+) -> None:
+    """A way to protect or a detector that there is not ends the command with status 2 and a sentence."""
+    result = run(given, tmp_path, "--photos", photos, "--all-people", option, value, level="photos")
+    assert result.exit_code == 2 and says in " ".join(result.output.split())
 
 
 @pytest.mark.parametrize(
@@ -137,7 +195,7 @@ def test_unknown_level(given: Path, tmp_path: Path) -> None:
     assert "crops" in result.output
 
 
-@pytest.mark.parametrize("level", ["photos", "all"])
+@pytest.mark.parametrize("level", ["photos", "sizes", "all"])
 def test_missing_photos(monkeypatch: pytest.MonkeyPatch, given: Path, tmp_path: Path, level: str) -> None:
     """Whole photos need a folder of photos, and that is said before anything is measured."""
     monkeypatch.setattr(Bench, "crops", lambda _: pytest.fail("measured for hours before it was said"))

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from apf.evaluate.conditions import CONDITIONS, TITLES, eight_bits
+from apf.evaluate.conditions import CONDITIONS, SOURCES, TITLES, eight_bits
 from apf.evaluate.metrics import psnr
 
 
@@ -24,13 +24,14 @@ def test_raw_is_the_face_itself(pictures: Tensor) -> None:
     assert torch.equal(CONDITIONS["raw"](pictures), pictures)
 
 
-@pytest.mark.parametrize("name", list(CONDITIONS))
+@pytest.mark.parametrize("name", [*CONDITIONS, *SOURCES])
 def test_shape_stays(pictures: Tensor, name: str) -> None:
     """Every condition gives as many 8-bit faces of the same size, also none, and has a title."""
     before = pictures.clone()
-    changed = CONDITIONS[name](pictures)
+    change = {**CONDITIONS, **SOURCES}[name]
+    changed = change(pictures)
     assert (changed.shape, changed.dtype) == (pictures.shape, torch.uint8)
-    assert CONDITIONS[name](pictures[:0]).shape == (0, 3, 112, 112)
+    assert change(pictures[:0]).shape == (0, 3, 112, 112)
     assert torch.equal(pictures, before)
     assert TITLES[name]
 
@@ -43,10 +44,11 @@ def test_the_others_lose_something(pictures: Tensor, name: str) -> None:
     assert 15 < loss < 50
 
 
-@pytest.mark.parametrize("name", list(CONDITIONS))
+@pytest.mark.parametrize("name", [*CONDITIONS, *SOURCES])
 def test_each_face_by_itself(pictures: Tensor, name: str) -> None:
     """A face comes out the same whatever faces are with it."""
-    assert torch.equal(CONDITIONS[name](pictures)[1:2], CONDITIONS[name](pictures[1:2]))
+    change = {**CONDITIONS, **SOURCES}[name]
+    assert torch.equal(change(pictures)[1:2], change(pictures[1:2]))
 
 
 def test_jpeg_is_of_quality_75(pictures: Tensor) -> None:
@@ -87,3 +89,15 @@ def test_eight_bits_rounds_and_cuts() -> None:
     """Values are rounded to the nearest of 256 levels; those outside [0, 1] become the ends."""
     values = torch.tensor([-0.2, 0.0, 0.499 / 255, 0.501 / 255, 0.9999, 1.3])
     assert eight_bits(values).tolist() == [0, 0, 0, 1, 255, 255]
+
+
+def test_sources_are_sharper_or_of_more_contrast(pictures: Tensor) -> None:
+    """An unsharp mask adds detail, twice the amount adds more, and contrast spreads levels about the same mean."""
+    detail = {name: change(pictures).float().diff(dim=3).abs().mean().item() for name, change in SOURCES.items()}
+    plain = pictures.float().diff(dim=3).abs().mean().item()
+    assert 1.2 * plain < detail["sharp1"] < detail["sharp2"]
+    grey = (pictures.float() * 0.4 + 80).round().to(torch.uint8)  # far from black and white
+    spread = SOURCES["contrast"](grey).float()
+    wide, before = (one.std((1, 2, 3)).tolist() for one in (spread, grey.float()))
+    assert wide == pytest.approx([1.3 * one for one in before], rel=0.02)
+    assert spread.mean().item() == pytest.approx(grey.float().mean().item(), rel=0.01)

@@ -7,16 +7,23 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from apf.attack.bound import Bound
+from apf.attack.paste import paste
+from apf.attack.protect import Task, hide
+from apf.evaluate.conditions import SOURCES, eight_bits
+from apf.evaluate.crop_road import crop_road
 from apf.evaluate.crops import BATCH, Row, evaluate, protected
-from apf.evaluate.methods import STAGES, STEPS, Method, chosen, none, ours
+from apf.evaluate.methods import STAGES, Method, alone, chosen, none, ours
 from apf.evaluate.store import Store
 from apf.evaluate.targets import Pairs, Target
 from apf.evaluate.timing import timings
-from apf.recipe import Recipe
+from apf.filters import load_filter
+from apf.recipe import Recipe, load_recipe
 from apf.train.data import DataError
 from tests.apf.evaluate import world
 
@@ -67,7 +74,7 @@ def test_only_half_is_protected(small: World) -> None:
 
         return perturb
 
-    (row,) = evaluate(pairs, targets, [Method("half of them", build, "")], {"raw": lambda seen: seen})
+    (row,) = evaluate(pairs, targets, [Method("half of them", build, "")], {"raw": lambda seen: seen}, {})
     assert [rate.percent for rate in row.conditions["raw"].recognisers["corner"].protection] == [50, 50]
 
 
@@ -76,6 +83,46 @@ def test_protected_faces_are_rounded_pictures() -> None:
     faces = torch.rand(BATCH + 3, 3, 112, 112, generator=torch.Generator().manual_seed(1))
     lifted = protected(Method("lift", lambda: lambda seen: torch.full_like(seen, 0.1), ""), faces)
     assert torch.equal(lifted, ((faces + 0.1).clamp(max=1) * 255).round().to(torch.uint8))
+
+
+def test_sources_are_protected_as_they_are(small: World) -> None:
+    """A face is sharpened before the method sees it, not after: what the method adds comes on top, as large as ever."""
+    pairs, targets = small
+    given: list[torch.Tensor] = []
+
+    def perturb(faces: Tensor) -> Tensor:
+        given.append(faces)
+        return torch.zeros_like(faces)
+
+    black = {"black": torch.zeros_like}
+    (row,) = evaluate(pairs, targets, [Method("watched", lambda: perturb, "")], {"raw": lambda seen: seen}, black)
+    seen = torch.cat(given)
+    count = len(pairs.people)
+    assert torch.equal(seen[:count], pairs.probes) and len(seen) == 2 * count and not seen[count:].any()
+    rates = [row.conditions[name].recognisers["corner"].protection[0].percent for name in ("raw", "black")]
+    assert rates == [0, 100], "a black face is nobody's, however little was added"
+
+
+def test_modules_alone_take_no_steps() -> None:
+    """Rows of parts have neither steps nor warp; whole recipes keep theirs, and are drawn within their bound."""
+    recipe = load_recipe("standard")
+    part = alone(recipe, {"stages": ("universal",)})
+    assert (part.steps, part.warp_percent, part.stages, part.guides) == (0, 0.0, ("universal",), ())
+    assert recipe.steps > 0 and part.id != recipe.id
+
+
+def test_crops_go_the_products_road(crops: Tensor) -> None:
+    """A crop of our own rows is what a photo that is the crop becomes: to the pixel, steps and warp included."""
+    recipe = load_recipe("standard").model_copy(update={"steps": 2})
+    filter_ = load_filter(recipe)
+    faces = eight_bits(crops[:1]).float() / 255
+    moved = crop_road(filter_)(faces)
+    pixels = np.ascontiguousarray(eight_bits(faces)[0].permute(1, 2, 0).numpy())
+    start = filter_.perturb([faces[0].numpy()])[0] / np.float32(recipe.epsilon)
+    (hidden,) = hide([Task(pixels, np.eye(2, 3), False, start)], recipe, filter_.guides)
+    wanted = paste(pixels, [hidden.change], [np.eye(2, 3)], Bound.of(recipe))
+    assert np.array_equal(eight_bits(faces + moved)[0].permute(1, 2, 0).numpy(), wanted)
+    assert hidden.change.field is not None and moved.abs().max() > 0
 
 
 class Counted:
@@ -128,7 +175,7 @@ def test_faces_are_kept_when_only_the_judges_change(small: World, tmp_path: Path
         assert list(row.conditions["raw"].recognisers) == ["corner"]
     elif change == "conditions":
         (row,) = Store(tmp_path).rows(pairs, targets, [counted.method], {"inverted": lambda seen: 255 - seen})
-        assert list(row.conditions) == ["inverted"]
+        assert list(row.conditions) == ["inverted", *SOURCES]
     else:
         file = tmp_path / "counted-method.json"
         file.write_text(file.read_text()[:-40])
@@ -153,13 +200,12 @@ def test_methods_are_chosen_by_name() -> None:
 
 
 def test_rows_of_ours() -> None:
-    """Each recipe gives a row of the curve; parts and steps are of `standard`, and none repeats a whole recipe."""
+    """Each recipe gives a row of the curve; parts are of `standard`, and none repeats a whole recipe."""
     recipes = [Recipe(name=name, epsilon_levels=level) for name, level in (("light", 5), ("standard", 8))]
     methods = ours(recipes)
     names = [method.name for method in methods]
     assert [method.recipe for method in methods if method.recipe] == ["light", "standard"]
     assert set(STAGES) < set(names)
-    assert set(STEPS) - set(names) == {"ours: 0 steps of refinement"}
     assert len({method.key for method in methods}) == len(methods)
 
 

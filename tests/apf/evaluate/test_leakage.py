@@ -16,6 +16,7 @@ from torch import Tensor
 from typer.testing import CliRunner, Result
 
 import apf.gradient
+from apf.evaluate import methods
 from apf.evaluate.leakage import gradients, training
 from apf.evaluate.leakage.__main__ import app
 from apf.evaluate.leakage.attacks import Leaks, Measured, few, leaks
@@ -241,6 +242,7 @@ def test_the_command_from_end_to_end(given: Path, tmp_path: Path, monkeypatch: p
         return Filter(found, device, Probe(), TransferNet(CHANNELS), torch.randn(3, 112, 112))
 
     monkeypatch.setattr(Filter, "load", load)
+    monkeypatch.setattr(methods, "load_filter", load)
     monkeypatch.setattr(apf.gradient, "STEPS", 1)
     options = ["--only", "sign", "--only", "sign, turned", "--steps", "2", "--own-steps", "1", "--people", "3"]
     options += ["--json", str(tmp_path / "out.json"), "--markdown", str(tmp_path / "out.md")]

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from apf.evaluate.methods import PRIVATE, chosen, ours
-from apf.evaluate.private_road import key_of, private_road
+from apf.evaluate.conditions import eight_bits
+from apf.evaluate.crop_road import crop_road
+from apf.evaluate.methods import PRIVATE, alone, chosen, ours
+from apf.evaluate.private_road import key_of, private_answers, private_road
 from apf.filter import Filter
+from apf.filters import load_filter
 from apf.private.quantise import Reduction
 from apf.recipe import load_recipe
 from tests.private_files import faces
@@ -16,11 +19,21 @@ def test_at_eight_bits_it_is_the_photos_road() -> None:
     """The row's perturbations are the filter's own for the same faces, but for the quantisation, and within epsilon."""
     recipe = load_recipe("standard")
     crops = faces()[:2]
-    found = private_road(recipe, reduction=Reduction(bits=8))(crops)
+    found = private_answers(recipe, reduction=Reduction(bits=8))(crops)
     wanted = Filter.load(recipe).perturbation(crops)
     assert found.shape == wanted.shape and found.abs().max() <= recipe.epsilon
     assert (found - wanted).abs().mean() * 255 < 0.1, "the roads differ by a tenth of a level"
-    assert torch.equal(found[:1], private_road(recipe, reduction=Reduction(bits=8))(crops[:1])), "neighbours matter"
+    again = private_answers(recipe, reduction=Reduction(bits=8))(crops[:1])
+    assert torch.equal(found[:1], again), "neighbours matter"
+
+
+def test_answers_are_drawn_as_devices_draw_them() -> None:
+    """The row shows pixels within the recipe's bound: those of the recipe's modules alone, but for the quantisation."""
+    recipe, crops = load_recipe("standard"), eight_bits(faces()[:2]).float() / 255
+    found = private_road(recipe, reduction=Reduction(bits=8))(crops)
+    wanted = crop_road(load_filter(alone(recipe, {})))(crops)
+    assert (found - wanted).abs().max() * 255 <= 3 and (found - wanted).abs().mean() * 255 < 0.2
+    assert torch.equal((found * 255).round() / 255, found)
 
 
 def test_the_row_is_there_and_knows_what_is_sent() -> None:

@@ -9,16 +9,18 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from apf.evaluate import crops, sheets
 from apf.evaluate import report as reports
-from apf.evaluate import sheets
 from apf.evaluate.conditions import CONDITIONS, TITLES
-from apf.evaluate.crops import Mean, Row, Seen, Timing, Verdict
+from apf.evaluate.crops import Mean, Row, Seen, Timing
 from apf.evaluate.kinds import KindRow
 from apf.evaluate.metrics import Rate
-from apf.evaluate.photos import PhotoResult, SizeRow
-from apf.evaluate.photos import Row as PhotoRow
+from apf.evaluate.photos import Judged, PhotoRow
 from apf.evaluate.plot import plots
 from apf.evaluate.report import Report
+from apf.evaluate.whole.judge import Verdict
+from apf.evaluate.whole.looks import Looks
+from apf.evaluate.whole.sizes import SizeRow
 
 METHODS = ["none", "noise", "sign noise", "PGD-10 (probe)", "released APF", "MI-DI-10", "MI-DI-40", "LowKey-like"]
 METHODS += ["Fawkes-like", "ours: gradient", "ours: universal", "ours: gradient + universal", "ours: light"]
@@ -27,7 +29,7 @@ METHODS += ["ours: gradient + transfer", "ours: standard", "ours: strong"]
 
 def row(method: str, percent: float, number: int, cost: float | None) -> Row:
     rate = Rate(percent=percent, low=max(0, percent - 5), high=min(100, percent + 5))
-    verdicts = {name: Verdict(protection=(rate, rate), rank1=rate) for name in ("known", "stranger")}
+    verdicts = {name: crops.Verdict(protection=(rate, rate), rank1=rate) for name in ("known", "stranger")}
     mean = Mean(protection=(percent, percent), rank1=percent)
     recipe = method.removeprefix("ours: ")
     return Row(
@@ -49,12 +51,34 @@ def rows() -> list[Row]:
 @pytest.fixture(scope="module")
 def found(rows: list[Row]) -> Report:
     rates = {"stranger": (91.0, 99.0)}
-    published = PhotoRow("published", 20, 1, 2, {"stranger": (4.0, 8.0)}, rates)
-    size = SizeRow(**vars(published) | {"condition": "40 px"}, face_px=40, found_px=39.5, upscaled=3)
-    photos = PhotoResult(3, 9, 0, (published,), (size,), rates, {"stranger": (0.0, 0.0)}, 33.0, None)
+    verdict = Verdict(protection=(91.0, 99.0), template=(71.0, 88.0), together=(12.0, 3.0), found=17.0)
+    judged = Judged(
+        pairs=20, lost=1, recognisers={"known": verdict, "stranger": verdict}, unseen=verdict, validate_only=None
+    )
+    looks = Looks(
+        colour_mean=1.5, colour_95=4.0, seen_mean=0.7, seen_95=2.0, ssim=0.961, ssim_warped=0.86, shift_mean=0.4,
+        shift_most=0.8,
+    )  # fmt: skip
+    photos = [
+        PhotoRow(
+            method="ours: standard", recipe="standard", photos=9, faces=11, weak=2, guides=("known",),
+            conditions={"published": judged, "80 px": judged}, looks=looks, seconds_a_face=1.25,
+        )
+    ]  # fmt: skip
+    size = SizeRow(
+        face_px=40, found_px=39.5, photos=9, upscaled=3, lost=1, lost_clean=2, clean=verdict, protected=verdict
+    )
     kind = KindRow("greyscale", "raw", 12, rates, rates, rates, (3.0, 9.0), (93.0, 98.0), (90.0, 89.0))
     return reports.report(
-        [], device="cpu", recipe="standard", people=12, gallery=40, crops=rows, photos=photos, kinds=[kind]
+        [],
+        device="cpu",
+        recipe="standard",
+        people=12,
+        gallery=40,
+        crops=rows,
+        photos=photos,
+        sizes=[size],
+        kinds=[kind],
     )
 
 
@@ -77,10 +101,20 @@ def test_markdown_has_everything(found: Report) -> None:
     text = reports.markdown(found)
     for condition in CONDITIONS:
         assert f"**{TITLES[condition]}: protection" in text
+    photos, crops_part = text.split("**Recognisers that no training saw")
     for method in METHODS:
-        assert text.count(f"\n| {method} |") == len(CONDITIONS) + 1  # and one in the summary
-    for part in ("Whole photos, 9 of 3 people", "| 40 px |", "| greyscale | raw |", "91 / 99 (4 / 8)", "1 (+2)"):
-        assert part in text
+        assert crops_part.count(f"\n| {method} |") == len(CONDITIONS) + 1  # and one in the summary
+    for part in (
+        "Whole photos, 9 protected",
+        "| 40 px |",
+        "1 (+2)",
+        "91 / 99 (guide)",
+        "2 of 11",
+        "1.50 / 4.00",
+        "80 px",
+    ):
+        assert part in photos, f"whole photos come first, with {part}"
+    assert "| greyscale | raw |" in crops_part
     for table in text.split("**")[2::2]:
         widths = {line.count("|") for line in table.splitlines() if line.startswith("|")}
         assert len(widths) == 1
