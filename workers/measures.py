@@ -28,7 +28,7 @@ STAGES = (
     "gradient",
     "transfer",
     "universal",
-    "refine",
+    "steps",
     "paste",
     "encode",
     "write",
