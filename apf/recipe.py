@@ -275,9 +275,8 @@ def make_recipe(fields: Mapping[str, object], *, detector: str | None = None) ->
     built_in: Mapping[str, object] = BUILT_IN[name] if set(fields) == {"name"} and name in BUILT_IN else {}
     over = {"detector": detector} if detector else {}
     try:
-        found = Recipe.model_validate(
-            {"weights": weights_digest(), **_from_environment(), **built_in, **fields, **over}
-        )
+        said = {**_from_environment(), **built_in, **fields, **over}
+        found = Recipe.model_validate({"weights": weights_digest(), **said})
         if not found.steps or found.guide_digests or found.version != VERSION:
             return found
         return found.model_copy(update={"guide_digests": guide_digests([*found.guides, *found.jury])})
