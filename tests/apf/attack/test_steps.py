@@ -165,10 +165,10 @@ def test_the_warps_gradient_is_the_transpose_of_shifts() -> None:
                 sum(((gradient * slope).sum(-1) * shift[..., axis]).sum() for axis, slope in enumerate(face.slopes))
             )
 
-        step = 1e-2
+        step = 2e-3
         wanted = (said(field + step * direction) - said(field - step * direction)) / (2 * step)
-        found = float((steps._by_field(face, gradient) * direction).sum())
-        assert found == pytest.approx(wanted, rel=0.02, abs=0.05)
+        found = steps._by_field(face, gradient)
+        assert (found * direction).sum() == pytest.approx(wanted, abs=0.01 * float(np.linalg.norm(found)))
 
 
 def test_the_fields_axes_are_those_of_the_slopes() -> None:
@@ -177,7 +177,7 @@ def test_the_fields_axes_are_those_of_the_slopes() -> None:
     photo = np.ascontiguousarray(np.broadcast_to(x[None, :, None], (200, 200, 3)).astype(np.uint8))
     face = start_climb(photo, np.array([[1.0, 0, -44], [0, 1, -44]]), [], STANDARD)
     found = steps._by_field(face, np.ones((CROP, CROP, 3), np.float32))
-    assert found[0].min() > 0 and np.abs(found[1]).max() < 1e-6
+    assert found[0].mean() > 1 and np.abs(found[1]).max() < 1e-6
     right = Change(face.latents[0] * 0, np.ones((2, KNOTS, KNOTS), np.float32))
     assert rendered(face.canvas, right, STANDARD)[100, 100, 0] > face.canvas.pixels[100, 100, 0]
 
