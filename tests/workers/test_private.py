@@ -254,8 +254,8 @@ def test_no_detector_and_no_decoder_is_loaded_for_gradients(tmp_path: Any) -> No
 
 @pytest.mark.parametrize(
     ("fields", "reason"),
-    [({"stages": ("universal",)}, "no gradient stage"), ({"refine_steps": 3}, "3 steps of refinement")],
-    ids=["no gradient", "refined"],
+    [({"stages": ("universal",)}, "no gradient stage")],
+    ids=["no gradient"],
 )
 def test_a_recipe_without_private_mode_is_refused(name: str, fields: dict[str, Any], reason: str) -> None:
     """Refused where the batch is made; a worker that meets one all the same fails its files with that reason."""

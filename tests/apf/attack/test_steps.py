@@ -156,7 +156,6 @@ def test_the_warps_gradient_is_the_transpose_of_shifts() -> None:
     gradient = random.standard_normal((CROP, CROP, 3)).astype(np.float32)
     for strength in (0.3, 1.0, 3.0):
         field = random.uniform(-strength, strength, (2, KNOTS, KNOTS)).astype(np.float32)
-        direction = random.standard_normal(field.shape).astype(np.float32)
         face.latents[1] = field
 
         def said(moved: np.ndarray) -> float:
@@ -165,10 +164,13 @@ def test_the_warps_gradient_is_the_transpose_of_shifts() -> None:
                 sum(((gradient * slope).sum(-1) * shift[..., axis]).sum() for axis, slope in enumerate(face.slopes))
             )
 
-        step = 2e-3
-        wanted = (said(field + step * direction) - said(field - step * direction)) / (2 * step)
-        found = steps._by_field(face, gradient)
-        assert (found * direction).sum() == pytest.approx(wanted, abs=0.01 * float(np.linalg.norm(found)))
+        found, wanted = steps._by_field(face, gradient), np.zeros_like(field)
+        for index in np.ndindex(field.shape):
+            step = np.zeros_like(field)
+            step[index] = 1e-3
+            wanted[index] = (said(field + step) - said(field - step)) / 2e-3
+        # Some points pass the largest shift within the step.
+        assert np.linalg.norm(found - wanted) < (1e-4 if strength < 1 else 0.02) * np.linalg.norm(wanted)
 
 
 def test_the_fields_axes_are_those_of_the_slopes() -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from apf.evaluate.crops import BATCH, Row, evaluate, protected
-from apf.evaluate.methods import STAGES, STEPS, Method, chosen, none, ours
+from apf.evaluate.methods import STAGES, Method, chosen, none, ours
 from apf.evaluate.store import Store
 from apf.evaluate.targets import Pairs, Target
 from apf.evaluate.timing import timings
@@ -153,13 +153,12 @@ def test_methods_are_chosen_by_name() -> None:
 
 
 def test_rows_of_ours() -> None:
-    """Each recipe gives a row of the curve; parts and steps are of `standard`, and none repeats a whole recipe."""
+    """Each recipe gives a row of the curve; parts are of `standard`, and none repeats a whole recipe."""
     recipes = [Recipe(name=name, epsilon_levels=level) for name, level in (("light", 5), ("standard", 8))]
     methods = ours(recipes)
     names = [method.name for method in methods]
     assert [method.recipe for method in methods if method.recipe] == ["light", "standard"]
     assert set(STAGES) < set(names)
-    assert set(STEPS) - set(names) == {"ours: 0 steps of refinement"}
     assert len({method.key for method in methods}) == len(methods)
 
 
