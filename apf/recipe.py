@@ -78,8 +78,6 @@ class Recipe(BaseModel):
 
     @model_validator(mode="after")
     def _guides_fit(self) -> Recipe:
-        if self.refine_steps and self.version >= STEPS_VERSION:
-            raise ValueError("refine_steps is no more: say steps, on guides, instead")
         if not self.steps:  # equal work, equal id
             for name in ("guides", "jury", "guide_digests"):
                 object.__setattr__(self, name, ())
@@ -274,6 +272,8 @@ def make_recipe(fields: Mapping[str, object], *, detector: str | None = None) ->
     name = str(fields.get("name", ""))
     built_in: Mapping[str, object] = BUILT_IN[name] if set(fields) == {"name"} and name in BUILT_IN else {}
     over = {"detector": detector} if detector else {}
+    if fields.get("refine_steps"):
+        raise RecipeError(f"recipe {name!r} has refine_steps, which is no more: say steps, on guides, instead")
     try:
         said = {**_from_environment(), **built_in, **fields, **over}
         found = Recipe.model_validate({"weights": weights_digest(), **said})

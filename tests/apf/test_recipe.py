@@ -283,7 +283,7 @@ def test_toml_file(tmp_path: Path) -> None:
         ('epsilon_levels = 8\nstages = ["transfer"]', "needs the gradient stage"),
         ('epsilon_levels = 8\nstages = ["transfer", "universal"]', "needs the gradient stage"),
         ('epsilon_levels = 8\nstages = ["magic"]', "magic"),
-        ("epsilon_levels = 8\nrefine_steps = 3", "refine_steps is no more: say steps, on guides, instead"),
+        ("epsilon_levels = 8\nrefine_steps = 3", "has refine_steps, which is no more: say steps, on guides, instead"),
         ("epsilon_levels = 8\nsteps = -1", r"steps\n.*greater than or equal to 0"),
         ("epsilon_levels = 8\nsteps = 401", r"steps\n.*less than or equal to 400"),
         ("epsilon_levels = 8\nsteps = 1.5", r"steps\n.*integer"),
