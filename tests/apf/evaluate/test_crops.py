@@ -154,7 +154,7 @@ def test_methods_are_chosen_by_name() -> None:
 
 def test_rows_of_ours() -> None:
     """Each recipe gives a row of the curve; parts are of `standard`, and none repeats a whole recipe."""
-    recipes = [Recipe(name=name, epsilon_levels=level) for name, level in (("light", 5), ("standard", 8))]
+    recipes = [Recipe(name=name, epsilon_levels=level, steps=0) for name, level in (("light", 5), ("standard", 8))]
     methods = ours(recipes)
     names = [method.name for method in methods]
     assert [method.recipe for method in methods if method.recipe] == ["light", "standard"]
@@ -164,7 +164,7 @@ def test_rows_of_ours() -> None:
 
 def test_rows_at_other_precisions() -> None:
     """A precision that is asked for is one more row of the middle recipe, with a key of its own; others are refused."""
-    recipes = [Recipe(name="standard", epsilon_levels=8)]
+    recipes = [Recipe(name="standard", epsilon_levels=8, steps=0)]
     usual, more = ours(recipes), ours(recipes, precisions=["bfloat16"])
     assert [method.name for method in more[len(usual) :]] == ["ours: standard, bfloat16"]
     assert len({method.key for method in more}) == len(more)

@@ -26,7 +26,7 @@ class Signs(Filter):
     """A filter that adds the same signs to each face, at `levels` of 255."""
 
     def __init__(self, levels: int) -> None:
-        self.recipe = Recipe(name="signs", epsilon_levels=8)
+        self.recipe = Recipe(name="signs", epsilon_levels=8, steps=0)
         self.device = torch.device("cpu")
         self.levels = levels
 

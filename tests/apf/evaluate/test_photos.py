@@ -51,7 +51,7 @@ class Signs(Filter):
     """A filter that adds the same signs to each face, at `levels` of 255."""
 
     def __init__(self, levels: int, detector: Detector) -> None:
-        self.recipe = Recipe(name="signs", epsilon_levels=8)
+        self.recipe = Recipe(name="signs", epsilon_levels=8, steps=0)
         self.device = torch.device("cpu")
         self.levels, self.detector = levels, detector
 
@@ -101,7 +101,7 @@ def test_protection_counts_pairs(people: Path, targets: list[Target]) -> None:
         assert row.clean["finder"][0] == 0.0 and row.protected["finder"][0] == 100.0, row.condition
     assert result.crops["finder"][0] == 100.0 and result.loss["finder"][0] == 0.0
     assert result.psnr_pasted_db == result.psnr_published_db, "a PNG leaves without loss"
-    assert result.psnr_pasted_db is not None and 30.1 < result.psnr_pasted_db < 32
+    assert result.psnr_pasted_db is not None and 31 < result.psnr_pasted_db < 35
     assert json.loads(json.dumps(asdict(result)))["photos"] == 5
 
 
