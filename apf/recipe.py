@@ -57,6 +57,8 @@ class Recipe(BaseModel):
     jury: tuple[str, ...] = ()
     #: SHA-256 of each guide and juror, in order; filled in by `load_recipe`.
     guide_digests: tuple[str, ...] = ()
+    #: Of records that a version before 5 wrote, whose ids count it; nothing does these steps any more.
+    refine_steps: int = Field(default=0, ge=0, le=100)
     #: "centerface", or the name or folder of an InsightFace pack.
     detector: str = "centerface"
     #: JPEGs leave with their own quantisation tables, but never coarser than this IJG quality.
@@ -71,10 +73,9 @@ class Recipe(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _older(cls, fields: object) -> object:
-        """Recipes of records that a version before wrote: they had `refine_steps`, and no steps."""
+        """Recipes of records that a version before wrote: they had no steps on guides."""
         if isinstance(fields, dict) and fields.get("version", VERSION) < STEPS_VERSION:
-            kept = {name: value for name, value in fields.items() if name != "refine_steps"}
-            return {**kept, "steps": 0, "warp_percent": 0}
+            return {**fields, "steps": 0, "warp_percent": 0}
         return fields
 
     @model_validator(mode="after")
@@ -110,9 +111,10 @@ class Recipe(BaseModel):
     @property
     def id(self) -> str:
         """16 hex digits of the SHA-256 over all fields but the name."""
-        fields = self.model_dump(mode="json", exclude={"name"})
+        fields = self.model_dump(mode="json", exclude={"name", "refine_steps"})
         if self.version < STEPS_VERSION:  # as that version had it
-            fields = {name: value for name, value in fields.items() if name not in STEPS_FIELDS} | {"refine_steps": 0}
+            fields = {name: value for name, value in fields.items() if name not in STEPS_FIELDS}
+            fields["refine_steps"] = self.refine_steps
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -192,12 +194,13 @@ def other_version(recipe: Recipe) -> str | None:
 
 def other_guides(recipe: Recipe) -> str | None:
     """What keeps this installation from climbing on the recipe's guides; None where they are what it was made for."""
+    names = [*recipe.guides, *recipe.jury]
     try:
-        found = guide_digests([*recipe.guides, *recipe.jury])
+        found = guide_digests(names)
     except GuideError as error:
         return f"recipe {recipe.name!r}: {error}"
-    names = [*recipe.guides, *recipe.jury]
-    for name, own, wanted in zip(names, found, recipe.guide_digests or [""] * len(names), strict=True):
+    made_for = recipe.guide_digests if len(recipe.guide_digests) == len(names) else [""] * len(names)
+    for name, own, wanted in zip(names, found, made_for, strict=True):
         if own != wanted:
             return (
                 f"recipe {recipe.name!r} is for guide {name!r} with SHA-256 {wanted[:16] or 'of no digest'}, here it "
@@ -287,12 +290,11 @@ def make_recipe(fields: Mapping[str, object], *, detector: str | None = None) ->
     name = str(fields.get("name", ""))
     built_in: Mapping[str, object] = BUILT_IN[name] if set(fields) == {"name"} and name in BUILT_IN else {}
     over = {"detector": detector} if detector else {}
-    if "refine_steps" in fields:
-        raise RecipeError(f"recipe {name!r} has refine_steps, which is no more: say `steps`, on `guides`, instead")
+    if fields.get("refine_steps"):
+        raise RecipeError(f"recipe {name!r} has refine_steps, which is no more: say steps, on guides, instead")
     try:
-        found = Recipe.model_validate(
-            {"weights": weights_digest(), **_from_environment(), **built_in, **fields, **over}
-        )
+        said = {**_from_environment(), **built_in, **fields, **over}
+        found = Recipe.model_validate({"weights": weights_digest(), **said})
         if not found.steps or found.guide_digests or found.version != VERSION:
             return found
         return found.model_copy(update={"guide_digests": guide_digests([*found.guides, *found.jury])})

@@ -66,8 +66,13 @@ S3_KEY, S3_SECRET = "apf:apf", "secretsecret"
 #: For tests to which it does not matter where ledgers lie: buckets are refused where nothing says it.
 ANY_PLACE = {"APF_LEDGER_URL": "beside-outputs"}
 
-# Before any test module loads ONNX Runtime by itself.
-os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+#: The environment's own APF_ variables. Recipes that do not say it take no steps on guides, which are seconds a face:
+#: tests of the queue move photos and look at no face, and worker processes inherit it. `tests/apf/attack` and a few
+#: whole roads take steps: they say so in a recipe, or leave the variable out.
+OWN_SETTINGS = {**ANY_PLACE, "APF_STEPS": "0"}
+
+# Before any test module loads ONNX Runtime by itself, or makes a recipe.
+os.environ.update({"ORT_DISABLE_TELEMETRY": "1", "APF_STEPS": OWN_SETTINGS["APF_STEPS"]})
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -77,7 +82,7 @@ def _own_environment() -> Iterator[None]:
         for name in list(os.environ):
             if name.startswith(("APF_", "AWS_")) and name != "APF_REQUIRE_SERVICES":
                 patch.delenv(name)
-        for name, value in ANY_PLACE.items():
+        for name, value in OWN_SETTINGS.items():
             patch.setenv(name, value)
         patch.setenv("AWS_ACCESS_KEY_ID", S3_KEY)
         patch.setenv("AWS_SECRET_ACCESS_KEY", S3_SECRET)

@@ -107,12 +107,12 @@ def test_a_photo_has_the_faces_that_are_said(filter: PhotoFilter, faces: int) ->
 def test_every_way_of_a_part_gives_the_same(filter: PhotoFilter, tmp_path: Path) -> None:
     """The floor compares like with like: pixels, files and pasted faces are the same by each way."""
     sample = parts.Sample.of(jpeg(1, 1), filter, 1)
-    pixels, levels = sample.photo.pixels, sample.epsilon_levels
+    pixels = sample.photo.pixels
     for way, work in parts.parts(sample, filter, tmp_path)["decode"].items():
         found = work()
         assert np.array_equal(getattr(found, "pixels", found), pixels), way
     assert parts.pillow_encode(sample.photo, pixels) == parts.opencv_encode(pixels)
-    whole = parts.paste(pixels, sample.deltas, sample.matrices, epsilon_levels=levels, grey=False)
+    whole = parts.paste(pixels, sample.changes, sample.matrices, sample.allowed)
     in_place = pixels.copy()
     parts.paste_in_place(in_place, sample)
     assert np.abs(in_place.astype(int) - whole).max() <= 1

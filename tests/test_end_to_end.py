@@ -21,7 +21,7 @@ import redis
 import skimage.data
 from PIL import Image
 
-from tests.conftest import ANY_PLACE, RedisServer, S3Server
+from tests.conftest import OWN_SETTINGS, RedisServer, S3Server
 from tests.producer.test_cli import APF, apf_json
 from workers.lanes import all_queues
 
@@ -61,7 +61,7 @@ def pixels(data: bytes) -> np.ndarray:
 @contextmanager
 def worker(variables: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """An `apf worker` process in a session of its own, killed at the end with all its children."""
-    clean = {n: value for n, value in os.environ.items() if n in ANY_PLACE or not n.startswith("APF_")}
+    clean = {n: value for n, value in os.environ.items() if n in OWN_SETTINGS or not n.startswith("APF_")}
     with log.open("ab") as output:
         process = subprocess.Popen(
             [*APF, "worker"], env={**clean, **variables}, stdout=output, stderr=output, start_new_session=True

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 from skimage.data import astronaut
 
+from apf.attack.bound import Bound
 from apf.filter import Filter
 from apf.pipeline import protect_photo
 from tests.private_files import answer
@@ -106,7 +107,7 @@ def test_it_protects_a_photo(client: Client, photo: Path, tmp_path: Path) -> Non
     changed = theirs != before
     assert changed.any()
     assert np.abs(ours - theirs)[changed].mean() < 0.1, "the two roads differ by more than a tenth of a level"
-    assert np.abs(ours - before).max() <= standard.recipe.epsilon_levels
+    assert np.abs(ours - before).max() <= Bound.of(standard.recipe).most
 
 
 def _pixels(path: Path) -> np.ndarray:

@@ -10,7 +10,7 @@ import numpy as np
 
 from apf.attack.bound import LUMA, Bound, bound_map
 from apf.faces import Float32, UInt8, cut
-from apf.geometry import CROP, Float64, Rect, bounds_of, clipped, nonempty, scale_of, zoom
+from apf.geometry import CROP, Float64, Rect, bounds_of, clipped, nonempty, scale_of, square_depth, zoom
 from apf.raster import reduce_area, warp_affine
 
 #: Side of the warp's grid of control points.
@@ -180,9 +180,11 @@ class Drawing:
         return self._drawn(self._shift, part)
 
     def _drawn(self, image: Float32, part: Rect) -> Float32:
-        """An image of the template's square, of any resolution, in a part of the photo."""
+        """An image of the template's square, of any resolution, in a part of the photo; zero beyond the square."""
         x1, y1, x2, y2 = part
         factor = CROP / len(image)
         to_photo = np.vstack([self.matrix @ zoom(1, 1, x1, y1), (0, 0, 1)])
         to_image = np.linalg.inv(zoom(factor, factor))[:2] @ to_photo
-        return warp_affine(image, to_image, x2 - x1, y2 - y1)
+        found = warp_affine(image, to_image, x2 - x1, y2 - y1)
+        found[square_depth(self.matrix, part) <= 0] = 0
+        return found

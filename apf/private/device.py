@@ -110,8 +110,8 @@ class Device:
     def apply(self, data: bytes, answer: Perturbations, *, accept_weak: bool = False) -> ProtectedPhoto:
         """The protected photo, as the server's own road would publish it.
 
-        The server is not trusted: no pixel moves by more than the recipe's epsilon whatever it answers, and an answer
-        that changes the probe's mind much less than the device's own perturbation (`alone`) is refused.
+        The server is not trusted: no pixel moves by more than its bound (`apf.attack.bound`) whatever it answers, and
+        an answer that changes the probe's mind much less than the device's own perturbation (`alone`) is refused.
 
         Raises:
             PhotoError: as `gradients`.

@@ -1,7 +1,8 @@
 """The road of a face through a whole photo: pasted at some size, published, found again and aligned anew.
 
-What `apf.faces.paste` and `apf.faces.align` do, for a batch of faces and with gradients. The photo is no larger than
-the crop: where a turned crop's corners leave it, its border goes on.
+What `apf.attack.paste` and `apf.faces.align` do, for a batch of faces and with gradients, but under an even bound, up
+to the crop's edge, with lost amplitude added: the weights that ship were trained so. The photo is no larger than the
+crop: where a turned crop's corners leave it, its border goes on.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from apf.attack.change import EDGE
 from apf.faces import CROP
 from apf.train import augment
 
-#: How often what pasting and cutting out loses of a perturbation is added: the weights that ship were trained so.
+#: How often what pasting and cutting out loses of a perturbation is added.
 CORRECTIONS = 2
 
 #: Photo pixels a template pixel, drawn evenly on a logarithmic scale: faces of 40 to 280 pixels. Larger ones lose no

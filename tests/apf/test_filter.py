@@ -21,7 +21,6 @@ from apf.errors import RecipeError, WeightsError
 from apf.filter import Filter
 from apf.gradient import as_perturbation, gradient
 from apf.recipe import WEIGHTS_DIR, Recipe, Stage, load_recipe, weights_digest, write_sums
-from apf.refine import refine
 from apf.transfer import transfer
 from apf.universal import bounded, combine, universal
 
@@ -35,21 +34,14 @@ SUBSETS: list[tuple[Stage, ...]] = [
 ]
 
 
-def with_stages(stages: tuple[Stage, ...], levels: int = 8, refine_steps: int = 0) -> Recipe:
-    changes = {"stages": stages, "epsilon_levels": levels, "refine_steps": refine_steps}
-    return load_recipe("standard").model_copy(update=changes)
+def with_stages(stages: tuple[Stage, ...], levels: int = 8) -> Recipe:
+    return load_recipe("standard").model_copy(update={"stages": stages, "epsilon_levels": levels})
 
 
 @pytest.fixture(scope="module")
 def alone(standard: Filter, crops: Tensor) -> Tensor:
     """The perturbations of the first 10 crops, each computed by itself."""
     return torch.cat([standard.perturbation(crop[None]) for crop in crops[:10]])
-
-
-@pytest.fixture(scope="module")
-def refining() -> Filter:
-    """All stages and two further steps."""
-    return Filter.load(with_stages(("gradient", "transfer", "universal"), refine_steps=2))
 
 
 def test_the_public_name_is_the_filter() -> None:
@@ -69,14 +61,11 @@ def test_bound_is_exact(filters: dict[str, Filter], crops: Tensor, name: str) ->
     assert min(largest) > RECIPES[name] / 2, "a face was left nearly unprotected"
 
 
-@pytest.mark.parametrize("refine_steps", [0, 1])
 @pytest.mark.parametrize("levels", [1, 32])
 @pytest.mark.parametrize("stages", SUBSETS, ids="+".join)
-def test_bound_is_exact_for_any_stages(
-    crops: Tensor, stages: tuple[Stage, ...], levels: int, refine_steps: int
-) -> None:
-    """Every sensible subset of the stages, refined or not, keeps the smallest and the largest bound and moves much."""
-    delta = Filter.load(with_stages(stages, levels, refine_steps)).perturbation(crops[:1])
+def test_bound_is_exact_for_any_stages(crops: Tensor, stages: tuple[Stage, ...], levels: int) -> None:
+    """Every sensible subset of the stages keeps the smallest and the largest bound and moves much."""
+    delta = Filter.load(with_stages(stages, levels)).perturbation(crops[:1])
     assert delta.abs().max().item() <= levels / 255
     assert delta.abs().mean() > 0.3 * levels / 255
 
@@ -118,20 +107,10 @@ def test_subsets_differ(crops: Tensor) -> None:
         assert (one - other).abs().mean() > 0.01 * 8 / 255
 
 
-def test_refinement_goes_on_from_the_stages(standard: Filter, refining: Filter, crops: Tensor, alone: Tensor) -> None:
-    """With `refine_steps` the stages' answer is refined by so many steps."""
-    pairs = [(laid_out(crops[i : i + 1]), laid_out(alone[i : i + 1])) for i in range(2)]
-    expected = [refine(standard.probe, face, delta, standard.recipe.epsilon, 2) for face, delta in pairs]
-    found = refining.perturbation(crops[:2])
-    assert torch.allclose(found, torch.cat(expected), atol=1e-7)
-    assert not torch.equal(found, alone[:2])
-
-
-@pytest.mark.parametrize("refine_steps", [0, 1])
 @pytest.mark.parametrize("stages", SUBSETS, ids="+".join)
-def test_stages_are_batch_independent(crops: Tensor, stages: tuple[Stage, ...], refine_steps: int) -> None:
+def test_stages_are_batch_independent(crops: Tensor, stages: tuple[Stage, ...]) -> None:
     """Whatever the stages, a batch gives bit for bit what its faces give by themselves."""
-    filter = Filter.load(with_stages(stages, refine_steps=refine_steps))
+    filter = Filter.load(with_stages(stages))
     single = torch.cat([filter.perturbation(crop[None]) for crop in crops[:2]])
     assert torch.equal(filter.perturbation(crops[:2]), single)
 
@@ -158,13 +137,10 @@ def four_torch_threads() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("four_torch_threads")
-def test_torch_threads_do_not_matter(standard: Filter, refining: Filter, crops: Tensor, alone: Tensor) -> None:
-    """A caller with several torch threads gets the bits of a caller with one, refined or not."""
+def test_torch_threads_do_not_matter(standard: Filter, crops: Tensor, alone: Tensor) -> None:
+    """A caller with several torch threads gets the bits of a caller with one."""
     assert torch.equal(standard.perturbation(crops[:2]), alone[:2])
     assert torch.get_num_threads() == 4
-    several = refining.perturbation(crops[:1])
-    torch.set_num_threads(1)
-    assert torch.equal(refining.perturbation(crops[:1]), several)
 
 
 def test_callers_side_by_side(standard: Filter, crops: Tensor, alone: Tensor) -> None:
@@ -184,11 +160,11 @@ def test_grad_mode_of_the_caller_does_not_matter(
     assert torch.equal(delta, alone[:1]) and not delta.requires_grad
 
 
-def test_padding_of_a_chunk_does_not_matter(monkeypatch: pytest.MonkeyPatch, refining: Filter, crops: Tensor) -> None:
+def test_padding_of_a_chunk_does_not_matter(monkeypatch: pytest.MonkeyPatch, standard: Filter, crops: Tensor) -> None:
     """Where chunks are larger, as on a GPU, full and padded ones give a face the same perturbation to the bit."""
     monkeypatch.setitem(filter_module.CHUNK, "cpu", 2)
-    together = refining.perturbation(crops[:3])
-    assert torch.equal(together, torch.cat([refining.perturbation(crop[None]) for crop in crops[:3]]))
+    together = standard.perturbation(crops[:3])
+    assert torch.equal(together, torch.cat([standard.perturbation(crop[None]) for crop in crops[:3]]))
 
 
 def test_no_faces() -> None:
@@ -246,19 +222,14 @@ def test_unfit_faces_are_refused(standard: Filter, faces: Tensor, message: str) 
 
 
 @pytest.mark.parametrize(
-    ("stages", "refine_steps", "timed"),
-    [
-        (("gradient", "transfer", "universal"), 0, {"gradient", "transfer", "universal"}),
-        (("gradient", "transfer", "universal"), 1, {"gradient", "transfer", "universal", "refine"}),
-        (("universal",), 0, {"universal"}),
-        (("universal",), 1, {"universal", "refine"}),
-    ],
-    ids=["all", "all, refined", "universal", "universal, refined"],
+    ("stages", "timed"),
+    [(("gradient", "transfer", "universal"), {"gradient", "transfer", "universal"}), (("universal",), {"universal"})],
+    ids=["all", "universal"],
 )
-def test_clock_takes_each_stage(crops: Tensor, stages: tuple[Stage, ...], refine_steps: int, timed: set[str]) -> None:
+def test_clock_takes_each_stage(crops: Tensor, stages: tuple[Stage, ...], timed: set[str]) -> None:
     """The clock gets the seconds of the stages that run, and only of those."""
     clock = StageClock()
-    Filter.load(with_stages(stages, refine_steps=refine_steps)).perturbation(crops[:1], clock)
+    Filter.load(with_stages(stages)).perturbation(crops[:1], clock)
     assert set(clock.seconds) == timed
     assert all(seconds > 0 for seconds in clock.seconds.values())
 
@@ -266,7 +237,7 @@ def test_clock_takes_each_stage(crops: Tensor, stages: tuple[Stage, ...], refine
 def test_recipe_from_a_toml_file(tmp_path: Path, crops: Tensor, alone: Tensor) -> None:
     """A TOML file with the standard recipe's fields gives the standard recipe's bits."""
     file = tmp_path / "mine.toml"
-    file.write_text('epsilon_levels = 8\nstages = ["gradient", "transfer", "universal"]\nrefine_steps = 0\n')
+    file.write_text('epsilon_levels = 8\nstages = ["gradient", "transfer", "universal"]\nsteps = 0\n')
     filter = Filter.load(file)
     assert filter.recipe.name == "mine" and filter.recipe.id == load_recipe("standard").id
     assert torch.equal(filter.perturbation(crops[:2]), alone[:2])
@@ -274,7 +245,7 @@ def test_recipe_from_a_toml_file(tmp_path: Path, crops: Tensor, alone: Tensor) -
 
 def test_unknown_recipe() -> None:
     """A name that is neither built in nor a file is a RecipeError."""
-    with pytest.raises(RecipeError, match="use one of light, standard, strong"):
+    with pytest.raises(RecipeError, match="use one of light, standard, strong, fast"):
         Filter.load("gentle")
 
 

@@ -13,14 +13,32 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from apf.errors import RecipeError
-from apf.recipe import BUILT_IN, VERSION, Recipe, load_recipe, make_recipe, recipe_fields, weights_digest
+from apf.errors import OtherVersion, RecipeError
+from apf.guides.catalogue import DLIB
+from apf.recipe import (
+    BUILT_IN,
+    VERSION,
+    Recipe,
+    guide_digests,
+    load_recipe,
+    make_recipe,
+    other_version,
+    ready_recipe,
+    recipe_fields,
+    weights_digest,
+)
+from tests.conftest import OWN_SETTINGS
 
 #: For each field but the name, a value that is not the standard recipe's.
 OTHERS: dict[str, Any] = {
     "epsilon_levels": 9,
+    "chroma": 0.3,
+    "warp_percent": 0.0,
     "stages": ("gradient", "universal"),
-    "refine_steps": 3,
+    "steps": 41,
+    "guides": ("dlib", "probe"),
+    "jury": ("probe",),
+    "guide_digests": ("f" * 64,),
     "detector": "buffalo_l",
     "jpeg_floor_quality": 80,
     "keep_metadata": ("Copyright",),
@@ -33,7 +51,12 @@ recipes = st.builds(
     name=st.text(min_size=1, max_size=64),
     epsilon_levels=st.integers(1, 32),
     stages=st.sampled_from([("gradient",), ("universal",), ("gradient", "transfer"), ("gradient", "universal")]),
-    refine_steps=st.integers(0, 100),
+    chroma=st.sampled_from([0.0, 0.5, 1.0]),
+    warp_percent=st.sampled_from([0.0, 0.5, 3.0]),
+    steps=st.sampled_from([0, 0, 1, 400]),
+    guides=st.sampled_from([("dlib",), ("dlib", "probe"), ("probe", "dlib")]),
+    jury=st.sampled_from([(), ("sface",)]),
+    guide_digests=st.sampled_from([(), ("f" * 64,)]),
     detector=st.text(max_size=10),
     jpeg_floor_quality=st.integers(1, 95),
     weights=st.text("0123456789abcdef", max_size=64),
@@ -61,7 +84,15 @@ def test_ids_are_equal_only_for_equal_fields(one: Recipe, other: Recipe) -> None
     assert (one.id == other.id) == same
 
 
-@pytest.mark.parametrize("field", sorted(set(Recipe.model_fields) - {"name"}))
+@pytest.fixture
+def with_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a user's environment is, where the built-in recipes take their steps."""
+    for name in OWN_SETTINGS:
+        monkeypatch.delenv(name)
+
+
+@pytest.mark.usefixtures("with_steps")
+@pytest.mark.parametrize("field", sorted(set(Recipe.model_fields) - {"name", "refine_steps"}))
 def test_every_field_counts(field: str) -> None:
     """Changing any field but the name changes the id: outputs made differently are told apart."""
     recipe = load_recipe("standard")
@@ -85,23 +116,136 @@ def test_order_of_stages_does_not_matter() -> None:
     assert shuffled.id == Recipe(name="b", epsilon_levels=8).id
 
 
-@pytest.mark.parametrize(("name", "levels"), [("light", 5), ("standard", 8), ("strong", 12)])
-def test_built_in(name: str, levels: int) -> None:
-    """The three built-in recipes have the promised bounds, all stages, and the weights that are installed."""
+@pytest.mark.usefixtures("with_steps")
+@pytest.mark.parametrize(
+    ("name", "levels", "warp"), [("light", 5, 0.5), ("standard", 8, 0.8), ("strong", 12, 1.0), ("fast", 8, 0.0)]
+)
+def test_built_in(name: str, levels: int, warp: float) -> None:
+    """The built-in recipes have the promised bounds, all stages, and the weights and guides that are installed."""
     recipe = load_recipe(name)
     assert recipe.epsilon_levels == levels and recipe.epsilon == levels / 255
+    assert (recipe.chroma, recipe.warp_percent) == (0.45, warp)
     assert recipe.stages == ("gradient", "transfer", "universal")
-    assert recipe.refine_steps == 0, "further steps are for those who ask for them"
+    assert (recipe.steps, recipe.guides) == ((0, ()) if name == "fast" else (40, ("dlib",)))
+    assert recipe.guide_digests == (() if name == "fast" else (DLIB.sha256,))
     assert recipe.weights == weights_digest()
     assert len({load_recipe(other).id for other in BUILT_IN}) == len(BUILT_IN)
 
 
-@pytest.mark.parametrize("steps", [0, 1, 100])
-def test_refine_steps_within_their_range(tmp_path: Path, steps: int) -> None:
-    """A file may ask for none to a hundred further steps, and each number is a recipe of its own."""
-    recipe = load_recipe(write(tmp_path, f"epsilon_levels = 8\nrefine_steps = {steps}\n"))
-    assert recipe.refine_steps == steps
+@pytest.mark.parametrize("steps", [0, 1, 400])
+def test_steps_within_their_range(tmp_path: Path, steps: int) -> None:
+    """A file may ask for none to four hundred steps, and each number is a recipe of its own."""
+    recipe = load_recipe(write(tmp_path, f"epsilon_levels = 8\nsteps = {steps}\n"))
+    assert recipe.steps == steps
     assert (recipe.id == load_recipe("standard").id) == (steps == 0)
+
+
+def test_guides_count_where_there_are_steps_alone(tmp_path: Path) -> None:
+    """Without steps guides and jurors change no pixel, nor the id; with steps they change it."""
+
+    def id_of(steps: int, guides: str, jury: str = "") -> str:
+        return load_recipe(
+            write(tmp_path, f"epsilon_levels = 8\nsteps = {steps}\nguides = [{guides}]\njury = [{jury}]\n")
+        ).id
+
+    assert id_of(0, '"probe"', '"dlib"') == id_of(0, '"dlib"') == id_of(0, "") == load_recipe("standard").id
+    several = [('"dlib"', ""), ('"probe"', ""), ('"dlib"', '"probe"'), ('"probe", "dlib"', "")]
+    assert len({id_of(2, guides, jury) for guides, jury in several}) == len(several)
+
+
+def test_the_guides_files_count(tmp_path: Path) -> None:
+    """Another file under a guide's name is another recipe, as is another way that the file is fed."""
+    guide = tmp_path / "mine.onnx"
+    ids = []
+    for data, spec in ((b"one", None), (b"other", None), (b"other", "{}")):
+        guide.write_bytes(data)
+        if spec is not None:
+            guide.with_suffix(".json").write_text(spec)
+        recipe = load_recipe(write(tmp_path, f'epsilon_levels = 8\nsteps = 1\nguides = ["{guide}"]\njury = ["dlib"]\n'))
+        assert recipe.guide_digests == guide_digests([str(guide), "dlib"]) and recipe.guide_digests[1] == DLIB.sha256
+        assert other_version(recipe) is None
+        ids.append(recipe.id)
+    assert len(set(ids)) == 3
+
+
+def test_guides_of_other_bytes_are_refused(tmp_path: Path) -> None:
+    """An installation whose guide has other bytes, or has no such guide, does not do the recipe, and says why."""
+    guide = tmp_path / "mine.onnx"
+    guide.write_bytes(b"one")
+    made = load_recipe(write(tmp_path, f'epsilon_levels = 8\nsteps = 1\nguides = ["dlib", "{guide}"]\n'))
+    guide.write_bytes(b"other")
+    here = guide_digests([str(guide)])[0]
+    said = f"is for guide {str(guide)!r} with SHA-256 {made.guide_digests[1][:16]}, here it has {here[:16]}: give all"
+    assert said in str(other_version(made))
+    with pytest.raises(OtherVersion, match="give all machines the same file"):
+        ready_recipe(made)
+    for fewer in ((), made.guide_digests[:1]):
+        assert "of no digest" in str(other_version(made.model_copy(update={"guide_digests": fewer})))
+    guide.unlink()
+    assert "cannot be read: name an ONNX file that is there" in str(other_version(made))
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "found"),
+    [
+        ("APF_GUIDES", "probe, dlib", {"guides": ("probe", "dlib")}),
+        ("APF_JURY", "probe", {"jury": ("probe",)}),
+        ("APF_STEPS", "7", {"steps": 7}),
+        ("APF_STEPS", "", {"steps": 40}),
+    ],
+)
+@pytest.mark.usefixtures("with_steps")
+def test_the_environment_speaks_for_recipes_that_do_not(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variable: str, value: str, found: dict[str, object]
+) -> None:
+    """APF_GUIDES, APF_JURY and APF_STEPS count for built-in recipes and files, but not against what a file says."""
+    monkeypatch.setenv(variable, value)
+    silent = write(tmp_path, "epsilon_levels = 8\n")
+    for recipe in (load_recipe("standard"), load_recipe(silent)):
+        assert {field: getattr(recipe, field) for field in found} == found
+    says = write(tmp_path, 'epsilon_levels = 8\nsteps = 3\nguides = ["dlib"]\njury = []\n')
+    recipe = load_recipe(says)
+    assert (recipe.steps, recipe.guides, recipe.jury) == (3, ("dlib",), ())
+    assert load_recipe("fast").steps == 0
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("APF_GUIDES", "antelope", "no guide named 'antelope'"),
+        ("APF_GUIDES", "dlib,dlib", "'dlib' is there twice"),
+        ("APF_JURY", "dlib", "dlib cannot be guide and juror at once: keep one"),
+        ("APF_STEPS", "many", r"steps\n.*integer"),
+        ("APF_STEPS", "-1", r"steps\n.*greater than or equal to 0"),
+    ],
+)
+@pytest.mark.usefixtures("with_steps")
+def test_an_unfit_environment_is_told(monkeypatch: pytest.MonkeyPatch, variable: str, value: str, message: str) -> None:
+    """Unknown guides, ones that are named twice, and numbers that are none are RecipeErrors that name them."""
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(RecipeError, match=message):
+        load_recipe("standard")
+
+
+#: What version 4 wrote into its records, and the ids that it gave.
+OLD_RECORDS = {
+    '{"name":"standard","epsilon_levels":8,"stages":["gradient","transfer","universal"],"refine_steps":0,'
+    '"detector":"centerface","jpeg_floor_quality":75,"keep_metadata":[],'
+    f'"weights":"{"ab" * 32}","version":4}}': "003f8baf0753590f",
+    '{"name":"mine","epsilon_levels":12,"stages":["gradient","universal"],"refine_steps":3,"detector":"buffalo_l",'
+    f'"jpeg_floor_quality":80,"keep_metadata":["Copyright"],"weights":"{"ab" * 32}","version":4}}': "5db0b7b8622b05cc",
+}
+
+
+@pytest.mark.parametrize(("record", "id"), OLD_RECORDS.items(), ids=["standard", "refined"])
+def test_records_of_the_version_before_keep_their_id(record: str, id: str) -> None:
+    """Version 4's recipes are read, written anew and read again under the id on their outputs, and not done here."""
+    recipe = Recipe.model_validate_json(record)
+    again = Recipe.model_validate_json(recipe.model_dump_json())
+    assert recipe.id == again.id == id and again == recipe
+    assert (recipe.steps, recipe.guides, recipe.warp_percent) == (0, (), 0)
+    with pytest.raises(OtherVersion, match=rf"of version 4, this installation does version {VERSION}"):
+        ready_recipe(recipe)
 
 
 def test_detector_can_be_overridden() -> None:
@@ -139,10 +283,19 @@ def test_toml_file(tmp_path: Path) -> None:
         ('epsilon_levels = 8\nstages = ["transfer"]', "needs the gradient stage"),
         ('epsilon_levels = 8\nstages = ["transfer", "universal"]', "needs the gradient stage"),
         ('epsilon_levels = 8\nstages = ["magic"]', "magic"),
-        ("epsilon_levels = 8\nrefine_steps = -1", r"refine_steps\n.*greater than or equal to 0"),
-        ("epsilon_levels = 8\nrefine_steps = 101", r"refine_steps\n.*less than or equal to 100"),
-        ("epsilon_levels = 8\nrefine_steps = 1.5", r"refine_steps\n.*integer"),
-        ("epsilon_levels = 8\nrefine_steps = 'many'", r"refine_steps\n.*integer"),
+        ("epsilon_levels = 8\nrefine_steps = 3", "has refine_steps, which is no more: say steps, on guides, instead"),
+        ("epsilon_levels = 8\nsteps = -1", r"steps\n.*greater than or equal to 0"),
+        ("epsilon_levels = 8\nsteps = 401", r"steps\n.*less than or equal to 400"),
+        ("epsilon_levels = 8\nsteps = 1.5", r"steps\n.*integer"),
+        ("epsilon_levels = 8\nsteps = 'many'", r"steps\n.*integer"),
+        ("epsilon_levels = 8\nsteps = 2\nguides = []", "steps need a guide: name one in guides, or set steps = 0"),
+        ("epsilon_levels = 8\nsteps = 2\nguides = ['dlib', 'probe']\njury = ['probe']", "probe cannot be guide and"),
+        ("epsilon_levels = 8\nsteps = 2\nguides = ['antelope']", "no guide named 'antelope'"),
+        ("epsilon_levels = 8\nsteps = 2\njury = ['/no/where.onnx']", "/no/where.onnx cannot be read"),
+        ("epsilon_levels = 8\nchroma = -0.1", r"chroma\n.*greater than or equal to 0"),
+        ("epsilon_levels = 8\nchroma = 1.1", r"chroma\n.*less than or equal to 1"),
+        ("epsilon_levels = 8\nwarp_percent = -1", r"warp_percent\n.*greater than or equal to 0"),
+        ("epsilon_levels = 8\nwarp_percent = 3.5", r"warp_percent\n.*less than or equal to 3"),
         ("epsilon_levels = 8\njpeg_floor_quality = 100", "jpeg_floor_quality"),
         ("epsilon_levels = 8\nname = ''", "name"),
     ],
@@ -164,7 +317,7 @@ def test_undecodable_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["gentle", "", "Standard", "/nowhere/at/all.toml"])
 def test_unknown_names_are_refused(name: str) -> None:
     """An unknown name lists the known ones; a missing file is named."""
-    with pytest.raises(RecipeError, match=r"light, standard, strong|cannot be read"):
+    with pytest.raises(RecipeError, match=r"light, standard, strong, fast|cannot be read"):
         load_recipe(name)
 
 

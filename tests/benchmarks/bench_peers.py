@@ -34,8 +34,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from apf.attack.bound import Bound
+from apf.attack.change import Change
+from apf.attack.paste import paste
 from apf.evaluate.rivals import fawkes
-from apf.faces import align, alignment, paste
+from apf.faces import align, alignment
 from apf.filter import Filter
 from apf.filters import load_filter
 from apf.models.recogniser import load_recognisers
@@ -197,9 +200,9 @@ def fawkes_like(models: Path) -> tuple[Peer, str]:
         photo = decode(data)
         matrices = [alignment(face.landmarks) for face in ours.detector.detect([photo.pixels])[0]]
         crops = np.stack([align(photo.pixels, matrix) for matrix in matrices])
-        deltas = list(attack(torch.from_numpy(crops)).numpy())
-        levels = ours.recipe.epsilon_levels
-        return encode(photo, paste(photo.pixels, deltas, matrices, epsilon_levels=levels, grey=photo.grey))
+        changes = [Change(delta) for delta in attack(torch.from_numpy(crops)).numpy() / ours.recipe.epsilon]
+        allowed = Bound(ours.recipe.epsilon_levels, chroma=1, warp=0)
+        return encode(photo, paste(photo.pixels, changes, matrices, allowed, grey=photo.grey))
 
     def peer(photos: Sequence[bytes]) -> float:
         started = time.perf_counter()

@@ -23,7 +23,7 @@ from PIL import Image
 
 from tests.benchmarks.record import record, table
 
-STAGES = ("read", "decode", "detect", "align", "gradient", "transfer", "universal", "paste", "encode", "write")
+STAGES = ("read", "decode", "detect", "align", "gradient", "transfer", "universal", "steps", "paste", "encode", "write")
 SIZES = {1: 24, 12: 8}
 
 

@@ -6,6 +6,7 @@ Every part is a plain call of the library, or of a kept one, alone: no queue, no
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,17 +15,18 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from apf.attack.bound import Bound
+from apf.attack.change import KNOTS, MARGIN, Change
+from apf.attack.paste import paste
 from apf.detectors.pyramid import FINE_PIXELS
-from apf.faces import CROP, Float32, Float64, UInt8, align, alignment, paste
+from apf.faces import CROP, Float64, UInt8, align, alignment
 from apf.filters import PhotoFilter
+from apf.geometry import bounds_of, clipped, scale_of
 from apf.photo import Photo, decode, encode
 from apf.photo.jpeg import tables_for
 
 #: The ways to do one part, by name; a call does the whole of it for one photo.
 Ways = Mapping[str, Callable[[], object]]
-
-#: Photo pixels around a face's square that pasting may look at.
-MARGIN = 16
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,8 @@ class Sample:
     photo: Photo
     matrices: Sequence[Float64]
     #: Of random signs: what pasting costs does not depend on them.
-    deltas: Sequence[Float32]
-    epsilon_levels: int
+    changes: Sequence[Change]
+    allowed: Bound
 
     @classmethod
     def of(cls, data: bytes, filter: PhotoFilter, faces: int) -> Sample:
@@ -45,9 +47,10 @@ class Sample:
         found = filter.detector.detect([photo.pixels])[0]
         if len(found) != faces:
             raise ValueError(f"the detector finds {len(found)} faces in a photo that was made with {faces}")
-        signs = np.random.default_rng(0).choice([-1.0, 1.0], (faces, 3, CROP, CROP)).astype(np.float32)
-        levels = filter.recipe.epsilon_levels
-        return cls(data, photo, [alignment(face.landmarks) for face in found], list(signs * levels / 255), levels)
+        rng, signs = np.random.default_rng(0), np.array([-1, 1], np.float32)
+        shapes = (3, CROP, CROP), (2, KNOTS, KNOTS)
+        changes = [Change(*(rng.choice(signs, shape) for shape in shapes)) for _ in found]
+        return cls(data, photo, [alignment(face.landmarks) for face in found], changes, Bound.of(filter.recipe))
 
 
 def parts(sample: Sample, filter: PhotoFilter, folder: Path) -> dict[str, Ways]:
@@ -78,9 +81,7 @@ def parts(sample: Sample, filter: PhotoFilter, folder: Path) -> dict[str, Ways]:
         scratch = pixels.copy()
         found["align"] = {"apf": lambda: [align(pixels, matrix) for matrix in sample.matrices]}
         found["paste"] = {
-            "onto a copy": lambda: paste(
-                pixels, sample.deltas, sample.matrices, epsilon_levels=sample.epsilon_levels, grey=False
-            ),
+            "onto a copy": lambda: paste(pixels, sample.changes, sample.matrices, sample.allowed),
             "in place": lambda: paste_in_place(scratch, sample),
         }
     return found
@@ -97,20 +98,14 @@ def reduced_decode(data: bytes) -> UInt8:
 
 def paste_in_place(pixels: UInt8, sample: Sample) -> None:
     """As `paste` but for rounding, each face by itself into the photo that is given: no copy of the photo is made."""
-    for delta, matrix in zip(sample.deltas, sample.matrices, strict=True):
-        left, top, right, bottom = _around(matrix, pixels)
+    for change, matrix in zip(sample.changes, sample.matrices, strict=True):
+        # All that pasting looks at.
+        margin = math.ceil(MARGIN / scale_of(matrix))
+        left, top, right, bottom = clipped(bounds_of(matrix, margin), pixels.shape)
         moved = matrix.copy()
         moved[:, 2] += matrix[:, :2] @ (left, top)
         region = pixels[top:bottom, left:right]
-        region[:] = paste(region, [delta], [moved], epsilon_levels=sample.epsilon_levels, grey=False)
-
-
-def _around(matrix: Float64, pixels: UInt8) -> tuple[int, int, int, int]:
-    """Left, top, right and bottom of the template's square in the photo, with a margin."""
-    corners = np.array([[0, CROP, CROP, 0], [0, 0, CROP, CROP]])
-    x, y = np.linalg.solve(matrix[:, :2], corners - matrix[:, 2:])
-    left, top = max(0, int(x.min()) - MARGIN), max(0, int(y.min()) - MARGIN)
-    return left, top, min(pixels.shape[1], int(x.max()) + MARGIN), min(pixels.shape[0], int(y.max()) + MARGIN)
+        paste(region, [change], [moved], sample.allowed, in_place=True)
 
 
 def pillow_encode(photo: Photo, pixels: UInt8) -> bytes:

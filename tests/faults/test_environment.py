@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ANY_PLACE, RedisServer, S3Server
+from tests.conftest import OWN_SETTINGS, RedisServer, S3Server
 from tests.faults.proxy import FaultProxy
 from tests.faults.world import ROOT, World, closing_world, photos, until
 from workers.errors import Forbidden
@@ -24,7 +24,7 @@ WRONG = {"AWS_SECRET_ACCESS_KEY": "wrong"}
 
 def apf(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """The command, in a process of its own."""
-    clean = {n: value for n, value in os.environ.items() if n in ANY_PLACE or not n.startswith("APF_")}
+    clean = {n: value for n, value in os.environ.items() if n in OWN_SETTINGS or not n.startswith("APF_")}
     return subprocess.run(
         [sys.executable, "-m", "producer", *arguments],
         cwd=ROOT, env={**clean, **variables}, capture_output=True, text=True, check=False, timeout=120,

@@ -19,14 +19,14 @@ import redis
 import skimage.data
 from PIL import Image
 
-from tests.conftest import ANY_PLACE, RedisServer
+from tests.conftest import OWN_SETTINGS, RedisServer
 
 APF = [sys.executable, "-m", "producer"]
 
 
 def apf(*args: str | Path, code: int = 0, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run the command; its environment has no other APF_ variable."""
-    clean = {n: value for n, value in os.environ.items() if n in ANY_PLACE or not n.startswith("APF_")}
+    clean = {n: value for n, value in os.environ.items() if n in OWN_SETTINGS or not n.startswith("APF_")}
     command = [*APF, *map(str, args)]
     ended = subprocess.run(
         command, capture_output=True, text=True, check=False, env={**clean, **variables}, timeout=240
@@ -200,7 +200,7 @@ def test_help_needs_no_settings(command: str, variables: dict[str, str]) -> None
 def test_celery_itself_says_in_one_line_what_setting_is_missing(variables: dict[str, str], cure: str) -> None:
     """The image's health check and people who know Celery call it so: a stack trace would bury the cure."""
     command = [sys.executable, "-m", "celery", "-A", "workers.celeryapp", "worker"]
-    clean = {n: value for n, value in os.environ.items() if n in ANY_PLACE or not n.startswith("APF_")}
+    clean = {n: value for n, value in os.environ.items() if n in OWN_SETTINGS or not n.startswith("APF_")}
     ended = subprocess.run(command, capture_output=True, text=True, check=False, env={**clean, **variables}, timeout=60)
     (line,) = ended.stderr.splitlines()
     assert (ended.returncode, line[:5]) == (2, "apf: ")

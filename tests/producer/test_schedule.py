@@ -16,6 +16,7 @@ import skimage.data
 from PIL import Image
 
 from apf.recipe import load_recipe
+from tests.conftest import OWN_SETTINGS
 from tests.faults.strikes import SOAK
 from tests.private_files import answer, gradient_file
 from tests.producer.test_cli import APF, apf, apf_json
@@ -43,7 +44,7 @@ class Library:
     def running(self, *args: str) -> Iterator[subprocess.Popen[str]]:
         """The command while it runs; killed where it has not ended."""
         clean = {name: value for name, value in os.environ.items() if not name.startswith("APF_")}
-        env = {**clean, "APF_LEDGER_URL": str(self.folder / "ledger")}
+        env = {**clean, **OWN_SETTINGS, "APF_LEDGER_URL": str(self.folder / "ledger")}
         pipe = subprocess.PIPE
         # Tests that run in the background of a shell inherit that Ctrl-C is ignored.
         before = signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -26,7 +26,7 @@ from apf.photo import decode
 from apf.pipeline import protect_photo
 from apf.private.files import Gradients, Perturbations
 from producer import Client
-from tests.conftest import ANY_PLACE, RedisServer, S3Server
+from tests.conftest import OWN_SETTINGS, RedisServer, S3Server
 from tests.private_files import SIX_FACES, filter_of
 from tests.producer.test_cli import apf_json
 from tests.tap import Tap
@@ -125,7 +125,7 @@ def trip(
 def on_device(folder: Path, *arguments: object) -> dict[str, object]:
     """One of the device's commands, which must succeed."""
     command = [sys.executable, "-m", "apf.private.cli", *map(str, arguments), "--key", str(folder / "key"), "--json"]
-    clean = {n: value for n, value in os.environ.items() if n in ANY_PLACE or not n.startswith("APF_")}
+    clean = {n: value for n, value in os.environ.items() if n in OWN_SETTINGS or not n.startswith("APF_")}
     ended = subprocess.run(command, env=clean, check=False, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     found: dict[str, object] = json.loads(ended.stdout)

@@ -238,7 +238,7 @@ def test_the_command_from_end_to_end(given: Path, tmp_path: Path, monkeypatch: p
 
     def load(recipe: Recipe | str = "standard", device: str = "cpu") -> Filter:
         torch.manual_seed(0)
-        found = recipe if isinstance(recipe, Recipe) else Recipe(name=recipe, epsilon_levels=8)
+        found = recipe if isinstance(recipe, Recipe) else Recipe(name=recipe, epsilon_levels=8, steps=0)
         return Filter(found, device, Probe(), TransferNet(CHANNELS), torch.randn(3, 112, 112))
 
     monkeypatch.setattr(Filter, "load", load)

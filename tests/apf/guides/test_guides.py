@@ -228,7 +228,7 @@ def test_a_pack_is_its_recogniser(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     face_network(pack, "genderage", side=96)
     found = find_source(str(pack))
     assert (found.name, found.spec) == ("w600k", InputSpec())
-    monkeypatch.setattr(loading, "PACKS", tmp_path)
+    monkeypatch.setattr(catalogue, "PACKS", tmp_path)
     assert load_guide("antelope").digest == hashlib.sha256(path.read_bytes()).hexdigest()
     face_network(pack, "second", seed=1)
     with pytest.raises(GuideError, match="not one recogniser of 112 pixels, but second, w600k"):

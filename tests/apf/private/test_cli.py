@@ -199,7 +199,7 @@ def test_another_key_finds_no_answer(
         ("gradient {here}/none -o {here}/out", "none is not there"),
         ("gradient {here}/empty -o {here}/out", "no photo in"),
         ("gradient {photo} -o {here}/out --recipe unknown", "no recipe named 'unknown'"),
-        ("gradient {photo} -o {here}/out --recipe {here}/refined.toml", "refine_steps = 0"),
+        ("gradient {photo} -o {here}/out --recipe {here}/refined.toml", "refine_steps, which is no more"),
         ("gradient {photo} -o {here}/out --recipe {here}/plain.toml", "no gradient stage"),
         ("gradient {photo} -o {here}/out --key {here}/foul.key", "foul.key has 2 bytes"),
         ("apply {photo} {here}/none -o {here}/out", "none is not there"),
