@@ -118,7 +118,7 @@ def test_order_of_stages_does_not_matter() -> None:
 
 @pytest.mark.usefixtures("with_steps")
 @pytest.mark.parametrize(
-    ("name", "levels", "warp"), [("light", 6, 0.5), ("standard", 8, 0.6), ("strong", 12, 0.8), ("fast", 8, 0.0)]
+    ("name", "levels", "warp"), [("light", 6, 0.5), ("standard", 8, 0.6), ("strong", 12, 0.8), ("fast", 10, 0.0)]
 )
 def test_built_in(name: str, levels: int, warp: float) -> None:
     """The built-in recipes have the promised bounds, all stages, and the weights and guides that are installed."""
