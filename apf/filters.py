@@ -54,7 +54,7 @@ def load_filter(
 
     Raises:
         RecipeError: the recipe is unknown or does not validate.
-        OtherVersion: the recipe was made for other weights, or by code that does something else to pixels.
+        OtherVersion: the recipe was made for other weights or guides, or by code that does something else to pixels.
         WeightsError: the weights are missing or damaged.
     """
     found = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)

@@ -90,7 +90,7 @@ def _starts(crops: Sequence[Float32], filter: PhotoFilter, clock: StageClock) ->
 
     Steps on several guides get along without it, and photos of a person stay further apart: half of it is universal.
     """
-    if len(filter.recipe.guides) > 1:
+    if filter.recipe.steps and len(filter.recipe.guides) > 1:
         return [None] * len(crops)
     return [delta / np.float32(filter.recipe.epsilon) for delta in filter.perturb(crops, clock)]
 

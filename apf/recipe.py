@@ -11,7 +11,16 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from apf.errors import GuideError, OtherVersion, RecipeError, WeightsError
 
@@ -74,7 +83,8 @@ class Recipe(BaseModel):
     @classmethod
     def _older(cls, fields: object) -> object:
         """Recipes of records that a version before wrote: they had no steps on guides."""
-        if isinstance(fields, dict) and fields.get("version", VERSION) < STEPS_VERSION:
+        version = fields.get("version", VERSION) if isinstance(fields, dict) else VERSION
+        if isinstance(fields, dict) and isinstance(version, int) and version < STEPS_VERSION:
             return {**fields, "steps": 0, "warp_percent": 0}
         return fields
 
@@ -85,9 +95,16 @@ class Recipe(BaseModel):
                 object.__setattr__(self, name, ())
         elif not self.guides:
             raise ValueError("steps need a guide: name one in guides, or set steps = 0")
-        if twice := set(self.guides) & set(self.jury):
-            raise ValueError(f"{', '.join(sorted(twice))} cannot be guide and juror at once: keep one")
+        names = [*self.guides, *self.jury]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"{', '.join(twice)} is there twice among guides and jury: keep one")
         return self
+
+    @model_serializer(mode="wrap")
+    def _as_its_version(self, write: SerializerFunctionWrapHandler) -> dict[str, object]:
+        """A record of an older version is written as that version had it, so that its workers still read it."""
+        left_out = STEPS_FIELDS if self.version < STEPS_VERSION else ("refine_steps",)
+        return {name: value for name, value in write(self).items() if name not in left_out}
 
     @field_validator("stages")
     @classmethod
@@ -111,10 +128,7 @@ class Recipe(BaseModel):
     @property
     def id(self) -> str:
         """16 hex digits of the SHA-256 over all fields but the name."""
-        fields = self.model_dump(mode="json", exclude={"name", "refine_steps"})
-        if self.version < STEPS_VERSION:  # as that version had it
-            fields = {name: value for name, value in fields.items() if name not in STEPS_FIELDS}
-            fields["refine_steps"] = self.refine_steps
+        fields = self.model_dump(mode="json", exclude={"name"})
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -189,13 +203,17 @@ def other_version(recipe: Recipe) -> str | None:
             f"recipe {recipe.name!r} is for weights {recipe.weights[:16] or 'of no digest'}, this installation has "
             f"{weights_digest()[:16]}: install the same version everywhere"
         )
-    return other_guides(recipe)
+    return None
 
 
 def other_guides(recipe: Recipe) -> str | None:
     """What keeps this installation from climbing on the recipe's guides; None where they are what it was made for."""
     names = [*recipe.guides, *recipe.jury]
+    from apf.guides.catalogue import check_present  # noqa: PLC0415  it needs this module's folder
+
     try:
+        for name in names:
+            check_present(name)
         found = guide_digests(names)
     except GuideError as error:
         return f"recipe {recipe.name!r}: {error}"
@@ -221,11 +239,11 @@ def ready_recipe(recipe: str | Path | Recipe, folder: Path = WEIGHTS_DIR) -> Rec
 
     Raises:
         RecipeError: it is unknown or does not validate.
-        OtherVersion: it was made for other weights, or by code that does something else to pixels.
+        OtherVersion: it was made for other weights or guides, or by code that does something else to pixels.
         WeightsError: the weights are missing or damaged.
     """
     found = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
-    if reason := other_version(found):
+    if reason := other_version(found) or other_guides(found):
         raise OtherVersion(reason)
     check_weights(folder)
     return found
@@ -306,7 +324,7 @@ def _from_environment() -> dict[str, object]:
     """What the user's `APF_GUIDES`, `APF_JURY` and `APF_STEPS` say for recipes that do not say it themselves."""
     from apf.guides.catalogue import parse_guides  # noqa: PLC0415  as above
 
-    said = {field: os.environ.get(f"APF_{field.upper()}") for field in ("guides", "jury", "steps")}
+    said = {field: os.environ.get(f"APF_{field.upper()}", "").strip() for field in ("guides", "jury", "steps")}
     return {field: text if field == "steps" else parse_guides(text) for field, text in said.items() if text}
 
 

@@ -97,6 +97,8 @@ class FilterEngine:
             from apf.photo import Limits  # noqa: PLC0415
         with clock.stage("networks"):
             self._filter = load_filter(recipe, **placement(settings))
+        with clock.stage("guides"):
+            _ = self._filter.guides  # a missing guide fails here, too
         with clock.stage("detector"):
             _ = self._filter.detector  # a missing detector fails here, not at the first photo
         self.lanes = 1 if self._filter.batched else cores()

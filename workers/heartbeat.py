@@ -14,7 +14,6 @@ from contextlib import closing
 from typing import Any
 
 from celery.signals import worker_ready
-from redis.exceptions import RedisError
 
 from workers.presence import BEAT_S, can_be_asked, note
 from workers.redis_url import open_redis
@@ -53,7 +52,7 @@ class Heartbeat:
     def _say(self, client: Any, *, stopped: bool) -> None:
         try:
             note(client, self._settings.broker_key_prefix, self._worker, self._queues(), stopped=stopped)
-        except RedisError as error:  # the worker's own connection tells of it, and waits
+        except Exception as error:  # a worker that works must not be taken for gone
             logger.debug("not said that this worker listens: %s", error)
 
 

@@ -57,7 +57,8 @@ MEGAPIXELS_PER_STEP = 0.125
 
 def _work(ref: PhotoRef, batch: Batch) -> float:
     """What a photo will cost, in megapixels: shards of equal work end within the same time."""
-    return estimated_megapixels(ref) + (0.0 if batch.private else batch.recipe.steps * MEGAPIXELS_PER_STEP)
+    steps = 0 if batch.private else batch.recipe.steps * min(2, len(batch.recipe.guides))
+    return estimated_megapixels(ref) + steps * MEGAPIXELS_PER_STEP
 
 
 @dataclass

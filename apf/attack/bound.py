@@ -42,7 +42,7 @@ SHADE, IN_SHADE = 0.6, 0.6
 class Bound:
     """What a recipe allows on a face."""
 
-    #: In levels of 255: a pixel moves by `LEAST` to `MOST` times this.
+    #: In levels of 255: a lit pixel with some contrast around it moves by `LEAST` to `MOST` times this.
     epsilon: float
     #: Share of a perturbation that goes into colour, 0 to 1; the rest moves the three channels alike.
     chroma: float

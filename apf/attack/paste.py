@@ -14,10 +14,11 @@ from apf.faces import Float32, UInt8
 from apf.geometry import Float64, Rect, area, bounds_of, clipped, intersection, scale_of
 from apf.raster import remap_cubic
 
-#: Rows pasted at a time: bounds the memory of a face that fills a large photo.
-BAND_ROWS = 64
+#: Rows and columns drawn at a time: bounds the memory of a face that fills a large photo.
+BAND_ROWS, BAND_COLUMNS = 64, 4096
 #: Pixels around a place that bicubic sampling looks at.
 TAPS = 3
+TINY = 1e-12
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +51,7 @@ def paste(
         changes: one for each face.
         matrices: one (2, 3) for each face, photo pixels to template pixels.
         grey: the photo is grey: perturb the three channels alike.
-        in_place: change `pixels` itself, where it can be written to: a large photo is then not copied.
+        in_place: change `pixels` itself, where it can be written to: of a large photo only the faces are copied.
 
     Returns:
         (H, W, 3) uint8 RGB; a new array, unless `in_place`.
@@ -61,23 +62,11 @@ def paste(
     if len(changes) != len(matrices):
         raise ValueError(f"{len(changes)} changes for {len(matrices)} matrices: give one each")
     patches = _patches(pixels, changes, matrices, allowed, grey=grey)
+    # All is drawn before anything is written: warps read around their band.
+    drawn = [(rect, _drawn(pixels, rect, inside)) for rect, inside in _bands(patches)]
     out = pixels if in_place and pixels.flags.writeable else pixels.copy()
-    # Warps read around a band, where the band before has been written.
-    rows = (
-        max((patch.rect[3] for patch in patches), default=0)
-        + TAPS
-        + max((math.ceil(p.reach) for p in patches), default=0)
-    )
-    source = pixels[:rows].copy() if out is pixels and any(patch.drawing.warps for patch in patches) else pixels
-    for rect, inside in _bands(patches):
-        x1, y1, x2, y2 = rect
-        bound = np.max([_framed(patch, rect, "bound") for patch in inside], 0)[..., None]
-        moved = np.sum(
-            [_framed(patch, rect, "noise") * _framed(patch, rect, "bound")[..., None] for patch in inside], 0
-        )
-        before = _shifted(source, rect, inside)
-        after, base = np.rint(before + moved), np.rint(before)
-        out[y1:y2, x1:x2] = np.clip(np.clip(after, base - bound, base + bound), 0, 255)
+    for (x1, y1, x2, y2), part in drawn:
+        out[y1:y2, x1:x2] = part
     return out
 
 
@@ -95,27 +84,35 @@ def _patches(
     return found
 
 
-def _framed(patch: _Patch, frame: Rect, what: str) -> Float32:
-    """What a patch has in a frame of the photo, which may be larger than the patch: zero outside of it."""
-    x1, y1, x2, y2 = part = intersection(patch.rect, frame)
-    drawn: Float32 = getattr(patch.drawing, what)(part)
-    if part == frame:
-        return drawn
-    found = np.zeros((frame[3] - frame[1], frame[2] - frame[0], *drawn.shape[2:]), np.float32)
-    found[y1 - frame[1] : y2 - frame[1], x1 - frame[0] : x2 - frame[0]] = drawn
+def _drawn(pixels: UInt8, rect: Rect, patches: Sequence[_Patch]) -> UInt8:
+    """A part of the photo with the patches on it, (h, w, 3)."""
+    height, width = rect[3] - rect[1], rect[2] - rect[0]
+    bound, reach = (np.zeros((height, width, 1), np.float32) for _ in range(2))
+    moved, shift = (np.zeros((height, width, depth), np.float32) for depth in (3, 2))
+    for patch in patches:
+        x1, y1, x2, y2 = part = intersection(patch.rect, rect)
+        at = slice(y1 - rect[1], y2 - rect[1]), slice(x1 - rect[0], x2 - rect[0])
+        own = patch.drawing.bound(part)[..., None]
+        bound[at] = np.maximum(bound[at], own)
+        moved[at] += patch.drawing.noise(part) * own
+        if patch.drawing.warps:
+            one = patch.drawing.shift(part)
+            shift[at] += one
+            reach[at] = np.maximum(reach[at], patch.reach * one.any(-1, keepdims=True))
+    before = _shifted(pixels, rect, shift, reach)
+    after, base = np.rint(before + moved), np.rint(before)
+    found: UInt8 = np.clip(np.clip(after, base - bound, base + bound), 0, 255).astype(np.uint8)
     return found
 
 
-def _shifted(pixels: UInt8, rect: Rect, patches: Sequence[_Patch]) -> Float32:
-    """A part of the photo with its points shifted by the patches' warps: (h, w, 3) float32 in levels."""
+def _shifted(pixels: UInt8, rect: Rect, shift: Float32, reach: Float32) -> Float32:
+    """A part of the photo with its points shifted, each by no more than its reach: (h, w, 3) float32 in levels."""
     x1, y1, x2, y2 = rect
-    warping = [patch for patch in patches if patch.drawing.warps]
-    if not warping:
+    if not reach.any():
         return pixels[y1:y2, x1:x2].astype(np.float32)
-    reach = max(patch.reach for patch in warping)
-    shift = np.sum([_framed(patch, rect, "shift") for patch in warping], 0)
-    shift /= np.maximum(np.sqrt((shift * shift).sum(-1, keepdims=True)) / np.float32(reach), 1)
-    margin = math.ceil(reach) + TAPS
+    length = np.sqrt((shift * shift).sum(-1, keepdims=True))
+    shift = shift * np.minimum(1, reach / np.maximum(length, TINY))
+    margin = math.ceil(float(reach.max())) + TAPS
     left, top, right, bottom = clipped((x1 - margin, y1 - margin, x2 + margin, y2 + margin), pixels.shape)
     x, y = np.meshgrid(
         np.arange(x1 - left, x2 - left, dtype=np.float32), np.arange(y1 - top, y2 - top, dtype=np.float32)
@@ -130,10 +127,17 @@ def _bands(patches: Sequence[_Patch]) -> Iterator[tuple[Rect, list[_Patch]]]:
         return
     for top in range(min(p.rect[1] for p in patches), max(p.rect[3] for p in patches), BAND_ROWS):
         inside = [p for p in patches if p.rect[1] < top + BAND_ROWS and p.rect[3] > top]
-        for left, right in _merged([(p.rect[0], p.rect[2]) for p in inside]):
+        for left, right in _cut(_merged([(p.rect[0], p.rect[2]) for p in inside])):
             group = [p for p in inside if p.rect[0] < right and p.rect[2] > left]
             first, last = min(p.rect[1] for p in group), max(p.rect[3] for p in group)
             yield (left, max(top, first), right, min(top + BAND_ROWS, last)), group
+
+
+def _cut(spans: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """The spans in pieces of at most `BAND_COLUMNS`."""
+    for start, stop in spans:
+        for left in range(start, stop, BAND_COLUMNS):
+            yield left, min(left + BAND_COLUMNS, stop)
 
 
 def _merged(spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from apf.attack.bound import Bound
 from apf.attack.change import Change
 from apf.attack.guides import Guides
@@ -13,7 +15,7 @@ from apf.attack.steps import climb, identity, seen_by, start_climb
 from apf.clock import StageClock
 from apf.cores import side_by_side
 from apf.faces import Float32, UInt8
-from apf.geometry import Float64
+from apf.geometry import CROP, Float64, area, bounds_of, clipped
 from apf.recipe import Recipe
 
 #: Share of the steps, and of the bound, that a face gets before the jury looks for the first time.
@@ -44,17 +46,23 @@ class Hidden:
 def hide(tasks: Sequence[Task], recipe: Recipe, guides: Guides, clock: StageClock | None = None) -> list[Hidden]:
     """The change of each face; none depends on the others, and the same face in the same photo gets the same."""
     if not recipe.steps:
-        return [Hidden(Change(task.start)) for task in tasks if task.start is not None]
+        return [Hidden(Change(_nothing() if task.start is None else task.start)) for task in tasks]
     with (clock or StageClock()).stage("steps"):
         return side_by_side(lambda task: _hidden(task, recipe, guides), tasks)
 
 
+def _nothing() -> Float32:
+    return np.zeros((3, CROP, CROP), np.float32)
+
+
 def _hidden(task: Task, recipe: Recipe, guides: Guides) -> Hidden:
+    if not area(clipped(bounds_of(task.matrix), task.pixels.shape)):
+        return Hidden(Change(_nothing()))  # beside the photo, which shows nothing of it
     face = start_climb(task.pixels, task.matrix, guides.climbed, Bound.of(recipe), start=task.start, grey=task.grey)
     if not guides.jury:
         climb(face, guides.climbed, recipe.steps)
         return Hidden(face.change, verdict(face, guides.climbed, face.own, independent=False))
-    crop = seen_by(face.canvas.pixels.astype("float32"), face.canvas.matrix)
+    crop = seen_by(face.canvas.pixels.astype(np.float32), face.canvas.matrix)
     known = [identity(juror, crop) for juror in guides.jury]
     first = max(1, round(FIRST_STEPS * recipe.steps))
     said = None

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from apf.errors import GuideError
-from apf.recipe import WEIGHTS_DIR
+from apf.recipe import WEIGHTS_DIR, weights_digest
 
 #: Where InsightFace keeps its packs.
 PACKS = Path("~/.insightface/models")
@@ -150,8 +150,8 @@ def guide_digest(name: str) -> str:
         return DLIB.sha256
     if name in FETCHED:
         return FETCHED[name].sha256
-    if name == "probe":
-        return _digest(WEIGHTS_DIR / "probe.safetensors")
+    if name == "probe":  # a part of the recipe's own weights
+        return weights_digest()
     if name.endswith(".onnx"):
         path = Path(name).expanduser()
         files = [path, *(one for one in (path.with_suffix(".json"), path.with_name("models.json")) if one.exists())]
@@ -169,6 +169,14 @@ def guide_digest(name: str) -> str:
         if not digest:
             raise GuideError(f"guide {file} cannot be read: name an ONNX file that is there")
     return hashlib.sha256(" ".join(digests.values()).encode()).hexdigest()
+
+
+def check_present(name: str) -> None:
+    """Raises GuideError where a guide that is known by name is not on this machine; files are told by their digests."""
+    if name == DLIB.name and not dlib_path().exists():
+        raise GuideError(f"guide 'dlib' has lost its network, {dlib_path()}: install {PACKAGE.replace('_', '-')} again")
+    if name in FETCHED and not fetched_path(FETCHED[name]).exists():
+        raise GuideError(f"guide {name!r} is not here yet: fetch it with `apf guides pull {name}`")
 
 
 def pack_folder(name: str) -> Path | None:

