@@ -12,8 +12,8 @@ from typing import Any
 
 import redis
 
-from apf.errors import WeightsError
-from apf.recipe import check_weights, weights_digest
+from apf.errors import ApfError, WeightsError
+from apf.recipe import check_weights, load_recipe, other_guides, weights_digest
 from producer.doctor_store import LARGEST_SKEW, examine_ledger, examine_store
 from producer.finding import Finding
 from producer.parts import missing_worker_parts
@@ -36,7 +36,7 @@ def examine(settings: Settings, urls: Iterable[str]) -> list[Finding]:
     findings = [_settings(settings), *_broker(settings), *_ledger(settings, urls)]
     for url in urls:
         findings += examine_store(url, settings)
-    findings += [_weights(), *_worker_parts(settings)]
+    findings += [_weights(), *_guides(), *_worker_parts(settings)]
     return findings
 
 
@@ -176,6 +176,19 @@ def _weights() -> Finding:
     except WeightsError as error:
         return Finding("weights", False, str(error))
     return Finding("weights", True, f"whole; digest {weights_digest()[:16]}")
+
+
+def _guides() -> list[Finding]:
+    """Whether the guides of recipes that name none are here; none where `APF_STEPS` is 0."""
+    try:
+        recipe = load_recipe("standard")
+    except ApfError as error:
+        return [Finding("guides", False, str(error))]
+    if not recipe.steps:
+        return []
+    reason = other_guides(recipe)
+    names = ", ".join([*recipe.guides, *recipe.jury])
+    return [Finding("guides", not reason, reason or f"{names}: here, as recipes without their own want them")]
 
 
 def _worker_parts(settings: Settings) -> list[Finding]:

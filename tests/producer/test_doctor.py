@@ -225,3 +225,13 @@ def test_weights_are_compared_with_what_was_shipped(tmp_path: Path, harm: str) -
             (folder / SUMS).unlink()
     with pytest.raises(WeightsError, match="install the package again"):
         check_weights(folder)
+
+
+def test_guides_that_are_not_here_are_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A guide that the environment names and that was not fetched is told with its cure; without steps none is asked."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    monkeypatch.setenv("APF_GUIDES", "sface")
+    assert [one for one in doctor.examine(Settings(), []) if one.check == "guides"] == []
+    monkeypatch.setenv("APF_STEPS", "3")
+    (found,) = [one for one in doctor.examine(Settings(), []) if one.check == "guides"]
+    assert not found.ok and "apf guides pull sface" in found.detail
