@@ -228,7 +228,7 @@ def test_weights_are_compared_with_what_was_shipped(tmp_path: Path, harm: str) -
 
 
 def test_guides_that_are_not_here_are_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A guide that the environment names and that was not fetched is told with its cure; without steps none is asked."""
+    """A guide that the environment names and that was not fetched is told with its cure; without steps none is."""
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     monkeypatch.setenv("APF_GUIDES", "sface")
     assert [one for one in doctor.examine(Settings(), []) if one.check == "guides"] == []
