@@ -24,7 +24,7 @@ from apf.recipe import WEIGHTS_DIR, Recipe, Stage, load_recipe, weights_digest, 
 from apf.transfer import transfer
 from apf.universal import bounded, combine, universal
 
-RECIPES = {"light": 5 / 255, "standard": 8 / 255, "strong": 12 / 255}
+RECIPES = {"light": 6 / 255, "standard": 8 / 255, "strong": 12 / 255}
 SUBSETS: list[tuple[Stage, ...]] = [
     ("gradient",),
     ("universal",),

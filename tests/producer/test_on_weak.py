@@ -83,7 +83,7 @@ def test_to_fail_needs_a_jury(album: Path, tmp_path: Path) -> None:
 
 def test_schedules_keep_and_change_it(album: Path, tmp_path: Path) -> None:
     """`add --on-weak` and `change --on-weak`; the default is not written, so that older versions read it."""
-    where = {"APF_LEDGER_URL": str(tmp_path / "ledger")}
+    where = {"APF_LEDGER_URL": str(tmp_path / "ledger"), "APF_STEPS": "2"}
     add = ["schedule", "add", "s", str(album), str(tmp_path / "out"), "--every", "1h", "--on-weak", "fail"]
     assert "takes no steps" in apf(*add, "--recipe", "fast", code=2, **where).stderr
     apf(*add, **where)

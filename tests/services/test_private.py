@@ -49,7 +49,7 @@ def bad() -> dict[str, tuple[bytes, str]]:
     return {
         "ann/photo.safetensors": (PHOTO, "no safetensors file of APF"),
         "bob/cut.safetensors": (gradient_file(1)[:-1000], "damaged"),
-        "eve/strong.safetensors": (gradient_file(0, recipe="standard"), "made for epsilon 8 and not 5"),
+        "eve/strong.safetensors": (gradient_file(0, recipe="standard"), "made for epsilon 8 and not 6"),
     }
 
 

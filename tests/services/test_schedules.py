@@ -106,7 +106,7 @@ def test_a_recipe_is_rolled_out_compared_rolled_back_and_promoted(tmp_path: Path
         until(run_is_over, 30, "the first run is over", world.log)
 
         recipe = tmp_path / "mine.toml"
-        recipe.write_text('name = "strong"\nepsilon_levels = 12\n')
+        recipe.write_text('name = "strong"\nepsilon_levels = 12\nwarp_percent = 0.8\n')
         schedule(world, "change", "library", "--recipe", str(recipe), "--fraction", "0.3", "--now")
         recipe.unlink()  # the worker has no such file: the schedule keeps what it said
         until(lambda: STRONG in recipes(world).values(), 60, "rolled out", world.log, every_s=0.3)
@@ -135,7 +135,7 @@ def test_a_recipe_is_rolled_out_compared_rolled_back_and_promoted(tmp_path: Path
         until(lambda: set(recipes(world).values()) == {LIGHT}, 60, "rolled back", world.log, every_s=0.3)
         until(run_is_over, 30, "the way back is over", world.log)
         strong = tmp_path / "again.toml"
-        strong.write_text('name = "strong"\nepsilon_levels = 12\n')
+        strong.write_text('name = "strong"\nepsilon_levels = 12\nwarp_percent = 0.8\n')
         schedule(world, "change", "library", "--recipe", str(strong), "--fraction", "0.3", "--now")
         until(lambda: STRONG in recipes(world).values(), 60, "rolled out again", world.log, every_s=0.3)
         schedule(world, "promote", "library", "--now")

@@ -239,8 +239,9 @@ def test_a_jury_that_there_is_not_is_no_reason_to_fail(name: str, few: Recipe) -
 
 
 class TestSchedules:
-    def test_a_schedules_batches_ask_as_it_does(self, world: World) -> None:
+    def test_a_schedules_batches_ask_as_it_does(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         """Each of its runs has weak photos fail."""
+        monkeypatch.setenv("APF_STEPS", "2")
         world.add(on_weak="fail", recipe="standard")
         world.photos("a")
         world.run()

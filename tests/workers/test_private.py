@@ -61,7 +61,7 @@ def bad_files() -> dict[str, tuple[bytes, str]]:
         "cut short": (whole[:-1], "damaged"),
         "an answer": (answer(whole), "is no apf-gradient but apf-perturbation"),
         "someone else's": (safetensors.numpy.save({"w": np.zeros(3, np.float32)}), "no safetensors file of APF"),
-        "another recipe's": (gradient_file(0, recipe="standard"), "made for epsilon 8 and not 5"),
+        "another recipe's": (gradient_file(0, recipe="standard"), "made for epsilon 8 and not 6"),
         "other weights'": (changed(weights="0" * 64), "use the same recipe and the same version"),
         "a later version's": (changed(version="2"), "of version 2 of its format"),
         "floats": (changed(np.full((1, 6, 112, 112), np.nan, np.float32)), r"gradients are \(n, 6, 112, 112\)"),
@@ -170,7 +170,7 @@ def test_a_second_run_skips_and_another_recipe_does_not(name: str) -> None:
     standard = load_recipe("standard")
     scene.batch = scene.batch.model_copy(update={"id": "b3", "recipe": standard})
     scene.engine = load_engine(standard, scene.settings, True)
-    assert "made for epsilon 5 and not 8" in str(scene.run()["a.safetensors"].reason)
+    assert "made for epsilon 6 and not 8" in str(scene.run()["a.safetensors"].reason)
     assert scene.outputs() == {"a.safetensors": answer(gradient_file(0))}, "the older answer stays"
 
 

@@ -105,7 +105,7 @@ def test_sources_are_protected_as_they_are(small: World) -> None:
 
 def test_modules_alone_take_no_steps() -> None:
     """Rows of parts have neither steps nor warp; whole recipes keep theirs, and are drawn within their bound."""
-    recipe = load_recipe("standard")
+    recipe = load_recipe("standard").model_copy(update={"steps": 2, "guides": ("dlib",)})
     part = alone(recipe, {"stages": ("universal",)})
     assert (part.steps, part.warp_percent, part.stages, part.guides) == (0, 0.0, ("universal",), ())
     assert recipe.steps > 0 and part.id != recipe.id

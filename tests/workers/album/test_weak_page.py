@@ -53,6 +53,8 @@ def test_weak_photos_are_marked_with_the_jurys_word(album: Album, tmp_path: Path
 
 def test_the_page_says_who_the_jury_is_and_not_where_its_files_lie(album: Album, tmp_path: Path) -> None:
     """A guide's own word is told apart from an independent juror's."""
+    recipe = album.batch.recipe.model_copy(update={"steps": 2, "guides": ("dlib",)})
+    album.batch = album.batch.model_copy(update={"recipe": recipe})
     text = album.report(tmp_path / "page.html").page.read_text()
     assert "<dt>Jury</dt><dd>dlib, on which the filter itself worked" in text
     recipe = album.batch.recipe.model_copy(update={"jury": ("/srv/secret/arc.onnx", "probe")})
