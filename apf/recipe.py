@@ -43,6 +43,11 @@ STEPS_VERSION = 5
 STEPS_FIELDS = ("chroma", "warp_percent", "steps", "guides", "jury", "guide_digests")
 
 
+def most_levels(epsilon_levels: float) -> int:
+    """Levels of 255 that no pixel moves beyond under an epsilon."""
+    return round(MOST * epsilon_levels)
+
+
 class Recipe(BaseModel):
     """What is done to a photo. Two recipes with equal fields have equal ids, on any machine."""
 
@@ -118,7 +123,7 @@ class Recipe(BaseModel):
     @property
     def most_levels(self) -> int:
         """Levels of 255 that no pixel moves beyond, where its surroundings hide most."""
-        return round(MOST * self.epsilon_levels)
+        return most_levels(self.epsilon_levels)
 
     @property
     def epsilon(self) -> float:

@@ -14,7 +14,7 @@ import numpy as np
 
 from apf.faces import Float32
 from apf.raster import blurred
-from apf.recipe import MOST, Recipe
+from apf.recipe import MOST, Recipe, most_levels
 
 #: Rec. 601, as JPEG has it.
 LUMA: Float32 = np.array([0.299, 0.587, 0.114], np.float32)
@@ -57,7 +57,7 @@ class Bound:
     @property
     def most(self) -> int:
         """Levels that no pixel moves beyond."""
-        return round(MOST * self.epsilon)
+        return most_levels(self.epsilon)
 
 
 def bound_map(pixels: Float32, scale: float, allowed: Bound) -> Float32:

@@ -148,7 +148,7 @@ class Drawing:
         noise = reduce_area(np.ascontiguousarray(noise), side, side) if side < len(noise) else noise
         self._noise = np.ascontiguousarray(noise * face_mask(side)[..., None])
         self._bound = canvas.bound
-        self._to_canvas = None if matrix is None else np.linalg.inv(canvas.to_photo)[:2]
+        self._to_canvas = np.eye(2, 3) if matrix is None else np.linalg.inv(canvas.to_photo)[:2]
         self._shift = None
         if change.field is not None and allowed.warp > 0:
             # Along the photo's axes, in photo pixels.
@@ -162,8 +162,6 @@ class Drawing:
 
     def bound(self, part: Rect) -> Float32:
         """How far each pixel of a part of the photo may move, in whole levels: (h, w)."""
-        if self._to_canvas is None:
-            return self._bound
         x1, y1, x2, y2 = part
         found = warp_affine(self._bound[..., None], self._to_canvas @ zoom(1, 1, x1, y1), x2 - x1, y2 - y1)
         rounded: Float32 = np.rint(found[..., 0])

@@ -38,7 +38,7 @@ REACH = (4.0, 8.0)
 #: Size of the random start, in units of the bound.
 START = 0.05
 #: How much a decoy counts beside the face itself, where guides are several. It keeps photos of one person apart and
-#: costs protection: one guide has none to spare (dlib: 86 to 81 % at FAR 1e-2, and pairs still match in 91 % of 93).
+#: costs protection: one guide has none to spare (dlib: 81 % for 86 at FAR 1e-2, and 91 % of pairs match for 93).
 DECOY = 1.0
 #: Guides that a step climbs on at most.
 A_STEP = 2
