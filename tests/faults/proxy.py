@@ -102,12 +102,13 @@ class FaultProxy:
             threading.Thread(target=self._serve, args=[link], daemon=True).start()
 
     def _serve(self, link: _Link) -> None:
+        mode = self._mode  # read once: a test may set another meanwhile
         try:
-            if self._mode == "down":
+            if mode == "down":
                 self.hits += 1
                 link.reset()
-            elif self._mode in _ERRORS:
-                self._answer_errors(link)
+            elif mode in _ERRORS:
+                self._answer_errors(link, *_ERRORS[mode])
             else:
                 self._pass(link)
         except OSError:
@@ -117,12 +118,11 @@ class FaultProxy:
             with self._lock:
                 self._links.discard(link)
 
-    def _answer_errors(self, link: _Link) -> None:
-        """Reads one request's head and answers it; the body is not waited for."""
+    def _answer_errors(self, link: _Link, status: bytes, code: bytes) -> None:
+        """Read one request's head and answer it; the body is not waited for."""
         head = b""
         while b"\r\n\r\n" not in head and (data := link.client.recv(CHUNK)):
             head += data
-        status, code = _ERRORS[self._mode]
         self.hits += 1
         body = b"<Error><Code>" + code + b"</Code><Message>on purpose</Message></Error>"
         answer = b"HTTP/1.1 %s\r\nContent-Type: application/xml\r\nContent-Length: %d\r\nConnection: close\r\n\r\n"
