@@ -21,6 +21,8 @@ FACE_SIDE = 94.0
 MIDDLE, HALF_AXES, ROUNDNESS = (55.5, 60.0), (51.0, 62.0), 2.5
 #: Template pixels over which a perturbation and a warp fade out at the outline, and a perturbation at the crop's edge.
 FEATHER, WARP_FEATHER, EDGE = 8.0, 16.0, 4.0
+#: Where on the way from the middle to the outline features end, and hair may begin.
+FEATURES = (0.6, 0.74)
 #: Pixels a template pixel that the photo around a face is reduced to, where it is larger.
 DETAIL = 3.0
 #: Template pixels around the crop that belong to the canvas: views look a little aside.
@@ -57,13 +59,26 @@ def in_colour_back(gradient: Float32, chroma: float) -> Float32:
     return found
 
 
+def _radius(x: Float64, y: Float64) -> Float64:
+    """How far template points are on the way from the face's middle, 0, to its outline, 1."""
+    away = [np.abs(at - middle) / half for at, middle, half in zip((x, y), MIDDLE, HALF_AXES, strict=True)]
+    radius: Float64 = (away[0] ** ROUNDNESS + away[1] ** ROUNDNESS) ** (1 / ROUNDNESS)
+    return radius
+
+
+def rim(matrix: Float64, width: int, height: int) -> Float32:
+    """0 on the face's features, 1 around them: (height, width) pixels that `matrix` takes to the template."""
+    at = np.stack(np.meshgrid(np.arange(width), np.arange(height)), -1) @ matrix[:, :2].T + matrix[:, 2]
+    share = (_radius(at[..., 0], at[..., 1]) - FEATURES[0]) / (FEATURES[1] - FEATURES[0])
+    found: Float32 = np.clip(share, 0, 1).astype(np.float32)
+    return found
+
+
 @cache
 def face_mask(side: int, feather: float = FEATHER) -> Float32:
     """1 on the face, fading to 0 at its outline and at the crop's edge: (side, side), of a crop of that many pixels."""
-    at = (np.arange(side) + 0.5) * (CROP / side) - 0.5
-    away = [np.abs(at - middle) / half for middle, half in zip(MIDDLE, HALF_AXES, strict=True)]
-    radius = (away[0][None] ** ROUNDNESS + away[1][:, None] ** ROUNDNESS) ** (1 / ROUNDNESS)
-    inside = (1 - radius) * min(HALF_AXES) / feather
+    at: Float64 = (np.arange(side, dtype=np.float64) + 0.5) * (CROP / side) - 0.5
+    inside = (1 - _radius(at[None], at[:, None])) * min(HALF_AXES) / feather
     edge = np.minimum(at + 0.5, CROP - 0.5 - at) / (EDGE if feather == FEATHER else feather)
     mask: Float32 = np.clip(np.minimum(inside, np.minimum(edge[None], edge[:, None])), 0, 1).astype(np.float32)
     return mask
@@ -118,7 +133,8 @@ class Canvas:
         #: (h, w, 3) uint8 RGB.
         self.pixels = np.ascontiguousarray(region)
         #: (h, w) float32, in levels.
-        self.bound = bound_map(self.pixels.astype(np.float32), scale_of(self.matrix), allowed)
+        hair = rim(self.matrix, width, height)
+        self.bound = bound_map(self.pixels.astype(np.float32), scale_of(self.matrix), allowed, hair)
 
     def template_bound(self) -> Float32:
         """How far each template pixel may move, in levels, faded out at the face's outline: (112, 112)."""

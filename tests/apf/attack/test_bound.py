@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from apf import raster
-from apf.attack.bound import FLAT_SHARE, LEAST, LEAST_LIGHT, MOST, OWN_SIDE, REACH, Bound, bound_map
+from apf.attack.bound import FLAT_SHARE, LEAST, LEAST_LIGHT, MOST, OWN_SIDE, REACH, Bound, bound_map, combed
 from apf.recipe import load_recipe
 from tests.apf.attack.scenes import STANDARD, busy_photo, smooth_photo
 
@@ -147,3 +149,33 @@ def test_a_recipe_says_its_bound(name: str, warp: float, most: int) -> None:
     allowed = Bound.of(recipe)
     assert allowed == Bound(recipe.epsilon_levels, recipe.chroma, pytest.approx(warp))
     assert allowed.most == most
+
+
+def _strands(side: int, pitch: float, angle: float) -> np.ndarray:
+    """A luma (side, side) of straight strands, as hair has them."""
+    y, x = np.mgrid[0:side, 0:side].astype(np.float32)
+    across = x * math.cos(angle) + y * math.sin(angle)
+    strands: np.ndarray = 128 + 20 * np.sin(across * np.float32(2 * math.pi / pitch))
+    return strands
+
+
+@pytest.mark.parametrize("angle", [0.0, 0.6, 1.3, math.pi / 2])
+def test_straight_strands_are_combed_and_curls_are_not(angle: float) -> None:
+    """Whatever way hair falls, contrast that runs one way is told from contrast that runs all ways."""
+    inside = slice(20, -20)
+    strands = combed(_strands(120, 5, angle), 1.2)[inside, inside]
+    curls = combed(128 + 20 * np.random.default_rng(0).standard_normal((120, 120)).astype(np.float32), 1.2)[
+        inside, inside
+    ]
+    assert strands.min() > 0.99
+    assert curls.mean() < 0.02
+    assert combed(np.full((40, 40), 90, np.float32), 1.2).max() == 0, "a wall has no direction"
+
+
+def test_strands_hide_nothing_around_the_features_and_much_on_them() -> None:
+    """Noise across straight hair shows as bands; brows and lashes, which are combed, too, keep what they hide."""
+    pixels = np.repeat(_strands(120, 5, 0.3)[..., None], 3, 2)
+    on_brows, in_hair = (bound_map(pixels, 1.0, STANDARD, np.full((120, 120), share, np.float32)) for share in (0, 1))
+    inside = slice(20, -20)
+    assert np.array_equal(on_brows, bound_map(pixels, 1.0, STANDARD))
+    assert in_hair[inside, inside].max() < 0.35 * on_brows[inside, inside].min()

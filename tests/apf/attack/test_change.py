@@ -16,10 +16,11 @@ from apf.attack.change import (
     face_mask,
     in_colour,
     in_colour_back,
+    rim,
     shifts,
     spread,
 )
-from apf.faces import CROP, align
+from apf.faces import ARCFACE_TEMPLATE, CROP, align
 from apf.geometry import scale_of
 from tests.apf.attack.scenes import STANDARD, busy_photo, face_at
 
@@ -136,3 +137,16 @@ def test_a_canvas_beyond_the_photo() -> None:
     for x, y in ((-300, 40), (5, 5), (90, 500)):
         canvas = Canvas(busy_photo(80, 100), face_at(x, y, 90), STANDARD)
         assert min(canvas.bound.shape) >= 1 and np.isfinite(canvas.template_bound()).all()
+
+
+def test_the_rim_is_around_the_features() -> None:
+    """Eyes, brows, nose and mouth are within; temples, jaw and the hair beside them are the rim, in any photo."""
+    matrix = np.array([[0.5, 0, 3], [0, 0.5, -4]])
+    found = rim(matrix, 240, 240)
+
+    def at(x: float, y: float) -> float:
+        return float(found[round((y + 4) / 0.5), round((x - 3) / 0.5)])
+
+    features = [*ARCFACE_TEMPLATE, (38, 42), (74, 42), (30, 44), (82, 44)]
+    assert max(at(x, y) for x, y in features) == 0
+    assert min(at(x, y) for x, y in [(10, 60), (100, 60), (55, 8), (15, 95), (95, 95)]) == 1
