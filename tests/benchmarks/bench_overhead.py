@@ -28,7 +28,7 @@ import psutil
 
 from tests.benchmarks.bench_protect import make_photos
 from tests.benchmarks.record import cores, record, table
-from tests.conftest import S3_KEY, S3_SECRET, RedisServer, S3Server, _free_ports, _redis_binary
+from tests.conftest import ANY_PLACE, S3_KEY, S3_SECRET, RedisServer, S3Server, _free_ports, _redis_binary
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -130,7 +130,7 @@ def services(folder: Path, *, s3: bool) -> Iterator[tuple[Queue, S3Server | None
             os.environ["AWS_DEFAULT_REGION"] = "us-east-1"
             server = _moto(stack)
             variables = {"APF_ALLOWED_URLS": f"{folder.as_uri()} s3://library s3://public"}
-            variables["APF_S3_ENDPOINT_URL"] = server.endpoint_url
+            variables |= {"APF_S3_ENDPOINT_URL": server.endpoint_url, **ANY_PLACE}
         queue = Queue(redis, variables)
         stack.callback(queue.close)
         yield queue, server

@@ -50,7 +50,7 @@ from tests.benchmarks.photos import FACE_HEIGHT, jpeg
 from tests.benchmarks.processes import APF, running, running_redis
 from tests.benchmarks.record import cores, record, table
 from tests.benchmarks.services import own_credentials, store
-from tests.conftest import RedisServer, S3Server
+from tests.conftest import ANY_PLACE, RedisServer, S3Server
 
 OURS, PLAIN, LOADING, FAWKES = "ours", "plain Celery", "plain Celery, loading in each call", "Fawkes-like"
 #: How many times as many photos ours does.
@@ -144,6 +144,7 @@ class World:
             "APF_S3_ENDPOINT_URL": self.server.endpoint_url,
             "APF_ALLOWED_URLS": f"s3://{self.bucket}",
             "APF_DEVICE": "cpu",
+            **ANY_PLACE,
         }
         os.environ |= variables
         return running(APF, self.folder / "ours.log", variables, "worker", "--loglevel", "WARNING")

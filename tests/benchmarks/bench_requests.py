@@ -23,7 +23,7 @@ import typer
 from moto.server import ThreadedMotoServer
 
 from tests.benchmarks.record import record, table
-from tests.conftest import S3_KEY, S3_SECRET, S3Server
+from tests.conftest import ANY_PLACE, S3_KEY, S3_SECRET, S3Server
 
 #: Threads of the worker, by their names; all others are the command's.
 WORKERS_THREADS = ("embedded-worker", "read", "write", "filter", "lease")
@@ -108,7 +108,7 @@ def main() -> None:
     threaded.start()
     host, port = threaded.get_host_and_port()
     os.environ |= {"AWS_ACCESS_KEY_ID": S3_KEY, "AWS_SECRET_ACCESS_KEY": S3_SECRET, "AWS_DEFAULT_REGION": "us-east-1"}
-    os.environ["APF_S3_ENDPOINT_URL"] = f"http://{host}:{port}"
+    os.environ |= {"APF_S3_ENDPOINT_URL": f"http://{host}:{port}", **ANY_PLACE}
     import tests.faults.cheap  # noqa: F401, PLC0415  from here on the worker has the cheap filter
 
     server = S3Server(os.environ["APF_S3_ENDPOINT_URL"])

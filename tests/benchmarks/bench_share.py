@@ -58,6 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--within", type=float, default=60.0, help="seconds in which they come")
     parser.add_argument("--bulk", type=int, default=100, help="photos of the bulk batch")
     parser.add_argument("--side", type=int, default=2048, help="pixels of a photo's sides")
+    parser.add_argument("--recipe", default="fast", help="of uploads and bulk work")
     asked = parser.parse_args(arguments)
     unwind_when_ended()
     with tempfile.TemporaryDirectory() as name, running_redis(Path(name) / "redis") as server:
@@ -72,22 +73,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "APF_PROGRESS_INTERVAL_S": "1",
         }
         with running(APF, folder / "worker.log", {}, "worker", "--loglevel", "WARNING"):
-            run = measure(folder, asked.uploads, asked.within, asked.side)
-    report(run, load_settings().bulk_share)
+            run = measure(folder, asked)
+    report(run, asked.recipe, load_settings().bulk_share)
 
 
-def measure(folder: Path, uploads: int, within_s: float, side: int) -> Run:
+def measure(folder: Path, asked: argparse.Namespace) -> Run:
     run, client = Run(), Client()
-    upload(client, folder, Upload("warm-up", 0.0), a_photo(999, side))  # models load
-    bulk = client.submit((folder / "bulk").as_uri(), (folder / "bulk-out").as_uri(), tenant="library")
+    upload(client, folder, asked.recipe, Upload("warm-up", 0.0), a_photo(999, asked.side))  # models load
+    places = [(folder / name).as_uri() for name in ("bulk", "bulk-out")]
+    bulk = client.submit(*places, tenant="library", recipe=asked.recipe)
     watch = BatchWatch(find_ledger(bulk.destination, load_settings()), bulk.batch)
     run.alone_per_s = pace(watch)
     started = time.monotonic()
     threads = []
-    for number in range(uploads):
-        time.sleep(max(0.0, started + number * within_s / uploads - time.monotonic()))
+    for number in range(asked.uploads):
+        time.sleep(max(0.0, started + number * asked.within / asked.uploads - time.monotonic()))
         run.uploads.append(one := Upload(f"user-{number % 2}", time.monotonic() - started))
-        threads.append(threading.Thread(target=upload, args=(Client(), folder, one, a_photo(1000 + number, side))))
+        photo = a_photo(1000 + number, asked.side)
+        threads.append(threading.Thread(target=upload, args=(Client(), folder, asked.recipe, one, photo)))
         threads[-1].start()
         run.progress.append((time.monotonic() - started, done(watch)))
     while any(thread.is_alive() for thread in threads):
@@ -111,16 +114,17 @@ def done(watch: BatchWatch) -> int:
     return summary.protected + summary.running.protected
 
 
-def upload(client: Client, folder: Path, one: Upload, photo: bytes) -> None:
+def upload(client: Client, folder: Path, recipe: str, one: Upload, photo: bytes) -> None:
     name = f"{one.user}-{one.came_s:07.3f}.jpg"
     (folder / "up" / name).write_bytes(photo)
     started = time.monotonic()
-    sent = client.submit((folder / "up").as_uri(), (folder / "up-out").as_uri(), photos=[name], tenant=one.user)
+    places = [(folder / which).as_uri() for which in ("up", "up-out")]
+    sent = client.submit(*places, photos=[name], tenant=one.user, recipe=recipe)
     summary = client.wait(sent.destination, sent.batch, timeout_s=600)
     one.seconds, one.failed = time.monotonic() - started, int(summary.protected != 1)
 
 
-def report(run: Run, share: float) -> None:
+def report(run: Run, recipe: str, share: float) -> None:
     (first_s, first), (last_s, last) = run.progress[0], run.progress[-1]
     got = (last - first) / (last_s - first_s) / run.alone_per_s
     seconds = sorted(one.seconds for one in run.uploads)
@@ -131,12 +135,12 @@ def report(run: Run, share: float) -> None:
         "max, s": seconds[-1],
     }
     failed = sum(one.failed for one in run.uploads) + run.bulk_failed
-    print(f"{table([{'uploads': len(seconds), **spread, 'failed': failed}])}\n")
+    print(f"{table([{'recipe': recipe, 'uploads': len(seconds), **spread, 'failed': failed}])}\n")
     marks = [next(((t, n) for t, n in run.progress if t >= mark), (last_s, last)) for mark in range(0, int(last_s), 10)]
     print(f"{table([{'after, s': t, 'bulk photos done': n} for t, n in marks])}\n")
     print(f"bulk work got {got:.0%} of what it does alone ({run.alone_per_s:.2f} photos/s) over {last_s:.0f} s\n")
     figures = {"spread": spread, "failed": failed, "bulk_share": got, "alone_per_s": run.alone_per_s}
-    record("share", {**figures, "busy_s": last_s, "bulk_photos": last - first, "progress": marks})
+    record("share", {"recipe": recipe, **figures, "busy_s": last_s, "bulk_photos": last - first, "progress": marks})
     if failed:
         raise SystemExit(f"{failed} photos failed")
     if got < TOLERANCE * share:

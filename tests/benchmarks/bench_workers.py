@@ -25,7 +25,7 @@ from producer.batch import Asked, create_batch
 from tests.benchmarks.processes import SIMULATED, await_that, processor_s, running, running_redis, unwind_when_ended
 from tests.benchmarks.record import cores, record, table
 from tests.benchmarks.simulated import SimulatedEngine, a_file
-from tests.conftest import S3_KEY, S3_SECRET, RedisServer, S3Server, running_swift
+from tests.conftest import ANY_PLACE, S3_KEY, S3_SECRET, RedisServer, S3Server, running_swift
 from workers.app import make_app
 from workers.job import ShardJob
 from workers.reconcile import plan_and_send
@@ -183,7 +183,7 @@ def a_place(store: str) -> Iterator[Place]:
             os.environ |= {"AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true"}
             swift = stack.enter_context(running_swift())
             url = f"s3://{swift.new_bucket('workers')}"
-            variables["APF_S3_ENDPOINT_URL"] = swift.endpoint_url
+            variables |= {"APF_S3_ENDPOINT_URL": swift.endpoint_url, **ANY_PLACE}
         variables["APF_ALLOWED_URLS"] = url
         settings = Settings.model_validate({name.removeprefix("APF_").lower(): v for name, v in variables.items()})
         yield Place(folder, server, url, settings, variables, swift)
