@@ -31,9 +31,9 @@ REACH = 1.2
 RINGS = ((0.7, 3, 0.0), (1.4, 4, 0.3), (2.4, 5, 0.1))
 #: Levels of difference within which a neighbour is on the pixel's own side.
 OWN_SIDE = 25.0
-#: Shares of contrast that run one way: straight hair hides nothing that crosses it, and from the second on counts as
-#: smooth; and the neighbourhood's sigma, in that of `REACH`.
-COMBED, COMBED_REACH = (0.5, 0.8), 2.5
+#: Shares of fine contrast that run one way: straight hair hides nothing that crosses it, and from the second on counts
+#: as smooth. Sigmas of what is fine, at most, and of the neighbourhood, in that of `REACH`.
+COMBED, STRANDS, COMBED_REACH = (0.5, 0.8), 1.5, 2.5
 #: Luma of surroundings, in levels, below which the eye adapts: all is as in the photo lit to this, down to a share. The
 #: surroundings' sigma is this many template pixels.
 ADAPTED, LEAST_LIGHT, SURROUNDINGS = 100.0, 0.4, 12.0
@@ -77,19 +77,19 @@ def bound_map(pixels: Float32, scale: float, allowed: Bound, rim: Float32 | None
     around = blurred(luma, max(1.0, SURROUNDINGS / scale))
     light = np.clip(around / ADAPTED, LEAST_LIGHT, 1).astype(np.float32)
     contrast = own_contrast(luma / light, sigma)
-    if rim is not None:
-        contrast *= 1 - rim * combed(luma / light, sigma)
+    hiding = contrast if rim is None else contrast * (1 - rim * combed(luma / light, sigma))
     dark = SHADE * np.maximum(around, 1)
     shade = 1 + IN_SHADE * np.clip((dark - blurred(luma, sigma)) / dark, 0, 1)
-    masked = blurred(0.171 + MASKING / 8 * np.maximum(contrast - SMOOTH_CONTRAST, 0), sigma) * shade
+    masked = blurred(0.171 + MASKING / 8 * np.maximum(hiding - SMOOTH_CONTRAST, 0), sigma) * shade
     flat = blurred(np.clip(contrast / FLAT_CONTRAST, FLAT_SHARE, 1), 0.7 * sigma)
     found: Float32 = allowed.epsilon * np.clip(masked, LEAST, MOST) * flat * light
     return np.minimum(found, np.float32(allowed.most))
 
 
 def combed(luma: Float32, sigma: float) -> Float32:
-    """How much of the contrast around each pixel runs one way, 0 to 1, by the structure tensor (Bigün 1987)."""
-    soft: Float32 = np.pad(blurred(luma, max(0.7, 0.35 * sigma)), 1, mode="edge")
+    """How much of the fine contrast around each pixel runs one way, 0 to 1, by the structure tensor (Bigün 1987)."""
+    fine = blurred(luma, max(0.7, 0.35 * sigma)) - blurred(luma, STRANDS * sigma)
+    soft: Float32 = np.pad(fine, 1, mode="edge")
     half = np.float32(0.5)
     down, right = half * (soft[2:, 1:-1] - soft[:-2, 1:-1]), half * (soft[1:-1, 2:] - soft[1:-1, :-2])
     across, along, both = (blurred(one, COMBED_REACH * sigma) for one in (right * right, down * down, right * down))
