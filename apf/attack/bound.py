@@ -21,7 +21,7 @@ LUMA: Float32 = np.array([0.299, 0.587, 0.114], np.float32)
 #: The bound of smooth skin, as a share of a recipe's epsilon.
 LEAST = 0.225
 #: Contrast, in levels, that counts as smooth, and how far a pixel moves for each beyond, in shares of epsilon / 8.
-SMOOTH_CONTRAST, MASKING = 1.0, 0.86
+SMOOTH_CONTRAST, MASKING = 1.0, 1.0
 #: The share of the bound that is left where there is no contrast at all, such as on a white wall, and the contrast, in
 #: levels, from which it is whole.
 FLAT_SHARE, FLAT_CONTRAST = 0.15, 0.6
