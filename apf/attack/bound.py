@@ -19,9 +19,9 @@ from apf.recipe import MOST, Recipe, most_levels
 #: Rec. 601, as JPEG has it.
 LUMA: Float32 = np.array([0.299, 0.587, 0.114], np.float32)
 #: The bound of smooth skin, as a share of a recipe's epsilon.
-LEAST = 0.225
+LEAST = 0.12
 #: Contrast, in levels, that counts as smooth, and how far a pixel moves for each beyond, in shares of epsilon / 8.
-SMOOTH_CONTRAST, MASKING = 1.0, 1.0
+SMOOTH_CONTRAST, MASKING = 3.0, 1.4
 #: The share of the bound that is left where there is no contrast at all, such as on a white wall, and the contrast, in
 #: levels, from which it is whole.
 FLAT_SHARE, FLAT_CONTRAST = 0.15, 0.6
@@ -80,9 +80,9 @@ def bound_map(pixels: Float32, scale: float, allowed: Bound, rim: Float32 | None
     hiding: Float32 = contrast if rim is None else contrast * (1 - rim * combed(luma / light, sigma))
     dark = SHADE * np.maximum(around, 1)
     shade = 1 + IN_SHADE * np.clip((dark - blurred(luma, sigma)) / dark, 0, 1)
-    masked = blurred(0.171 + MASKING / 8 * np.maximum(hiding - SMOOTH_CONTRAST, 0), sigma) * shade
+    masked = blurred(LEAST + MASKING / 8 * np.maximum(hiding - SMOOTH_CONTRAST, 0), sigma) * shade
     flat = blurred(np.clip(contrast / FLAT_CONTRAST, FLAT_SHARE, 1), 0.7 * sigma)
-    found: Float32 = allowed.epsilon * np.clip(masked, LEAST, MOST) * flat * light
+    found: Float32 = allowed.epsilon * np.minimum(masked, MOST) * flat * light
     return np.minimum(found, np.float32(allowed.most))
 
 
