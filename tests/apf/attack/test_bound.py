@@ -68,7 +68,7 @@ def test_texture_hides_more() -> None:
     """The stronger a texture, the further its pixels move, up to several times what skin does."""
     means = [mapped(150 + grain(size=size)).mean() for size in (1, 4, 8, 16)]
     assert means == sorted(means)
-    assert means[-1] > 4 * means[0] and means[1] < 3 * means[0]
+    assert means[-1] > 8 * means[0] and means[1] < 5 * means[0]
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.3])
@@ -80,8 +80,8 @@ def test_an_edge_hides_nothing_beside_it(scale: float, step: int) -> None:
     off = np.abs(np.arange(160) - 79.5) > 4 * max(1, REACH / scale)
     beside = mapped(across + noise, scale)
     alone = np.where(across > 140, mapped(140 + step + noise, scale), mapped(140 + noise, scale))
-    assert np.abs(beside - alone)[:, off].max() < 0.1 * EPSILON * LEAST
-    np.testing.assert_allclose(mapped(across, scale)[:, off], EPSILON * LEAST * FLAT_SHARE, rtol=0.1)
+    assert np.abs(beside - alone)[:, off].max() < 0.02 * EPSILON
+    np.testing.assert_allclose(mapped(across, scale)[:, off], EPSILON * LEAST * FLAT_SHARE, rtol=0.2)
     if step > 4 * OWN_SIDE:
         assert beside.max() < 0.4 * STANDARD.most
 
@@ -128,7 +128,7 @@ def test_a_photo_of_more_pixels_has_the_same_map() -> None:
     twice = np.kron(once, np.ones((2, 2)))
     twice = raster.blurred(twice.astype(np.float32), 1.0)
     small, large = mapped(once, 1.0), mapped(twice, 0.5)
-    assert large.mean() == pytest.approx(small.mean(), rel=0.2)
+    assert large.mean() == pytest.approx(small.mean(), rel=0.3)
 
 
 @settings(max_examples=25)
