@@ -114,7 +114,7 @@ def costs(rows: Sequence[Row]) -> list[str]:
 
 
 def markdown(found: Report) -> str:
-    """The tables for a README, after the command and the machine."""
+    """The tables for a page, after the command and the machine."""
     where = f"{found.machine.processor}, {found.machine.device}, {found.machine.torch_threads} threads"
     lines = [
         f"{found.people} people with two photos each, {found.gallery} in the gallery; recipe {found.recipe}; weights "

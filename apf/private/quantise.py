@@ -56,7 +56,7 @@ class Reduction:
         return quantise(left, self.bits)
 
 
-#: What leaves the device where nobody says otherwise (README: what a gradient gives away).
+#: What leaves the device where nobody says otherwise (docs/private.md: what a gradient gives away).
 DEFAULT = Reduction(bits=4)
 
 

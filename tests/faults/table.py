@@ -1,4 +1,4 @@
-"""The README's table: faults, moments, runs and seconds to recover, and the same faults on a plain Celery job.
+"""The table of docs/faults.md: faults, moments, runs and seconds to recover, and the same faults on a plain Celery job.
 
 APF_FAULTS_CSV=faults.csv make soak        appends a row for each run
 python -m tests.faults.table faults.csv    prints the table

@@ -123,7 +123,7 @@ def test_every_file_ends_in_an_outcome(ran: Any, capsys: pytest.CaptureFixture[s
 
 
 def print_table(files: dict[str, bytes], reports: dict[str, PhotoReport], engine: PixelEngine) -> None:
-    """As in the README; the soak's alone by kind."""
+    """As in docs/faults.md; the soak's alone by kind."""
     kinds = sorted({key.split("/")[0] for key in files})
     if SOAK:
         print("\n| kind | files | protected | failed, with the reason | slowest, s |\n|---|---:|---:|---:|---:|")

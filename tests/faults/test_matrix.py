@@ -1,7 +1,7 @@
 """Faults at moments, with real processes: no photo is lost, doubled or wrong.
 
 `make test` runs each fault in the middle of a shard, `make soak` (APF_SOAK=1) at every moment, longer and more often.
-Rows for the README's table are appended to APF_FAULTS_CSV where it is set.
+Rows for the table of docs/faults.md are appended to APF_FAULTS_CSV where it is set.
 """
 
 from __future__ import annotations

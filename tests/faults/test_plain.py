@@ -1,4 +1,4 @@
-"""What the same faults cost a plain Celery job: the README's comparison, so `make soak` alone runs it."""
+"""What the same faults cost a plain Celery job: the comparison of docs/faults.md, so `make soak` alone runs it."""
 
 from __future__ import annotations
 

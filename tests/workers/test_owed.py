@@ -137,7 +137,7 @@ def test_celery_counts_no_tries() -> None:
 
 
 def test_a_store_is_waited_for_for_about_twenty_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """README says so; and no wait outlasts the visibility timeout, after which Redis gives the message away."""
+    """docs/faults.md says so; and no wait outlasts the visibility timeout, after which Redis gives the message away."""
     total = sum(tasks._back_off_s(waits) for waits in range(tasks.MAX_WAITS))
     assert 18 < total / 60 < 26
     monkeypatch.setenv("APF_VISIBILITY_TIMEOUT_S", "81")
