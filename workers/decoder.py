@@ -114,7 +114,13 @@ class Decoder:
         )
 
     def close(self) -> None:
-        """End the processes."""
+        """End the processes; photos that are being decoded are tried in new ones."""
+        for slots in (self._decoders, self._encoders):
+            idle = [slots.get_nowait() for _ in range(slots.qsize())]
+            for process in idle:
+                if process:
+                    process.end()
+                slots.put(None)
         self._nursery.close()
 
     def _ask(

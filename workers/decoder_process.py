@@ -67,7 +67,7 @@ class Nursery:
 
     def _end(self, process: int, first: _First) -> int:
         with self._lock, suppress(Ended):
-            if self._first is first:
+            if self._first is first and first.alive:
                 return first.ask(COMMAND.pack(END, process, 0, 0))
         return -signal.SIGKILL  # the first process is gone, and so is this one
 
@@ -152,6 +152,7 @@ class DecoderProcess:
         self._channel = channel
         self._end = end
         self._status: int | None = None
+        weakref.finalize(self, channel.close)
         try:
             self.cage = self._greeting()
         except BaseException:

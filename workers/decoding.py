@@ -7,6 +7,7 @@ new one costs milliseconds, and knows nothing of what another has seen.
 
 from __future__ import annotations
 
+import codecs
 import gc
 import io
 import json
@@ -141,7 +142,7 @@ def load_libraries() -> None:
     """Load all that any photo needs, by one of each kind that goes in and out: in a cage nothing can be loaded."""
     AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # decoders run side by side; encoders say how many they want
     for codec in ("utf_16_le", "utf_16_be", "latin_1", "ascii"):
-        b"".decode(codec)
+        codecs.lookup(codec)
     exif = Image.Exif()
     exif[0x8298] = "nobody"
     picture = Image.new("RGB", (16, 16), (200, 100, 50))
