@@ -153,9 +153,12 @@ class Decoder:
                         metrics.add("apf_decoder_failures_total", reason=_reason(error))
                         log.warning("%s", error)
                         continue
-                if isinstance(answer, Exception):
+                if not isinstance(answer, Exception):
+                    return answer
+                try:
                     raise answer
-                return answer
+                finally:
+                    del answer  # else it and this frame hold each other, and the photo's bytes with them
         raise CorruptPhoto(f"its decoder died {TRIES} times over it: the file is damaged or malicious, save it again")
 
     @contextmanager

@@ -46,8 +46,6 @@ def planted(data: bytes, limits: Limits | None = None, keep_metadata: tuple[str,
     return decode(data, limits, keep_metadata)
 
 
-photos.decode = planted
-
 #: All that attacks use, as nothing can be loaded later.
 LOADED = (
     ctypes,
@@ -67,4 +65,5 @@ LOADED = (
 )
 
 if __name__ == "__main__":
+    photos.decode = planted
     decoding.main()
