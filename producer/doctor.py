@@ -18,7 +18,7 @@ from producer.doctor_store import LARGEST_SKEW, examine_ledger, examine_store
 from producer.finding import Finding
 from producer.parts import missing_worker_parts
 from workers.asking import check_ledger_place
-from workers.engine import decoder_cage
+from workers.decoder_process import look as look_at_cage
 from workers.errors import SettingsError
 from workers.lanes import all_queues
 from workers.presence import listeners, look
@@ -210,7 +210,7 @@ def _worker_parts(settings: Settings) -> list[Finding]:
 def _cage(settings: Settings) -> Finding:
     """What holds a decoder here: one is made, and asked."""
     try:
-        cage = decoder_cage(settings)
+        cage = look_at_cage(settings.decoder_cage)
     except SettingsError as error:
         return Finding("decoder cage", False, str(error))
     # Who has no queue protects photos of their own.

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from workers.errors import SettingsError
+
 #: `APF_DECODER_CAGE`.
 Wanted = Literal["require", "best", "off"]
 
@@ -64,6 +66,14 @@ class Cage:
     def held(self) -> Literal["whole", "part", "none"]:
         """As the metric has it."""
         return "whole" if self.whole else "part" if self.holds else "none"
+
+    def check(self, wanted: Wanted) -> None:
+        """Raises SettingsError where all of it is wanted, and some is not there."""
+        if wanted == "require" and not self.whole:
+            raise SettingsError(
+                f"APF_DECODER_CAGE is require, and decoders here are without {'; without '.join(self.lacks)}. "
+                "Or set it to best, where nobody strange hands in photos"
+            )
 
     def __str__(self) -> str:
         return "; ".join([*self.holds, *(f"without {one}" for one in self.lacks)]) or "none"

@@ -183,12 +183,11 @@ class Decoder:
     def _new(self, tenant: object) -> DecoderProcess:
         process = self._nursery.make(tenant)
         metrics.put("apf_decoder_cage", 1, held=process.cage.held)
-        if self._wanted == "require" and not process.cage.whole:
+        try:
+            process.cage.check(self._wanted)
+        except SettingsError:
             process.end()
-            raise SettingsError(
-                f"APF_DECODER_CAGE is require, and decoders here are without {'; without '.join(process.cage.lacks)}. "
-                "Or set it to best, where nobody strange hands in photos"
-            )
+            raise
         return process
 
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 from workers import cage
 from workers.decoding_wire import COMMAND, END, GREETING, REPLY, REQUEST, START
+from workers.errors import SettingsError
 
 #: Variables that decoders get; all others could hold a secret.
 HARMLESS = re.compile(
@@ -27,6 +28,8 @@ HARMLESS = re.compile(
 PROGRAM = "workers.decoding"
 #: A greeting is longer only where something is wrong; loading libraries takes seconds, on a busy machine more.
 _MAX_GREETING, _START_LIMIT_S = 2**16, 120.0
+#: Memory of a decoder that decodes nothing.
+_LOOK_BYTES = 2**31
 
 
 class Ended(Exception):
@@ -35,6 +38,24 @@ class Ended(Exception):
     def __init__(self, status: int) -> None:
         super().__init__(f"a decoder ended with status {status}")
         self.status = status
+
+
+def look(wanted: cage.Wanted) -> cage.Cage:
+    """What holds a decoder on this machine: one is made, asked, and ended.
+
+    Raises:
+        SettingsError: the cage is required, and this machine lacks some of it.
+    """
+    nursery = Nursery(_LOOK_BYTES, caged=wanted != "off")
+    try:
+        process = nursery.make(None)
+        process.end()
+    except Ended as error:
+        raise SettingsError(f"decoders cannot be started: {error}") from error
+    finally:
+        nursery.close()
+    process.cage.check(wanted)
+    return process.cage
 
 
 class Nursery:

@@ -20,7 +20,6 @@ from workers.share import take_share
 if TYPE_CHECKING:
     from apf.photo import Header, Photo
     from apf.pipeline import ProtectedPixels
-    from workers.cage import Cage
     from workers.decoder import Decoder
 
 log = logging.getLogger(__name__)
@@ -137,19 +136,6 @@ def shared_decoder(settings: Settings) -> Decoder:
         limit_s=settings.decode_limit_s,
         memory_bytes=DECODER_BASE_BYTES + DECODER_BYTES_PER_PIXEL * settings.max_photo_pixels,
     )
-
-
-def decoder_cage(settings: Settings) -> Cage:
-    """What holds a decoder on this machine: one is made, asked, and ended.
-
-    Raises:
-        SettingsError: the cage is required, and this machine lacks some of it.
-    """
-    decoder = shared_decoder(settings)
-    try:
-        return decoder.check()
-    finally:
-        decoder.close()
 
 
 @lru_cache(maxsize=4)

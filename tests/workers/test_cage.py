@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -16,15 +17,21 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from typer.testing import CliRunner
 
 from apf.errors import CorruptPhoto
 from apf.photo import Limits, decode
+from producer import doctor
+from producer.cli import app
 from tests.conftest import RedisServer
 from tests.workers.planted import MAGIC
 from tests.workers.test_decoder import GIBIBYTE, jpeg
 from workers import decoder_process
 from workers.cage import Wanted
+from workers.context import at
 from workers.decoder import Decoder
+from workers.errors import SettingsError
+from workers.settings import Settings
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="a cage is Linux's")
 
@@ -325,3 +332,77 @@ def test_a_caged_decoder_ends_with_its_worker() -> None:
         parent.kill()
     _, alive = psutil.wait_procs(children, timeout=20)
     assert alive == []
+
+
+@pytest.fixture
+def _old_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoder_process, "PROGRAM", "tests.workers.uncaged")
+
+
+@pytest.mark.usefixtures("_old_kernel")
+def test_where_the_kernel_lacks_it_a_required_cage_refuses() -> None:
+    """Nothing is decoded, and what is missing is named with its cure."""
+    with decoding("require") as decoder:
+        with pytest.raises(SettingsError, match=r"APF_DECODER_CAGE is require, .* without Landlock .* Linux 5\.13"):
+            decoder.check()
+        with pytest.raises(SettingsError, match="APF_DECODER_CAGE"):
+            decoder.decode(jpeg(), Limits(), ())
+
+
+@pytest.mark.usefixtures("_old_kernel")
+def test_where_the_kernel_lacks_it_the_best_is_taken_and_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Photos are decoded by what holds there, and metric and doctor say what does not."""
+    said: list[str] = []
+    monkeypatch.setattr("workers.metrics.put", lambda name, value, **labels: said.append(labels["held"]))
+    with decoding("best") as decoder:
+        assert decoder.decode(jpeg(), Limits(), ()).pixels.shape == (512, 512, 3)
+    assert said == ["part"]
+    alone = doctor._cage(Settings())
+    assert alone.ok
+    assert "without Landlock" in alone.detail
+    assert not doctor._cage(Settings(broker_url="redis://localhost")).ok
+    refused = doctor._cage(Settings(decoder_cage="require"))
+    assert not refused.ok
+    assert "set it to best" in refused.detail
+
+
+def test_the_doctor_shows_the_cage() -> None:
+    """It names what holds a decoder here; and says so where it is switched off."""
+    found = doctor._cage(Settings(broker_url="redis://localhost", decoder_cage="require"))
+    assert found.ok
+    assert re.fullmatch(r"no new privileges; Landlock \(ABI \d+\); seccomp", found.detail)
+    off = doctor._cage(Settings(broker_url="redis://localhost", decoder_cage="off"))
+    assert not off.ok
+    assert "APF_DECODER_CAGE is off" in off.detail
+
+
+@pytest.mark.usefixtures("_old_kernel")
+def test_a_worker_without_a_required_cage_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`apf worker` ends with the reason before it takes a shard."""
+    monkeypatch.setenv("APF_BROKER_URL", "redis://localhost:1/0")
+    monkeypatch.setenv("APF_ALLOWED_URLS", "*")
+    monkeypatch.setenv("APF_DECODER_CAGE", "require")
+    ran = CliRunner().invoke(app, ["worker"])
+    assert ran.exit_code
+    assert "APF_DECODER_CAGE is require" in " ".join(ran.output.split())
+
+
+def test_no_decoder_serves_two_tenants() -> None:
+    """What one tenant's photo does to its decoder, another's photo does not meet; the same tenant's does."""
+    spoil = "globals()['photos'].spoilt = True; answers.spoilt = True; raise StopIteration"
+    ask = "said = hasattr(answers, 'spoilt')"
+    with decoding("require") as decoder:
+        with at(tenant="mallory"):
+            decoder.decode(photo(spoil), Limits(), ())
+            assert came_of(decoder, ask) == "did: True"
+        with at(tenant="ann"):
+            assert came_of(decoder, ask) == "did: False"
+        with at(tenant="mallory"):
+            assert came_of(decoder, ask) == "did: False", "nor does it wait for its own to come back"
+
+
+def test_what_decodes_never_encodes() -> None:
+    """A decoder that was taken over is not asked to write what is published."""
+    with decoding("require") as decoder:
+        kept = decoder.decode(photo("answers.spoilt = photos.encode = None; raise StopIteration"), Limits(), ())
+        assert decoder.encode(kept, kept.pixels, jpeg_floor_quality=75)[:2] == b"\xff\xd8"
