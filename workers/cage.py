@@ -10,10 +10,12 @@ import ctypes
 import os
 import resource
 import sys
+import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from workers.errors import SettingsError
 
@@ -47,6 +49,7 @@ DEADLY = (
 
 _CLONE_THREAD, _PROT_EXEC, _MAP_ANONYMOUS = 0x10000, 0x4, 0x20
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 1, 4, 38
+_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, _INSTRUCTION_BYTES = 22, 2, 8
 _SIGKILL = 9
 
 
@@ -82,9 +85,9 @@ class Cage:
 def prepare() -> None:
     """Load what `close` needs, before there are no files any more."""
     if sys.platform == "linux":
-        with suppress(_Lacking):
-            _landlock_abi()
-        _seccomp_lacks()
+        for part in (_landlock_abi, _seccomp_program):
+            with suppress(_Lacking):
+                part()
 
 
 def end_with(parent: int) -> None:
@@ -145,27 +148,34 @@ def _enter_landlock() -> str:
     return f"Landlock (ABI {abi})"
 
 
-def _seccomp_lacks() -> str:
-    try:
-        import pyseccomp  # noqa: F401, PLC0415  as above
-    except (ImportError, RuntimeError, OSError) as error:
-        return f"seccomp ({error}): install libseccomp (Debian: libseccomp2)"
-    return ""
-
-
 def _enter_seccomp() -> str:
-    if lacking := _seccomp_lacks():
-        raise _Lacking(lacking)
-    import pyseccomp as seccomp  # noqa: PLC0415  as above
+    program = ctypes.create_string_buffer(_seccomp_program())
+    kept = _Program(len(program) // _INSTRUCTION_BYTES, ctypes.cast(program, ctypes.c_void_p))
+    try:
+        _prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(kept))
+    except OSError as error:
+        raise _Lacking(f"seccomp ({error}): the kernel needs CONFIG_SECCOMP_FILTER") from error
+    return "seccomp"
 
+
+class _Program(ctypes.Structure):
+    """As the kernel takes a filter: `struct sock_fprog`."""
+
+    _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_void_p))
+
+
+@cache
+def _seccomp_program() -> bytes:
+    """The rules as the kernel takes them: made once, as that takes longer than all else of a new decoder."""
+    try:
+        import pyseccomp as seccomp  # noqa: PLC0415  it is of Linux alone
+    except (ImportError, RuntimeError, OSError) as error:
+        raise _Lacking(f"seccomp ({error}): install libseccomp (Debian: libseccomp2)") from error
     rules = seccomp.SyscallFilter(seccomp.ERRNO(1))  # EPERM
-    known = {name: seccomp.resolve_syscall(seccomp.Arch.NATIVE, name) for name in (*ALLOWED, *DEADLY)}
-    for name in ALLOWED:
-        if known[name] >= 0:  # each kind of machine lacks some
-            rules.add_rule(seccomp.ALLOW, name)
-    for name in DEADLY:
-        if known[name] >= 0:
-            rules.add_rule(seccomp.KILL_PROCESS, name)
+    for action, names in ((seccomp.ALLOW, ALLOWED), (seccomp.KILL_PROCESS, DEADLY)):
+        for name in names:
+            if seccomp.resolve_syscall(seccomp.Arch.NATIVE, name) >= 0:  # each kind of machine lacks some
+                rules.add_rule(action, name)
     masked, equal = seccomp.MASKED_EQ, seccomp.EQ
     # Threads, and no processes; the C library asks for `clone3` first, whose flags cannot be seen from here.
     rules.add_rule(seccomp.ALLOW, "clone", seccomp.Arg(0, masked, _CLONE_THREAD, _CLONE_THREAD))
@@ -176,16 +186,15 @@ def _enter_seccomp() -> str:
     rules.add_rule(seccomp.ALLOW, "mprotect", not_run)
     # Limits may be read, of this process.
     rules.add_rule(seccomp.ALLOW, "prlimit64", seccomp.Arg(0, equal, 0), seccomp.Arg(2, equal, 0))
-    try:
-        rules.load()
-    except OSError as error:
-        raise _Lacking(f"seccomp ({error}): the kernel needs CONFIG_SECCOMP_FILTER") from error
-    return "seccomp"
+    with tempfile.TemporaryFile() as file:
+        rules.export_bpf(file)
+        file.seek(0)
+        return file.read()
 
 
-def _prctl(option: int, value: int) -> None:
+def _prctl(option: int, value: int, more: Any = 0) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(option, value, 0, 0, 0):
+    if libc.prctl(option, value, more, 0, 0):
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
 

@@ -1,8 +1,8 @@
 """`python -m tests.benchmarks.bench_cage`: what the cage around decoders costs, of a photo of a megapixel with a face.
 
-Photos are decoded, protected and encoded as a worker does it, in turns with the cage and without, and with decoders that
-are made anew for each photo, as for a tenant with one upload. Processor seconds of all processes count, which hardly
-depend on what else the machine does. Besides: what it takes to start, and what memory decoders hold.
+Photos are decoded, protected and encoded as a worker does it, in turns with the cage and without, and with decoders
+that are made anew for each photo, as for a tenant with one upload. Processor seconds of all processes count, which
+hardly depend on what else the machine does. Besides: what it takes to start, and what memory decoders hold.
 """
 
 from __future__ import annotations
@@ -102,9 +102,8 @@ def in_turns(each: dict[str, Callable[[int], Any]], photos: int, turns: int) -> 
 
 def processor_s() -> float:
     """Of this process and all below it; of decoders that have ended, the process that made them tells."""
-    me = psutil.Process()
-    total = sum(time.process_time() if one == me else 0.0 for one in [me])
-    for one in me.children(recursive=True):
+    total = time.process_time()
+    for one in psutil.Process().children(recursive=True):
         used = one.cpu_times()
         total += used.user + used.system + used.children_user + used.children_system
     return total
@@ -150,7 +149,7 @@ def start_s(cage: Wanted) -> dict[str, float]:
 
 def memory_mb() -> dict[str, float]:
     """Proportional share of each process below this one: what is shared counts once, spread over those who share."""
-    names = {"first process": [], "decoders": []}  # type: dict[str, list[float]]
+    names: dict[str, list[float]] = {"first process": [], "decoders": []}
     for child in psutil.Process().children():
         names["first process"].append(pss_mb(child.pid))
         names["decoders"] += [pss_mb(one.pid) for one in child.children()]

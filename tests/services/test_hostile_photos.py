@@ -1,4 +1,4 @@
-"""Photos that take their decoders over, among others', on a real worker: each is reported, and its neighbours are right."""
+"""Photos that take their decoders over, on a real worker: each is reported, and its neighbours are right."""
 
 from __future__ import annotations
 
