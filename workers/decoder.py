@@ -40,6 +40,8 @@ TRIES = 3
 
 #: RGB and alpha.
 BYTES_PER_PIXEL = 4
+#: Encoding may take so much longer, in seconds a megapixel: a PNG takes ten times its decoding.
+ENCODE_S_PER_MEGAPIXEL = 3.0
 #: Room for what an encoder makes of a pixel, and of none: noise at the finest quality takes less.
 ENCODED_BYTES_PER_PIXEL, ENCODED_BYTES = 16, 32 * 2**20
 
@@ -109,9 +111,12 @@ class Decoder:
         arrays = [contiguous(array).data for array in (pixels, photo.alpha) if array is not None]
         room = ENCODED_BYTES + ENCODED_BYTES_PER_PIXEL * photo.header.pixels
         asked = {"photo": len(head), "quality": jpeg_floor_quality, "room": room}
-        return self._ask(
-            self._encoders, ENCODE, asked, [head, *arrays], room, lambda head, _, memory: memory.read(head.output)
-        )
+        limit_s = self._limit_s + ENCODE_S_PER_MEGAPIXEL * photo.header.pixels / 1e6
+
+        def read(head: Head, _: bytes, memory: Lent) -> bytes:
+            return memory.read(head.output)
+
+        return self._ask(self._encoders, ENCODE, asked, [head, *arrays], room, read, limit_s)
 
     def close(self) -> None:
         """End the processes; photos that are being decoded are tried in new ones."""
@@ -131,7 +136,9 @@ class Decoder:
         parts: Sequence[bytes | memoryview],
         room: int,
         read: Reading[Result],
+        limit_s: float | None = None,
     ) -> Result:
+        limit_s = limit_s or self._limit_s
         head = json.dumps(asked).encode()
         what = "encoding" if kind == ENCODE else "decoding"
         with lent(len(head) + sum(memoryview(part).nbytes for part in parts)) as question:
@@ -143,11 +150,11 @@ class Decoder:
                     request = Request(next(self._serials), kind, len(head), question.size - len(head), files)
                     try:
                         with self._process(slots) as process:
-                            answer = _answer(process, request, memory, read, time.monotonic() + self._limit_s)
+                            answer = _answer(process, request, memory, read, time.monotonic() + limit_s)
                     except TimeoutError as error:
                         metrics.add("apf_decoder_failures_total", reason="timeout")
                         raise CorruptPhoto(
-                            f"{what} took longer than {self._limit_s:g} s: save it again, or raise APF_DECODE_LIMIT_S"
+                            f"{what} took longer than {limit_s:g} s: save it again, or raise APF_DECODE_LIMIT_S"
                         ) from error
                     except (Ended, BadAnswer) as error:
                         metrics.add("apf_decoder_failures_total", reason=_reason(error))

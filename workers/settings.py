@@ -68,7 +68,7 @@ class Settings(BaseSettings):
 
     #: Largest batch, in photos; planning a larger source stops there, and says so.
     max_batch_photos: int = Field(default=10_000_000, gt=0)
-    #: Decoding one photo may take so long, in a process of its own; so may encoding one.
+    #: Decoding one photo may take so long, in a process of its own; encoding one that, and 3 s more a megapixel.
     decode_limit_s: float = Field(default=60, gt=0)
     #: Whether decoders are caged by Landlock and seccomp: "require" refuses to work where the machine lacks them,
     #: "best" takes what there is.
