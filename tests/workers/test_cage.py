@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -406,3 +407,22 @@ def test_what_decodes_never_encodes() -> None:
     with decoding("require") as decoder:
         kept = decoder.decode(photo("answers.spoilt = photos.encode = None; raise StopIteration"), Limits(), ())
         assert decoder.encode(kept, kept.pixels, jpeg_floor_quality=75)[:2] == b"\xff\xd8"
+
+
+@pytest.mark.parametrize(("layer", "said"), [("_enter_landlock", "13 13"), ("_enter_seccomp", "1 SIGSYS")])
+def test_each_layer_holds_alone(layer: str, said: str) -> None:
+    """Landlock refuses files and connections where there is no seccomp, and the other way round."""
+    code = f"""
+        import os, socket
+        from workers import cage
+        cage.prepare()
+        cage._prctl(38, 1)
+        cage.{layer}()
+        try: open('/etc/passwd')
+        except OSError as error: os.write(1, b'%d ' % error.errno)
+        try: socket.socket().connect(('127.0.0.1', 9))
+        except OSError as error: os.write(1, b'%d' % error.errno)
+    """
+    ran = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, check=False)
+    ended = "SIGSYS" if ran.returncode == -signal.SIGSYS else ""
+    assert ran.stdout.decode() + ended == said, ran.stderr
