@@ -14,9 +14,10 @@ from PIL import Image
 
 from apf.filters import load_filter
 from apf.pipeline import protect_photo
-from tests.conftest import S3_SECRET, RedisServer
+from tests.conftest import S3_SECRET, RedisServer, _without
 from tests.faults.world import World, closing_world, until
 from tests.workers.planted import MAGIC
+from tests.workers.test_cage import here
 from workers.engine import placement
 from workers.settings import Settings
 
@@ -53,6 +54,8 @@ HOSTILE = {
 
 @pytest.fixture
 def world(tmp_path: Path, redis_server: RedisServer) -> Iterator[World]:
+    if not here().whole:
+        _without("the cage", str(here()))
     photos = {f"good {number}.jpg": portrait(number) for number in range(4)}
     photos |= {key: portrait(0) + MAGIC + textwrap.dedent(code).encode() for key, (code, _) in HOSTILE.items()}
     source, out = (tmp_path / "in").as_uri(), (tmp_path / "out").as_uri()
