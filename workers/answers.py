@@ -131,7 +131,7 @@ def pack_photo(serial: int, photo: Photo) -> bytes:
         flags,
         photo.header.width,
         photo.header.height,
-        coding.source_bytes,
+        max(coding.source_bytes, 0),
         jpeg.subsampling if jpeg else 0,
         len(jpeg.tables) if jpeg else 0,
         len(coding.png_colour),

@@ -27,7 +27,7 @@ HARMLESS = re.compile(
 #: The program of the first process; tests put another in its place.
 PROGRAM = "workers.decoding"
 #: A greeting is longer only where something is wrong; loading libraries takes seconds, on a busy machine more.
-_MAX_GREETING, _START_LIMIT_S = 2**16, 120.0
+_MAX_GREETING, _START_LIMIT_S = 2**16, 300.0
 #: Memory of a decoder that decodes nothing.
 _LOOK_BYTES = 2**31
 
@@ -183,8 +183,11 @@ class DecoderProcess:
     def _greeting(self) -> cage.Cage:
         """It is read before the decoder has seen a photo."""
         deadline = time.monotonic() + _START_LIMIT_S
-        (size,) = GREETING.unpack(self._read(GREETING.size, deadline))
-        said = json.loads(self._read(min(size, _MAX_GREETING), deadline))
+        try:
+            (size,) = GREETING.unpack(self._read(GREETING.size, deadline))
+            said = json.loads(self._read(min(size, _MAX_GREETING), deadline))
+        except TimeoutError as error:  # no fault of a photo's
+            raise self._ended() from error
         return cage.Cage(tuple(said["holds"]), tuple(said["lacks"]))
 
     def send(self, request: Request) -> None:
