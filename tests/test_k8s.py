@@ -468,3 +468,11 @@ def test_https_leaves_for_public_addresses_alone(address: str, may: bool) -> Non
         return not any(ip in ipaddress.ip_network(net) for net in block.get("except", []))
 
     assert any(inside(peer["ipBlock"]) for peer in rule["to"]) == may
+
+
+def test_workers_require_the_cage() -> None:
+    """A node whose kernel cannot hold a decoder runs no worker, in the cluster and on one machine."""
+    assert variables_of(of_kind("Deployment")["apf-worker"])["APF_DECODER_CAGE"] == "require"
+    compose = yaml.safe_load((ROOT / "infra" / "compose.yaml").read_text())["services"]
+    for name in ("worker", "worker-cpu"):
+        assert compose[name]["environment"]["APF_DECODER_CAGE"] == "${APF_DECODER_CAGE:-require}"

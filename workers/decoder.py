@@ -1,66 +1,89 @@
-"""Decoding in processes of its own: a photo that crashes its decoder, or never ends, costs itself and nothing else.
+"""Decoding and encoding in caged processes: a photo that crashes its decoder, takes it over, or never ends, costs
+itself and nothing else.
 
-Each process is limited in time and in memory, has neither torch nor a connection, and forgets the environment as it
-starts. That is no sandbox: it runs as the worker's user, and the worker unpickles what it answers (see SECURITY.md).
+Each process is limited in time and memory, has no secret variables, and can do nothing but compute (`workers.cage`).
+Nothing that it answers is trusted (`workers.answers`). None serves two tenants; those that encode never decode.
 """
 
 from __future__ import annotations
 
-import ctypes
+import json
 import logging
-import os
-import re
-import resource
-import threading
-from collections.abc import Callable
-from concurrent.futures import TimeoutError as TookTooLong
-from contextlib import suppress
-from multiprocessing import current_process, get_context
-from multiprocessing.process import AuthenticationString  # type: ignore[attr-defined]
-from pathlib import Path
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
-
-from pebble import ProcessExpired, ProcessPool
+import queue
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from itertools import count
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from apf.errors import CorruptPhoto
 from workers import metrics
-from workers.lending import BYTES_PER_PIXEL, Filled, Lent, lent
+from workers.cage import Cage, Wanted
+from workers.context import current
+from workers.decoder_process import DecoderProcess, Ended, Nursery, Request
+from workers.decoding_wire import DECODE, ENCODE, FAULT, HEADER, BadAnswer
+from workers.errors import SettingsError
+from workers.lending import Lent, lent
 
 if TYPE_CHECKING:
     from apf.photo import Header, Limits, Photo
+    from apf.photo.decode import Pixels
+    from workers.answers import Head
 
 log = logging.getLogger(__name__)
 
-#: A decoder that died could have been killed by the system for its neighbours' memory: try again, then give up.
+#: A decoder that died could have been killed by the system for its neighbours' memory, or spoilt by the photo before:
+#: try again in a new one, then give up.
 TRIES = 3
 
-#: Variables that a decoder keeps; all others could hold a secret.
-HARMLESS = re.compile(
-    r"PATH|LANG|LC_[A-Z]+|TMPDIR|[A-Z]+_NUM_THREADS|PYTHON[A-Z]*|PILLOW_[A-Z_]+|ORT_DISABLE_TELEMETRY"
-)
+#: RGB and alpha.
+BYTES_PER_PIXEL = 4
+#: Encoding may take so much longer, in seconds a megapixel: a PNG takes ten times its decoding.
+ENCODE_S_PER_MEGAPIXEL = 3.0
+#: Room for what an encoder makes of a pixel, and of none: noise at the finest quality takes less.
+ENCODED_BYTES_PER_PIXEL, ENCODED_BYTES = 16, 32 * 2**20
 
-P = ParamSpec("P")
 Result = TypeVar("Result")
+#: What to make of an answer's header, the bytes behind it and the memory that it was lent.
+Reading = Callable[["Head", bytes, Lent], Result]
+#: Decoders that are idle, and None for each that is not made yet.
+_Slots = queue.LifoQueue[DecoderProcess | None]
 
 
 class Decoder:
-    """`apf.photo`'s reading half, at a distance. Safe to share between threads; starts with the first photo."""
+    """`apf.photo` at a distance. Safe to share between threads; starts with the first photo."""
 
-    def __init__(self, *, processes: int, limit_s: float, memory_bytes: int) -> None:
-        self._processes = processes
+    def __init__(
+        self, *, processes: int, limit_s: float, memory_bytes: int, encoders: int = 1, cage: Wanted = "best"
+    ) -> None:
+        self._wanted = cage
         self._limit_s = limit_s
-        self._memory_bytes = memory_bytes
-        self._pool: ProcessPool | None = None
-        self._lock = threading.Lock()
+        self._nursery = Nursery(memory_bytes, caged=cage != "off")
+        self._serials = count(1)
+        #: The one that was used last comes first, so that no more are made than work side by side.
+        self._decoders, self._encoders = _slots(processes), _slots(encoders)
 
     def start(self) -> None:
-        """Start the processes, without waiting for them; else the first photo does."""
-        for _ in range(self._processes):
-            self._running().schedule(_load_libraries)
+        """Have the libraries loaded, without waiting for it; else the first photo does."""
+        self._nursery.start()
+
+    def check(self) -> Cage:
+        """What holds a decoder.
+
+        Raises:
+            SettingsError: the cage is required, and this machine lacks some of it.
+        """
+        with self._process(self._decoders) as process:
+            return process.cage
 
     def header(self, data: bytes, limits: Limits) -> Header:
         """As `apf.photo.read_header`."""
-        return self._ask(_header, data, limits)
+        from workers.answers import read_size  # noqa: PLC0415  image libraries load with the first photo
+
+        asked = {"limits": asdict(limits)}
+        return self._ask(self._decoders, HEADER, asked, [data], 1, lambda head, *_: read_size(head, limits))
 
     def decode(self, data: bytes, limits: Limits, keep_metadata: tuple[str, ...]) -> Photo:
         """As `apf.photo.decode`.
@@ -69,90 +92,139 @@ class Decoder:
             CorruptPhoto: besides, that decoding took too long or killed its process each time.
             MemoryError: it needs more than a decoder may have.
         """
-        with lent(BYTES_PER_PIXEL * limits.max_pixels) as memory:
-            if memory is None:
-                return self._ask(_decode, data, limits, keep_metadata)
-            return memory.take(self._ask(_decode_into, memory, data, limits, keep_metadata))
+        from workers.answers import read_photo, with_pixels  # noqa: PLC0415  as above
+
+        def read(head: Head, body: bytes, memory: Lent) -> Photo:
+            photo = read_photo(head, body, limits, keep_metadata)
+            return with_pixels(photo, head, memory.take(head.output))
+
+        asked = {"limits": asdict(limits), "keep": keep_metadata}
+        return self._ask(self._decoders, DECODE, asked, [data], BYTES_PER_PIXEL * limits.max_pixels, read)
+
+    def encode(self, photo: Photo, pixels: Pixels, *, jpeg_floor_quality: int) -> bytes:
+        """As `apf.photo.encode`; raises besides as `decode`."""
+        from numpy import ascontiguousarray as contiguous  # noqa: PLC0415  as above
+
+        from workers.answers import pack_photo  # noqa: PLC0415  as above
+
+        head = pack_photo(0, photo)
+        arrays = [contiguous(array).data for array in (pixels, photo.alpha) if array is not None]
+        room = ENCODED_BYTES + ENCODED_BYTES_PER_PIXEL * photo.header.pixels
+        asked = {"photo": len(head), "quality": jpeg_floor_quality, "room": room}
+        limit_s = self._limit_s + ENCODE_S_PER_MEGAPIXEL * photo.header.pixels / 1e6
+
+        def read(head: Head, _: bytes, memory: Lent) -> bytes:
+            return memory.read(head.output)
+
+        return self._ask(self._encoders, ENCODE, asked, [head, *arrays], room, read, limit_s)
 
     def close(self) -> None:
-        """End the processes."""
-        with self._lock:
-            if self._pool:
-                self._pool.stop()  # type: ignore[no-untyped-call]
-                self._pool.join()
-                self._pool = None
+        """End the processes; photos that are being decoded are tried in new ones."""
+        for slots in (self._decoders, self._encoders):
+            idle = [slots.get_nowait() for _ in range(slots.qsize())]
+            for process in idle:
+                if process:
+                    process.end()
+                slots.put(None)
+        self._nursery.close()
 
-    def _ask(self, function: Callable[P, Result], *args: P.args, **_: P.kwargs) -> Result:
-        for _attempt in range(TRIES):
-            future = self._running().schedule(function, args=list(args), timeout=self._limit_s)
-            try:
-                result: Result = future.result()
-            except TookTooLong as error:
-                metrics.add("apf_decoder_failures_total", reason="timeout")
-                raise CorruptPhoto(
-                    f"decoding took longer than {self._limit_s:g} s: save it again, or raise APF_DECODE_LIMIT_S"
-                ) from error
-            except ProcessExpired as error:
-                metrics.add("apf_decoder_failures_total", reason="died")
-                log.warning("a decoder died with status %s", error.exitcode)
-                continue
-            return result
+    def _ask(
+        self,
+        slots: _Slots,
+        kind: int,
+        asked: dict[str, Any],
+        parts: Sequence[bytes | memoryview],
+        room: int,
+        read: Reading[Result],
+        limit_s: float | None = None,
+    ) -> Result:
+        limit_s = limit_s or self._limit_s
+        head = json.dumps(asked).encode()
+        what = "encoding" if kind == ENCODE else "decoding"
+        with lent(len(head) + sum(memoryview(part).nbytes for part in parts)) as question:
+            question.fill([head, *parts])
+            question.seal()
+            for _attempt in range(TRIES):
+                with lent(room) as memory:
+                    files = [question.file, memory.file]
+                    request = Request(next(self._serials), kind, len(head), question.size - len(head), files)
+                    try:
+                        with self._process(slots) as process:
+                            answer = _answer(process, request, memory, read, time.monotonic() + limit_s)
+                    except TimeoutError as error:
+                        metrics.add("apf_decoder_failures_total", reason="timeout")
+                        raise CorruptPhoto(
+                            f"{what} took longer than {limit_s:g} s: save it again, or raise APF_DECODE_LIMIT_S"
+                        ) from error
+                    except (Ended, BadAnswer) as error:
+                        metrics.add("apf_decoder_failures_total", reason=_reason(error))
+                        log.warning("%s", error)
+                        continue
+                if not isinstance(answer, Exception):
+                    return answer
+                try:
+                    raise answer
+                finally:
+                    del answer  # else it and this frame hold each other, and the photo's bytes with them
         raise CorruptPhoto(f"its decoder died {TRIES} times over it: the file is damaged or malicious, save it again")
 
-    def _running(self) -> ProcessPool:
-        with self._lock:
-            _may_have_children()
-            if self._pool is None or not self._pool.active:
-                self._pool = ProcessPool(
-                    self._processes, initializer=_limit, initargs=[self._memory_bytes], context=get_context("spawn")
-                )
-            return self._pool
+    @contextmanager
+    def _process(self, slots: _Slots) -> Iterator[DecoderProcess]:
+        """One that is of this tenant, and idle; it is kept for the next photo where the block ends well."""
+        tenant = current().get("tenant")
+        process = slots.get()
+        try:
+            if process and process.tenant != tenant:
+                process.end()
+                process = None
+            process = process or self._new(tenant)
+            yield process
+        except BaseException:
+            if process:
+                process.end()
+                process = None
+            raise
+        finally:
+            slots.put(process)
+
+    def _new(self, tenant: object) -> DecoderProcess:
+        process = self._nursery.make(tenant)
+        metrics.put("apf_decoder_cage", 1, held=process.cage.held)
+        try:
+            process.cage.check(self._wanted)
+        except SettingsError:
+            process.end()
+            raise
+        return process
 
 
-def _may_have_children() -> None:
-    """A worker's child is one of billiard's, Celery's own multiprocessing: a daemon, with a key that cannot be sent.
+def _answer(
+    process: DecoderProcess, request: Request, memory: Lent, read: Reading[Result], deadline: float
+) -> Result | Exception:
+    """What the decoder makes of the request, or what it raised; raises TimeoutError, Ended and BadAnswer."""
+    from workers import answers  # noqa: PLC0415  image libraries load with the first photo
 
-    Daemons may have no children lest these outlive them; ours end with the process that asks (there is a test).
-    """
-    config = current_process()._config  # type: ignore[attr-defined]
-    config["daemon"] = False
-    if type(config.get("authkey")) is not AuthenticationString:
-        config["authkey"] = AuthenticationString(os.urandom(32))
-
-
-def _limit(memory_bytes: int) -> None:
-    """In the new process: no secret variables, no more memory than this, and no core dump of somebody's photo."""
-    _forget_environment()
-    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-
-
-def _forget_environment() -> None:
-    """Spawned processes start with all of their parent's variables, and pebble has no way to give them others."""
-    kept = {name: value for name, value in os.environ.items() if HARMLESS.fullmatch(name)}
-    os.environ.clear()
-    with suppress(OSError, ValueError):  # without /proc nothing shows them
-        # /proc/<pid>/environ shows the memory that the variables were handed over in, whatever became of them.
-        start, end = map(int, Path("/proc/self/stat").read_text().rpartition(")")[2].split()[47:49])
-        ctypes.memset(start, 0, end - start)
-    os.environ.update(kept)
+    process.send(request)
+    head = answers.read_head(process.read(answers.SIZE, deadline), request.serial, request.kind)
+    if head.output > memory.size:
+        raise BadAnswer(f"{head.output} bytes where {memory.size} were lent")
+    body = process.read(head.body, deadline)
+    if process.says_more:
+        raise BadAnswer("it goes on after its end")
+    if head.kind == FAULT:
+        return answers.read_fault(head, body)
+    memory.seal()
+    return read(head, body, memory)
 
 
-def _load_libraries() -> None:
-    import apf.photo  # noqa: F401, PLC0415
+def _reason(error: Ended | BadAnswer) -> str:
+    if isinstance(error, BadAnswer):
+        return "invalid"
+    return "caged" if error.status == -signal.SIGSYS else "died"
 
 
-def _header(data: bytes, limits: Limits) -> Header:
-    from apf.photo import read_header  # noqa: PLC0415
-
-    return read_header(data, limits)
-
-
-def _decode(data: bytes, limits: Limits, keep_metadata: tuple[str, ...]) -> Photo:
-    from apf.photo import decode  # noqa: PLC0415
-
-    return decode(data, limits, keep_metadata=keep_metadata)
-
-
-def _decode_into(memory: Lent, data: bytes, limits: Limits, keep_metadata: tuple[str, ...]) -> Filled:
-    return memory.fill(_decode(data, limits, keep_metadata))
+def _slots(count: int) -> _Slots:
+    slots: _Slots = queue.LifoQueue()
+    for _ in range(count):
+        slots.put(None)
+    return slots

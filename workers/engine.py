@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: Address space of a decoder: libraries and their threads, and the largest photo with its work space.
+#: Address space of a decoder, or encoder: libraries and their threads, and the largest photo with its work space.
 DECODER_BASE_BYTES, DECODER_BYTES_PER_PIXEL = 2**30, 24
 
 
@@ -101,6 +101,8 @@ class FilterEngine:
             _ = self._filter.guides  # a missing guide fails here, too
         with clock.stage("detector"):
             _ = self._filter.detector  # a missing detector fails here, not at the first photo
+        with clock.stage("decoders"):
+            self._decoder.check()  # a cage that is required and not to be had fails here, too
         self.lanes = 1 if self._filter.batched else cores()
         self._limits = Limits(max_bytes=settings.max_photo_bytes, max_pixels=settings.max_photo_pixels)
 
@@ -118,9 +120,8 @@ class FilterEngine:
         return protect_batch(files, self._filter, clock, in_place=len(files) == 1)
 
     def encode(self, result: ProtectedPixels) -> bytes:
-        from apf.pipeline import encode_protected  # noqa: PLC0415
-
-        return encode_protected(result, self._filter)
+        floor = self._filter.recipe.jpeg_floor_quality
+        return self._decoder.encode(result.photo, result.pixels, jpeg_floor_quality=floor)
 
 
 @lru_cache(maxsize=1)
@@ -130,6 +131,8 @@ def shared_decoder(settings: Settings) -> Decoder:
 
     return Decoder(
         processes=min(settings.read_threads, cores()),
+        encoders=min(settings.write_threads, cores()),
+        cage=settings.decoder_cage,
         limit_s=settings.decode_limit_s,
         memory_bytes=DECODER_BASE_BYTES + DECODER_BYTES_PER_PIXEL * settings.max_photo_pixels,
     )

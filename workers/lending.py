@@ -1,89 +1,97 @@
-"""Memory that the worker lends to a decoder, to write a photo's pixels into: they are not copied through a pipe.
+"""Memory that the worker lends to a decoder: what it is to read, and room for the pixels that it answers.
 
-The worker makes it and seals its size, so that whatever a decoder does to it, reading it is safe. Only pages that are
-written cost anything, so it may be lent large.
+The worker makes it of a fixed size, hands it over as a descriptor, and seals it against writing before it looks at what
+the decoder wrote: from then on nothing changes under its eyes, whoever still holds it. Only pages that are written cost
+anything, so it may be lent large.
 """
 
 from __future__ import annotations
 
-import fcntl
 import mmap
 import os
 import sys
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from apf.photo import Photo
+from workers.decoding_wire import BadAnswer
 
-#: RGB and alpha.
-BYTES_PER_PIXEL = 4
+if sys.platform == "linux":
+    import fcntl
 
-
-@dataclass(frozen=True)
-class Filled:
-    """A photo whose pixels lie in lent memory: first the RGB, then the alpha where it has one."""
-
-    photo: Photo
-    shape: tuple[int, ...]
-    has_alpha: bool
+#: Linux takes no more in one call.
+_CHUNK = 2**30
 
 
-@dataclass(frozen=True)
 class Lent:
-    """A file in memory, of a fixed size, that the worker holds open; any process of its user reaches it by the path."""
+    """Some bytes of a fixed size in memory, that another process can be given as a descriptor."""
 
-    path: str
+    def __init__(self, file: int, size: int, *, seals: bool) -> None:
+        self.file = file
+        self.size = size
+        self._seals = seals
 
-    def fill(self, photo: Photo) -> Filled:
-        """In the decoder: put the photo's pixels here; raises OSError where the worker does not lend it any more."""
-        import numpy as np  # noqa: PLC0415  the worker's parent has no use for it
+    def fill(self, parts: Iterable[bytes | memoryview]) -> None:
+        """Write these one after the other, from the start."""
+        write_all(self.file, parts)
 
-        arrays = [photo.pixels] if photo.alpha is None else [photo.pixels, photo.alpha]
-        file = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
-        try:
-            with mmap.mmap(file, sum(array.nbytes for array in arrays)) as memory:
-                for array in arrays:
-                    memory.write(np.ascontiguousarray(array).data)
-        finally:
-            os.close(file)
-        bare = replace(photo, pixels=np.zeros((0, 0, 3), np.uint8), alpha=None)
-        return Filled(bare, photo.pixels.shape, photo.alpha is not None)
+    def seal(self) -> None:
+        """Nobody writes here any more.
 
-    def take(self, filled: Filled) -> Photo:
-        """In the worker: the photo with its pixels, which hold the memory as long as they live.
-
-        What is written into them is written into a copy of that page alone.
+        Raises:
+            BadAnswer: a decoder keeps it open for writing, or has sealed it otherwise.
         """
-        import numpy as np  # noqa: PLC0415
-
-        height, width, channels = filled.shape
-        area = height * width
-        file = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+        if not self._seals:
+            return
         try:
-            memory = mmap.mmap(file, area * (channels + filled.has_alpha), access=mmap.ACCESS_COPY)
-        finally:
-            os.close(file)
-        pixels = np.frombuffer(memory, np.uint8, area * channels).reshape(filled.shape)
-        alpha = None
-        if filled.has_alpha:
-            alpha = np.frombuffer(memory, np.uint8, area, area * channels).reshape(height, width)
-        return replace(filled.photo, pixels=pixels, alpha=alpha)
+            fcntl.fcntl(self.file, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE)
+        except OSError as error:
+            raise BadAnswer(f"the lent memory cannot be sealed ({error.strerror})") from error
+
+    def take(self, size: int) -> mmap.mmap | bytearray:
+        """The first bytes, which may be written to: what is written goes into a copy of that page alone.
+
+        They stay as long as they are held, whatever becomes of the file.
+        """
+        if self._seals:
+            return mmap.mmap(self.file, size, access=mmap.ACCESS_COPY)
+        return bytearray(self.read(size))  # without seals only a copy is safe
+
+    def read(self, size: int) -> bytes:
+        """A copy of the first bytes."""
+        return read_all(self.file, size)
+
+
+def read_all(file: int, size: int, at: int = 0) -> bytes:
+    """So many bytes of a file, from this place on; fewer where it is shorter."""
+    found = b""
+    while len(found) < size and (part := os.pread(file, min(size - len(found), _CHUNK), at + len(found))):
+        found = part if len(part) == size else found + part
+    return found
+
+
+def write_all(file: int, parts: Iterable[bytes | memoryview]) -> None:
+    """Write these at the start of a file, one after the other."""
+    at = 0
+    for part in parts:
+        left = memoryview(part).cast("B")
+        while left:
+            written = os.pwrite(file, left[:_CHUNK], at)
+            left, at = left[written:], at + written
 
 
 @contextmanager
-def lent(size: int) -> Iterator[Lent | None]:
-    """Memory of this many bytes to lend while the block runs; None where the system (no Linux, no /proc) has none."""
-    if sys.platform != "linux" or not Path("/proc/self/fd").is_dir():
-        yield None
+def lent(size: int) -> Iterator[Lent]:
+    """Memory of this many bytes to lend while the block runs."""
+    if sys.platform != "linux":  # a file without a name: nothing keeps it as it is, so what is read is copied
+        with tempfile.TemporaryFile() as file:
+            file.truncate(size)
+            yield Lent(file.fileno(), size, seals=False)
         return
-    file = os.memfd_create("apf-photo", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    memory = os.memfd_create("apf-photo", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
-        os.ftruncate(file, size)
-        fcntl.fcntl(file, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
-        yield Lent(f"/proc/{os.getpid()}/fd/{file}")
+        os.ftruncate(memory, size)
+        fcntl.fcntl(memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
+        yield Lent(memory, size, seals=True)
     finally:
-        os.close(file)
+        os.close(memory)

@@ -64,7 +64,9 @@ COUNTERS = {
         {"reason": ("store_down", "worker_lost", "time_limit", "overtaken", "resumed")},
     ),
     "apf_decoder_failures_total": Measure(
-        "Decoder processes that died over a photo, or took too long for it.", {"reason": ("died", "timeout")}
+        "Decoder processes that died over a photo, took too long for it, tried what the cage forbids, or answered what "
+        "no decoder does.",
+        {"reason": ("died", "timeout", "caged", "invalid")},
     ),
     "apf_callbacks_total": Measure("Tries of callbacks, by what came of them.", {"result": get_args(Result)}),
     "apf_reconciled_shards_total": Measure("Shards that nobody was at, sent again by the periodic task."),
@@ -90,6 +92,11 @@ GAUGES = {
     "apf_gpu_memory_peak_bytes": Measure(
         "Most GPU memory that a living process has allocated at once; absent without CUDA.",
         {"device": ()},
+        mode="livemax",
+    ),
+    "apf_decoder_cage": Measure(
+        "1 at how much of the cage holds a living process's decoders (whole, part, none); absent before any.",
+        {"held": ()},
         mode="livemax",
     ),
     "apf_last_reconcile_timestamp_seconds": Measure(

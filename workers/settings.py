@@ -68,8 +68,11 @@ class Settings(BaseSettings):
 
     #: Largest batch, in photos; planning a larger source stops there, and says so.
     max_batch_photos: int = Field(default=10_000_000, gt=0)
-    #: Decoding one photo may take so long, in a process of its own.
+    #: Decoding one photo may take so long, in a process of its own; encoding one that, and 3 s more a megapixel.
     decode_limit_s: float = Field(default=60, gt=0)
+    #: Whether decoders are caged by Landlock and seccomp: "require" refuses to work where the machine lacks them,
+    #: "best" takes what there is.
+    decoder_cage: Literal["require", "best", "off"] = "best"
 
     #: A shard is closed at this many estimated megapixels or photos: 20 to 60 s of work, and what a restart repeats.
     shard_megapixels: float = Field(default=384, gt=0)

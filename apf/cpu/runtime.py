@@ -57,7 +57,7 @@ class RuntimeNetwork:
             WeightsError: it is missing or damaged, or cannot be run here.
         """
         try:
-            return cls(_prepared(onnx.load(path), any_size=any_size))
+            return cls(_prepared(onnx.load(path, load_external_data=False), any_size=any_size))
         except OSError as error:
             raise WeightsError(f"{path} cannot be read ({error.strerror}): install the package again") from error
         except Exception as error:  # ONNX Runtime's own have no other base

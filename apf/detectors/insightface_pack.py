@@ -13,6 +13,7 @@ from apf.detectors.pyramid import Found
 from apf.errors import DetectorError
 from apf.faces import UInt8
 from apf.guides.catalogue import PACKS
+from apf.onnx_check import check_folder
 
 #: SCRFD's usual threshold is 0.5; lower for the reason that CenterFace's is.
 THRESHOLD = 0.4
@@ -63,6 +64,7 @@ def _open(folder: Path, device: str, side: int):  # type: ignore[no-untyped-def]
     try:
         from insightface.app import FaceAnalysis  # noqa: PLC0415 - slow to import, and only this detector needs it
 
+        check_folder(folder)  # what lies there is opened by its path, with all that it names
         app = FaceAnalysis(
             name=str(folder), allowed_modules=["detection"], providers=[*providers, "CPUExecutionProvider"]
         )

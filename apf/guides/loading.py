@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from apf.guides.catalogue import DLIB, FETCHED, PACKS, Known, fetched_path, pack
 from apf.guides.dlib_file import read_dlib
 from apf.guides.guide import Guide, ProbeGuide, RuntimeGuide, Source
 from apf.guides.spec import InputSpec
+from apf.onnx_check import checked, read_onnx
 
 #: Cosine, from the centre, at a false accept rate of 1e-2 among 1,200 people of LFW (0.64 at 1e-3).
 DLIB_THRESHOLD = 0.48
@@ -80,18 +80,18 @@ def _file(path: Path) -> Source:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_onnx(path)
     except OSError as error:
         raise GuideError(f"guide {path} cannot be read ({error.strerror}): name an ONNX file that is there") from error
+    except ValueError as error:
+        raise GuideError(f"guide {path} is not taken: {error}") from error
 
 
 def _parsed(path: Path, data: bytes) -> onnx.ModelProto:
     try:
-        model = onnx.load(io.BytesIO(data))
-        onnx.checker.check_model(model)
+        return checked(data)
     except Exception as error:  # onnx raises anything on what is none
-        raise GuideError(f"guide {path} is no whole ONNX file: {error}") from error
-    return model
+        raise GuideError(f"guide {path} is no whole ONNX file, or one that is not taken: {error}") from error
 
 
 def _spec(path: Path, digest: str) -> InputSpec:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import codecs
 import hashlib
-import io
 import warnings
 from pathlib import Path
 from typing import Any, Literal
 
-import onnx
 import torch
 import torch.nn.functional as F
 from onnx2torch import convert
@@ -20,6 +18,7 @@ from torch import Tensor, nn
 from apf.errors import WeightsError
 from apf.faces import CROP
 from apf.guides.spec import InputSpec
+from apf.onnx_check import checked, read_onnx
 
 Role = Literal["train", "validate"]
 
@@ -77,16 +76,18 @@ def load_recogniser(path: Path, spec: InputSpec | None = None, *, sha256: str | 
         WeightsError: the file is missing, damaged, not convertible, or not the one with this SHA-256.
     """
     try:
-        data = Path(path).read_bytes()
+        data = read_onnx(Path(path))
     except OSError as error:
         raise WeightsError(f"recogniser {path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise WeightsError(f"recogniser {path} is not taken: {error}") from error
     digest = hashlib.sha256(data).hexdigest()
     if sha256 is not None and digest != sha256:
         raise WeightsError(f"recogniser {path} has SHA-256 {digest}, not {sha256}: fetch it again")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # onnx2torch speaks of tracing, which we never do
-            network = convert(onnx.load(io.BytesIO(data)))
+            network = convert(checked(data))
     except Exception as error:  # onnx and onnx2torch raise anything on a file they cannot read
         raise WeightsError(f"recogniser {path} does not convert to torch: {error}") from error
     found = Recogniser(network, spec)

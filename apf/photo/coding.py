@@ -12,12 +12,13 @@ from PIL.TiffImagePlugin import TiffImageFile
 from apf.photo import containers, jpeg
 
 _PREDICTOR = 317
-_LOSSLESS_TIFF = {"raw", "packbits", "tiff_lzw", "tiff_adobe_deflate", "zstd", "lzma"}
+LOSSLESS_TIFF = {"raw", "packbits", "tiff_lzw", "tiff_adobe_deflate", "zstd", "lzma"}
 _DEFAULT_TIFF = "tiff_adobe_deflate"
+CHROMAS = ("4:4:4", "4:2:2", "4:2:0", "4:0:0")
 
 #: PNG chunks that say what the colours mean, each with its numbers, from which it is written anew. One of another size
 #: counts for nothing, as in libpng.
-_PNG_COLOUR = {b"gAMA": ">I", b"cHRM": ">8I", b"sRGB": ">B", b"cICP": ">4B"}
+PNG_COLOUR = {b"gAMA": ">I", b"cHRM": ">8I", b"sRGB": ">B", b"cICP": ">4B"}
 #: Colour primaries and transfer characteristics that ITU-T H.273 has; 2 is "unspecified".
 _PRIMARIES, _TRANSFERS = {1, *range(4, 13), 22}, {1, *range(4, 19)}
 
@@ -53,7 +54,7 @@ def read_coding(image: ImageFile.ImageFile, data: bytes) -> Coding:
     size -= len(image.info.get("exif") or b"") + len(image.info.get("xmp") or b"")
     if image.format == "HEIF":
         nclx = image.info.get("nclx_profile") or {}
-        primaries = _known(nclx.get("color_primaries"), nclx.get("transfer_characteristics"))
+        primaries = known_primaries(nclx.get("color_primaries"), nclx.get("transfer_characteristics"))
         chroma = {444: "4:4:4", 422: "4:2:2"}.get(image.info.get("chroma", 420), "4:2:0")
         return Coding(size, chroma=chroma, primaries=primaries)
     return Coding(size, chroma=_avif_chroma(data), primaries=_avif_primaries(data))
@@ -61,7 +62,7 @@ def read_coding(image: ImageFile.ImageFile, data: bytes) -> Coding:
 
 def _tiff_coding(image: TiffImageFile, size: int) -> Coding:
     compression = str(image.info.get("compression"))
-    if compression not in _LOSSLESS_TIFF:  # JPEG or fax inside a TIFF, or deflate under its old number
+    if compression not in LOSSLESS_TIFF:  # JPEG or fax inside a TIFF, or deflate under its old number
         compression = _DEFAULT_TIFF
     predictor = 2 if image.tag_v2.get(_PREDICTOR) == 2 else 1
     return Coding(size, tiff_compression=compression, tiff_predictor=predictor)
@@ -72,13 +73,14 @@ def _png_colour(data: bytes) -> tuple[tuple[bytes, bytes], ...]:
     for kind, body in containers.png_chunks(data):
         if kind == b"IDAT":  # none counts behind the pixels
             break
-        form = _PNG_COLOUR.get(kind)
+        form = PNG_COLOUR.get(kind)
         if form and len(body) == struct.calcsize(form):
             found.setdefault(kind, struct.pack(form, *struct.unpack(form, body)))
     return tuple(found.items())
 
 
-def _known(primaries: int | None, transfer: int | None) -> tuple[int, int] | None:
+def known_primaries(primaries: int | None, transfer: int | None) -> tuple[int, int] | None:
+    """The two as numbers; None where H.273 does not have them."""
     if primaries is None or transfer is None or primaries not in _PRIMARIES or transfer not in _TRANSFERS:
         return None
     return int(primaries), int(transfer)
@@ -88,7 +90,7 @@ def _avif_primaries(data: bytes) -> tuple[int, int] | None:
     """As libavif takes them: from the primary item's own properties."""
     for kind, body in containers.primary_properties(data):
         if kind == b"colr" and bytes(body[:4]) == b"nclx" and len(body) >= 8:
-            return _known(int.from_bytes(body[4:6], "big"), int.from_bytes(body[6:8], "big"))
+            return known_primaries(int.from_bytes(body[4:6], "big"), int.from_bytes(body[6:8], "big"))
     return None
 
 

@@ -52,6 +52,11 @@ def rebuilt(profile: bytes) -> bytes | None:
         return None
 
 
+def is_own(profile: bytes) -> bool:
+    """Whether it is a profile as `rebuilt` or `adobe_rgb` writes it: rebuilt once more it stays as it is."""
+    return profile in (adobe_rgb(), rebuilt(profile))
+
+
 @cache
 def adobe_rgb() -> bytes:
     """A profile for Adobe RGB (1998), for photos that say so without one."""

@@ -124,6 +124,11 @@ def kept_exif(tags: Tags, names: tuple[str, ...]) -> tuple[bytes | None, tuple[s
     return (write_tags(tags.order, kept) if kept else None), tuple(notes)
 
 
+def same_exif(block: bytes, names: tuple[str, ...]) -> bool:
+    """Whether an EXIF block is as `kept_exif` writes it: of the named tags alone, and kept once more the same."""
+    return kept_exif(read_tags(block), names)[0] == block
+
+
 def _named_places(names: tuple[str, ...]) -> Iterator[tuple[int, int]]:
     """The directory and code of each tag that is named; GPSInfo names the whole GPS directory."""
     base = {_BASE_CODES[name] for name in names if name in _BASE_CODES} - {_GPS}

@@ -12,7 +12,7 @@ from apf.errors import PathError, PrivateFileError
 from apf.exclusions import IGNORE_FILE, Exclusions, patterns_in
 from apf.photo import looks_like_photo
 from apf.private.device import Device
-from apf.private.files import SUFFIX, Gradients, Perturbations
+from apf.private.files import SUFFIX, Gradients, Perturbations, read_private
 from apf.published import Outcome, ProtectedPhoto
 
 LINKED = "a link to a folder, which is not followed: name that folder itself, or exclude it"
@@ -167,7 +167,7 @@ def apply_answer(
     file_id = device.photo_id(data)
     path = _answer(source, answers, file_id)
     if path:
-        answer = Perturbations.decode(path.read_bytes())
+        answer = Perturbations.decode(read_private(path))
         return _publish(source, out, device.apply(data, answer, accept_weak=accept_weak), overwrite=overwrite)
     if protected := device.without_face(data):
         return _publish(source, out, protected, overwrite=overwrite)
@@ -263,7 +263,7 @@ def _told(relative: Path) -> str:
 def _known(path: Path) -> Gradients | None:
     """The gradient file of an earlier run; None where there is none that can be read."""
     try:
-        return Gradients.decode(path.read_bytes())
+        return Gradients.decode(read_private(path))
     except (OSError, PrivateFileError):
         return None
 

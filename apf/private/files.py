@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,8 @@ GRADIENT, PERTURBATION = "apf-gradient", "apf-perturbation"
 MAX_FACES = 4096
 #: A header says little; a larger one is refused before it is parsed, as JSON takes many times its size in memory.
 MAX_HEADER_BYTES = 2**13
+#: So no file of either kind is larger; its arrays are as large as the file is.
+MAX_FILE_BYTES = 8 + MAX_HEADER_BYTES + MAX_FACES * CHANNELS * CROP * CROP
 #: The largest perturbation is this many of its units.
 UNITS = 127
 
@@ -178,6 +181,22 @@ def decode(data: bytes) -> Gradients | Perturbations:
     """Either of the two files, as its header says; raises PrivateFileError."""
     kind = Perturbations if _metadata(data).get("format") == PERTURBATION else Gradients
     return kind.decode(data)
+
+
+def read_private(path: Path) -> bytes:
+    """The bytes of a file that somebody else may have made.
+
+    Raises:
+        PrivateFileError: it is larger than any that APF makes; no more of it is read.
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        data = file.read(MAX_FILE_BYTES + 1)
+    if len(data) > MAX_FILE_BYTES:
+        raise PrivateFileError(
+            f"the file has over {MAX_FILE_BYTES:,} bytes, and none that APF makes has: fetch it again"
+        )
+    return data
 
 
 def looks_private(data: bytes) -> bool:

@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 from apf.clock import StageClock
-from apf.photo import Limits, Photo, encode
+from apf.photo import Limits, Photo
 from tests.faults.corpus import SECRET, corpus, saved, whole
 from tests.workers.test_shard import Scene
 from workers.decoder import Decoder
@@ -74,7 +74,7 @@ class PixelEngine:
         return [Changed(photo, photo.pixels ^ 1) for photo in photos]
 
     def encode(self, protected: Changed) -> bytes:
-        return encode(protected.photo, protected.pixels)
+        return self.decoder.encode(protected.photo, protected.pixels, jpeg_floor_quality=75)
 
 
 def peak_of_children() -> int:

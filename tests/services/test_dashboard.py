@@ -28,8 +28,8 @@ DASHBOARD: dict[str, Any] = json.loads((ROOT / "infra" / "grafana" / "apf.json")
 PANELS: list[dict[str, Any]] = DASHBOARD["panels"]
 ALERTS: list[dict[str, Any]] = yaml.safe_load((RULES / "alerts.yaml").read_text())["groups"][0]["rules"]
 
-#: Only where there is CUDA.
-NEEDS_GPU = {"apf_gpu_memory_peak_bytes"}
+#: Only where there is CUDA, or a photo is decoded, as by none of these workers.
+NEEDS_MORE = {"apf_gpu_memory_peak_bytes", "apf_decoder_cage"}
 
 
 def queries() -> list[str]:
@@ -91,11 +91,11 @@ def test_what_queries_name_is_exported_and_documented(world: World) -> None:
     world.start_worker()
     with exporting(world) as port, listening(world) as listener:
         scrapes = [Scrape(port_of(world)), Scrape(port), Scrape(listener)]
-    exported = set[str]().union(*(scrape.names() for scrape in scrapes)) | NEEDS_GPU
+    exported = set[str]().union(*(scrape.names() for scrape in scrapes)) | NEEDS_MORE
     asked = set[str]().union(*(names_in(query) for query in [*queries(), *(alert["expr"] for alert in ALERTS)]))
     assert asked - exported == set()
     documented = (ROOT / "docs" / "monitoring.md").read_text()
-    families = {family.name for scrape in scrapes for family in scrape.families} | NEEDS_GPU
+    families = {family.name for scrape in scrapes for family in scrape.families} | NEEDS_MORE
     # Python's own, of every process that uses its client.
     families = {name for name in families if not name.startswith(("python_", "process_"))}
     assert {name for name in families if f"`{name}" not in documented} == set()
@@ -163,7 +163,7 @@ def test_a_real_prometheus_answers_every_query(world: World) -> None:
         assert [target["health"] for target in ask(api, "targets")["activeTargets"]] == ["up"] * 3
 
         def empty() -> list[str]:
-            return [query for query in queries() if not names_in(query) & NEEDS_GPU and not says(query)]
+            return [query for query in queries() if not names_in(query) & NEEDS_MORE and not says(query)]
 
         # The pass waits for the shard in hand, and its number for the next scrape.
         until(lambda: not empty(), 30, "every query has an answer", log, every_s=0.3)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -19,8 +18,10 @@ import skimage.data
 from PIL import Image
 
 from apf.errors import CorruptPhoto, PhotoTooLarge, UnsupportedPhoto
-from apf.photo import Limits, decode
-from workers import decoder as module
+from apf.photo import Limits, decode, encode
+from tests.workers.planted import MAGIC
+from workers import decoder_process
+from workers.answers import Unforeseen
 from workers.decoder import Decoder
 from workers.engine import shared_decoder
 from workers.settings import Settings
@@ -74,21 +75,35 @@ def test_lent_memory_is_given_back(decoder: Decoder) -> None:
 
     def decode_some() -> None:
         for _ in range(20):
-            decoder.decode(whole, Limits(), ())
+            photo = decoder.decode(whole, Limits(), ())
+            decoder.encode(photo, photo.pixels, jpeg_floor_quality=75)
             with pytest.raises(CorruptPhoto):
                 decoder.decode(cut, Limits(), ())
 
     def held() -> tuple[int, int]:
-        """Open files of this process and the decoders, and photos in this one's memory."""
-        processes = [os.getpid(), *(child.pid for child in psutil.Process().children())]
-        files = sum(len(list(Path(f"/proc/{process}/fd").iterdir())) for process in processes)
-        return files, Path("/proc/self/maps").read_text().count("apf-photo")
+        """Open files of this process, and photos in its memory; a decoder's own are tested in its cage."""
+        return len(list(Path("/proc/self/fd").iterdir())), Path("/proc/self/maps").read_text().count("apf-photo")
 
     decode_some()
     before = held()
     decode_some()
     assert held() == before
     assert before[1] == 0
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP", "HEIF", "AVIF"])
+def test_encodes_as_encoding_here_does(decoder: Decoder, kind: str) -> None:
+    """Byte for byte, in each format, with alpha where it has it, other pixels than the photo's own, and its tags."""
+    buffer = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x8298] = "Ann"
+    mode = "RGB" if kind == "JPEG" else "RGBA"
+    Image.fromarray(skimage.data.astronaut()[:200, :300]).convert(mode).save(buffer, kind, exif=exif)
+    photo = decoder.decode(buffer.getvalue(), Limits(), ("Copyright",))
+    pixels = photo.pixels ^ 1
+    there = decoder.encode(photo, pixels, jpeg_floor_quality=80)
+    assert there == encode(decode(buffer.getvalue(), keep_metadata=("Copyright",)), pixels, jpeg_floor_quality=80)
+    assert b"Ann" in there
 
 
 def test_errors_come_back_as_they_are(decoder: Decoder) -> None:
@@ -100,25 +115,29 @@ def test_errors_come_back_as_they_are(decoder: Decoder) -> None:
         decoder.decode(jpeg(), Limits(max_pixels=1000), ())
 
 
-def _crash(*_: object) -> None:
-    """As a decoder with a bug: SIGSEGV."""
-    os.kill(os.getpid(), signal.SIGSEGV)
+#: As a decoder with a bug: SIGSEGV; one that never ends; one that wants more memory than there is.
+CRASH, HANG, EAT = "ctypes.string_at(0)", "time.sleep(600)", "bytearray(64 * 2**30)"
 
 
-def _hang(*_: object) -> None:
-    time.sleep(600)
+@pytest.fixture
+def planted(monkeypatch: pytest.MonkeyPatch) -> Iterator[Decoder]:
+    """One that runs what stands behind a photo."""
+    monkeypatch.setattr(decoder_process, "PROGRAM", "tests.workers.planted")
+    found = Decoder(processes=2, limit_s=20, memory_bytes=2 * GIBIBYTE)
+    yield found
+    found.close()
 
 
-def _eat(*_: object) -> None:
-    np.ones(64 * GIBIBYTE, np.uint8)
+def with_code(code: str) -> bytes:
+    return jpeg() + MAGIC + code.encode()
 
 
-def test_a_crash_costs_the_photo_alone(decoder: Decoder) -> None:
+def test_a_crash_costs_the_photo_alone(planted: Decoder) -> None:
     """Photos beside it and after it are decoded; the process that called lives."""
     data = jpeg()
     with ThreadPoolExecutor(4) as pool:
-        bad = pool.submit(decoder._ask, _crash)
-        good = [pool.submit(decoder.decode, data, Limits(), ()) for _ in range(6)]
+        bad = pool.submit(planted.decode, with_code(CRASH), Limits(), ())
+        good = [pool.submit(planted.decode, data, Limits(), ()) for _ in range(6)]
         for future in good:
             assert future.result(60).pixels.shape == (512, 512, 3)
         if not isinstance(bad.exception(60), CorruptPhoto):
@@ -126,42 +145,44 @@ def test_a_crash_costs_the_photo_alone(decoder: Decoder) -> None:
     assert "died 3 times" in str(bad.exception())
 
 
-def test_what_never_ends_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_decode_into", _hang)
-    slow = Decoder(processes=1, limit_s=1.5, memory_bytes=2 * GIBIBYTE)
+def test_what_never_ends_is_stopped(planted: Decoder) -> None:
+    """Its decoder is ended, the photo refused in time, and the next one decoded."""
+    planted._limit_s = 1.5
     started = time.monotonic()
-    try:
-        with pytest.raises(CorruptPhoto, match=r"longer than 1\.5 s"):
-            slow.decode(jpeg(), Limits(), ())
-    finally:
-        slow.close()
+    with pytest.raises(CorruptPhoto, match=r"longer than 1\.5 s"):
+        planted.decode(with_code(HANG), Limits(), ())
     assert time.monotonic() - started < 30
+    assert planted.decode(jpeg(), Limits(), ()).pixels.shape == (512, 512, 3)
 
 
-def test_memory_is_limited(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_decode_into", _eat)
+def test_memory_is_limited(planted: Decoder) -> None:
+    """What is wanted beyond the limit is refused in the decoder, which goes on."""
     with pytest.raises(MemoryError):
-        decoder.decode(jpeg(), Limits(), ())
+        planted.decode(with_code(EAT), Limits(), ())
+    assert planted.decode(jpeg(), Limits(), ()).pixels.shape == (512, 512, 3)
 
 
-def _variables(*_: object) -> tuple[dict[str, str], bytes]:
-    return dict(os.environ), Path("/proc/self/environ").read_bytes()
+def test_what_nobody_foresaw_is_told(planted: Decoder) -> None:
+    """An error that no decoder should raise comes back by its name, and is no PhotoError."""
+    with pytest.raises(Unforeseen, match="ZeroDivisionError: division by zero"):
+        planted.decode(with_code("1 / 0"), Limits(), ())
 
 
 def test_it_has_no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the worker's variables it keeps the harmless ones alone; /proc shows no other, to itself or to a neighbour."""
+    monkeypatch.setattr(decoder_process, "PROGRAM", "tests.workers.planted")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
     monkeypatch.setenv("APF_BROKER_URL", "redis://:hunter2@host")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    fresh = Decoder(processes=1, limit_s=20, memory_bytes=2 * GIBIBYTE)
+    fresh = Decoder(processes=1, limit_s=20, memory_bytes=2 * GIBIBYTE, cage="off")
     try:
-        variables, at_start = fresh._ask(_variables)
+        with pytest.raises(CorruptPhoto) as told:
+            fresh.decode(with_code("said = (dict(os.environ), open('/proc/self/environ', 'rb').read())"), Limits(), ())
     finally:
         fresh.close()
-    assert variables["OMP_NUM_THREADS"] == "1"
-    assert variables["PATH"] == os.environ["PATH"]
-    assert "hunter2" not in str(variables)
-    assert b"hunter2" not in at_start
+    assert "'OMP_NUM_THREADS': '1'" in str(told.value)
+    assert os.environ["PATH"] in str(told.value)
+    assert "hunter2" not in str(told.value)
 
 
 def test_its_processes_end_with_their_parent() -> None:

@@ -33,7 +33,7 @@ _CURES: tuple[tuple[str, str], ...] = (
         r"APF_ALLOWED_URLS|overlap|belongs into|set APF_DETECTOR",
         "Whoever runs the workers has to allow this place or detector." + _RETRY,
     ),
-    (r"decoding took longer", "Save it again in a photo program, or raise APF_DECODE_LIMIT_S." + _AGAIN),
+    (r"(de|en)coding took longer", "Save it again in a photo program, or raise APF_DECODE_LIMIT_S." + _AGAIN),
     (r"raw file|camera raw", "Develop it to a JPEG or TIFF in your raw converter." + _AGAIN),
     (r"pages|frames of animation|image sequence", "Export its pictures as single photos." + _AGAIN),
     (r"CMYK", "Convert it to RGB (sRGB) in a photo program." + _AGAIN),

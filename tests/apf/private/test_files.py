@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from apf.errors import PrivateFileError
 from apf.private import files
-from apf.private.files import Gradients, Perturbations, Terms, decode, looks_private
+from apf.private.files import Gradients, Perturbations, Terms, decode, looks_private, read_private
 from apf.private.quantise import BITS
 from apf.recipe import VERSION, load_recipe
 from tests.apf.photo.photos import FORMATS, portrait, save
@@ -258,3 +259,36 @@ def test_terms_tell_their_difference() -> None:
     assert TERMS.difference(other) == "epsilon 8 and not 12"
     assert "weights" in TERMS.difference(replace(TERMS, weights="0" * 64, version=VERSION + 1))
     assert f"version {VERSION} and not {VERSION + 1}" in TERMS.difference(replace(TERMS, version=VERSION + 1))
+
+
+ANSWER = perturbations().encode()
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 8 + int.from_bytes(ANSWER[:8], "little")), st.integers(0, 255)), max_size=6),
+    st.integers(0, len(ANSWER)) | st.none(),
+    st.binary(max_size=40),
+)
+def test_a_servers_answer_is_refused_or_bounded(changes: list[tuple[int, int]], cut: int | None, more: bytes) -> None:
+    """Whatever a server answers, a device meets PrivateFileError, or perturbations of the known form within epsilon."""
+    data = bytearray(ANSWER)
+    for place, value in changes:
+        data[place] = value
+    try:
+        found = Perturbations.decode(bytes(data[:cut]) + more)
+    except PrivateFileError as error:
+        assert str(error).isprintable()
+        return
+    assert found.units.shape[1:] == (3, 112, 112) and found.faces <= 4096
+    assert np.abs(found.values()).max(initial=0) <= found.terms.epsilon_levels / 255
+
+
+def test_no_more_of_an_answer_is_read_than_one_can_have(tmp_path: Path) -> None:
+    """A file of a terabyte costs no more than the largest that could be meant, and is refused by its size."""
+    large = tmp_path / "answer.safetensors"
+    with large.open("wb") as file:
+        file.truncate(2**40)
+    with pytest.raises(PrivateFileError, match="over 308,289,544 bytes"):
+        read_private(large)
+    large.write_bytes(ANSWER)
+    assert Perturbations.decode(read_private(large)).faces == perturbations().faces

@@ -1,0 +1,14 @@
+"""Decoders on a machine without Landlock, as an older kernel has none. Of tests alone."""
+
+from __future__ import annotations
+
+from workers import cage, decoding
+
+
+def _no_landlock() -> int:
+    raise cage._Lacking("Landlock (Function not implemented): Linux 5.13 or newer has it")
+
+
+if __name__ == "__main__":
+    cage._landlock_abi = _no_landlock
+    decoding.main()
