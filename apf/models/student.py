@@ -14,6 +14,8 @@ from torch import Tensor, nn
 KEEPS, HALVES, ENDS = 3, 5, 6
 #: Maps of this many pixels to a side are dear: as many hidden channels as where the size is kept. The first stage's.
 LARGE, FIRST = 40, 96
+#: Channels of a face.
+COLOURS = 3
 #: Directions in which a map varies by less than this share of its mean variance are not amplified further.
 FLOOR = 0.01
 
@@ -30,6 +32,19 @@ class Stage:
     residual: bool = False
     #: Whether the teacher weighs channels by their means here (squeeze and excitation).
     gated: bool = False
+
+    @property
+    def strides(self) -> tuple[int, int]:
+        """Of the first convolution and of the depthwise one."""
+        if self.inputs == COLOURS:
+            return 2, max(1, round(self.side_in / self.side_out / 2))
+        return 1, 1 if self.side_out == 1 else round(self.side_in / self.side_out)
+
+    @property
+    def halves(self) -> bool:
+        """Whether a student's stage gives a map of this size."""
+        side = -(-self.side_in // self.strides[0])
+        return self.side_out in (1, -(-side // self.strides[1]))
 
 
 class Part(nn.Module):
@@ -48,12 +63,9 @@ class Part(nn.Module):
         super().__init__()
         self.stage = stage
         hidden = _hidden(stage)
-        self.first = stage.inputs == 3
+        self.first, last = stage.inputs == COLOURS, stage.side_out == 1
         kernel = 3 if self.first else 1
-        self.strides = (2, max(1, round(stage.side_in / stage.side_out / 2))) if self.first else (1, 1)
-        last = stage.side_out == 1
-        if not self.first and not last:
-            self.strides = (1, round(stage.side_in / stage.side_out))
+        self.strides = stage.strides
         self.expand = nn.Conv2d(stage.inputs, hidden, kernel, self.strides[0], kernel // 2)
         spot = stage.side_in if last else 3
         self.depth = nn.Conv2d(hidden, hidden, spot, 1, 0 if last else 1, groups=hidden)
@@ -112,7 +124,7 @@ class Part(nn.Module):
 
 
 def _hidden(stage: Stage) -> int:
-    if stage.inputs == 3:
+    if stage.inputs == COLOURS:
         return FIRST
     if stage.side_out == 1:
         return ENDS * stage.inputs

@@ -19,14 +19,14 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from apf.models.recogniser import Recogniser
 from apf.models.student import Part, Student
 from apf.train import augment
-from apf.train.data import Faces
+from apf.train.data import DataError, Faces
 from apf.train.loop import Budget, Stateful, train
 from apf.train.taps import TappedTeacher
 from apf.train.teachers import channels_last, half_precision
 from apf.train.variety import noisy, various
 
 BATCH, JOINED_BATCH, SLOPES_BATCH, SETTLED = 32, 24, 8, 96
-BLOCKS_LR, JOINED_LR, SLOPES_LR = 3e-2, 4e-3, 1e-3
+BLOCKS_LR, JOINED_LR, SLOPES_LR = 3e-2, 1e-3, 5e-4
 #: The last stage's share of the rate: one place a face is all that it learns from.
 LAST = 0.5
 #: Places of a map that a stage learns from in a step, about: small maps need more faces.
@@ -71,8 +71,15 @@ class School:
             (slope,) = torch.autograd.grad((found * towards).sum(), faces)
         return slope
 
+    @torch.no_grad()
     def begin(self, seed: int) -> Student:
-        """A student of random weights that knows the statistics of the teacher's maps."""
+        """A student of random weights that knows the statistics of the teacher's maps.
+
+        Raises:
+            DataError: its maps are of other sizes than the teacher's.
+        """
+        if not all(stage.halves for stage in self.teacher.stages):
+            raise DataError(f"{self.teacher.source.name} halves its maps as no student does: take another teacher")
         torch.manual_seed(seed)
         student = Student(self.teacher.stages)
         fed = self.fed(various(self.faces, SETTLED, torch.Generator().manual_seed(seed)))

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from apf.guides.guide import Source
 from apf.guides.loading import find_source
 from apf.guides.spec import InputSpec
+from apf.guides.trace import trace
 from apf.models.student import Stage
 
 #: Operations that shape what is learnt; between two ends of stages lies at least one.
@@ -105,18 +106,8 @@ def _ends(cuts: list[Cut]) -> list[Cut]:
 def _cuts(model: onnx.ModelProto, size: tuple[int, int]) -> list[Cut]:
     """The values that all paths share, in the network's order."""
     given = model.graph.input[0]
-    dimensions = given.type.tensor_type.shape.dim
-    for dimension, number in zip(dimensions, (1, 3, *size), strict=True):
-        dimension.dim_value = number
-    for output in model.graph.output:
-        output.type.tensor_type.ClearField("shape")
-    shaped = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
-    shapes = {
-        value.name: tuple(side.dim_value for side in value.type.tensor_type.shape.dim[1:])
-        for value in (*shaped.value_info, *shaped.output)
-    }
-    for dimension in dimensions[:1]:
-        dimension.dim_param = "batch"
+    traced = trace(model, size)
+    shapes = {name.removeprefix("network/"): shape[1:] for name, shape in traced.shapes.items()}
     depends, last_use, steps = {given.name}, {}, []
     for number, node in enumerate(model.graph.node):
         if used := [name for name in node.input if name in depends]:

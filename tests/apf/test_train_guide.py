@@ -19,7 +19,7 @@ from apf.guides.loading import find_source
 from apf.guides.torch_guide import torch_guide
 from apf.models.student import Stage, Student
 from apf.train.__main__ import app
-from apf.train.data import Faces, is_held_out
+from apf.train.data import DataError, Faces, is_held_out
 from apf.train.guide import Blocks, Course, Joined, School, Slopes, likeness
 from apf.train.guide_export import guide_onnx, write_guide
 from apf.train.loop import Budget, OutOfTime
@@ -69,12 +69,16 @@ def teacher(folder: Path) -> Path:
     gate = net.add("Sigmoid", net.conv(net.add("GlobalAveragePool", inner), 8, 8))
     x = net.add("Add", x, net.add("Mul", inner, gate))
     net.add("Flatten", net.conv(x, 8, 12, 8), name="embedding", axis=1)
+    return saved(net, folder / "small.onnx")
+
+
+def saved(net: Net, path: Path) -> Path:
+    """The network's file, and how it is fed beside it."""
     ends = [
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)]
         for name, shape in (("input", ["N", 3, 32, 32]), ("embedding", ["N", 12]))
     ]
     graph = helper.make_graph(net.nodes, "teacher", *ends, initializer=net.weights)
-    path = folder / "small.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), path)
     path.with_suffix(".json").write_text(json.dumps(SPEC))
     return path
@@ -219,3 +223,13 @@ def test_the_command_ships_what_it_made(file: Path, tmp_path: Path) -> None:
     bad = CliRunner().invoke(app, [*said[:4], "small", *said[5:]])
     assert bad.exit_code == 2
     assert "apf-" in bad.output
+
+
+def test_a_teacher_of_odd_maps_is_refused(faces: Faces, tmp_path: Path) -> None:
+    """One whose maps shrink otherwise than by halves is told so before any training."""
+    net = Net()
+    x = net.add("Relu", net.conv("input", 3, 8, 3, strides=[3, 3]))
+    x = net.add("Add", x, net.conv(x, 8, 8))
+    net.add("Flatten", net.conv(x, 8, 12, 10), name="embedding", axis=1)
+    with pytest.raises(DataError, match="odd halves its maps as no student does: take another teacher"):
+        School.of(faces, saved(net, tmp_path / "odd.onnx")).begin(0)
