@@ -93,7 +93,8 @@ class Part(nn.Module):
             strength = (values.clamp(min=0) + FLOOR * values.mean()).rsqrt()
             self.white.copy_(vectors @ torch.diag(strength) @ vectors.T)
         out = change.movedim(1, 0).flatten(1)
-        self.scale.copy_(out.std(1).clamp(min=1e-6))
+        spread = out.std(1)
+        self.scale.copy_(spread.clamp(min=FLOOR * spread.mean()))  # a channel may be the same everywhere
         self.mean.copy_(out.mean(1))
 
     def folded(self) -> list[tuple[Tensor, Tensor]]:
