@@ -196,6 +196,11 @@ def _sums(folder: Path) -> dict[str, str]:
         raise WeightsError(f"{folder / SUMS} cannot be read ({error}): install the package again") from error
 
 
+def shipped_sums(folder: Path = WEIGHTS_DIR) -> dict[str, str]:
+    """The SHA-256 of each file that ships with the weights, by name; none where nothing is noted."""
+    return _sums(folder) if (folder / SUMS).exists() else {}
+
+
 def other_version(recipe: Recipe) -> str | None:
     """What keeps this installation from doing the recipe: outputs carry its id, and would be other pixels under it."""
     if recipe.version != VERSION:

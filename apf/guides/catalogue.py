@@ -10,10 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from apf.errors import GuideError
-from apf.recipe import WEIGHTS_DIR, weights_digest
+from apf.recipe import WEIGHTS_DIR, shipped_sums, weights_digest
 
 #: Where InsightFace keeps its packs.
 PACKS = Path("~/.insightface/models")
+#: What the files of guides that ship are called, in the folder of weights.
+OWN = "apf-"
 #: Where dlib's network lies. The package is only looked for: its own code does not run.
 PACKAGE, FILE = "face_recognition_models", "models/dlib_face_recognition_resnet_model_v1.dat"
 
@@ -77,6 +79,16 @@ def fetched_path(known: Known, folder: Path | None = None) -> Path:
     return (folder or guides_folder()) / f"{known.name}-{known.sha256[:16]}.onnx"
 
 
+def own_path(name: str) -> Path | None:
+    """The file of a guide that ships with the weights, as `apf-NAME`; None where there is none of this name."""
+    return WEIGHTS_DIR / f"{name}.onnx" if name in own_names() else None
+
+
+def own_names() -> list[str]:
+    """The guides that ship with the weights, besides the probe."""
+    return [Path(name).stem for name in shipped_sums() if name.startswith(OWN) and name.endswith(".onnx")]
+
+
 def dlib_path() -> Path:
     """Where the file lies; raises GuideError where the package is not installed."""
     spec = importlib.util.find_spec(PACKAGE)
@@ -104,6 +116,9 @@ def standings() -> list[Standing]:
     probe = WEIGHTS_DIR / "probe.safetensors"
     own = Known("probe", _digest(probe), "Apache-2.0", "this project's own, distilled from several recognisers")
     found = [_standing(own, probe, "install the package again")]
+    for name, path in ((name, WEIGHTS_DIR / f"{name}.onnx") for name in own_names()):
+        taught = Known(name, shipped_sums()[path.name], "Apache-2.0", "this project's own, taught by one recogniser")
+        found.append(_standing(taught, path, "install the package again"))
     try:
         dlib: Path | None = dlib_path()
     except GuideError:
@@ -152,6 +167,8 @@ def guide_digest(name: str) -> str:
         return FETCHED[name].sha256
     if name == "probe":  # a part of the recipe's own weights
         return weights_digest()
+    if own := own_path(name):
+        return shipped_sums()[own.name]
     if name.endswith(".onnx"):
         path = Path(name).expanduser()
         files = [path, *(one for one in (path.with_suffix(".json"), path.with_name("models.json")) if one.exists())]
@@ -159,7 +176,7 @@ def guide_digest(name: str) -> str:
     elif folder := pack_folder(name):
         files = sorted(folder.glob("*.onnx"))
     else:
-        known = ", ".join(["dlib", "probe", *FETCHED])
+        known = ", ".join(["dlib", "probe", *own_names(), *FETCHED])
         raise GuideError(
             f"no guide named {name!r}: use one of {known}, an ONNX file (a path that ends in .onnx), or an InsightFace "
             f"pack (its folder, or its name in {PACKS})"

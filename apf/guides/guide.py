@@ -42,6 +42,8 @@ class Guide(Protocol):
     centre: Float32
     #: Two faces whose embeddings, less the centre, have at least this cosine are taken for one person's.
     threshold: float
+    #: SHA-256 of the files of recognisers that it was taught to imitate.
+    teachers: tuple[str, ...]
 
     def embed(self, crops: Float32) -> Float32:
         """Unit embeddings, (N, D)."""
@@ -71,6 +73,12 @@ class Source:
     threshold: float = THRESHOLD
 
     @property
+    def teachers(self) -> tuple[str, ...]:
+        """The SHA-256 of the recognisers' files that the network imitates, where its own file says so."""
+        said = {entry.key: entry.value for entry in self.model.metadata_props}
+        return tuple(said.get("teacher", "").split())
+
+    @property
     def key(self) -> str:
         return hashlib.sha256(f"{self.digest} {self.spec.model_dump_json()}".encode()).hexdigest()
 
@@ -85,7 +93,7 @@ class RuntimeGuide:
 
     def __init__(self, source: Source) -> None:
         self.name, self.digest, self.key, self.spec = source.name, source.digest, source.key, source.spec
-        self.centre, self.threshold = source.centre, source.threshold
+        self.centre, self.threshold, self.teachers = source.centre, source.threshold, source.teachers
         self._feeding = Feeding(source.spec)
         self._network = RuntimeNetwork(value_and_gradient(source.model, self._feeding.size))
         if not np.isfinite(self.embed(np.full((1, 3, CROP, CROP), 0.5, np.float32))).all():
@@ -112,6 +120,7 @@ class ProbeGuide:
     """The project's own probe, whose file of value and gradient ships."""
 
     name, spec, centre, threshold = "probe", InputSpec(), NO_CENTRE, 0.53
+    teachers: tuple[str, ...] = ()
 
     def __init__(self) -> None:
         try:

@@ -8,14 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+from onnx import TensorProto, numpy_helper
 from pydantic import ValidationError
 
-from apf.errors import GuideError
-from apf.guides.catalogue import DLIB, FETCHED, PACKS, Known, fetched_path, pack_folder
+from apf.errors import GuideError, WeightsError
+from apf.guides.catalogue import DLIB, FETCHED, PACKS, Known, fetched_path, own_names, own_path, pack_folder
 from apf.guides.dlib_file import read_dlib
 from apf.guides.guide import Guide, ProbeGuide, RuntimeGuide, Source
 from apf.guides.spec import InputSpec
 from apf.onnx_check import checked, read_onnx
+from apf.recipe import check_file
 
 #: Cosine, from the centre, at a false accept rate of 1e-2 among 1,200 people of LFW (0.64 at 1e-3).
 DLIB_THRESHOLD = 0.48
@@ -27,9 +29,9 @@ def load_guide(name: str, device: str = "cpu") -> Guide:
     """A guide that is ready to climb on.
 
     Args:
-        name: "dlib", "probe", "sface" (once it was pulled), an ONNX file, or an InsightFace pack by name or folder. An
-            ONNX file is fed as NAME.json beside it says, or its entry in models.json beside it; without these as
-            InsightFace's ArcFace models are.
+        name: "dlib", "probe", one that ships ("apf-..."), "sface" (once it was pulled), an ONNX file, or an
+            InsightFace pack by name or folder. An ONNX file is fed as NAME.json beside it says, or its entry in
+            models.json beside it; without these as InsightFace's ArcFace models are.
         device: as torch names them; a CPU needs no torch.
 
     Raises:
@@ -48,6 +50,8 @@ def find_source(name: str) -> Source:
         centre = np.load(Path(__file__).with_name("dlib_centre.npy"))
         spec = InputSpec.model_validate(DLIB.spec)
         return Source(name, DLIB.sha256, read_dlib(), spec, centre, DLIB_THRESHOLD)
+    if path := own_path(name):
+        return _own(name, path)
     if name in FETCHED:
         return _fetched(FETCHED[name])
     if name.endswith(".onnx"):
@@ -55,9 +59,20 @@ def find_source(name: str) -> Source:
     if folder := pack_folder(name):
         return _pack(folder)
     raise GuideError(
-        f"no guide named {name!r}: use one of {', '.join(['dlib', 'probe', *FETCHED])}, an ONNX file (a path that ends "
-        f"in .onnx), or an InsightFace pack (its folder, or its name in {PACKS})"
+        f"no guide named {name!r}: use one of {', '.join(['dlib', 'probe', *own_names(), *FETCHED])}, an ONNX file "
+        f"(a path that ends in .onnx), or an InsightFace pack (its folder, or its name in {PACKS})"
     )
+
+
+def _own(name: str, path: Path) -> Source:
+    try:
+        check_file(path.parent, path.name)
+    except WeightsError as error:
+        raise GuideError(f"guide {name!r}: {error}") from error
+    data = path.read_bytes()
+    model = _parsed(path, data)
+    said = {entry.key: entry.value for entry in model.metadata_props}
+    return Source(name, hashlib.sha256(data).hexdigest(), model, InputSpec.model_validate_json(said["spec"]))
 
 
 def _fetched(known: Known) -> Source:
@@ -89,9 +104,25 @@ def _read(path: Path) -> bytes:
 
 def _parsed(path: Path, data: bytes) -> onnx.ModelProto:
     try:
-        return checked(data)
+        model = checked(data)
     except Exception as error:  # onnx raises anything on what is none
         raise GuideError(f"guide {path} is no whole ONNX file, or one that is not taken: {error}") from error
+    return _widened(model)
+
+
+def _widened(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same network with weights that it keeps in half precision as it computes with them."""
+    narrow = {one.name: one for one in model.graph.initializer if one.data_type == TensorProto.FLOAT16}
+    casts = [node for node in model.graph.node if node.op_type == "Cast" and node.input[0] in narrow]
+    for node in casts:
+        wide = numpy_helper.to_array(narrow[node.input[0]]).astype(np.float32)
+        model.graph.initializer.append(numpy_helper.from_array(wide, node.output[0]))
+        model.graph.node.remove(node)
+    used = {name for node in model.graph.node for name in node.input}
+    kept = [one for one in model.graph.initializer if one.name in used]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)
+    return model
 
 
 def _spec(path: Path, digest: str) -> InputSpec:

@@ -1,4 +1,4 @@
-"""`python -m apf.train probe | universal | road | transfer | joint | all`."""
+"""`python -m apf.train probe | universal | road | transfer | joint | all`, and `guide`."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from apf.cpu.export import export as export_transfer
 from apf.errors import ApfError
+from apf.guides.catalogue import OWN
 from apf.models.probe import Probe, fused, unfused
 from apf.models.unet import TransferNet
 from apf.private.export import export as export_probe
@@ -24,6 +25,7 @@ from apf.recipe import write_sums
 from apf.steps import CHANNELS
 from apf.train.attack import Ensemble
 from apf.train.data import DataError, Faces, load_faces
+from apf.train.guide_command import learn as learn_guide
 from apf.train.joint import Modules, tune
 from apf.train.loop import Budget
 from apf.train.probe import Targets, distil, follow, harden
@@ -177,6 +179,30 @@ def joint_command(
     for name, module in (("probe", known), ("transfer", modules.network), ("universal", modules.uap)):
         _save(out / f"{name}.safetensors", module.state_dict())
     _tell_verification(known, shop, device)
+
+
+@app.command("guide")
+@_errors_end_the_command
+def guide_command(
+    teacher: Annotated[str, typer.Option(help="The recogniser to imitate, a name of models.json.")],
+    name: Annotated[str, typer.Option(help="Ship it in `out` under this name, apf-...; nothing ships without.")] = "",
+    faces: FacesPath = FACES, models: ModelsPath = MODELS, out: Out = OUT, run: Run = RUN, seed: Seed = 0,
+    steps: Annotated[int, typer.Option(help="Steps in which every stage learns alone.")] = 350,
+    joined_steps: Annotated[int, typer.Option(help="Steps of the stages together.")] = 500,
+    slope_steps: Annotated[int, typer.Option(help="Steps on the teacher's gradients.")] = 300,
+    minutes: Minutes = float("inf"),
+) -> None:  # fmt: skip
+    """Distil a guide of our own from one recogniser, stage by stage; judge it by `python -m apf.evaluate.guide`."""
+    if name and not name.startswith(OWN):
+        raise DataError(f"guides that ship are called {OWN}..., not {name!r}")
+    courses = (steps, joined_steps, slope_steps)
+    path = learn_guide(faces, models / f"{teacher}.onnx", run / teacher, seed=seed, steps=courses, minutes=minutes)
+    if name:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / f"{name}.onnx").write_bytes(path.read_bytes())
+        write_sums(out)
+        path = out / f"{name}.onnx"
+    typer.echo(f"wrote {path}", err=True)
 
 
 @app.command("all")

@@ -21,16 +21,18 @@ PICTURES = 4
 
 
 def names_of(guides: Sequence[Guide], targets: Sequence[Target]) -> tuple[str, ...]:
-    """The names of the targets whose network is one of the guides', be it from another file."""
+    """The names of the targets whose network is one of the guides', be it from another file, or taught one of them."""
     if not guides:
         return ()
     coarse = np.random.default_rng(0).random((PICTURES, 3, 7, 7), np.float32)
     pictures = torch.nn.functional.interpolate(torch.from_numpy(coarse), (CROP, CROP), mode="bicubic").clamp(0, 1)
     known = [(guide.digest, guide.embed(pictures.numpy())) for guide in guides]
+    taught = {teacher for guide in guides for teacher in guide.teachers}
     return tuple(
         target.name
         for target in targets
-        if any(
+        if target.sha256 in taught
+        or any(
             digest == target.sha256 or _agree(embed(target.recogniser, pictures).numpy(), own) for digest, own in known
         )
     )

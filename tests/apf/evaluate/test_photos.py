@@ -159,8 +159,8 @@ def test_guides_are_known_by_what_they_say() -> None:
     class Guide:
         digest = "of another file"
 
-        def __init__(self, network: nn.Module) -> None:
-            self.network = network
+        def __init__(self, network: nn.Module, *teachers: str) -> None:
+            self.network, self.teachers = network, teachers
 
         def embed(self, crops: np.ndarray) -> np.ndarray:
             return torch.nn.functional.normalize(self.network(torch.from_numpy(crops)), dim=1).numpy()
@@ -174,6 +174,8 @@ def test_guides_are_known_by_what_they_say() -> None:
 
     targets = [target("same", Finder()), target("file", Other(), "of another file"), target("other", Other())]
     assert names_of([Guide(Finder())], targets) == ("same", "file")  # type: ignore[list-item]
+    taught = Guide(nn.Flatten(), "of another file")
+    assert names_of([taught], targets[1:]) == ("file",), "taught by it"  # type: ignore[list-item]
     assert names_of([], targets) == ()
 
 

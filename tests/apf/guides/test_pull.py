@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from apf.errors import GuideError
-from apf.guides.catalogue import SFACE, Known, fetched_path, guides_folder, standings
+from apf.guides.catalogue import SFACE, Known, fetched_path, guides_folder, own_names, standings
 from apf.guides.pull import find_known, pull
 
 GOOD = bytes(range(256)) * 1000
@@ -197,6 +197,7 @@ def test_the_users_own_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     assert guides_folder() == tmp_path / "data" / "apf" / "guides"
     guides_folder().mkdir(parents=True)
     states = {one.name: (one.state, one.cure) for one in standings()}
-    assert states == {"probe": ("here", ""), "dlib": ("here", ""), "sface": ("missing", "apf guides pull sface")}
+    ships = dict.fromkeys(["probe", *own_names(), "dlib"], ("here", ""))
+    assert states == {**ships, "sface": ("missing", "apf guides pull sface")}
     fetched_path(SFACE).write_bytes(FOUL)
     assert {one.name: one.state for one in standings()}["sface"] == "damaged"
