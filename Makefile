@@ -41,7 +41,7 @@ bench:  ## Run every benchmark in full, and keep its figures in bench-history; t
 		test -z "$$failed" || { echo "failed:$$failed"; exit 1; })
 
 soak:  ## Run the fault tests at every moment, 200 random histories, ten minutes of fuzzing and an hour's look at memory; takes hours
-	$(call timed,soak,APF_SOAK=1 $(BIN)/python -m pytest tests/faults tests/producer/test_schedule.py --no-cov -s)
+	$(call timed,soak,APF_SOAK=1 $(BIN)/python -m pytest tests/faults tests/producer/cli/test_schedules.py --no-cov -s)
 
 lint:  ## Run the quick checks alone: ruff, mypy, import contracts
 	$(call timed,lint,$(LINT))

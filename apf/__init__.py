@@ -12,10 +12,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from apf.filter import Filter
-    from apf.filters import load_filter
-    from apf.pipeline import protect_photo
-    from apf.published import ProtectedPhoto
+    from apf.filters.load import load_filter
+    from apf.filters.torch_filter import Filter
+    from apf.protect.pipeline import protect_photo
+    from apf.protect.publish import ProtectedPhoto
 
 # ONNX Runtime's wheels report to their maker: its import writes a device's id below HOME, and a POST follows. Whatever
 # of ours loads it imports this package first, and what we start inherits the variable. No setting turns it on again.
@@ -30,10 +30,10 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 __all__ = ["Filter", "ProtectedPhoto", "load_filter", "protect_photo"]
 
 _HOME = {
-    "Filter": "apf.filter",
-    "ProtectedPhoto": "apf.published",
-    "load_filter": "apf.filters",
-    "protect_photo": "apf.pipeline",
+    "Filter": "apf.filters.torch_filter",
+    "ProtectedPhoto": "apf.protect.publish",
+    "load_filter": "apf.filters.load",
+    "protect_photo": "apf.protect.pipeline",
 }
 
 

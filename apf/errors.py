@@ -1,4 +1,4 @@
-"""Every error that the filter raises.
+"""Errors of the library.
 
 ApfError
 ├── PhotoError            this one photo cannot be protected; a retry does not help

@@ -1,4 +1,4 @@
-"""Which files are left alone by their names: what file systems and NAS boxes leave behind, and what a user excludes.
+"""Exclusions by name: what file systems and NAS boxes leave behind, and what a user excludes.
 
 Patterns are those of .gitignore: `*` ends at a slash, `**` does not, a slash at the end means folders alone, one before
 the end ties the pattern to the source's own folder, `!` takes a match back, and the last pattern that matches counts.
@@ -52,7 +52,7 @@ class Exclusions:
         self._patterns = _spec(patterns) if patterns else None
 
     def match(self, key: str) -> bool:
-        """Whether the object under this key is left alone; a folder's key ends with a slash."""
+        """Return whether the object under this key is left alone; a folder's key ends with a slash."""
         if self._patterns is not None:
             said: bool | None = self._patterns.check_file(key).include
             if said is not None:
@@ -61,7 +61,7 @@ class Exclusions:
 
 
 def patterns_in(data: bytes, where: str) -> tuple[str, ...]:
-    """The patterns of an ignore file.
+    """Return the patterns of an ignore file.
 
     Raises:
         PatternError: it is too large, or no UTF-8.

@@ -1,4 +1,4 @@
-"""How to protect: a frozen recipe, hashed to the id that every output carries."""
+"""Recipes: how to protect, frozen and hashed to the id that every output carries."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ import json
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
-from functools import cache
 from pathlib import Path
-from typing import Literal
 
 from pydantic import (
     BaseModel,
@@ -22,17 +20,13 @@ from pydantic import (
     model_validator,
 )
 
-from apf.errors import GuideError, OtherVersion, RecipeError, WeightsError
-
-WEIGHTS_DIR = Path(__file__).parent / "weights"
-SUMS = "SHA256SUMS"
-#: The weights' digest, for an installation that does not have all of them.
-DIGEST = "DIGEST"
+from apf.errors import GuideError, OtherVersion, RecipeError
+from apf.guides.catalogue import check_present, guide_digest, parse_guides
+from apf.stages.constants import Stage
+from apf.weight_files import WEIGHTS_DIR, check_weights, weights_digest
 
 #: Of what the code does to pixels, whatever the weights.
 VERSION = 5
-
-Stage = Literal["gradient", "transfer", "universal"]
 
 #: The largest bound of a pixel, as a share of epsilon.
 MOST = 1.625
@@ -107,7 +101,7 @@ class Recipe(BaseModel):
 
     @model_serializer(mode="wrap")
     def _as_its_version(self, write: SerializerFunctionWrapHandler) -> dict[str, object]:
-        """A record of an older version is written as that version had it, so that its workers still read it."""
+        """Write a record of an older version as that version had it, so that its workers still read it."""
         left_out = STEPS_FIELDS if self.version < STEPS_VERSION else ("refine_steps",)
         return {name: value for name, value in write(self).items() if name not in left_out}
 
@@ -145,64 +139,10 @@ BUILT_IN: dict[str, dict[str, object]] = {
 }
 
 
-@cache
-def weights_digest(folder: Path = WEIGHTS_DIR) -> str:
-    """SHA-256 over the names and bytes of the folder's safetensors files, as 64 hex digits."""
-    noted = folder / DIGEST
-    return noted.read_text().strip() if noted.exists() else digest_of(folder)
-
-
-def digest_of(folder: Path) -> str:
-    """As `weights_digest`, but always of the bytes themselves, whatever the folder notes of them."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()
-
-
-def check_weights(folder: Path = WEIGHTS_DIR) -> None:
-    """Compare the weights with the digests that they were shipped with (`SHA256SUMS`, as sha256sum writes it).
-
-    Raises:
-        WeightsError: a file is missing, damaged, or not one of those.
-    """
-    wanted = _sums(folder)
-    if strange := {path.name for path in _weight_files(folder)} ^ set(wanted):
-        raise WeightsError(
-            f"weights in {folder} are not those of {SUMS} (missing or extra: {', '.join(sorted(strange))}): "
-            "install the package again"
-        )
-    for name in wanted:
-        check_file(folder, name)
-    if weights_digest(folder) != digest_of(folder):
-        raise WeightsError(f"{folder / DIGEST} is not of these weights: install the package again")
-
-
-def check_file(folder: Path, name: str) -> None:
-    """Compare one of the weight files with its digest; raises WeightsError."""
-    try:
-        found = hashlib.sha256((folder / name).read_bytes()).hexdigest()
-    except OSError as error:
-        raise WeightsError(f"weights {folder / name} cannot be read ({error}): install the package again") from error
-    if found != _sums(folder).get(name):
-        raise WeightsError(f"weights {folder / name} are damaged: install the package again")
-
-
-def _sums(folder: Path) -> dict[str, str]:
-    try:
-        lines = (folder / SUMS).read_text().splitlines()
-        return {name: digest for digest, name in (line.split() for line in lines)}
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"{folder / SUMS} cannot be read ({error}): install the package again") from error
-
-
-def shipped_sums(folder: Path = WEIGHTS_DIR) -> dict[str, str]:
-    """The SHA-256 of each file that ships with the weights, by name; none where nothing is noted."""
-    return _sums(folder) if (folder / SUMS).exists() else {}
-
-
 def other_version(recipe: Recipe) -> str | None:
-    """What keeps this installation from doing the recipe: outputs carry its id, and would be other pixels under it."""
+    """Return what keeps this installation from doing the recipe: outputs carry its id, and would be other pixels under
+    it.
+    """
     if recipe.version != VERSION:
         return (
             f"recipe {recipe.name!r} is of version {recipe.version}, this installation does version {VERSION}: "
@@ -217,10 +157,10 @@ def other_version(recipe: Recipe) -> str | None:
 
 
 def other_guides(recipe: Recipe) -> str | None:
-    """What keeps this installation from climbing on the recipe's guides; None where they are what it was made for."""
+    """Return what keeps this installation from climbing on the recipe's guides; None where they are what it was made
+    for.
+    """
     names = [*recipe.guides, *recipe.jury]
-    from apf.guides.catalogue import check_present  # noqa: PLC0415  it needs this module's folder
-
     try:
         for name in names:
             check_present(name)
@@ -238,14 +178,12 @@ def other_guides(recipe: Recipe) -> str | None:
 
 
 def guide_digests(names: Sequence[str]) -> tuple[str, ...]:
-    """The SHA-256 of each guide, with how it is fed; raises GuideError where one is unknown or missing."""
-    from apf.guides.catalogue import guide_digest  # noqa: PLC0415  it needs this module's folder
-
+    """Return the SHA-256 of each guide, with how it is fed; raises GuideError where one is unknown or missing."""
     return tuple(guide_digest(name) for name in names)
 
 
 def ready_recipe(recipe: str | Path | Recipe, folder: Path = WEIGHTS_DIR) -> Recipe:
-    """The recipe (a built-in name, a TOML file, or a Recipe), once this installation is known to do it.
+    """Return the recipe (a built-in name, a TOML file, or a Recipe), once this installation is known to do it.
 
     Raises:
         RecipeError: it is unknown or does not validate.
@@ -260,7 +198,7 @@ def ready_recipe(recipe: str | Path | Recipe, folder: Path = WEIGHTS_DIR) -> Rec
 
 
 def check_private(recipe: Recipe) -> None:
-    """Raises RecipeError where the recipe has no private mode (`apf.private`)."""
+    """Raise RecipeError where the recipe has no private mode (`apf.private`)."""
     if "gradient" not in recipe.stages:
         raise RecipeError(
             f"recipe {recipe.name!r} has no gradient stage, so that private mode would send nothing of a photo: "
@@ -269,7 +207,7 @@ def check_private(recipe: Recipe) -> None:
 
 
 def check_jury(recipe: Recipe, *, private: bool = False) -> None:
-    """Raises RecipeError where no jury says which faces are weak, so that none could fail for it."""
+    """Raise RecipeError where no jury says which faces are weak, so that none could fail for it."""
     if private:
         raise RecipeError("--on-weak fail asks a jury, and in private mode none sees the photo: leave one of both away")
     if not recipe.steps:
@@ -279,19 +217,8 @@ def check_jury(recipe: Recipe, *, private: bool = False) -> None:
         )
 
 
-def write_sums(folder: Path) -> None:
-    """Note the digests of the folder's weights, for `check_weights` and `weights_digest`."""
-    lines = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in _weight_files(folder)]
-    (folder / SUMS).write_text("".join(lines))
-    (folder / DIGEST).write_text(digest_of(folder) + "\n")
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    return sorted([*folder.glob("*.safetensors"), *folder.glob("*.onnx")])
-
-
 def load_recipe(name_or_file: str | Path, *, detector: str | None = None) -> Recipe:
-    """A built-in recipe by name, or one from a TOML file; `detector` overrides the recipe's own.
+    """Return a built-in recipe by name, or one from a TOML file; `detector` overrides the recipe's own.
 
     Raises:
         RecipeError: the name is unknown, or the file is missing or does not validate.
@@ -300,7 +227,7 @@ def load_recipe(name_or_file: str | Path, *, detector: str | None = None) -> Rec
 
 
 def recipe_fields(name_or_file: str | Path) -> dict[str, object]:
-    """What a recipe's file says, or the bare name of a built-in one: to be kept, and made a recipe of later.
+    """Return what a recipe's file says, or the bare name of a built-in one: to be kept, and made a recipe of later.
 
     Raises:
         RecipeError: the name is unknown, or the file is missing or no TOML.
@@ -310,7 +237,7 @@ def recipe_fields(name_or_file: str | Path) -> dict[str, object]:
 
 
 def make_recipe(fields: Mapping[str, object], *, detector: str | None = None) -> Recipe:
-    """The recipe that `recipe_fields` were read of, with today's weights where they name none.
+    """Return the recipe that `recipe_fields` were read of, with today's weights where they name none.
 
     Raises:
         RecipeError: the fields do not validate.
@@ -331,9 +258,7 @@ def make_recipe(fields: Mapping[str, object], *, detector: str | None = None) ->
 
 
 def _from_environment() -> dict[str, object]:
-    """What the user's `APF_GUIDES`, `APF_JURY` and `APF_STEPS` say for recipes that do not say it themselves."""
-    from apf.guides.catalogue import parse_guides  # noqa: PLC0415  as above
-
+    """Return what the user's `APF_GUIDES`, `APF_JURY` and `APF_STEPS` say for recipes that do not say it themselves."""
     said = {field: os.environ.get(f"APF_{field.upper()}", "").strip() for field in ("guides", "jury", "steps")}
     return {field: text if field == "steps" else parse_guides(text) for field, text in said.items() if text}
 

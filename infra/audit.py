@@ -32,7 +32,7 @@ class Verdict:
 
 
 def verdict(answer: str) -> Verdict:
-    """Reads pip-audit's JSON, or what it printed instead."""
+    """Read pip-audit's JSON, or what it printed instead."""
     try:
         packages: list[dict[str, Any]] = json.loads(answer)["dependencies"]
     except (ValueError, KeyError, TypeError):
@@ -58,7 +58,7 @@ def ask(service: str) -> Verdict:
 
 
 def report(verdicts: Sequence[Verdict]) -> int:
-    """Says it, and returns the exit status."""
+    """Say it, and return the exit status."""
     found = sorted({line for answer in verdicts for line in answer.found})
     best = max(verdicts, key=lambda answer: answer.known)
     if found:

@@ -4,7 +4,7 @@ set -eu
 cd "$(dirname "$0")/.."
 
 rm -rf demo-out/in demo-out/out
-python -m apf.showcase collect demo-out/in ${PHOTOS:+--photos "$PHOTOS"}
+python -m apf.research.demo collect demo-out/in ${PHOTOS:+--photos "$PHOTOS"}
 # Status 1 means that some photos failed, with their reasons printed: the picture shows the rest.
 apf protect demo-out/in demo-out/out || [ $? -eq 1 ]
-python -m apf.showcase picture demo-out/in demo-out/out demo-out/protected.png
+python -m apf.research.demo picture demo-out/in demo-out/out demo-out/protected.png

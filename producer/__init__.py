@@ -1,4 +1,4 @@
-"""The producer: plans a batch, sends its shards and tells how far they are. Never loads torch.
+"""The producer: plans a batch, sends its shards and reports their progress. Never loads torch.
 
 The names below load on first use, so that the `apf` command starts without what only they need.
 """

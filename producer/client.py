@@ -1,4 +1,4 @@
-"""The queue for a platform's own code: submit photos, ask how far they are, wait for them, cancel.
+"""The client for a platform's own code: submit photos, poll, wait, cancel.
 
     client = Client()
     upload = client.submit("s3://uploads", "s3://public", photos=["ann/1.jpg"], tenant="ann")
@@ -21,21 +21,29 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-from producer.batch import Asked, find_batch, find_ledger, new_batch, write_alone, write_new
-from workers.app import make_app
-from workers.asking import check_ledger_place
+from workers.access.sources import find_source, is_source_of
+from workers.batches.create import (
+    BatchOptions,
+    check_ledger_place,
+    find_batch,
+    find_ledger,
+    new_batch,
+    write_alone,
+    write_new,
+)
+from workers.batches.plan import counted
+from workers.batches.rescue import send_named
+from workers.broker.app import make_app
+from workers.broker.client import Broker, choose_queue
+from workers.config.settings import Settings, load_settings
+from workers.core.records import BULK, INTERACTIVE, Batch, Lane, OnWeak, PhotoRef
 from workers.errors import BadRequest, LedgerError, NotFound, SettingsError, StoreError, WorkerError
-from workers.job import BULK, INTERACTIVE, Batch, Lane, OnWeak, PhotoRef
-from workers.kinds import has_photos_suffix
-from workers.ledger import Ledger
-from workers.planning import counted
-from workers.reconcile import cancel, send_named
-from workers.registry import unregister
-from workers.sending import Sender, choose_queue
-from workers.settings import Settings, load_settings
-from workers.sources import find_source, is_source_of
+from workers.ledger.batch_ledger import Ledger
+from workers.ledger.lifecycle import cancel
+from workers.ledger.open_batches import unregister
+from workers.status.batch_status import BatchMonitor, BatchSummary
 from workers.store import Store, canonical_url, open_store
-from workers.watch import BatchSummary, BatchWatch
+from workers.store.media_types import has_photos_suffix
 
 #: Photos that one call may name: they are kept in the batch's record, which every worker of the batch reads.
 MAX_NAMED = 1000
@@ -77,7 +85,7 @@ class Client:
         if not self._settings.broker_url:
             raise SettingsError("a client needs a queue: set APF_BROKER_URL, for example to redis://localhost:6379/0")
         self._app = make_app(self._settings)
-        self._sender = Sender(self._app)
+        self._sender = Broker(self._app)
 
     def submit(
         self,
@@ -130,7 +138,7 @@ class Client:
             IsOutput: the source holds outputs of earlier batches. A named photo that is one fails by itself.
             OtherRecipe: no photos are named, and an open batch into the destination has another recipe.
             BrokerError: Redis does not answer, or refuses.
-            NotAllowed, OverlapError, RecipeError, StoreError, LedgerError: as `producer.batch.create_batch`.
+            NotAllowed, OverlapError, RecipeError, StoreError, LedgerError: as `workers.batches.create.create_batch`.
         """
         if isinstance(photos, str):
             raise BadRequest(f"photos is the text {photos!r}: give a list of keys, [{photos!r}]")
@@ -141,7 +149,7 @@ class Client:
         lane = lane or (BULK if photos is None else INTERACTIVE)
         # Redis first: where it is down, nothing has been written yet.
         queue = choose_queue(self._app, lane, tenant)
-        asked = Asked(
+        asked = BatchOptions(
             recipe=recipe,
             private=private,
             no_face=no_face,
@@ -166,7 +174,7 @@ class Client:
             LedgerError: there is no such batch.
             StoreError: the store refuses.
         """
-        return BatchWatch(self._ledger(destination, batch), batch).poll()
+        return BatchMonitor(self._ledger(destination, batch), batch).poll()
 
     def wait(self, destination: str, batch: str, *, timeout_s: float | None = None) -> BatchSummary:
         """Until every photo has its outcome, or the batch is cancelled or paused; None waits for ever.
@@ -175,7 +183,7 @@ class Client:
             NotDone: it took longer than `timeout_s`.
             LedgerError, StoreError: as `status`.
         """
-        watch = BatchWatch(self._ledger(destination, batch), batch)
+        watch = BatchMonitor(self._ledger(destination, batch), batch)
         pauses = _Pauses(timeout_s, batch)
         while True:
             summary = watch.poll()
@@ -199,7 +207,7 @@ class Client:
     def _known(
         self, source: str, destination: str, photos: Sequence[str] | None, batch_id: str, *, private: bool
     ) -> Submitted | None:
-        """The batch of this id, where there is one; what is left of one that was taken back is swept away."""
+        """Return the batch of this id, where there is one; what is left of one that was taken back is swept away."""
         try:
             ledger = self._ledger(destination, batch_id)
         except LedgerError:
@@ -214,7 +222,7 @@ class Client:
             raise BadRequest(f"batch {batch_id!r} is another one already, of {batch.source}: take an id of its own")
         return _submitted(batch, photos or ())
 
-    def _submit_all(self, source: str, destination: str, asked: Asked, batch_id: str | None) -> Submitted:
+    def _submit_all(self, source: str, destination: str, asked: BatchOptions, batch_id: str | None) -> Submitted:
         found = find_source(source, self._settings, private=asked.private)  # told here, and not by the planner's log
         ledger, batch = new_batch(found.url, destination, asked, self._settings, batch_id=batch_id, photo=found.photo)
         batch = batch.model_copy(update={"planner": secrets.token_hex(8)})
@@ -231,7 +239,7 @@ class Client:
         source: str,
         destination: str,
         photos: Sequence[str],
-        asked: Asked,
+        asked: BatchOptions,
         batch_id: str | None,
         missing: Literal["refuse", "ignore"],
     ) -> Submitted:
@@ -301,7 +309,7 @@ class AsyncClient:
 
     async def wait(self, destination: str, batch: str, *, timeout_s: float | None = None) -> BatchSummary:
         """As `Client.wait`; it can be cancelled at any time, and the batch goes on."""
-        watch = BatchWatch(await asyncio.to_thread(self._client._ledger, destination, batch), batch)
+        watch = BatchMonitor(await asyncio.to_thread(self._client._ledger, destination, batch), batch)
         pauses = _Pauses(timeout_s, batch)
         while True:
             summary = await asyncio.to_thread(watch.poll)
@@ -336,7 +344,7 @@ class _Pauses:
 
 
 def _found(store: Store, keys: Sequence[str], *, refuse: bool) -> list[PhotoRef]:
-    """The present versions of these keys; raises NotFound where one is not there and `refuse` is set."""
+    """Return the present versions of these keys; raises NotFound where one is not there and `refuse` is set."""
     with ThreadPoolExecutor(HEADS) as pool:
         infos = list(pool.map(store.head, keys))
     absent = [key for key, info in zip(keys, infos, strict=True) if info is None]

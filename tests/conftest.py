@@ -37,15 +37,15 @@ hypothesis.settings.load_profile("apf")
 LONGEST = (
     "test_tutorial_album.py",
     "test_end_to_end.py",
-    "producer/test_schedule.py",
-    "producer/test_cli.py",
-    "producer/test_overwrite.py",
+    "producer/cli/test_schedules.py",
+    "producer/cli/test_commands.py",
+    "producer/cli/test_overwrite.py",
     "faults/test_matrix.py",
     "test_tutorial_operator.py",
     "faults/test_histories.py",
     "faults/test_environment.py",
     "faults/test_callbacks.py",
-    "producer/test_callback_command.py",
+    "producer/cli/test_callbacks.py",
     "test_tutorial_backend.py",
 )
 

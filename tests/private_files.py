@@ -13,13 +13,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from apf.faces import align, alignment
-from apf.filter import Filter
-from apf.filters import PhotoFilter, load_filter
-from apf.gradient import gradient
+from apf.faces.alignment import align, alignment
+from apf.filters.load import PhotoFilter, load_filter
+from apf.filters.torch_filter import Filter
 from apf.private.files import Gradients, Perturbations, Terms
 from apf.private.server import perturb
-from apf.stages import start_of
+from apf.stages.compose import start_of
+from apf.stages.gradient import gradient
 
 SIX_FACES = Path(insightface.__file__).parent / "data" / "images" / "t1.jpg"
 

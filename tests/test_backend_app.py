@@ -11,8 +11,8 @@ import pytest
 
 from tests import tutorials
 from tests.receivers import SECRETS
-from workers.event import Event, trial
-from workers.signature import parse_secrets, signed_headers
+from workers.callbacks.payload import Event, trial
+from workers.webhooks.signing import parse_secrets, signed_headers
 
 PAGE = Path(__file__).parents[1] / "docs" / "backend.md"
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from apf.filters import PhotoFilter, load_filter
+from apf.filters.load import PhotoFilter, load_filter
 from apf.photo import decode
-from apf.pipeline import protect_photo
+from apf.protect.pipeline import protect_photo
 from tests.benchmarks import bench_bound, bench_filter, bench_peers, paired, parts, plain_celery
 from tests.benchmarks.photos import FACE_HEIGHT, jpeg
 from tests.benchmarks.record import ROOT, cores, record, table

@@ -12,11 +12,11 @@ import jsonschema
 import pytest
 
 from tests.receivers import SECRETS
-from workers import resting
-from workers.event import LONGEST_REASON, MOST_FAILURES, trial
-from workers.settings import Settings
-from workers.signature import parse_secrets, signed_headers
-from workers.tries import FIRST_DELAY_S, REFUSED_TRIES, delay_after
+from workers.callbacks import throttle
+from workers.callbacks.payload import LONGEST_REASON, MOST_FAILURES, trial
+from workers.callbacks.retry_policy import FIRST_DELAY_S, REFUSED_TRIES, delay_after
+from workers.config.settings import Settings
+from workers.webhooks.signing import parse_secrets, signed_headers
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "docs" / "callbacks.md").read_text()
@@ -83,7 +83,7 @@ def test_the_example_is_an_event() -> None:
 
 
 def test_the_state_has_the_codes_names() -> None:
-    from workers.callback import Callback  # noqa: PLC0415
+    from workers.ledger.callback_state import Callback  # noqa: PLC0415
 
     assert set(STATE["callback"]) == set(Callback(end=1, id="x").as_json())
 
@@ -96,7 +96,7 @@ def test_settings_and_numbers_are_the_codes() -> None:
     assert f"given up after {REFUSED_TRIES} tries, which is about ten minutes" in TEXT
     assert 6 < sum(delay_after(n) for n in range(1, REFUSED_TRIES)) / 60 < 11
     assert f"after {FIRST_DELAY_S:.0f} s," in TEXT
-    assert f"over {resting.SLOW_S:.0f} s to answer" in TEXT
-    assert f"more than {resting.SLOW_BUDGET_S:.0f} s of a minute" in TEXT
-    assert f"more than {resting.BUDGET_S:.0f} s of a minute" in TEXT
-    assert (resting.REST_S, resting.MINUTE_S) == (60, 60)
+    assert f"over {throttle.SLOW_S:.0f} s to answer" in TEXT
+    assert f"more than {throttle.SLOW_BUDGET_S:.0f} s of a minute" in TEXT
+    assert f"more than {throttle.BUDGET_S:.0f} s of a minute" in TEXT
+    assert (throttle.REST_S, throttle.MINUTE_S) == (60, 60)

@@ -66,7 +66,9 @@ def test_imports_run_the_way_the_data_runs() -> None:
     assert ran.returncode == 0, ran.stdout + ran.stderr
 
 
-@pytest.mark.parametrize("module", ["producer.cli", "workers.app", "workers.settings", "workers.store", "apf.recipe"])
+@pytest.mark.parametrize(
+    "module", ["producer.cli", "workers.broker.app", "workers.config.settings", "workers.store", "apf.recipe"]
+)
 def test_modules_of_the_producer_load_nothing_heavy(module: str) -> None:
     """What the producer imports leaves torch and the image libraries alone, in a process of its own."""
     loaded = run_fresh(f"import {module}").modules
@@ -84,8 +86,8 @@ def test_the_package_itself_is_light() -> None:
     ("statement", "absent"),
     [
         ("import producer.cli", QUEUE_AND_BUCKET | {"pydantic", "urllib3"}),
-        ("import producer.status_command", QUEUE_AND_BUCKET),
-        ("import producer.schedule_command", QUEUE_AND_BUCKET - {"celery", "kombu"}),  # it reads cron lines by Celery's
+        ("import producer.cli.status", QUEUE_AND_BUCKET),
+        ("import producer.cli.schedules", QUEUE_AND_BUCKET - {"celery", "kombu"}),  # it reads cron lines by Celery's
         (CLIENT, {"boto3", "botocore", "typer", "rich"}),
     ],
 )
@@ -98,7 +100,7 @@ def test_the_producer_starts_at_once(capsys: pytest.CaptureFixture[str]) -> None
     """The best of three starts stays below its limit; our own modules cost less than half of the libraries' time."""
     commands, status, client, libraries = (
         min((run_fresh(statement) for _ in range(3)), key=lambda run: run.processor_s)
-        for statement in ("import producer.cli", "import producer.status_command", CLIENT, LIBRARIES)
+        for statement in ("import producer.cli", "import producer.cli.status", CLIENT, LIBRARIES)
     )
     with capsys.disabled():
         print(

@@ -22,8 +22,8 @@ import skimage.data
 from PIL import Image
 
 from tests.conftest import OWN_SETTINGS, RedisServer, S3Server
-from tests.producer.test_cli import APF, apf_json
-from workers.lanes import all_queues
+from tests.producer.cli.test_commands import APF, apf_json
+from workers.broker.queues import all_queues
 
 pytestmark = pytest.mark.timeout(600)
 

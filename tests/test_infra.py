@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import yaml
 
-from workers.app import make_app
-from workers.settings import Settings, check_worker
+from workers.broker.app import make_app
+from workers.config.settings import Settings, check_worker
 
 ROOT = Path(__file__).parents[1]
 INFRA = ROOT / "infra"

@@ -20,10 +20,10 @@ import redis
 import yaml
 
 from tests.kustomize import Manifest, build, containers, pod_of, read
-from workers.app import make_app
-from workers.job import ShardJob
-from workers.sending import Sender, waiting
-from workers.settings import Settings, check_worker
+from workers.broker.app import make_app
+from workers.broker.client import Broker, queue_snapshot
+from workers.config.settings import Settings, check_worker
+from workers.core.records import ShardJob
 
 ROOT = Path(__file__).parents[1]
 K8S = ROOT / "infra" / "k8s"
@@ -180,8 +180,8 @@ def test_a_real_redis_starts_on_it_and_knows_our_user_alone(tmp_path: Path) -> N
         assert process.stdout is not None
         try:
             assert any("ready to accept" in line.lower() for line in process.stdout)
-            Sender(app)(ShardJob(batch_url="s3://public/.apf/batches/b1", shard=0))
-            assert sum(waiting(app).queued.values()) == 1
+            Broker(app)(ShardJob(batch_url="s3://public/.apf/batches/b1", shard=0))
+            assert sum(queue_snapshot(app).queued.values()) == 1
             with closing(redis.Redis(port=port)) as stranger, pytest.raises(redis.AuthenticationError):
                 stranger.ping()
         finally:

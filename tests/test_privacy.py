@@ -68,7 +68,15 @@ def test_commands_leave_nothing_in_home(command: tuple[str, ...], album: Path, h
 
 
 @pytest.mark.parametrize(
-    "module", ["apf.cpu.runtime", "apf.filters", "insightface", "workers.tasks", "apf.train.__main__", "apf.evaluate"]
+    "module",
+    [
+        "apf.runtime.onnx_session",
+        "apf.filters.load",
+        "insightface",
+        "workers.tasks",
+        "apf.research.train.__main__",
+        "apf.research.evaluate",
+    ],
 )
 def test_the_library_leaves_nothing_in_home_whatever_the_variable_was(module: str, home: Path) -> None:
     """An import of ONNX Runtime by way of `apf` is silent, also where somebody set the variable to 0."""
@@ -78,7 +86,7 @@ def test_the_library_leaves_nothing_in_home_whatever_the_variable_was(module: st
 
 
 @pytest.mark.parametrize(
-    "module", ["apf.errors", "producer.cli", "workers.celeryapp", "workers.decoder", "apf.private.cli"]
+    "module", ["apf.errors", "producer.cli", "workers.celeryapp", "workers.decoding.decoder_pool", "apf.private.cli"]
 )
 def test_every_entrance_turns_it_off(module: str, home: Path) -> None:
     """Whatever a process begins with, what it starts inherits the variable."""

@@ -16,8 +16,8 @@ from PIL import Image
 from skimage.data import astronaut
 
 from apf.attack.bound import Bound
-from apf.filter import Filter
-from apf.pipeline import protect_photo
+from apf.filters.torch_filter import Filter
+from apf.protect.pipeline import protect_photo
 from tests.private_files import answer
 
 ROOT = Path(__file__).parents[1]

@@ -14,7 +14,7 @@ from PIL import Image
 from tests import tutorials
 from tests.conftest import RedisServer, S3Server
 from tests.tutorials import Command
-from tests.workers.album.albums import all_pictures, records
+from tests.workers.report.albums import all_pictures, records
 
 PAGE = Path(__file__).parents[1] / "docs" / "album.md"
 SIX_FACES = Path(insightface.__file__).parent / "data" / "images" / "t1.jpg"

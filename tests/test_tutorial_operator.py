@@ -15,7 +15,7 @@ from PIL import Image
 
 from tests import tutorials
 from tests.conftest import RedisServer, S3Server
-from workers.planning import in_fraction
+from workers.batches.plan import in_fraction
 
 PAGE = Path(__file__).parents[1] / "docs" / "operator.md"
 BUCKETS = ("library", "library-protected", "library-ledger")

@@ -1,3 +1,3 @@
-"""The worker: settings, stores, ledger, the Celery app and the one task."""
+"""What batches share and what executes them: stores, ledger, broker, execution, schedules, report."""
 
 import apf as apf  # first of all: it turns ONNX Runtime's telemetry off

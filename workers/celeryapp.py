@@ -1,10 +1,10 @@
-"""What `celery -A workers.celeryapp` finds: the app on this process's settings, once they are fit for a worker."""
+"""The app of `celery -A workers.celeryapp`, made from this process's settings once they fit a worker."""
 
 import sys
 
-from workers.app import make_app
+from workers.broker.app import make_app
+from workers.config.settings import check_worker, load_settings
 from workers.errors import SettingsError
-from workers.settings import check_worker, load_settings
 
 try:
     settings = load_settings()

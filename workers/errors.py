@@ -1,4 +1,4 @@
-"""Every error that storage, messages and settings raise; `transient` says whether a retry can help.
+"""Errors of storage, messages and settings; `transient` tells whether a retry can help.
 
 WorkerError
 ├── SettingsError         an APF_ variable is missing or malformed

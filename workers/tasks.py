@@ -1,4 +1,4 @@
-"""The Celery tasks: thin views of `workers.run` and `workers.reconcile`."""
+"""The Celery tasks: thin wrappers of `workers.execution.run_shard` and `workers.batches.rescue`."""
 
 from __future__ import annotations
 
@@ -18,34 +18,38 @@ from celery.signals import celeryd_after_setup, task_failure, task_postrun, task
 from celery.worker import state
 
 from apf.errors import OtherVersion
-from workers import (  # noqa: F401  all but metrics for what they do on Celery's signals
-    heartbeat,
-    log_format,
-    metrics,
-    metrics_server,
-    share,
-)
-from workers.allowed import check_allowed
-from workers.app import CALLBACK, PLAN, RECONCILE, RUN_SCHEDULES, TASK
-from workers.attempts import give_back
-from workers.callback import tell_of_end
-from workers.context import at
-from workers.delivery import deliver
+from workers.access.batch_records import check_batch
+from workers.batches.plan import PlannerConflict, note_trouble
+from workers.batches.rescue import plan_and_send, reconcile
+from workers.broker import heartbeat  # noqa: F401  all but metrics for what they do on Celery's signals
+from workers.broker.client import Broker, choose_queue, queue_snapshot, should_yield
+from workers.broker.fairness import BulkCredit
+from workers.broker.queues import FairQueueOrder, all_queues, queue_of
+from workers.callbacks.deliver import deliver
+from workers.config.access import check_allowed
+from workers.config.settings import load_settings
+from workers.core.log_context import log_context
+from workers.core.records import BULK, INTERACTIVE, ShardJob
+from workers.core.task_names import CALLBACK, PLAN, RECONCILE, RUN_SCHEDULES, TASK
 from workers.errors import JobError, NewerRecord, StoreError, WorkerError
-from workers.job import BULK, INTERACTIVE, ShardJob
-from workers.lanes import LaneCycle, all_queues, queue_of
-from workers.ledger import open_batch
-from workers.logs import install as install_masks
-from workers.owed import Owed
-from workers.planning import Taken, note_trouble
-from workers.reconcile import close_single, plan_and_send, reconcile
-from workers.registry import roots
-from workers.run import ShardIncomplete, ShardResumed, ShardTimedOut, opened, report_lost_shard, run_shard
-from workers.schedules.firing import run_due
-from workers.sending import Sender, choose_queue, is_overtaken, waiting
-from workers.settings import load_settings
-from workers.shard import ShardOvertaken
-from workers.trust import check_batch
+from workers.execution import process_limits  # noqa: F401  all but metrics for what they do on Celery's signals
+from workers.execution.run_shard import (
+    ShardIncomplete,
+    ShardResumed,
+    ShardTimedOut,
+    opened,
+    report_lost_shard,
+    run_shard,
+)
+from workers.execution.shard_pipeline import ShardPreempted
+from workers.ledger.batch_ledger import open_batch
+from workers.ledger.callback_state import notify_if_done
+from workers.ledger.leases import release_leases
+from workers.ledger.lifecycle import close_single
+from workers.ledger.open_batches import roots
+from workers.schedules.fire import run_due
+from workers.telemetry import log_format, metrics, worker_exporter  # noqa: F401  all but metrics for what they do on Celery's signals
+from workers.telemetry.redaction import install as install_masks
 
 logger = logging.getLogger(__name__)
 install_masks()
@@ -64,7 +68,7 @@ REDIS_PAUSE_S = 30.0
 
 
 #: What this process owes bulk work, while that waits for uploads.
-_owed = Owed()
+_owed = BulkCredit()
 #: Celery tells of a hard time limit twice.
 _sent_again: deque[str] = deque(maxlen=1000)
 
@@ -73,8 +77,8 @@ _sent_again: deque[str] = deque(maxlen=1000)
 def name_queues(instance: Any = None, **_: object) -> None:
     """In the worker's parent, before it has children and asks for messages."""
     os.environ[QUEUES] = ",".join(instance.app.amqp.queues.consume_from)
-    LaneCycle.share = load_settings().bulk_share
-    LaneCycle.in_hand = staticmethod(lambda: [_queue(request) for request in list(state.reserved_requests)])
+    FairQueueOrder.share = load_settings().bulk_share
+    FairQueueOrder.in_hand = staticmethod(lambda: [_queue(request) for request in list(state.reserved_requests)])
 
 
 @task_prerun.connect
@@ -102,7 +106,7 @@ def after_failure(
     args: Sequence[Any] = (),
     **_: object,
 ) -> None:
-    """A shard that killed its worker is sent again: the ledger counts the deaths. Any other failure is reported.
+    """Send a shard that killed its worker again: the ledger counts the deaths. Any other failure is reported.
 
     The signal comes in the worker's parent where the child died or was killed for its time, else in the child.
     """
@@ -123,7 +127,7 @@ def after_failure(
         died = isinstance(exception, WorkerLostError)
         metrics.add("apf_retries_total", reason="worker_lost" if died else "time_limit")
         logger.error("shard %s cost its worker and is sent again: %s", job.shard, type(exception).__name__)
-        Sender(sender.app)(job)
+        Broker(sender.app)(job)
         return
     logger.error("shard %s is given up: %s", job.shard, exception)
     try:
@@ -132,17 +136,17 @@ def after_failure(
         # Nobody can learn of it from the ledger: a command that runs this worker inside must not wait for ever.
         sender.app.apf_unreported = str(error)
         raise
-    tell_of_end(job.batch_url, job.shard, load_settings(), Sender(sender.app).callback)
+    notify_if_done(job.batch_url, job.shard, load_settings(), Broker(sender.app).callback)
 
 
 @worker_shutdown.connect
 def give_all_back(**_: object) -> None:
-    """A worker that is asked to stop gives its shard back; that is no death of the shard's."""
+    """Give the shards of a worker that is asked to stop back; that is no death of the shard's."""
     for request in list(state.active_requests):
         try:
             job = ShardJob.decode(request.args[0])
             ledger, batch_id = opened(job, load_settings())
-            give_back(ledger, batch_id, job.shard)
+            release_leases(ledger, batch_id, job.shard)
         except (WorkerError, LookupError, TypeError) as error:
             logger.warning("a shard could not be given back, and counts as a death: %s", error)
 
@@ -153,7 +157,7 @@ def give_all_back(**_: object) -> None:
 def protect_shard(self: Any, message: dict[str, object]) -> dict[str, object] | None:
     """Protect the shard that the message names; a store that is down is waited for, with back-off."""
     job = ShardJob.decode(message)
-    with at(worker=self.request.hostname, task=self.request.id):
+    with log_context(worker=self.request.hostname, task=self.request.id):
         return _protect(self, job)
 
 
@@ -171,11 +175,11 @@ def _protect(self: Any, job: ShardJob) -> dict[str, object] | None:
             raise
         metrics.add("apf_retries_total", reason="store_down")
         raise self.retry(args=[job.waited().encode()], exc=error, countdown=_back_off_s(job.waits)) from error
-    except ShardOvertaken as error:
+    except ShardPreempted as error:
         metrics.add("apf_retries_total", reason="overtaken")
         raise self.retry(exc=error, countdown=0) from error
     # Also where there was nothing to do: whoever reported the shard may have died before this.
-    tell_of_end(job.batch_url, job.shard, load_settings(), Sender(self.app).callback)
+    notify_if_done(job.batch_url, job.shard, load_settings(), Broker(self.app).callback)
     if job.shard == 0:
         close_single(job.batch_url, load_settings())
     return totals.model_dump() if totals else None
@@ -188,14 +192,14 @@ def plan_batch(self: Any, batch_url: str) -> int:
     It plans for some seconds, or until an upload waits, and goes on behind the shards that it has sent. Where a store
     is down, `reconcile_all` has it gone on with after the planner's silence.
     """
-    settings, sender = load_settings(), Sender(self.app)
+    settings, sender = load_settings(), Broker(self.app)
     check_allowed(batch_url, settings.allowed_for_batches, what="batch")
     ledger, batch_id = open_batch(batch_url, s3=settings.s3)
     before = ledger.read_batch(batch_id)
     try:
         check_batch(ledger, before, settings)
         batch = plan_and_send(ledger, batch_id, sender, settings, _enough(self.app))
-    except Taken as error:
+    except PlannerConflict as error:
         logger.info("not planned here: %s", error)
         return before.shards
     except StoreError as error:
@@ -205,7 +209,7 @@ def plan_batch(self: Any, batch_url: str) -> int:
     if not batch.planned and not ledger.stopped(batch_id):
         sender.plan(batch_url, queue_of(batch))
     # A source without photos is done by now.
-    tell_of_end(batch_url, max(0, batch.shards - 1), settings, sender.callback)
+    notify_if_done(batch_url, max(0, batch.shards - 1), settings, sender.callback)
     return batch.shards
 
 
@@ -213,14 +217,14 @@ def plan_batch(self: Any, batch_url: str) -> int:
 def reconcile_all(self: Any) -> dict[str, int]:
     """Send again what nobody is at, in every open batch that the settings let find."""
     settings = load_settings()
-    sender = Sender(self.app)
-    sent = reconcile(roots(settings), sender, settings, lambda: waiting(self.app), sender.callback, sender.plan)
+    sender = Broker(self.app)
+    sent = reconcile(roots(settings), sender, settings, lambda: queue_snapshot(self.app), sender.callback, sender.plan)
     metrics.add("apf_reconciled_shards_total", sum(sent.values()))
     metrics.put("apf_last_reconcile_timestamp_seconds", time.time())
     return sent
 
 
-# Tries are counted in the callback's record (`workers.tries`), and not by Celery.
+# Tries are counted in the callback's record (`workers.callbacks.retry_policy`), and not by Celery.
 @shared_task(bind=True, name=CALLBACK, max_retries=None)
 def deliver_callback(self: Any, batch_url: str) -> str:
     """Post the callback of a batch that is done; a receiver that does not take it is tried again, with back-off."""
@@ -237,12 +241,14 @@ def run_schedules(self: Any) -> dict[str, list[str]]:
     settings = load_settings()
     if not roots(settings):
         return {}
-    fired = run_due(settings, Sender(self.app).plan, choose_queue=partial(choose_queue, self.app))
+    fired = run_due(settings, Broker(self.app).plan, choose_queue=partial(choose_queue, self.app))
     return {one.schedule.name: [part.batch for part in one.run.parts] for one in fired}
 
 
 def _overtaken(app: Celery, queue: str) -> Callable[[], bool]:
-    """Whether what came from this queue should give way to an upload that this worker can take; asked now and then."""
+    """Return whether what came from this queue should give way to an upload that this worker can take; asked now and
+    then.
+    """
     last = time.monotonic()
     mine = [name for name in os.environ.get(QUEUES, "").split(",") if name in UPLOADS]
 
@@ -253,7 +259,7 @@ def _overtaken(app: Celery, queue: str) -> Callable[[], bool]:
         if _owed.now([queue]) > 0:
             return False
         asked = time.monotonic()
-        overtaken = is_overtaken(app, mine)
+        overtaken = should_yield(app, mine)
         last = time.monotonic()
         if last - asked > LOOK_FOR_UPLOADS_S:  # Redis is down: the shard can do without it
             last += REDIS_PAUSE_S

@@ -1,4 +1,4 @@
-"""How far each pixel may move: little on smooth skin, more where texture or shade hide it. Without torch.
+"""The bound of each pixel: little on smooth skin, more where texture or shade hide a change. Without torch.
 
 Eyes miss noise beside contrast of its own kind (masking, Legge and Foley 1980), and adapt to the light. Contrast counts
 on the pixel's own side of an edge alone: brows hide nothing on the forehead above, nor a head's outline on the wall
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from apf.faces import Float32
-from apf.raster import blurred
+from apf.faces.alignment import Float32
+from apf.faces.resampling import blurred
 from apf.recipe import MOST, Recipe, most_levels
 
 #: Rec. 601, as JPEG has it.
@@ -99,7 +99,7 @@ def combed(luma: Float32, sigma: float) -> Float32:
 
 
 def own_contrast(luma: Float32, sigma: float) -> Float32:
-    """The contrast around each pixel on its own side of edges, in levels.
+    """Return the contrast around each pixel on its own side of edges, in levels.
 
     Of pairs of opposite neighbours only those count that are both like the pixel, and of these what bends: even slopes,
     such as a cheek's shading, are no contrast.

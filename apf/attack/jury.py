@@ -1,4 +1,4 @@
-"""How much of a face's likeness is left: what recognisers say of it as it would be published."""
+"""Measure how much of a face's likeness is left, by recognisers and as it would be published."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from apf.attack.steps import TINY, Climb, identity, random_view, rendered, seen_by, through_jpeg
-from apf.faces import Float32
+from apf.attack.gradient_steps import TINY, Climb, identity, random_view, rendered, seen_by, through_jpeg
+from apf.faces.alignment import Float32
 
 if TYPE_CHECKING:
     from apf.guides.guide import Guide
@@ -34,10 +34,10 @@ class Verdict:
 
 
 def verdict(face: Climb, jury: Sequence[Guide], known: Sequence[Float32], *, independent: bool) -> Verdict:
-    """The verdict on a face as it stands: drawn, through JPEG, aligned as it was and by other landmarks.
+    """Return the verdict on a face as it stands: drawn, through JPEG, aligned as it was and by other landmarks.
 
     Args:
-        known: each juror's identity of the face as it was (`apf.attack.steps.identity`).
+        known: each juror's identity of the face as it was (`apf.attack.gradient_steps.identity`).
         independent: the jurors were not climbed on.
     """
     image = through_jpeg(rendered(face.canvas, face.change, face.allowed, grey=face.grey), QUALITY)

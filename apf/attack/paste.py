@@ -1,4 +1,4 @@
-"""From changes of faces to the photo's pixels, within the bound. Without torch."""
+"""Paste the changes of faces into the photo, within the bound. Without torch."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from apf.attack.bound import Bound
-from apf.attack.change import FACE_SIDE, Canvas, Change, Drawing
-from apf.faces import Float32, UInt8
-from apf.geometry import Float64, Rect, area, bounds_of, clipped, intersection, scale_of
-from apf.raster import remap_cubic
+from apf.attack.perturbation import FACE_SIDE, Canvas, Change, Drawing
+from apf.faces.alignment import Float32, UInt8
+from apf.faces.geometry import Float64, Rect, area, bounds_of, clipped, intersection, scale_of
+from apf.faces.resampling import remap_cubic
 
 #: Rows and columns drawn at a time: bounds the memory of a face that fills a large photo.
 BAND_ROWS, BAND_COLUMNS = 64, 4096
@@ -85,7 +85,7 @@ def _patches(
 
 
 def _drawn(pixels: UInt8, rect: Rect, patches: Sequence[_Patch]) -> UInt8:
-    """A part of the photo with the patches on it, (h, w, 3)."""
+    """Return a part of the photo with the patches on it, (h, w, 3)."""
     height, width = rect[3] - rect[1], rect[2] - rect[0]
     bound, reach = (np.zeros((height, width, 1), np.float32) for _ in range(2))
     moved, shift = (np.zeros((height, width, depth), np.float32) for depth in (3, 2))
@@ -106,7 +106,9 @@ def _drawn(pixels: UInt8, rect: Rect, patches: Sequence[_Patch]) -> UInt8:
 
 
 def _shifted(pixels: UInt8, rect: Rect, shift: Float32, reach: Float32) -> Float32:
-    """A part of the photo with its points shifted, each by no more than its reach: (h, w, 3) float32 in levels."""
+    """Return a part of the photo with its points shifted, each by no more than its reach: (h, w, 3) float32 in
+    levels.
+    """
     x1, y1, x2, y2 = rect
     if not reach.any():
         return pixels[y1:y2, x1:x2].astype(np.float32)
@@ -134,14 +136,14 @@ def _bands(patches: Sequence[_Patch]) -> Iterator[tuple[Rect, list[_Patch]]]:
 
 
 def _cut(spans: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    """The spans in pieces of at most `BAND_COLUMNS`."""
+    """Yield the spans in pieces of at most `BAND_COLUMNS`."""
     for start, stop in spans:
         for left in range(start, stop, BAND_COLUMNS):
             yield left, min(left + BAND_COLUMNS, stop)
 
 
 def _merged(spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The union of spans as disjoint ones, left to right."""
+    """Return the union of spans as disjoint ones, left to right."""
     union: list[tuple[int, int]] = []
     for start, stop in sorted(spans):
         if union and start < union[-1][1]:

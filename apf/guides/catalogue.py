@@ -1,4 +1,4 @@
-"""Which guides are known by name, and where those that are fetched lie. Without NumPy: the producer lists them, too."""
+"""Catalogue of guides by name, and the paths of fetched ones. Without NumPy: the producer lists them, too."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from apf.errors import GuideError
-from apf.recipe import WEIGHTS_DIR, shipped_sums, weights_digest
+from apf.weight_files import WEIGHTS_DIR, shipped_sums, weights_digest
 
 #: Where InsightFace keeps its packs.
 PACKS = Path("~/.insightface/models")
@@ -29,7 +29,7 @@ class Known:
     sha256: str
     licence: str
     origin: str
-    #: As `apf.guides.spec.InputSpec` has it.
+    #: As `apf.guides.input_spec.InputSpec` has it.
     spec: Mapping[str, object] = field(default_factory=dict)
     #: Where it is fetched from, and how large it is there; empty where it is not fetched.
     url: str = ""
@@ -80,12 +80,12 @@ def fetched_path(known: Known, folder: Path | None = None) -> Path:
 
 
 def own_path(name: str) -> Path | None:
-    """The file of a guide that ships with the weights, as `apf-NAME`; None where there is none of this name."""
+    """Return the file of a guide that ships with the weights, as `apf-NAME`; None where there is none of this name."""
     return WEIGHTS_DIR / f"{name}.onnx" if name in own_names() else None
 
 
 def own_names() -> list[str]:
-    """The guides that ship with the weights, besides the probe."""
+    """Return the guides that ship with the weights, besides the probe."""
     return [Path(name).stem for name in shipped_sums() if name.startswith(OWN) and name.endswith(".onnx")]
 
 
@@ -143,7 +143,7 @@ def _digest(path: Path) -> str:
 
 
 def parse_guides(text: str) -> tuple[str, ...]:
-    """The names in a list like `dlib,probe,/path/x.onnx`, as `APF_GUIDES` and a recipe's `guides` have it.
+    """Return the names in a list like `dlib,probe,/path/x.onnx`, as `APF_GUIDES` and a recipe's `guides` have it.
 
     Raises:
         GuideError: one is empty, or there twice.
@@ -156,7 +156,7 @@ def parse_guides(text: str) -> tuple[str, ...]:
 
 
 def guide_digest(name: str) -> str:
-    """The SHA-256 of a guide's files: of its weights, and of what lies beside them about how it is fed.
+    """Return the SHA-256 of a guide's files: of its weights, and of what lies beside them about how it is fed.
 
     Raises:
         GuideError: it is unknown, or a file cannot be read.
@@ -189,7 +189,7 @@ def guide_digest(name: str) -> str:
 
 
 def check_present(name: str) -> None:
-    """Raises GuideError where a guide that is known by name is not on this machine; files are told by their digests."""
+    """Raise GuideError where a guide that is known by name is not on this machine; files are told by their digests."""
     if name == DLIB.name and not dlib_path().exists():
         raise GuideError(f"guide 'dlib' has lost its network, {dlib_path()}: install {PACKAGE.replace('_', '-')} again")
     if name in FETCHED and not fetched_path(FETCHED[name]).exists():
@@ -197,5 +197,5 @@ def check_present(name: str) -> None:
 
 
 def pack_folder(name: str) -> Path | None:
-    """The folder of an InsightFace pack by its name or path; None where there is none."""
+    """Return the folder of an InsightFace pack by its name or path; None where there is none."""
     return next((folder for folder in (Path(name).expanduser(), PACKS.expanduser() / name) if folder.is_dir()), None)

@@ -19,7 +19,7 @@ from onnx import TensorProto, helper
 
 from apf.errors import GuideError
 from apf.guides.catalogue import DLIB, dlib_path
-from apf.onnx_builder import Builder
+from apf.runtime.onnx_builder import Builder
 
 Float32 = NDArray[np.float32]
 
@@ -29,7 +29,7 @@ _LAYER = re.compile(rb"\x01(?:\x05(con_4)|\x07(affine_)|\x04(fc_2))")
 
 
 def read_dlib(path: Path | None = None) -> onnx.ModelProto:
-    """The network, with input (1, 3, 150, 150) and output (1, 128).
+    """Return the network, with input (1, 3, 150, 150) and output (1, 128).
 
     Raises:
         GuideError: the file is missing, or has another digest than the one that this was written for.
@@ -50,7 +50,7 @@ def read_dlib(path: Path | None = None) -> onnx.ModelProto:
 
 
 def _layers(data: bytes) -> Iterator[tuple[str, list[int], Float32]]:
-    """The layers that have weights, from the face to the embedding: kind, whole numbers, weights.
+    """Yield the layers that have weights, from the face to the embedding: kind, whole numbers, weights.
 
     dlib writes a layer as its name (its length first) and its parts. Names are looked for between the weights only.
     """
@@ -101,7 +101,7 @@ def _network(layers: list[tuple[str, list[int], Float32]]) -> onnx.ModelProto:
 
 
 def _convolution(b: Builder, x: _Picture, numbers: list[int], conv: Float32, affine: Float32) -> _Picture:
-    """A convolution, and the scale and shift that follow it, in one."""
+    """Return a convolution, and the scale and shift that follow it, in one."""
     filters, height, width, stride, _, padding, _ = numbers
     kernel, bias = np.split(conv.ravel(), [-filters])
     scale, shift = np.split(affine.ravel(), 2)

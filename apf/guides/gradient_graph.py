@@ -1,6 +1,6 @@
-"""A recogniser's network as one graph of value and gradient, for ONNX Runtime: torch is not needed to climb on it.
+"""Build one ONNX graph of value and gradient from a recogniser's network.
 
-The network is gone through backwards, operation by operation, by the rules of `apf.guides.rules`,
+The network is gone through backwards, operation by operation, by the rules of `apf.guides.backward_rules`,
 `activations` and `convolutions`. What is not known there is refused by name.
 """
 
@@ -10,12 +10,12 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from apf.guides.activations import ACTIVATIONS
-from apf.guides.convolutions import CONVOLUTIONS
-from apf.guides.rules import ARITHMETIC
-from apf.guides.tape import Tape
-from apf.guides.trace import Trace, forward, trace
-from apf.onnx_builder import Builder
+from apf.guides.backward_activations import ACTIVATIONS
+from apf.guides.backward_convolutions import CONVOLUTIONS
+from apf.guides.backward_rules import ARITHMETIC
+from apf.guides.gradient_tape import Tape
+from apf.guides.network_trace import Trace, forward, trace
+from apf.runtime.onnx_builder import Builder
 
 RULES = {**ARITHMETIC, **ACTIVATIONS, **CONVOLUTIONS}
 #: Shorter embeddings count as this long, as torch's `normalize` has it.
@@ -23,7 +23,7 @@ SHORTEST = 1e-12
 
 
 def value_and_gradient(model: onnx.ModelProto, size: tuple[int, int]) -> onnx.ModelProto:
-    """The graph of one face of (height, width).
+    """Return the graph of one face of (height, width).
 
     Inputs: `face` (1, 3, height, width), as the network takes it; `reference` (1, D), a unit vector.
     Outputs: `embedding` (1, D) of unit length; `cosine` (1, 1) of the two; `gradient` (1, 3, height, width), of the
@@ -56,7 +56,7 @@ def value_and_gradient(model: onnx.ModelProto, size: tuple[int, int]) -> onnx.Mo
 
 
 def _cosine(t: Tape, output: str, dim: int) -> str:
-    """Adds embedding and cosine; returns the gradient of the cosine at the network's output, (1, dim)."""
+    """Add embedding and cosine; returns the gradient of the cosine at the network's output, (1, dim)."""
     raw = t.shaped(output, [1, dim])
     square = t.b.add("ReduceSum", t.b.add("Mul", raw, raw), t.whole([1]), keepdims=1)
     size = t.b.add("Max", t.b.add("Sqrt", square), t.number(SHORTEST))

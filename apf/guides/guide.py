@@ -10,14 +10,14 @@ from typing import Protocol
 import numpy as np
 import onnx
 
-from apf.cpu.runtime import RuntimeNetwork
 from apf.errors import GuideError, WeightsError
-from apf.faces import CROP, Float32
-from apf.guides.feeding import Feeding
+from apf.faces.alignment import CROP, Float32
 from apf.guides.gradient_graph import value_and_gradient
-from apf.guides.spec import InputSpec
-from apf.private.probe import GRADIENT_ONNX
-from apf.recipe import WEIGHTS_DIR, check_file
+from apf.guides.input_spec import InputSpec
+from apf.guides.input_transform import Feeding
+from apf.runtime.onnx_session import RuntimeNetwork
+from apf.stages.numpy_gradient import GRADIENT_ONNX
+from apf.weight_files import WEIGHTS_DIR, check_file
 
 #: Of networks whose embeddings of strangers are at right angles, as ArcFace's losses make them.
 NO_CENTRE: Float32 = np.zeros(1, np.float32)
@@ -46,11 +46,11 @@ class Guide(Protocol):
     teachers: tuple[str, ...]
 
     def embed(self, crops: Float32) -> Float32:
-        """Unit embeddings, (N, D)."""
+        """Return unit embeddings, (N, D)."""
         ...
 
     def climb(self, crops: Float32, reference: Float32) -> tuple[Float32, Float32]:
-        """The cosine of each crop's embedding with its reference, and that cosine's gradient by the crop.
+        """Return the cosine of each crop's embedding with its reference, and that cosine's gradient by the crop.
 
         Args:
             reference: unit embeddings, (N, D), or (D,) for all.
@@ -149,7 +149,7 @@ class ProbeGuide:
 
 
 def checked(crops: Float32) -> Float32:
-    """Raises ValueError where crops have another shape or type than guides take."""
+    """Raise ValueError where crops have another shape or type than guides take."""
     if crops.ndim != 4 or crops.shape[1:] != (3, CROP, CROP) or crops.dtype != np.float32:
         raise ValueError(f"crops must be (N, 3, {CROP}, {CROP}) float32, not {crops.shape} {crops.dtype}")
     return crops

@@ -15,9 +15,9 @@ from apf.errors import GuideError, WeightsError
 from apf.guides.catalogue import DLIB, FETCHED, PACKS, Known, fetched_path, own_names, own_path, pack_folder
 from apf.guides.dlib_file import read_dlib
 from apf.guides.guide import Guide, ProbeGuide, RuntimeGuide, Source
-from apf.guides.spec import InputSpec
-from apf.onnx_check import checked, read_onnx
-from apf.recipe import check_file
+from apf.guides.input_spec import InputSpec
+from apf.runtime.onnx_check import checked, read_onnx
+from apf.weight_files import check_file
 
 #: Cosine, from the centre, at a false accept rate of 1e-2 among 1,200 people of LFW (0.64 at 1e-3).
 DLIB_THRESHOLD = 0.48
@@ -26,7 +26,7 @@ PACK_SIDE = 112
 
 
 def load_guide(name: str, device: str = "cpu") -> Guide:
-    """A guide that is ready to climb on.
+    """Return a guide that is ready to climb on.
 
     Args:
         name: "dlib", "probe", one that ships ("apf-..."), "sface" (once it was pulled), an ONNX file, or an
@@ -45,7 +45,7 @@ def load_guide(name: str, device: str = "cpu") -> Guide:
 
 
 def find_source(name: str) -> Source:
-    """The network of a guide by its name, all but the probe's."""
+    """Return the network of a guide by its name, all but the probe's."""
     if name == DLIB.name:
         centre = np.load(Path(__file__).with_name("dlib_centre.npy"))
         spec = InputSpec.model_validate(DLIB.spec)
@@ -111,7 +111,7 @@ def _parsed(path: Path, data: bytes) -> onnx.ModelProto:
 
 
 def _widened(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The same network with weights that it keeps in half precision as it computes with them."""
+    """Return the same network with weights that it keeps in half precision as it computes with them."""
     narrow = {one.name: one for one in model.graph.initializer if one.data_type == TensorProto.FLOAT16}
     casts = [node for node in model.graph.node if node.op_type == "Cast" and node.input[0] in narrow]
     for node in casts:
@@ -126,7 +126,7 @@ def _widened(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _spec(path: Path, digest: str) -> InputSpec:
-    """What lies beside the file about it: NAME.json, or an entry of models.json."""
+    """Return what lies beside the file about it: NAME.json, or an entry of models.json."""
     own, listed = path.with_suffix(".json"), path.with_name("models.json")
     try:
         if own.exists():
@@ -144,7 +144,7 @@ def _spec(path: Path, digest: str) -> InputSpec:
 
 
 def _pack(folder: Path) -> Source:
-    """The recogniser of an InsightFace pack: the file with a face of 112 pixels to a side, and one vector."""
+    """Return the recogniser of an InsightFace pack: the file with a face of 112 pixels to a side, and one vector."""
     found = []
     for path in sorted(folder.glob("*.onnx")):
         data = _read(path)

@@ -11,11 +11,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from apf.errors import GuideError
-from apf.faces import Float32
+from apf.faces.alignment import Float32
 from apf.guides.guide import ProbeGuide, Source, checked
-from apf.models.probe import Probe, fused
-from apf.models.recogniser import Recogniser
-from apf.recipe import WEIGHTS_DIR, check_file
+from apf.guides.torch_recogniser import Recogniser
+from apf.stages.probe import Probe, fused
+from apf.weight_files import WEIGHTS_DIR, check_file
 
 
 class TorchGuide:
@@ -49,7 +49,7 @@ class TorchGuide:
 
 
 def torch_guide(source: Source, device: str) -> TorchGuide:
-    """Raises GuideError where the network does not convert to torch."""
+    """Raise GuideError where the network does not convert to torch."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # onnx2torch speaks of tracing, which we never do
@@ -60,7 +60,7 @@ def torch_guide(source: Source, device: str) -> TorchGuide:
 
 
 def torch_probe(device: str) -> TorchGuide:
-    """The project's own probe."""
+    """Return the project's own probe."""
     check_file(WEIGHTS_DIR, "probe.safetensors")
     probe = Probe()
     probe.load_state_dict(load_file(WEIGHTS_DIR / "probe.safetensors"))

@@ -1,4 +1,4 @@
-"""How the source was coded, so that what leaves can be coded alike."""
+"""Read how the source was coded, so that the output can be coded alike."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Coding:
 
 
 def read_coding(image: ImageFile.ImageFile, data: bytes) -> Coding:
-    """Reads how `data` was coded. `image` is opened and not loaded."""
+    """Read how `data` was coded. `image` is opened and not loaded."""
     size = containers.coded_bytes(data, image.format or "")
     if isinstance(image, JpegImageFile):
         return Coding(size, jpeg=jpeg.read_coding(image))
@@ -80,7 +80,7 @@ def _png_colour(data: bytes) -> tuple[tuple[bytes, bytes], ...]:
 
 
 def known_primaries(primaries: int | None, transfer: int | None) -> tuple[int, int] | None:
-    """The two as numbers; None where H.273 does not have them."""
+    """Return the two as numbers; None where H.273 does not have them."""
     if primaries is None or transfer is None or primaries not in _PRIMARIES or transfer not in _TRANSFERS:
         return None
     return int(primaries), int(transfer)
@@ -95,7 +95,7 @@ def _avif_primaries(data: bytes) -> tuple[int, int] | None:
 
 
 def _avif_chroma(data: bytes) -> str:
-    """The chroma format of the primary item; where that is a grid of others, of the first coloured one."""
+    """Return the chroma format of the primary item; where that is a grid of others, of the first coloured one."""
     found = containers.primary_properties(data), containers.item_properties(data)
     own, configs = ([body[2] for kind, body in some if kind == b"av1C" and len(body) > 2] for some in found)
     configs = own or configs

@@ -19,7 +19,7 @@ _PLAIN = {"1": "L", "La": "LA", "RGBa": "RGBA", "RGBX": "RGB", "YCbCr": "RGB"}
 
 
 def to_8_bit(image: Image.Image, icc: bytes | None) -> tuple[Image.Image, bytes | None]:
-    """The picture in mode L, LA, RGB or RGBA, and the profile that its colours now follow.
+    """Return the picture in mode L, LA, RGB or RGBA, and the profile that its colours now follow.
 
     Palettes and bilevel pictures become RGB or grey. 16-bit grey is scaled, CMYK goes to sRGB through its own profile.
 
@@ -45,7 +45,7 @@ def to_8_bit(image: Image.Image, icc: bytes | None) -> tuple[Image.Image, bytes 
 
 
 def real_profile(icc: bytes | None) -> bytes | None:
-    """A profile that colours can follow; None for any other bytes, which change no colour."""
+    """Return a profile that colours can follow; None for any other bytes, which change no colour."""
     if not icc or len(icc) < _ICC_HEADER_BYTES:
         return None
     whole = icc[: int.from_bytes(icc[:4], "big")]
@@ -57,7 +57,7 @@ def real_profile(icc: bytes | None) -> bytes | None:
 
 
 def with_own_profile(image: Image.Image, icc: bytes | None) -> tuple[Image.Image, bytes | None]:
-    """The picture with a profile of our own writing in place of the source's, which could carry anything.
+    """Return the picture with a profile of our own writing in place of the source's, which could carry anything.
 
     A profile that is not written anew is used up: the colours go to sRGB through it, if they can.
     """
@@ -77,7 +77,7 @@ def with_own_profile(image: Image.Image, icc: bytes | None) -> tuple[Image.Image
 
 @cache
 def srgb_profile() -> bytes:
-    """An sRGB profile, the same bytes at any time (littleCMS writes the time of day into its own)."""
+    """Return an sRGB profile, the same bytes at any time (littleCMS writes the time of day into its own)."""
     profile = profiles.rebuilt(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
     if profile is None:
         raise RuntimeError("littleCMS makes an sRGB profile of an unknown kind: report it with Pillow's version")

@@ -1,4 +1,4 @@
-"""Where things lie in PNG, WebP and ISO media (HEIC, AVIF) files. Walks over chunks; decodes no pixel.
+"""Walk the chunks of PNG, WebP and ISO media (HEIC, AVIF) files. Decodes no pixel.
 
 Each walk ends quietly at the first chunk that does not fit: what is damaged is for the decoder to say.
 """
@@ -14,7 +14,7 @@ Chunk = tuple[bytes, memoryview]
 
 
 def png_chunks(data: bytes) -> Iterator[Chunk]:
-    """The (type, payload) of each chunk up to IEND."""
+    """Yield the (type, payload) of each chunk up to IEND."""
     view, at = memoryview(data), len(PNG_SIGNATURE)
     while at + 8 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, at)
@@ -25,7 +25,7 @@ def png_chunks(data: bytes) -> Iterator[Chunk]:
 
 
 def riff_chunks(data: bytes) -> Iterator[Chunk]:
-    """The (type, payload) of each top-level chunk of a WebP file."""
+    """Yield the (type, payload) of each top-level chunk of a WebP file."""
     view, at = memoryview(data), 12
     while at + 8 <= len(data):
         kind, length = struct.unpack_from("<4sI", data, at)
@@ -34,7 +34,7 @@ def riff_chunks(data: bytes) -> Iterator[Chunk]:
 
 
 def boxes(view: memoryview) -> Iterator[Chunk]:
-    """The (type, payload) of each box of ISO media that lies side by side in `view`."""
+    """Yield the (type, payload) of each box of ISO media that lies side by side in `view`."""
     at = 0
     while at + 8 <= len(view):
         length, kind = struct.unpack_from(">I4s", view, at)
@@ -69,7 +69,7 @@ def webp_is_lossless(data: bytes) -> bool:
 
 
 def brands(data: bytes) -> list[bytes]:
-    """The major brand of an ISO media file, then its compatible ones; empty where it has no `ftyp` box."""
+    """Return the major brand of an ISO media file, then its compatible ones; empty where it has no `ftyp` box."""
     kind, body = next(boxes(memoryview(data)), (b"", memoryview(b"")))
     if kind != b"ftyp":
         return []
@@ -77,7 +77,7 @@ def brands(data: bytes) -> list[bytes]:
 
 
 def item_properties(data: bytes) -> list[Chunk]:
-    """The properties (`ispe`, `colr`, `av1C`, ...) of all items of a HEIC or AVIF file, in file order."""
+    """Return the properties (`ispe`, `colr`, `av1C`, ...) of all items of a HEIC or AVIF file, in file order."""
     return _properties(_meta(data))[0]
 
 
@@ -94,7 +94,7 @@ def primary_properties(data: bytes) -> list[Chunk]:
 
 
 def _meta(data: bytes) -> dict[bytes, memoryview]:
-    """The first box of each kind in `meta`."""
+    """Return the first box of each kind in `meta`."""
     body = next((body for kind, body in boxes(memoryview(data)) if kind == b"meta"), memoryview(b""))
     found: dict[bytes, memoryview] = {}
     for kind, inner in boxes(body[4:]):  # it opens with a version and flags
@@ -110,7 +110,7 @@ def _properties(meta: dict[bytes, memoryview]) -> tuple[list[Chunk], list[memory
 
 
 def _associated(associations: list[memoryview], item: int) -> list[int]:
-    """The numbers, from 1, of an item's properties."""
+    """Return the numbers, from 1, of an item's properties."""
     for body in associations:
         of_item, numbers = ">IB" if body[0] else ">HB", ("H", 0x7FFF) if body[3] & 1 else ("B", 0x7F)
         (count,), at = struct.unpack_from(">I", body, 4), 8

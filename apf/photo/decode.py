@@ -9,6 +9,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from apf.errors import CorruptPhoto
+from apf.faces.resampling import turned
 from apf.photo.coding import Coding, read_coding
 from apf.photo.colour import real_profile, to_8_bit, with_own_profile
 from apf.photo.exif import Tags
@@ -16,7 +17,6 @@ from apf.photo.header import Header, Limits, Opened, decoder_errors, open_photo
 from apf.photo.icc import adobe_rgb, rebuilt
 from apf.photo.metadata import check_metadata_names, is_adobe_rgb, kept_exif, read_raw
 from apf.photo.turbo import decode_jpeg
-from apf.raster import turned
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -46,7 +46,7 @@ class Photo:
 
 
 def decode(data: bytes, limits: Limits | None = None, keep_metadata: tuple[str, ...] = ()) -> Photo:
-    """Decodes a photo to upright pixels. `keep_metadata` names the EXIF tags that `encode` writes back.
+    """Decode a photo to upright pixels. `keep_metadata` names the EXIF tags that `encode` writes back.
 
     Raises:
         CorruptPhoto: the bytes are truncated, damaged or no picture.
@@ -84,7 +84,9 @@ def decode(data: bytes, limits: Limits | None = None, keep_metadata: tuple[str, 
 
 
 def _by_camera(kind: str, single_channel: bool, tags: Tags) -> bool:
-    """Whether the colours are Adobe RGB by the camera's word alone; other formats have their own places to say so."""
+    """Return whether the colours are Adobe RGB by the camera's word alone; other formats have their own places to say
+    so.
+    """
     return kind in ("JPEG", "TIFF", "WEBP") and not single_channel and is_adobe_rgb(tags)
 
 
@@ -130,7 +132,7 @@ def _arrays(image: Image.Image) -> tuple[Pixels, Pixels | None]:
 
 
 def _is_grey(pixels: Pixels) -> bool:
-    """Whether the three channels are equal; a thin sample answers for nearly all colour photos."""
+    """Return whether the three channels are equal; a thin sample answers for nearly all colour photos."""
     for part in (pixels[::_GREY_PROBE_STEP, ::_GREY_PROBE_STEP], pixels):
         if not (np.array_equal(part[..., 0], part[..., 1]) and np.array_equal(part[..., 0], part[..., 2])):
             return False

@@ -47,7 +47,7 @@ _CLOSE_ENOUGH = 0.08  # of the source's size
 
 
 def encode(photo: Photo, pixels: Pixels | None = None, *, jpeg_floor_quality: int = 75) -> bytes:
-    """A file of the photo's own format with `pixels`, or with the photo's own where None.
+    """Return a file of the photo's own format with `pixels`, or with the photo's own where None.
 
     Kept are alpha, the ICC profile, the EXIF tags that `decode` was asked to keep, and the source's way of coding: a
     JPEG's tables (never coarser than the IJG tables of `jpeg_floor_quality`), sampling and progression, a TIFF's
@@ -76,7 +76,7 @@ def encode(photo: Photo, pixels: Pixels | None = None, *, jpeg_floor_quality: in
 
 
 def _image(photo: Photo, pixels: Pixels) -> Image.Image:
-    """The picture in mode L, LA, RGB or RGBA."""
+    """Return the picture in mode L, LA, RGB or RGBA."""
     expected = (photo.header.height, photo.header.width, 3)
     if pixels.shape != expected or pixels.dtype != np.uint8:
         raise ValueError(f"pixels are {pixels.dtype} of shape {pixels.shape}: give uint8 of shape {expected}")
@@ -171,7 +171,7 @@ def _encode_avif(image: Image.Image, photo: Photo) -> bytes:
 
 
 def _with_primaries(data: bytes, primaries: tuple[int, int] | None) -> bytes:
-    """The AVIF with its colours declared to be of these primaries and transfer; Pillow always declares sRGB."""
+    """Return the AVIF with its colours declared to be of these primaries and transfer; Pillow always declares sRGB."""
     at = data.find(b"colrnclx")
     if primaries is None or at < 0:
         return data
@@ -180,7 +180,7 @@ def _with_primaries(data: bytes, primaries: tuple[int, int] | None) -> bytes:
 
 
 def _as_large_as_source(save: Callable[[int], bytes], photo: Photo, search: _QualityRange) -> bytes:
-    """Encodes at up to `search.trials` qualities and returns the file whose picture comes nearest the source's size.
+    """Encode at up to `search.trials` qualities and return the file whose picture comes nearest the source's size.
 
     The size of a file grows about exponentially with quality, so each step is along that line; from the second trial
     on along the line through the last two. The time of a photo stays bounded, and nothing is random.

@@ -42,7 +42,7 @@ class Tags:
     broken: dict[tuple[int, int], str] = field(default_factory=dict)
 
     def number(self, directory: int, code: int) -> int | None:
-        """The value of a tag that is one SHORT, LONG or IFD."""
+        """Return the value of a tag that is one SHORT, LONG or IFD."""
         tag = self.found.get((directory, code))
         if tag is None or tag.kind not in (3, _LONG, 13) or len(tag.value) != _TYPES[tag.kind][0]:
             return None
@@ -50,7 +50,9 @@ class Tags:
 
 
 def read_tags(data: bytes) -> Tags:
-    """The tags of an EXIF block, or of a TIFF file's first directory and those that it points to. Raises nothing."""
+    """Return the tags of an EXIF block, or of a TIFF file's first directory and those that it points to. Raises
+    nothing.
+    """
     while data.startswith(PREFIX):
         data = data[len(PREFIX) :]
     tags = Tags(">" if data[:2] == b"MM" else "<")
@@ -69,13 +71,15 @@ def read_tags(data: bytes) -> Tags:
 
 
 def write_tags(order: str, tags: Iterable[Tag]) -> bytes:
-    """An EXIF block of these tags alone."""
+    """Return an EXIF block of these tags alone."""
     head = (b"MM" if order == ">" else b"II") + struct.pack(order + "HL", 42, 8)
     return PREFIX + head + _directories(order, tags, [], at=8)
 
 
 def into_tiff(data: bytes, tags: Tags) -> bytes:
-    """A TIFF file with these tags besides its own, in its own byte order; of two with one code the new one counts."""
+    """Return a TIFF file with these tags besides its own, in its own byte order; of two with one code the new one
+    counts.
+    """
     order = ">" if data[:2] == b"MM" else "<"
     swap = order != tags.order
     kept = [tag for tag in tags.found.values() if tag.code not in _POINTED_FROM]
@@ -140,7 +144,7 @@ def _directories(order: str, tags: Iterable[Tag], own: list[bytes], at: int) -> 
 
 
 def _directory(order: str, entries: list[tuple[int, int, bytes]], own: list[bytes], at: int) -> bytes:
-    """A directory that lies at `at`, with its values behind it; of an even size."""
+    """Return a directory that lies at `at`, with its values behind it; of an even size."""
     count = len(entries) + len(own)
     behind, values, written = at + 2 + 12 * count + 4, b"", list(own)
     for code, kind, value in entries:
@@ -155,5 +159,5 @@ def _directory(order: str, entries: list[tuple[int, int, bytes]], own: list[byte
 
 
 def _swapped(tag: Tag) -> bytes:
-    """The value in the other byte order."""
+    """Return the value in the other byte order."""
     return np.frombuffer(tag.value, f"u{_TYPES[tag.kind][1]}").byteswap().tobytes()

@@ -1,4 +1,4 @@
-"""What a photo is before any of it is decoded: format, upright size, and whether we take it at all."""
+"""Read a photo's header before any decoding: format, upright size, and whether it is supported."""
 
 from __future__ import annotations
 
@@ -136,12 +136,12 @@ def read_header(data: bytes, limits: Limits | None = None) -> Header:
 
 
 def looks_like_photo(data: bytes) -> bool:
-    """Whether the leading bytes are those of any image kind that we know, also of the refused ones."""
+    """Return whether the leading bytes are those of any image kind that we know, also of the refused ones."""
     return _kind(data) is not None
 
 
 def open_photo(data: bytes, limits: Limits) -> Opened:
-    """Reads the header and checks everything that can be checked before decoding. Raises as `read_header`."""
+    """Read the header and check everything that can be checked before decoding. Raises as `read_header`."""
     if len(data) > limits.max_bytes:
         raise PhotoTooLarge(
             f"the photo has {len(data):,} bytes, over the limit of {limits.max_bytes:,}: raise {limits.bytes_setting}"
@@ -162,7 +162,7 @@ def open_photo(data: bytes, limits: Limits) -> Opened:
 
 @contextmanager
 def decoder_errors(kind: str, what: str) -> Iterator[None]:
-    """Turns whatever a decoder raises into our errors, chained. Decoders raise nearly anything on damaged bytes."""
+    """Turn whatever a decoder raises into our errors, chained. Decoders raise nearly anything on damaged bytes."""
     try:
         yield
     except PhotoError:
@@ -180,7 +180,7 @@ def decoder_errors(kind: str, what: str) -> Iterator[None]:
 
 
 def _kind(data: bytes) -> str | None:
-    """The name of the image format by its leading bytes; None where we know none."""
+    """Return the name of the image format by its leading bytes; None where we know none."""
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "WEBP"
     if data[4:8] == b"ftyp":

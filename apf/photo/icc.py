@@ -45,7 +45,9 @@ class _Refused(Exception):
 
 
 def rebuilt(profile: bytes) -> bytes | None:
-    """The same colours as a profile of our own writing; None where it is of another kind, damaged or suspicious."""
+    """Return the same colours as a profile of our own writing; None where it is of another kind, damaged or
+    suspicious.
+    """
     try:
         return _rebuilt(profile)
     except (_Refused, struct.error, IndexError, ValueError):
@@ -53,13 +55,13 @@ def rebuilt(profile: bytes) -> bytes | None:
 
 
 def is_own(profile: bytes) -> bool:
-    """Whether it is a profile as `rebuilt` or `adobe_rgb` writes it: rebuilt once more it stays as it is."""
+    """Return whether it is a profile as `rebuilt` or `adobe_rgb` writes it: rebuilt once more it stays as it is."""
     return profile in (adobe_rgb(), rebuilt(profile))
 
 
 @cache
 def adobe_rgb() -> bytes:
-    """A profile for Adobe RGB (1998), for photos that say so without one."""
+    """Return a profile for Adobe RGB (1998), for photos that say so without one."""
     primaries = (0.60974, 0.31111, 0.01947), (0.20528, 0.62567, 0.06087), (0.14919, 0.06322, 0.74457)
     tags = {b"wtpt": _xyz_tag(struct.pack(">3i", *_fixed(0.95045, 1.0, 1.08905)))}
     for letter, xyz in zip(_COLOURS, primaries, strict=True):
@@ -105,7 +107,7 @@ def _read_table(profile: bytes) -> dict[bytes, bytes]:
 
 
 def _written(version: int, space: bytes, pcs: bytes, intent: int, name: str, tags: dict[bytes, bytes]) -> bytes:
-    """A profile of these tags, with a description; equal tags share their bytes."""
+    """Return a profile of these tags, with a description; equal tags share their bytes."""
     text = _text_v2 if version == 2 else _text_v4
     tags = {b"desc": text(b"desc", name), b"cprt": text(b"text", "No copyright"), b"wtpt": _xyz_tag(_D50)} | tags
     device = b"mntr" if tags.keys() & {b"rTRC", b"kTRC"} else b"scnr"
@@ -134,7 +136,7 @@ def _text_v4(_kind: bytes, text: str) -> bytes:
 
 
 def _description(tag: bytes) -> str | None:
-    """What a profile calls itself, if that is known."""
+    """Return what a profile calls itself, if that is known."""
     said = ""
     if tag[:4] == b"desc" and len(tag) >= 12:
         said = tag[12 : 12 + int.from_bytes(tag[8:12], "big")].decode("latin-1")
@@ -172,7 +174,7 @@ def _cicp(tag: bytes) -> bytes:
 
 
 def _curve(tag: bytes) -> tuple[bytes, int]:
-    """A curve written anew, and the size that it had."""
+    """Return a curve written anew, and the size that it had."""
     if tag[:4] == b"para":
         (kind,) = struct.unpack_from(">H", tag, 8)
         size = 12 + 4 * _PARAMETERS[kind]
@@ -195,7 +197,9 @@ def _check_curves(curves: NDArray[np.integer]) -> None:
 
 
 def _grid(data: bytes, sides: tuple[int, ...], outputs: int, width: int, at: int) -> bytes:
-    """The numbers of a table, one or two bytes wide. Of two bytes the last four bits are no colour that 8 bits show."""
+    """Return the numbers of a table, one or two bytes wide. Of two bytes the last four bits are no colour that 8 bits
+    show.
+    """
     count = math.prod(sides) * outputs
     if min(sides) < 2 or count > _MAX_GRID:
         raise _Refused

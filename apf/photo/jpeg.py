@@ -1,4 +1,4 @@
-"""How a JPEG was quantised, and how it may leave again."""
+"""Quantisation tables of JPEGs: read, and bounded for the output."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ class JpegCoding:
 
 
 def read_coding(image: JpegImageFile) -> JpegCoding:
-    """The source's tables and sampling. Samplings that Pillow cannot write count as 4:4:4, which loses nothing."""
+    """Return the source's tables and sampling. Samplings that Pillow cannot write count as 4:4:4, which loses
+    nothing.
+    """
     # layer: (id, vertical, horizontal sampling, number of its table)
     tables = tuple(tuple(image.quantization.get(layer[3], ())) for layer in image.layer[:3])
     sampling = get_sampling(image)
@@ -39,7 +41,7 @@ def read_coding(image: JpegImageFile) -> JpegCoding:
 
 
 def tables_for(coding: JpegCoding, *, grey: bool, floor_quality: int) -> list[Table]:
-    """The tables to write with: the source's own, each replaced by the floor's where it is coarser.
+    """Return the tables to write with: the source's own, each replaced by the floor's where it is coarser.
 
     A table is coarser when its 64 divisors add up to more. The IJG tables of all qualities are multiples of each other,
     so on them this compares qualities; on a camera's own tables it compares the mean divisor.
@@ -54,7 +56,7 @@ def tables_for(coding: JpegCoding, *, grey: bool, floor_quality: int) -> list[Ta
 
 @cache
 def floor_tables(quality: int) -> tuple[Table, Table]:
-    """The IJG tables of a quality from 1 to 100, (luma, chroma), as the encoder itself has them."""
+    """Return the IJG tables of a quality from 1 to 100, (luma, chroma), as the encoder itself has them."""
     buffer = io.BytesIO()
     Image.new("RGB", (8, 8)).save(buffer, "JPEG", quality=quality)
     with JpegImageFile(io.BytesIO(buffer.getvalue())) as image:

@@ -1,4 +1,4 @@
-"""What is read from EXIF, and the little that may be kept of it."""
+"""Read EXIF, and keep the little that may be kept of it."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ _NEVER = {
 
 
 def check_metadata_names(names: tuple[str, ...]) -> None:
-    """Raises ValueError where a name is no EXIF tag, or one that must not be kept."""
+    """Raise ValueError where a name is no EXIF tag, or one that must not be kept."""
     for name in names:
         if name in _NEVER:
             raise ValueError(f"the EXIF tag {name!r} can never be kept: take it out of keep_metadata")
@@ -78,7 +78,7 @@ def read_orientation(image: ImageFile.ImageFile, data: bytes) -> int:
 
 
 def read_exif(image: ImageFile.ImageFile, data: bytes) -> Image.Exif:
-    """The EXIF block, read without decoding the pixels. Raises anything where it is damaged."""
+    """Return the EXIF block, read without decoding the pixels. Raises anything where it is damaged."""
     if image.format == "PNG" and "exif" not in image.info:
         # It may stand behind the pixels, where Pillow finds it only by decoding them.
         late = next((bytes(body) for kind, body in containers.png_chunks(data) if kind == b"eXIf"), None)
@@ -88,7 +88,7 @@ def read_exif(image: ImageFile.ImageFile, data: bytes) -> Image.Exif:
 
 
 def read_raw(image: ImageFile.ImageFile, data: bytes) -> Tags:
-    """The photo's EXIF tags as they stand in its file. Raises nothing."""
+    """Return the photo's EXIF tags as they stand in its file. Raises nothing."""
     if image.format == "TIFF":
         return read_tags(data)
     block = image.info.get("exif")
@@ -98,13 +98,13 @@ def read_raw(image: ImageFile.ImageFile, data: bytes) -> Tags:
 
 
 def is_adobe_rgb(tags: Tags) -> bool:
-    """Whether a camera says so, in the way of DCF 2.0: by the interoperability index R03, without a profile."""
+    """Return whether a camera says so, in the way of DCF 2.0: by the interoperability index R03, without a profile."""
     index = tags.found.get((INTEROP, _INDEX))
     return index is not None and index.value[:3] == b"R03" and tags.number(_EXIF, _COLOUR_SPACE) != _SRGB
 
 
 def kept_exif(tags: Tags, names: tuple[str, ...]) -> tuple[bytes | None, tuple[str, ...]]:
-    """An EXIF block of the named tags alone, byte for byte, and notes on those that had to be left out.
+    """Return an EXIF block of the named tags alone, byte for byte, and notes on those that had to be left out.
 
     The block is None where the photo has none of them.
     """
@@ -125,12 +125,14 @@ def kept_exif(tags: Tags, names: tuple[str, ...]) -> tuple[bytes | None, tuple[s
 
 
 def same_exif(block: bytes, names: tuple[str, ...]) -> bool:
-    """Whether an EXIF block is as `kept_exif` writes it: of the named tags alone, and kept once more the same."""
+    """Return whether an EXIF block is as `kept_exif` writes it: of the named tags alone, and kept once more the
+    same.
+    """
     return kept_exif(read_tags(block), names)[0] == block
 
 
 def _named_places(names: tuple[str, ...]) -> Iterator[tuple[int, int]]:
-    """The directory and code of each tag that is named; GPSInfo names the whole GPS directory."""
+    """Yield the directory and code of each tag that is named; GPSInfo names the whole GPS directory."""
     base = {_BASE_CODES[name] for name in names if name in _BASE_CODES} - {_GPS}
     gps = set(_GPS_CODES.values()) if "GPSInfo" in names else {_GPS_CODES[name] for name in names if name in _GPS_CODES}
     for directory, codes in ((_IFD0, base), (_EXIF, base), (_GPS, gps)):

@@ -19,7 +19,9 @@ Pixels = npt.NDArray[np.uint8]
 
 
 def decode_jpeg(image: Image.Image, data: bytes) -> Pixels | None:
-    """The stored pixels, (H, W, 3) uint8 RGB, of a JPEG that `image` was opened from; None where Pillow should."""
+    """Return the stored pixels, (H, W, 3) uint8 RGB, of a JPEG that `image` was opened from; None where Pillow
+    should.
+    """
     if simplejpeg is None or image.format != "JPEG" or image.mode != "RGB":
         return None
     try:

@@ -13,10 +13,10 @@ from pathlib import Path
 
 from apf.errors import ApfError, PathError
 from apf.photo import Limits
-from apf.private import album
-from apf.private.album import Found, Source, Turn
+from apf.private import folders
 from apf.private.device import Device
 from apf.private.files import Gradients, decode
+from apf.private.folders import Found, Source, Turn
 from apf.private.key import default_path, load_key
 from apf.private.quantise import BITS, DEFAULT, Reduction
 from apf.recipe import load_recipe
@@ -30,7 +30,7 @@ pixel of it; a queue (`apf protect --private`) answers each with a perturbation;
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; returns the exit status: 0 all done, 1 some photos failed, 2 it could not run."""
+    """Run one command; returns the exit status: 0 all done, 1 some photos failed, 2 it could not run."""
     given = sys.argv[1:] if arguments is None else list(arguments)
     options = _parser().parse_args(given[1:] if given[:1] == ["private"] else given)
     try:
@@ -51,12 +51,12 @@ def entry() -> None:
 
 def _gradient(options: argparse.Namespace) -> int:
     device = _device(options, create=True)
-    found, folder, started = album.photos_in(options.photos, options.exclude), Path(options.output), time.time()
+    found, folder, started = folders.photos_in(options.photos, options.exclude), Path(options.output), time.time()
     if options.names:
-        album.check_distinct(found.sources)
-    album.check_writable(folder)
+        folders.check_distinct(found.sources)
+    folders.check_writable(folder)
     return _each(
-        found, lambda one: album.write_gradients(one, folder, device, names=options.names, stamp=started), options
+        found, lambda one: folders.write_gradients(one, folder, device, names=options.names, stamp=started), options
     )
 
 
@@ -66,7 +66,7 @@ def _apply(options: argparse.Namespace) -> int:
     device = _device(options, create=False)
     return _published(
         options,
-        lambda one, out: album.apply_answer(
+        lambda one, out: folders.apply_answer(
             one, options.perturbation, out, device, accept_weak=options.accept_weak, overwrite=options.overwrite
         ),
     )
@@ -74,20 +74,20 @@ def _apply(options: argparse.Namespace) -> int:
 
 def _alone(options: argparse.Namespace) -> int:
     device = Device(load_recipe(options.recipe), NO_KEY, limits=_limits(options))
-    return _published(options, lambda one, out: album.protect_alone(one, out, device, overwrite=options.overwrite))
+    return _published(options, lambda one, out: folders.protect_alone(one, out, device, overwrite=options.overwrite))
 
 
 def _published(options: argparse.Namespace, publish: Callable[[Source, Path], Turn]) -> int:
-    """Runs what publishes photos, each to its own place."""
-    found = album.photos_in(options.photos, options.exclude)
-    album.check_distinct(found.sources)
+    """Run what publishes photos, each to its own place."""
+    found = folders.photos_in(options.photos, options.exclude)
+    folders.check_distinct(found.sources)
     single = len(found.sources) == 1 and options.photos[0].is_file()
     out = Path(options.output)
     # A file for a single photo, unless a folder was given.
     to_folder = not single or out.is_dir() or options.output.endswith(("/", "\\"))
     places = {one: out / one.relative if to_folder else out for one in found.sources}
-    album.check_apart(options.photos, found.sources, list(places.values()), out if to_folder else None)
-    album.check_writable(out if to_folder else out.absolute().parent)
+    folders.check_apart(options.photos, found.sources, list(places.values()), out if to_folder else None)
+    folders.check_writable(out if to_folder else out.absolute().parent)
 
     def turn(one: Source) -> Turn:
         if options.skip_existing and places[one].is_file():

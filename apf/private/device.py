@@ -1,4 +1,4 @@
-"""The device's two turns: a photo's gradients, and the protected photo from what came back. Without torch.
+"""The device's side: a photo's gradients, and the protected photo from the server's answer. Without torch.
 
 device = Device(load_recipe("standard"), load_key(default_path(), create=True))
 question = device.gradients(photo)                  # goes to the server, and says nothing of the photo's name
@@ -15,19 +15,19 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from apf.attack.bound import Bound
-from apf.attack.change import Canvas, Change, in_colour
-from apf.detectors.pyramid import PyramidDetector
+from apf.attack.perturbation import Canvas, Change, in_colour
+from apf.detection.centerface_onnx import light_detector
+from apf.detection.tiling import PyramidDetector
 from apf.errors import DetectorError, OtherVersion, PrivateFileError, WeakPerturbation
-from apf.faces import CROP, Face, Float32, Float64, align, alignment
-from apf.light.centerface import light_detector
+from apf.faces.alignment import CROP, Face, Float32, Float64, align, alignment
 from apf.photo import Limits, Photo, decode
 from apf.private.files import Gradients, Perturbations, Terms, within
 from apf.private.key import noise_seed, photo_id
-from apf.private.probe import LightProbe
 from apf.private.quantise import DEFAULT, REACHED, Reduction
-from apf.published import ProtectedPhoto, pasted, published
+from apf.protect.publish import ProtectedPhoto, pasted, published
 from apf.recipe import Recipe, check_private, other_version
-from apf.steps import CHANNELS
+from apf.stages.constants import CHANNELS
+from apf.stages.numpy_gradient import LightProbe
 
 #: How much of what the device reaches by itself, as a fall of the probe's similarity, an answer must reach. Of 40 faces
 #: (as they are, dark, overexposed, grey; each recipe) honest answers reach 0.79 and more, with noise less, and the
@@ -77,15 +77,15 @@ class Device:
         self._detector = _detector(recipe.detector)
 
     def photo_id(self, data: bytes) -> str:
-        """What this photo is called in all files of private mode."""
+        """Return what this photo is called in all files of private mode."""
         return photo_id(self._key, data)
 
     def is_current(self, known: Gradients) -> bool:
-        """Whether gradients that were made earlier are what `gradients` would make today."""
+        """Return whether gradients that were made earlier are what `gradients` would make today."""
         return known.terms == Terms.of(self._recipe) and known.reduction == self._reduction
 
     def gradients(self, data: bytes, *, name: str = "") -> Gradients:
-        """What leaves the device: the reduced gradients of the photo's faces, none where there is no face.
+        """Return what leaves the device: the reduced gradients of the photo's faces, none where there is no face.
 
         Args:
             data: an encoded photo.
@@ -108,7 +108,7 @@ class Device:
         )
 
     def apply(self, data: bytes, answer: Perturbations, *, accept_weak: bool = False) -> ProtectedPhoto:
-        """The protected photo, as the three modules alone protect it.
+        """Return the protected photo, as the three modules alone protect it.
 
         The server is not trusted: no pixel moves by more than its bound (`apf.attack.bound`) whatever it answers, and
         an answer that changes the probe's mind much less than the device's own perturbation (`alone`) is refused.
@@ -137,7 +137,7 @@ class Device:
         return self._published(seen, list(deltas), data)
 
     def without_face(self, data: bytes) -> ProtectedPhoto | None:
-        """The photo as it is published where it shows no face, and no answer is needed; None where it shows one.
+        """Return the photo as it is published where it shows no face, and no answer is needed; None where it shows one.
 
         Raises:
             PhotoError: the photo is corrupt, unsupported or too large.
@@ -146,7 +146,8 @@ class Device:
         return None if seen.faces else self._published(seen, [], data)
 
     def alone(self, data: bytes) -> ProtectedPhoto:
-        """The photo protected without any server: by the gradient and universal stages, and nothing leaves the device.
+        """Return the photo protected without any server: by the gradient and universal stages, and nothing leaves the
+        device.
 
         Raises:
             PhotoError: the photo is corrupt, unsupported or too large.
@@ -155,7 +156,7 @@ class Device:
         return self._published(seen, [self._own(crop) for crop in seen.crops], data)
 
     def _own(self, crop: Float32) -> Float32:
-        """The perturbation that the device reaches by itself, (3, 112, 112)."""
+        """Return the perturbation that the device reaches by itself, (3, 112, 112)."""
         epsilon = self._recipe.epsilon
         return within(epsilon * self._probe.gradient(crop, epsilon, self._recipe.stages)[:REACHED], epsilon)
 
@@ -195,7 +196,7 @@ def _detector(name: str) -> PyramidDetector:
     if name == "centerface":
         return light_detector()
     try:
-        full = importlib.import_module("apf.detect")
+        full = importlib.import_module("apf.detection.detector")
     except ImportError as error:
         raise DetectorError(f"detector {name!r} needs the whole installation, with torch: {error}") from error
     found: PyramidDetector = full.load_detector(name)

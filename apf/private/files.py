@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from apf.errors import PrivateFileError
-from apf.faces import CROP
+from apf.faces.alignment import CROP
 from apf.private.quantise import BITS, MAX_NOISE, Float32, Reduction, UInt8, channels_fit, dequantise
 from apf.recipe import Recipe
-from apf.steps import CHANNELS
+from apf.stages.constants import CHANNELS
 
 #: Of the format.
 VERSION = "1"
@@ -100,7 +100,7 @@ class Gradients:
         seed: int = 0,
         name: str = "",
     ) -> Gradients:
-        """Of (n, 6, 112, 112) float32, as `apf.gradient.gradient` gives them, reduced as `Reduction` says."""
+        """Of (n, 6, 112, 112) float32, as `apf.stages.gradient.gradient` gives them, reduced as `Reduction` says."""
         packed = Reduction(bits, momentum, noise).reduce(gradients, seed=seed)
         return cls(id, terms, bits, packed, noise, name)
 
@@ -123,7 +123,7 @@ class Gradients:
 
     @classmethod
     def decode(cls, data: bytes) -> Gradients:
-        """Raises PrivateFileError: the bytes are no gradient file of this version."""
+        """Raise PrivateFileError: the bytes are no gradient file of this version."""
         file_id, terms, facts, packed = _decoded(data, GRADIENT, "gradients")
         bits = facts.get("bits", "")
         if bits not in map(str, BITS):
@@ -164,7 +164,7 @@ class Perturbations:
 
     @classmethod
     def decode(cls, data: bytes) -> Perturbations:
-        """Raises PrivateFileError: the bytes are no perturbation file of this version."""
+        """Raise PrivateFileError: the bytes are no perturbation file of this version."""
         file_id, terms, _, units = _decoded(data, PERTURBATION, "perturbations")
         _check(units, (3, CROP, CROP), np.int8, "perturbations")
         return cls(file_id, terms, units)
@@ -184,7 +184,7 @@ def decode(data: bytes) -> Gradients | Perturbations:
 
 
 def read_private(path: Path) -> bytes:
-    """The bytes of a file that somebody else may have made.
+    """Return the bytes of a file that somebody else may have made.
 
     Raises:
         PrivateFileError: it is larger than any that APF makes; no more of it is read.
@@ -200,7 +200,7 @@ def read_private(path: Path) -> bytes:
 
 
 def looks_private(data: bytes) -> bool:
-    """Whether bytes begin as a file of private mode does; a photo never does."""
+    """Return whether bytes begin as a file of private mode does; a photo never does."""
     return data[8:9] == b"{" and 2 <= int.from_bytes(data[:8], "little") <= len(data) - 8
 
 
@@ -217,7 +217,7 @@ def _encoded(kind: str, file_id: str, terms: Terms, arrays: dict[str, NDArray[An
 
 
 def _in_order(data: bytes) -> bytes:
-    """The file with its header sorted: safetensors writes it in any order, and equal files should be equal."""
+    """Return the file with its header sorted: safetensors writes it in any order, and equal files should be equal."""
     end = 8 + int.from_bytes(data[:8], "little")
     header = json.dumps(json.loads(data[8:end]), sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
     header += b" " * (-len(header) % 8)
@@ -246,7 +246,7 @@ def _decoded(data: bytes, kind: str, array: str) -> tuple[str, Terms, dict[str, 
 
 
 def _terms(metadata: dict[str, str]) -> Terms:
-    """Raises LookupError or ValueError where a text is none that could be meant."""
+    """Raise LookupError or ValueError where a text is none that could be meant."""
     patterns = {
         "epsilon_levels": "[1-9][0-9]?|1[0-9]{2}|2[0-4][0-9]|25[0-5]",
         "stages": "(?:gradient|transfer|universal)(?: (?:gradient|transfer|universal))*",
@@ -266,7 +266,7 @@ def _shown(text: str) -> str:
 
 
 def _metadata(data: bytes) -> dict[str, str]:
-    """The header's texts, read before anything is allocated for the arrays."""
+    """Return the header's texts, read before anything is allocated for the arrays."""
     try:
         if not looks_private(data):
             raise ValueError("no header")

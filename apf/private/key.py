@@ -23,7 +23,7 @@ def default_path() -> Path:
 
 
 def load_key(path: Path, *, create: bool) -> bytes:
-    """The key, 32 bytes; made on first use where `create` is set, readable by its owner alone.
+    """Return the key, 32 bytes; made on first use where `create` is set, readable by its owner alone.
 
     Raises:
         KeyFileError: there is none, or it cannot be read or made, or is no key.
@@ -50,7 +50,7 @@ def photo_id(key: bytes, data: bytes) -> str:
 
 
 def noise_seed(key: bytes, data: bytes, spread: float) -> int:
-    """The seed of the noise on a photo's gradients.
+    """Return the seed of the noise on a photo's gradients.
 
     The same photo never goes out with two noises of one spread, which could be averaged; and never with one noise at
     two spreads, whose difference would be the noise itself.

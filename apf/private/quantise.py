@@ -1,4 +1,4 @@
-"""Gradients as small whole numbers: what leaves the device, and what the server makes of it. Numpy only.
+"""Quantise gradients: small whole numbers leave the device. NumPy only.
 
 A value is first brought into [-1, 1]: the perturbation reached lies there already; the momentum, whose few large values
 are a hundred times its many small ones, goes through the mu-law of telephony (ITU-T G.711's idea, continuous). That
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from apf.steps import CHANNELS
+from apf.stages.constants import CHANNELS
 
 Float32 = NDArray[np.float32]
 UInt8 = NDArray[np.uint8]
@@ -49,7 +49,7 @@ class Reduction:
             raise ValueError(f"noise must be from 0 to {MAX_NOISE:g}, not {self.noise}")
 
     def reduce(self, gradients: Float32, *, seed: int = 0) -> UInt8:
-        """What is left of (n, 6, 112, 112), with noise from this seed: (n, 6 or 3, 112, 14 * bits) uint8."""
+        """Return what is left of (n, 6, 112, 112), with noise from this seed: (n, 6 or 3, 112, 14 * bits) uint8."""
         left = gradients if self.momentum else gradients[:, :REACHED]
         if self.noise:
             left = left + np.float32(self.noise) * np.random.default_rng(seed).standard_normal(left.shape, np.float32)
@@ -61,10 +61,11 @@ DEFAULT = Reduction(bits=4)
 
 
 def quantise(gradients: Float32, bits: int) -> UInt8:
-    """The gradients' cells, packed.
+    """Return the gradients' cells, packed.
 
     Args:
-        gradients: (n, 6, 112, 112) float32, as `apf.gradient.gradient` gives them, or their first three channels.
+        gradients: (n, 6, 112, 112) float32, as `apf.stages.gradient.gradient` gives them, or their first three
+            channels.
         bits: one of `BITS`.
 
     Returns:
@@ -77,7 +78,7 @@ def quantise(gradients: Float32, bits: int) -> UInt8:
 
 
 def dequantise(packed: UInt8, bits: int) -> Float32:
-    """What the server takes the gradients for, (n, 6, 112, 112) float32, whatever was sent of them.
+    """Return what the server takes the gradients for, (n, 6, 112, 112) float32, whatever was sent of them.
 
     With all channels that is the inverse of `quantise`, up to half a cell. Where no momentum was sent, the perturbation
     reached stands in for it.
@@ -91,7 +92,7 @@ def dequantise(packed: UInt8, bits: int) -> Float32:
 
 
 def channels_fit(channels: int) -> bool:
-    """Whether so many channels may be sent."""
+    """Return whether so many channels may be sent."""
     return channels in (REACHED, CHANNELS)
 
 

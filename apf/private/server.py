@@ -1,4 +1,4 @@
-"""The server's part: from a photo's gradients to its perturbations. Never sees a photo."""
+"""The server's side: from a photo's gradients to its perturbations. Never sees a photo."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from dataclasses import replace
 
 import numpy as np
 
-from apf.clock import StageClock
 from apf.errors import PrivateFileError
-from apf.faces import CROP
-from apf.filters import PhotoFilter
+from apf.faces.alignment import CROP
+from apf.filters.load import PhotoFilter
 from apf.private.files import Gradients, Perturbations, Terms
+from apf.runtime.stage_clock import StageClock
 
 #: Faces whose gradients are floats at once, half a megabyte each: what bounds memory, however many a file holds.
 FACES_AT_ONCE = 128
 
 
 def perturb(files: Sequence[Gradients], filter: PhotoFilter, clock: StageClock | None = None) -> list[Perturbations]:
-    """The answer to each file; the faces of all files share the filter's batches.
+    """Return the answer to each file; the faces of all files share the filter's batches.
 
     What is answered to a file does not depend on the files around it.
 
@@ -39,7 +39,7 @@ def perturb(files: Sequence[Gradients], filter: PhotoFilter, clock: StageClock |
 
 
 def _faces(files: Sequence[Gradients], start: int, stop: int) -> list[Gradients]:
-    """The faces from `start` to `stop`, counted through all files; none is empty."""
+    """Return the faces from `start` to `stop`, counted through all files; none is empty."""
     found, first = [], 0
     for file in files:
         own = file.packed[max(0, start - first) : max(0, stop - first)]
@@ -49,7 +49,7 @@ def _faces(files: Sequence[Gradients], start: int, stop: int) -> list[Gradients]
 
 
 def check_terms(file: Gradients, filter: PhotoFilter) -> None:
-    """Raises PrivateFileError where the file was made for another recipe than the filter's."""
+    """Raise PrivateFileError where the file was made for another recipe than the filter's."""
     difference = file.terms.difference(Terms.of(filter.recipe))
     if difference:
         raise PrivateFileError(

@@ -1,4 +1,4 @@
-"""One process with an intake and its sources: started together, stopped together within the grace period."""
+"""One process with a batcher and its sources: started together, stopped together within the grace period."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
-from producer.events.intake import Intake
+from producer.events.batcher import EventBatcher
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ class Source(Protocol):
         """Until the stop, and then until nothing is in its hands any more."""
 
 
-def listen(sources: Sequence[Source], intake: Intake, stop: threading.Event, *, grace_s: float) -> bool:
+def listen(sources: Sequence[Source], intake: EventBatcher, stop: threading.Event, *, grace_s: float) -> bool:
     """Run until SIGTERM or SIGINT, or until a source fails; then finish what is in hand.
 
     Returns whether all went well.

@@ -1,4 +1,4 @@
-"""What a listener counts, for Prometheus."""
+"""Metrics of a listener."""
 
 from __future__ import annotations
 

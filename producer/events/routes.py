@@ -1,4 +1,4 @@
-"""Which bucket and prefix goes where, and what is left alone."""
+"""Routes: the destination of each bucket and prefix, and what is ignored."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from enum import StrEnum
 
 from apf.exclusions import Exclusions
 from workers.errors import SettingsError, StoreError
-from workers.kinds import is_taken
 from workers.store import RESERVED, ObjectInfo, canonical_url, inside, overlap
+from workers.store.media_types import is_taken
 from workers.store.urls import bucket_and_prefix
 
 _DEFAULTS = Exclusions()
@@ -85,7 +85,7 @@ class Routes:
         self._own = [*(route.destination for route in self._routes), *own]
 
     def find(self, bucket: str, key: str) -> tuple[Route, str] | Ignored:
-        """The object's route, and its key below the route's source; or why it is left alone."""
+        """Return the object's route, and its key below the route's source; or why it is left alone."""
         if "/" in bucket:  # forged: it would name another place than it seems to
             return Ignored.unrouted
         url = f"{SCHEME}{bucket}/{key}"
@@ -109,7 +109,9 @@ def _why_alone(below: str, *, private: bool) -> Ignored | None:
 
 
 def tenant_of(key: str, segments: int) -> str:
-    """The first folders of a key, as the tenant whose photo it is; empty where there are fewer, or for no segments."""
+    """Return the first folders of a key, as the tenant whose photo it is; empty where there are fewer, or for no
+    segments.
+    """
     folders = key.split("/")[:-1]
     if not segments or len(folders) < segments:
         return ""

@@ -12,9 +12,10 @@ import pytest
 import torch
 from skimage.data import astronaut
 
-from apf.faces import align
-from apf.filter import Filter
-from apf.recipe import WEIGHTS_DIR, load_recipe
+from apf.faces.alignment import align
+from apf.filters.torch_filter import Filter
+from apf.recipe import load_recipe
+from apf.weight_files import WEIGHTS_DIR
 
 #: Read while tests are collected: once they run, no APF_ variable is left.
 SHARED = Path(os.environ.get("APF_SHARED") or Path(__file__).parents[2].parent / "shared")

@@ -9,12 +9,12 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from apf import onnx_check
-from apf.detectors.insightface_pack import InsightFacePack
+from apf.detection.insightface_pack import InsightFacePack
 from apf.errors import DetectorError, GuideError, WeightsError
 from apf.guides.loading import load_guide
-from apf.models.recogniser import load_recogniser
-from apf.onnx_check import checked
+from apf.guides.torch_recogniser import load_recogniser
+from apf.runtime import onnx_check
+from apf.runtime.onnx_check import checked
 from tests.apf.guides.networks import Net, network
 
 

@@ -27,8 +27,8 @@ from apf.recipe import (
     other_version,
     ready_recipe,
     recipe_fields,
-    weights_digest,
 )
+from apf.weight_files import weights_digest
 from tests.conftest import OWN_SETTINGS
 
 #: For each field but the name, a value that is not the standard recipe's.
@@ -365,7 +365,7 @@ def test_a_recipe_is_kept_as_it_was_asked_for_and_gets_its_weights_when_it_is_us
         assert make_recipe(fields, detector="buffalo_l").detector == "buffalo_l"
         assert "weights" not in fields
     before = make_recipe({"name": "light"}).id
-    monkeypatch.setattr("apf.recipe.weights_digest", lambda: "0" * 64)
+    monkeypatch.setattr("apf.weight_files.weights_digest", lambda: "0" * 64)
     assert make_recipe({"name": "light"}).id != before
     with pytest.raises(RecipeError, match="recipe 'nobody' does not validate"):
         make_recipe({"name": "nobody"})

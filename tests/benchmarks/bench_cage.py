@@ -19,17 +19,17 @@ import psutil
 import skimage.data
 from PIL import Image
 
-from apf.filters import PhotoFilter, load_filter
+from apf.filters.load import PhotoFilter, load_filter
 from apf.photo import Limits
-from apf.pipeline import protect_batch
+from apf.protect.pipeline import protect_batch
 from tests.benchmarks.record import record, table
-from workers.cage import Wanted
-from workers.context import at
-from workers.decoder import Decoder
-from workers.engine import placement
-from workers.settings import Settings
+from workers.config.settings import Settings
+from workers.core.log_context import log_context
+from workers.decoding.decoder_pool import Decoder
+from workers.decoding.sandbox import Wanted
+from workers.execution.engine import placement
 
-#: Decoder of a worker by default (`workers.engine`).
+#: Decoder of a worker by default (`workers.execution.engine`).
 MEMORY_BYTES = 2**30 + 24 * 200_000_000
 
 
@@ -70,7 +70,7 @@ def kinds(decoders: dict[Wanted, Decoder], loaded: PhotoFilter, data: bytes) -> 
     """What is measured, each of one photo; the number makes each tenant another."""
 
     def coded(cage: Wanted, tenant: str = "") -> Any:
-        with at(tenant=tenant):
+        with log_context(tenant=tenant):
             decoders[cage].header(data, Limits())
             photo = decoders[cage].decode(data, Limits(), ())
             return decoders[cage].encode(photo, photo.pixels, jpeg_floor_quality=75)
@@ -140,7 +140,7 @@ def start_s(cage: Wanted) -> dict[str, float]:
         started = time.perf_counter()
         found.check()
         first = time.perf_counter()
-        with at(tenant="another"):
+        with log_context(tenant="another"):
             found.check()
         return {"first": round(first - started, 3), "next": round(time.perf_counter() - first, 4)}
     finally:

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 import cv2
 from skimage.data import coffee
 
-from apf.detect import Detector, load_detector
-from apf.faces import Face, UInt8
+from apf.detection.detector import Detector, load_detector
+from apf.faces.alignment import Face, UInt8
 from tests.benchmarks.photos import cutouts, six
 from tests.benchmarks.record import record, table
 

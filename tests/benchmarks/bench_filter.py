@@ -2,7 +2,8 @@
 
 All get the same real faces at once, in turns, in one process: first on one core, then on all. A ratio is of one turn,
 so that whatever else the machine does meets both. PGD-10 climbs on our own probe; MI-DI-40 climbs on the recognisers of
-`--models` that our training attacked too, as in `python -m apf.evaluate`, and is left out where there are none.
+`--models` that our training attacked too, as in `python -m apf.research.evaluate`, and is left out where there are
+none.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from apf.cores import use_cores
-from apf.evaluate.rivals import momentum_attack
-from apf.faces import Float32, align, alignment
-from apf.filter import Filter
-from apf.filters import PhotoFilter, load_filter
-from apf.models.recogniser import load_recognisers
+from apf.faces.alignment import Float32, align, alignment
+from apf.filters.load import PhotoFilter, load_filter
+from apf.filters.torch_filter import Filter
+from apf.guides.torch_recogniser import load_recognisers
+from apf.research.evaluate.rivals import momentum_attack
+from apf.runtime.cores import use_cores
 from tests.benchmarks.photos import cutouts, six
 from tests.benchmarks.record import ROOT, cores, record, table
 

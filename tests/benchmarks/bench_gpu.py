@@ -24,16 +24,16 @@ from typing import Any, get_args
 import numpy as np
 import torch
 
-from apf.clock import StageClock
-from apf.cuda.batches import FACE_BATCHES, TILE_BATCHES
-from apf.detectors.centerface import CenterFace
-from apf.evaluate.devices import differences
-from apf.faces import align, alignment
-from apf.filter import Filter
+from apf.detection.centerface_torch import CenterFace
+from apf.faces.alignment import align, alignment
+from apf.filters.precision import Precision
+from apf.filters.torch_filter import Filter
 from apf.photo import Limits, decode
-from apf.pipeline import encode_protected, protect_batch
-from apf.precision import Precision
+from apf.protect.pipeline import encode_protected, protect_batch
 from apf.recipe import load_recipe
+from apf.research.evaluate.devices import differences
+from apf.runtime.cuda.batches import FACE_BATCHES, TILE_BATCHES
+from apf.runtime.stage_clock import StageClock
 from tests.benchmarks.bench_protect import make_photos
 from tests.benchmarks.record import cores, record, table
 
@@ -191,7 +191,9 @@ def _protect(files: list[Path], filter: Filter, threads: int) -> Figures:
 
 
 def agreement(device: str, data: list[bytes]) -> list[Figures]:
-    """How far the device's perturbations of real faces lie from torch's on the CPU (`apf.evaluate.devices`)."""
+    """How far the device's perturbations of real faces lie from torch's on the CPU
+    (`apf.research.evaluate.devices`).
+    """
     photos = [_decoded(one).pixels for one in data]
     reference = Filter.load(load_recipe("standard"))
     found = reference.detector.detect(photos)

@@ -24,16 +24,16 @@ import skimage.data
 from PIL import Image
 
 from producer import Client
-from producer.batch import Asked, new_batch
 from tests.benchmarks.processes import unwind_when_ended
 from tests.benchmarks.record import record, table
 from tests.conftest import RedisServer, _free_ports
-from workers.app import make_app
-from workers.job import PhotoRef
-from workers.reconcile import job_of
-from workers.registry import register
-from workers.sending import Sender, choose_queue, waiting
-from workers.settings import load_settings
+from workers.batches.create import BatchOptions, new_batch
+from workers.batches.rescue import job_of
+from workers.broker.app import make_app
+from workers.broker.client import Broker, choose_queue, queue_snapshot
+from workers.config.settings import load_settings
+from workers.core.records import PhotoRef
+from workers.ledger.open_batches import register
 from workers.store import open_store
 
 REAL, SHARD = 512, 128
@@ -73,7 +73,7 @@ def measure(folder: Path, keys: int, uploads: int) -> dict[str, object]:
     idle = [upload(client, folder, photo, f"idle {n}") for n in range(uploads)]
     started = time.monotonic()
     queue_many(folder, photo, keys)
-    messages = sum(waiting(make_app(load_settings())).queued.values())
+    messages = sum(queue_snapshot(make_app(load_settings())).queued.values())
     queued_s = time.monotonic() - started
     print(f"{keys:,} keys planned and queued in {queued_s:.0f} s: {messages:,} messages\n")
     busy = []
@@ -111,7 +111,7 @@ def queue_many(folder: Path, photo: bytes, keys: int) -> None:
             (folder / "bulk" / key).write_bytes(photo + key.encode())
         refs.append(PhotoRef(key=key, etag="", size=0))
     source = (folder / "bulk").as_uri()
-    asked = Asked(queue=choose_queue(app, "bulk", "library"), tenant="library")
+    asked = BatchOptions(queue=choose_queue(app, "bulk", "library"), tenant="library")
     ledger, batch = new_batch(source, (folder / "bulk-out").as_uri(), asked, settings)
     real = [PhotoRef(key=i.key, etag=i.etag, size=i.size) for i in open_store(source).list()]
     refs[:REAL] = real
@@ -121,7 +121,7 @@ def queue_many(folder: Path, photo: bytes, keys: int) -> None:
     batch = batch.model_copy(update={"planned": True, "shards": len(shards), "photos": keys})
     register(ledger, batch, settings)
     ledger.write_batch(batch)
-    sender = Sender(app)
+    sender = Broker(app)
     for shard in shards:
         sender(job_of(ledger, batch, shard))
 

@@ -1,10 +1,10 @@
 """What queue, ledger and store cost beside the bare loop: `python -m tests.benchmarks.bench_overhead`.
 
 The same photos of one megapixel, in turns and several times over: by a loop of `apf.protect_photo` (read the file,
-protect, write the file, on as many threads as cores), by one of `apf.pipeline.protect_batch`, and by `apf protect`
-with a worker on a real Redis, from folder to folder and, with `--s3`, from bucket to bucket (moto). The processor time
-of all processes of ours is compared: the command, the worker with its decoders, Redis. What starting and loading take
-is left out: loops and worker are warm, and of the command and its batch that of one photo is subtracted.
+protect, write the file, on as many threads as cores), by one of `apf.protect.pipeline.protect_batch`, and by `apf
+protect` with a worker on a real Redis, from folder to folder and, with `--s3`, from bucket to bucket (moto). The
+processor time of all processes of ours is compared: the command, the worker with its decoders, Redis. What starting and
+loading take is left out: loops and worker are warm, and of the command and its batch that of one photo is subtracted.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def loop(kind: str, source: Path, destination: Path) -> None:
     """In that process: warm up with the first photo, then protect all of them; prints the cost."""
     from apf import load_filter, protect_photo  # noqa: PLC0415  what they load is no matter of the parent's
     from apf.photo import Limits, decode  # noqa: PLC0415
-    from apf.pipeline import encode_protected, protect_batch  # noqa: PLC0415
+    from apf.protect.pipeline import encode_protected, protect_batch  # noqa: PLC0415
 
     filter = load_filter("standard")
 

@@ -9,8 +9,8 @@ On the same photos, over the same Redis and the same S3 store on loopback (Swift
   calls `apf.protect_photo` and uploads (`plain_celery.py`); the filter is loaded once in each process;
 - plain, loading: the same with the filter loaded in each call, as it is written first;
 - Fawkes-like: one photo after the other, from bytes to bytes, without queue or store; a hundred steps of Adam for its
-  faces by all cores (`apf.evaluate.rivals.fawkes`), on the first recogniser of `--models`, or on our own small probe
-  where there is none. The tool of that name takes about a minute a photo.
+  faces by all cores (`apf.research.evaluate.rivals.fawkes`), on the first recogniser of `--models`, or on our own small
+  probe where there is none. The tool of that name takes about a minute a photo.
 
 All are warm before the clock runs: every process has loaded, and done a photo. They take turns, and a ratio is of one
 turn. A turn ends when the last output can be listed.
@@ -35,14 +35,14 @@ import numpy as np
 import torch
 
 from apf.attack.bound import Bound
-from apf.attack.change import Change
 from apf.attack.paste import paste
-from apf.evaluate.rivals import fawkes
-from apf.faces import align, alignment
-from apf.filter import Filter
-from apf.filters import load_filter
-from apf.models.recogniser import load_recognisers
+from apf.attack.perturbation import Change
+from apf.faces.alignment import align, alignment
+from apf.filters.load import load_filter
+from apf.filters.torch_filter import Filter
+from apf.guides.torch_recogniser import load_recognisers
 from apf.photo import decode, encode
+from apf.research.evaluate.rivals import fawkes
 from producer import Client
 from tests.benchmarks import plain_celery
 from tests.benchmarks.bench_filter import MODELS, real_faces

@@ -25,19 +25,19 @@ from unittest import mock
 import psutil
 import redis
 
-from producer.batch import Asked, create_batch
 from tests.benchmarks.counted import counted
 from tests.benchmarks.listing import FakeListing, key_of
 from tests.benchmarks.record import record, table
 from tests.conftest import RedisServer, _free_ports, _redis_binary
-from workers.app import make_app
-from workers.job import Batch, Outcome, PhotoReport, ShardReport
-from workers.ledger import Ledger
-from workers.reconcile import plan_and_send, resume
-from workers.sending import Sender, waiting
-from workers.settings import Settings
-from workers.store.files import FileStore
-from workers.watch import BatchWatch
+from workers.batches.create import BatchOptions, create_batch
+from workers.batches.rescue import plan_and_send, resume
+from workers.broker.app import make_app
+from workers.broker.client import Broker, queue_snapshot
+from workers.config.settings import Settings
+from workers.core.records import Batch, Outcome, PhotoReport, ShardReport
+from workers.ledger.batch_ledger import Ledger
+from workers.status.batch_status import BatchMonitor
+from workers.store.local import FileStore
 
 MIB = 2**20
 
@@ -81,10 +81,10 @@ class Bench:
         self.settings = Settings(
             broker_url=server.url, allowed_urls=folder.as_uri(), max_batch_photos=max(keys, 10_000_000)
         )
-        self.sender = Sender(make_app(self.settings))
+        self.sender = Broker(make_app(self.settings))
         source, destination = (folder / "in").as_uri(), (folder / "out").as_uri()
         self.listing = FakeListing(keys, source)
-        self.ledger, batch = create_batch(source, destination, Asked(), self.settings)
+        self.ledger, batch = create_batch(source, destination, BatchOptions(), self.settings)
         self.batch_id = batch.id
         self.memory = Memory()
         self.steps: list[Step] = []
@@ -104,21 +104,21 @@ class Bench:
             self.memory.sample(self.listing.pages)
             return False
 
-        with mock.patch("workers.reconcile.open_store", return_value=self.listing), self.step("plan and send"):
+        with mock.patch("workers.batches.rescue.open_store", return_value=self.listing), self.step("plan and send"):
             planned = plan_and_send(self.ledger, self.batch_id, self.sender, self.settings, enough)
         self.memory.sample(self.listing.pages)
         return planned
 
     def ask(self, when: str) -> None:
         with self.step(f"status, {when}"):
-            BatchWatch(self.ledger, self.batch_id).poll(running=True)
+            BatchMonitor(self.ledger, self.batch_id).poll(running=True)
         with self.step(f"status again, {when}"):
-            BatchWatch(self.ledger, self.batch_id).poll(running=True)
+            BatchMonitor(self.ledger, self.batch_id).poll(running=True)
         with self.step(f"resume, {when}"):
             resume(self.ledger, self.batch_id, self.sender, self.settings)
 
     def queue(self) -> dict[str, int]:
-        return {name: count for name, count in waiting(make_app(self.settings)).queued.items() if count}
+        return {name: count for name, count in queue_snapshot(make_app(self.settings)).queued.items() if count}
 
     def redis_mib(self) -> float:
         with closing(redis.Redis(port=self.server.port)) as client:

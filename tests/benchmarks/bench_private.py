@@ -23,13 +23,13 @@ import numpy as np
 from PIL import Image
 from skimage.data import astronaut
 
-from apf.faces import align, alignment
-from apf.light.centerface import light_detector
+from apf.detection.centerface_onnx import light_detector
+from apf.faces.alignment import align, alignment
 from apf.private.device import Device
 from apf.private.files import Gradients, Perturbations
-from apf.private.probe import LightProbe
 from apf.private.quantise import Reduction
 from apf.recipe import load_recipe
+from apf.stages.numpy_gradient import LightProbe
 from tests.benchmarks.record import record, table
 
 RUNS = 5

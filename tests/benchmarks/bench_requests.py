@@ -40,7 +40,7 @@ def kind_of(request: Any) -> str:
 @contextmanager
 def counted() -> Iterator[Requests]:
     """Requests by who makes them (command, worker) and what they are, while the block runs."""
-    from workers.settings import load_settings  # noqa: PLC0415  what it loads reads the environment
+    from workers.config.settings import load_settings  # noqa: PLC0415  what it loads reads the environment
     from workers.store.s3 import _shared_client  # noqa: PLC0415
 
     found: Requests = Counter()
@@ -59,11 +59,11 @@ def counted() -> Iterator[Requests]:
 
 def protect(source: str, destination: str) -> float:
     """The command, as typed; seconds."""
-    from producer import batch_commands  # noqa: PLC0415
+    from producer.cli import batches  # noqa: PLC0415
 
     started = time.monotonic()
     try:
-        batch_commands.protect(source, destination, as_json=True, lane=batch_commands.LaneName.bulk)
+        batches.protect(source, destination, as_json=True, lane=batches.LaneName.bulk)
     except typer.Exit as ended:
         if ended.exit_code:
             raise SystemExit("not all photos were protected") from ended

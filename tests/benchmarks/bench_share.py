@@ -18,11 +18,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from producer import Client
-from producer.batch import find_ledger
 from tests.benchmarks.processes import APF, a_photo, await_that, running, running_redis, unwind_when_ended
 from tests.benchmarks.record import record, table
-from workers.settings import load_settings
-from workers.watch import BatchWatch
+from workers.batches.create import find_ledger
+from workers.config.settings import load_settings
+from workers.status.batch_status import BatchMonitor
 
 #: Of the share that is promised, bulk work gets at least so much: turns are whole, and beginning again takes time.
 TOLERANCE = 0.6
@@ -82,7 +82,7 @@ def measure(folder: Path, asked: argparse.Namespace) -> Run:
     upload(client, folder, asked.recipe, Upload("warm-up", 0.0), a_photo(999, asked.side))  # models load
     places = [(folder / name).as_uri() for name in ("bulk", "bulk-out")]
     bulk = client.submit(*places, tenant="library", recipe=asked.recipe)
-    watch = BatchWatch(find_ledger(bulk.destination, load_settings()), bulk.batch)
+    watch = BatchMonitor(find_ledger(bulk.destination, load_settings()), bulk.batch)
     run.alone_per_s = pace(watch)
     started = time.monotonic()
     threads = []
@@ -101,7 +101,7 @@ def measure(folder: Path, asked: argparse.Namespace) -> Run:
     return run
 
 
-def pace(watch: BatchWatch) -> float:
+def pace(watch: BatchMonitor) -> float:
     """Bulk photos a second while nothing else is asked for, over some photos."""
     await_that(lambda: done(watch) > 0, 120, "the bulk batch is begun")
     started, before = time.monotonic(), done(watch)
@@ -109,7 +109,7 @@ def pace(watch: BatchWatch) -> float:
     return (done(watch) - before) / (time.monotonic() - started)
 
 
-def done(watch: BatchWatch) -> int:
+def done(watch: BatchMonitor) -> int:
     summary = watch.poll(running=True)
     return summary.protected + summary.running.protected
 

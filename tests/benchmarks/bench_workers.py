@@ -21,17 +21,17 @@ from pathlib import Path
 import psutil
 import redis
 
-from producer.batch import Asked, create_batch
 from tests.benchmarks.processes import SIMULATED, await_that, processor_s, running, running_redis, unwind_when_ended
 from tests.benchmarks.record import cores, record, table
 from tests.benchmarks.simulated import SimulatedEngine, a_file
 from tests.conftest import ANY_PLACE, S3_KEY, S3_SECRET, RedisServer, S3Server, running_swift
-from workers.app import make_app
-from workers.job import ShardJob
-from workers.reconcile import plan_and_send
-from workers.run import run_shard
-from workers.sending import Sender
-from workers.settings import Settings
+from workers.batches.create import BatchOptions, create_batch
+from workers.batches.rescue import plan_and_send
+from workers.broker.app import make_app
+from workers.broker.client import Broker
+from workers.config.settings import Settings
+from workers.core.records import ShardJob
+from workers.execution.run_shard import run_shard
 from workers.store import open_store
 
 #: By simulated milliseconds a photo, the photos of a shard. A core's, with shards that take about as long as a GPU's; a
@@ -106,7 +106,7 @@ def measured(place: Place, count: int, cost_ms: int, shards: int) -> dict[str, o
     shard = min(SHARD[cost_ms], SWIFT_SHARD) if place.swift else SHARD[cost_ms]
     photos = count * shards * shard
     before, jobs, done = prepared(place, f"{count}-{cost_ms}", photos, cost_ms, shard)
-    send = Sender(make_app(place.settings))
+    send = Broker(make_app(place.settings))
     start, busy = time.perf_counter(), _busy_s()
     for job in jobs:
         send(job)
@@ -134,7 +134,7 @@ def prepared(
     store = open_store(source, s3=settings.s3, create=True)
     for number in range(photos):
         store.put(f"{number:06}.jpg", a_file(cost_ms, number, PHOTO_BYTES))
-    ledger, batch = create_batch(source, destination, Asked(), settings)
+    ledger, batch = create_batch(source, destination, BatchOptions(), settings)
     jobs: list[ShardJob] = []
     plan_and_send(ledger, batch.id, jobs.append, settings)
     return place.spent(), jobs, lambda: len(ledger.reported_shards(batch.id)) == len(jobs)

@@ -1,8 +1,8 @@
 """`celery -A tests.benchmarks.celeryapp worker`: the real worker on the real queue, with the simulated filter."""
 
 from tests.benchmarks import simulated
-from workers.app import make_app
-from workers.settings import check_worker, load_settings
+from workers.broker.app import make_app
+from workers.config.settings import check_worker, load_settings
 
 settings = load_settings()
 check_worker(settings)

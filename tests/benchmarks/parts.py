@@ -16,12 +16,12 @@ import numpy as np
 from PIL import Image
 
 from apf.attack.bound import Bound
-from apf.attack.change import KNOTS, MARGIN, Change
 from apf.attack.paste import paste
-from apf.detectors.pyramid import FINE_PIXELS
-from apf.faces import CROP, Float64, UInt8, align, alignment
-from apf.filters import PhotoFilter
-from apf.geometry import bounds_of, clipped, scale_of
+from apf.attack.perturbation import KNOTS, MARGIN, Change
+from apf.detection.tiling import FINE_PIXELS
+from apf.faces.alignment import CROP, Float64, UInt8, align, alignment
+from apf.faces.geometry import bounds_of, clipped, scale_of
+from apf.filters.load import PhotoFilter
 from apf.photo import Photo, decode, encode
 from apf.photo.jpeg import tables_for
 

@@ -16,8 +16,8 @@ import numpy as np
 from PIL import Image
 from skimage.data import astronaut, coffee
 
-from apf.detect import Detector, load_detector
-from apf.faces import UInt8
+from apf.detection.detector import Detector, load_detector
+from apf.faces.alignment import UInt8
 
 #: Height of a face's box, in photo heights, by how many there are.
 FACE_HEIGHT = {1: 0.30, 5: 0.15, 20: 0.09}

@@ -17,7 +17,7 @@ import psutil
 import skimage.data
 from PIL import Image
 
-from producer.service_commands import EACH_FOR_ITSELF
+from producer.cli.services import EACH_FOR_ITSELF
 from tests.benchmarks.record import ROOT
 from tests.conftest import RedisServer, _free_ports
 

@@ -107,7 +107,7 @@ class _Server:
     def __init__(self, barrier: Barrier, core: int, cores: list[int], clock: Callable[[], float]) -> None:
         import cv2  # noqa: PLC0415  the parent needs none of these
 
-        from apf.filters import load_filter  # noqa: PLC0415
+        from apf.filters.load import load_filter  # noqa: PLC0415
 
         cv2.setNumThreads(1)
         self._barrier, self._core, self._cores, self._clock = barrier, core, cores, clock
@@ -130,7 +130,7 @@ class _Server:
     def stages(self, batches: Sequence[int], runs: int) -> Times:
         import numpy as np  # noqa: PLC0415
 
-        from apf.clock import StageClock  # noqa: PLC0415
+        from apf.runtime.stage_clock import StageClock  # noqa: PLC0415
 
         many = max(*batches, len(self._cores))
         crops = list(np.random.default_rng(0).random((many, 3, 112, 112), dtype=np.float32))
@@ -179,7 +179,7 @@ class _Server:
         return found
 
     def _use(self, cores: Sequence[int]) -> None:
-        from apf.cores import use_cores  # noqa: PLC0415
+        from apf.runtime.cores import use_cores  # noqa: PLC0415
 
         _keep_to(set(cores))
         use_cores(len(cores))

@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-import workers.run
+import workers.execution.run_shard
 import workers.tasks
-from apf.clock import StageClock
-from workers.engine import Weight
+from apf.runtime.stage_clock import StageClock
+from workers.execution.engine import Cost
 
 MEGAPIXELS = 12.0
-#: As `workers.engine.BYTES_PER_PIXEL`: so many files may be in flight as photos of this size.
+#: As `workers.execution.engine.BYTES_PER_PIXEL`: so many files may be in flight as photos of this size.
 HELD_BYTES = int(12 * MEGAPIXELS * 1e6)
 
 
@@ -36,8 +36,8 @@ class SimulatedEngine:
     #: One GPU.
     lanes = 1
 
-    def weigh(self, data: bytes) -> Weight:
-        return Weight(content_type="image/jpeg", held=HELD_BYTES, megapixels=MEGAPIXELS, work=MEGAPIXELS)
+    def estimate_cost(self, data: bytes) -> Cost:
+        return Cost(content_type="image/jpeg", held=HELD_BYTES, megapixels=MEGAPIXELS, work=MEGAPIXELS)
 
     def decode(self, data: bytes) -> bytes:
         return data
@@ -53,4 +53,4 @@ class SimulatedEngine:
 def install() -> None:
     """From now on this process's task protects with the simulated filter."""
     engine = SimulatedEngine()
-    workers.tasks.run_shard = partial(workers.run.run_shard, load=lambda *_: engine)
+    workers.tasks.run_shard = partial(workers.execution.run_shard.run_shard, load=lambda *_: engine)

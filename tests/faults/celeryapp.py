@@ -1,7 +1,7 @@
 """`celery -A tests.faults.celeryapp worker`: the real worker on the real queue, with the cheap filter."""
 
-from workers.app import make_app
-from workers.settings import check_worker, load_settings
+from workers.broker.app import make_app
+from workers.config.settings import check_worker, load_settings
 
 settings = load_settings()
 check_worker(settings)

@@ -15,15 +15,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import workers.run
+import workers.callbacks.retry_policy
+import workers.execution.run_shard
 import workers.tasks
-import workers.tries
-from apf.clock import StageClock
 from apf.errors import CorruptPhoto
+from apf.runtime.stage_clock import StageClock
 from tests.faults import cheap_output
-from workers.engine import Weight
-from workers.job import ShardReport
-from workers.ledger import Ledger
+from workers.core.records import ShardReport
+from workers.execution.engine import Cost
+from workers.ledger.batch_ledger import Ledger
 
 #: Seconds for each photo and before each report; the file to make when a report is about to be written; the file that
 #: lets a process die, once, right after its report.
@@ -43,10 +43,10 @@ class Protected:
 class CheapEngine:
     lanes = 1
 
-    def weigh(self, data: bytes) -> Weight:
+    def estimate_cost(self, data: bytes) -> Cost:
         if data.startswith(b"corrupt"):
             raise CorruptPhoto("the picture ends too early: save it again")
-        return Weight(content_type="image/jpeg", held=12_000, megapixels=0.001, work=0.001)
+        return Cost(content_type="image/jpeg", held=12_000, megapixels=0.001, work=0.001)
 
     def decode(self, data: bytes) -> Any:
         return data
@@ -68,7 +68,7 @@ class CheapEngine:
 def install() -> None:
     """From now on this process's task protects with the cheap filter."""
     engine = CheapEngine()
-    workers.tasks.run_shard = partial(workers.run.run_shard, load=lambda *_: engine)
+    workers.tasks.run_shard = partial(workers.execution.run_shard.run_shard, load=lambda *_: engine)
     write = Ledger.write_report
 
     def slow(ledger: Ledger, batch_id: str, report: ShardReport) -> None:
@@ -85,7 +85,7 @@ def install() -> None:
     faster = float(os.environ.get(FASTER, "1"))
     back_off = workers.tasks._back_off_s
     workers.tasks._back_off_s = lambda waits: back_off(waits) / faster
-    workers.tries.FIRST_DELAY_S /= faster
+    workers.callbacks.retry_policy.FIRST_DELAY_S /= faster
 
 
 install()

@@ -26,11 +26,11 @@ from apf.errors import PhotoError
 from apf.photo import Limits, Photo, decode
 from apf.photo.colour import srgb_profile
 from apf.photo.icc import is_own
-from workers import answers
-from workers.decoder import _answer
-from workers.decoder_process import DecoderProcess, Ended, Request
-from workers.decoding_wire import DECODE, ENCODE, FAULT, GREETING, HEADER, BadAnswer
-from workers.lending import lent
+from workers.decoding import decoder_answers
+from workers.decoding.decoder_pool import _answer
+from workers.decoding.decoder_process import DecoderProcess, Ended, Request
+from workers.decoding.decoder_protocol import DECODE, ENCODE, FAULT, GREETING, HEADER, BadAnswer
+from workers.decoding.shared_memory import shared_pixels
 
 SOAK = os.environ.get("APF_SOAK") == "1"
 #: Seconds of fuzzing.
@@ -69,11 +69,16 @@ def written(draw: st.DrawFn) -> bytes:
     if kind == "bytes":
         return draw(st.binary(max_size=300))
     if kind == "fault":
-        return answers.pack_fault(
+        return decoder_answers.pack_fault(
             draw(st.integers(0, 9)), draw(st.sampled_from([ValueError("x\x1b[31m"), KeyError(1)]))
         )
-    answer = answers.pack_photo(draw(st.sampled_from([SERIAL, SERIAL, SERIAL, 6])), draw(st.sampled_from(PHOTOS)))
-    head, body = answers.Head(*answers._FORM.unpack(answer[: answers.SIZE])), answer[answers.SIZE :]
+    answer = decoder_answers.pack_photo(
+        draw(st.sampled_from([SERIAL, SERIAL, SERIAL, 6])), draw(st.sampled_from(PHOTOS))
+    )
+    head, body = (
+        decoder_answers.Head(*decoder_answers._FORM.unpack(answer[: decoder_answers.SIZE])),
+        answer[decoder_answers.SIZE :],
+    )
     for name in draw(st.lists(st.sampled_from(head._fields), max_size=3)):
         most = {"Q": 2**64, "I": 2**32, "H": 2**16, "B": 2**8}[FORMS[name]]
         near = getattr(head, name)
@@ -84,11 +89,11 @@ def written(draw: st.DrawFn) -> bytes:
     for _ in range(draw(st.integers(0, 3))):
         at = draw(st.integers(0, max(len(body) - 1, 0)))
         body = body[:at] + draw(st.binary(max_size=4)) + body[at + draw(st.integers(0, 4)) :]
-    return answers._FORM.pack(*head) + body
+    return decoder_answers._FORM.pack(*head) + body
 
 
 #: The size of each number of a header.
-FORMS = dict(zip(answers.Head._fields, "QBBHIIQBBBBBBHHQIII", strict=True))
+FORMS = dict(zip(decoder_answers.Head._fields, "QBBHIIQBBBBBBHHQIII", strict=True))
 
 
 class Hostile:
@@ -122,15 +127,15 @@ def ask(kind: int, data: bytes, pieces: int, hang_up: bool) -> Photo | Exception
     writer = threading.Thread(target=hostile.write, args=(data, pieces, hang_up))
     writer.start()
     try:
-        with lent(1) as question, lent(ROOM) as memory:
+        with shared_pixels(1) as question, shared_pixels(ROOM) as memory:
 
-            def read(head: answers.Head, body: bytes, memory: Any) -> Any:
+            def read(head: decoder_answers.Head, body: bytes, memory: Any) -> Any:
                 if kind == HEADER:
-                    return answers.read_size(head, LIMITS)
+                    return decoder_answers.read_size(head, LIMITS)
                 if kind == ENCODE:
                     return memory.read(head.output)
-                photo = answers.read_photo(head, body, LIMITS, ())
-                return answers.with_pixels(photo, head, memory.take(head.output))
+                photo = decoder_answers.read_photo(head, body, LIMITS, ())
+                return decoder_answers.with_pixels(photo, head, memory.take(head.output))
 
             request = Request(SERIAL, kind, 0, 1, [question.file, memory.file])
             answer = _answer(hostile.process, request, memory, read, time.monotonic() + 0.1)
@@ -164,7 +169,7 @@ def holds(kind: int, data: bytes, pieces: int, hang_up: bool) -> None:
         return
     ended[type(answer).__name__] += 1
     if isinstance(answer, Exception):
-        assert isinstance(answer, PhotoError | MemoryError | ValueError | answers.Unforeseen)
+        assert isinstance(answer, PhotoError | MemoryError | ValueError | decoder_answers.Unforeseen)
         assert str(answer).isprintable()
     if isinstance(answer, Photo):
         check(answer)
@@ -212,8 +217,8 @@ def test_answers_are_refused_or_fit(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("photo", PHOTOS, ids=lambda photo: photo.header.format)
 def test_a_decoders_own_answer_comes_through(photo: Photo) -> None:
     """What is packed is read as it was, but for the pixels, which come through memory."""
-    answer = answers.pack_photo(SERIAL, photo)
-    head = answers.read_head(answer[: answers.SIZE], SERIAL, DECODE)
-    there = answers.read_photo(head, answer[answers.SIZE :], Limits(), ())
-    assert head.body == len(answer) - answers.SIZE
+    answer = decoder_answers.pack_photo(SERIAL, photo)
+    head = decoder_answers.read_head(answer[: decoder_answers.SIZE], SERIAL, DECODE)
+    there = decoder_answers.read_photo(head, answer[decoder_answers.SIZE :], Limits(), ())
+    assert head.body == len(answer) - decoder_answers.SIZE
     assert replace(there, pixels=0, alpha=None).__dict__ == replace(photo, pixels=0, alpha=None).__dict__

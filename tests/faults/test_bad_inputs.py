@@ -18,14 +18,14 @@ import psutil
 import pytest
 from PIL import Image
 
-from apf.clock import StageClock
 from apf.photo import Limits, Photo
+from apf.runtime.stage_clock import StageClock
 from tests.faults.corpus import SECRET, corpus, saved, whole
-from tests.workers.test_shard import Scene
-from workers.decoder import Decoder
-from workers.engine import Weight, weight_of
-from workers.job import Outcome, PhotoReport
-from workers.settings import Settings
+from tests.workers.execution.test_shard_pipeline import Scene
+from workers.config.settings import Settings
+from workers.core.records import Outcome, PhotoReport
+from workers.decoding.decoder_pool import Decoder
+from workers.execution.engine import Cost, cost_of
 
 SOAK = os.environ.get("APF_SOAK") == "1"
 #: Seconds of the mutation loop.
@@ -59,8 +59,8 @@ class PixelEngine:
         self.seconds: dict[bytes, float] = {}
         self.decoder_bytes = 0
 
-    def weigh(self, data: bytes) -> Weight:
-        return weight_of(self.decoder.header(data, LIMITS))
+    def estimate_cost(self, data: bytes) -> Cost:
+        return cost_of(self.decoder.header(data, LIMITS))
 
     def decode(self, data: bytes) -> Photo:
         started = time.monotonic()

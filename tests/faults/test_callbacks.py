@@ -16,8 +16,8 @@ from tests.faults.cheap import DEADLY_REPORT, FASTER
 from tests.faults.strikes import flush_redis
 from tests.faults.world import World, closing_world, photos, until
 from tests.receivers import SECRETS, Receiver, receiving, status
-from workers.callback import read_callback
-from workers.tries import REFUSED_TRIES
+from workers.callbacks.retry_policy import REFUSED_TRIES
+from workers.ledger.callback_state import read_callback
 
 pytestmark = pytest.mark.timeout(180)
 

@@ -8,8 +8,8 @@ import pytest
 
 from tests.conftest import RedisServer
 from tests.faults.world import World, closing_world, photos, until
-from workers.job import ShardJob
-from workers.sending import Sender
+from workers.broker.client import Broker
+from workers.core.records import ShardJob
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -19,7 +19,7 @@ def test_every_message_twice_gives_the_same_bytes_and_one_report(tmp_path: Path,
     variables = {"CHEAP_SECONDS": "0.05", "CHEAP_REPORT_SECONDS": "0.3"}
     with closing_world(World(tmp_path, redis_server, source, out, photos(16), variables)) as world:
         world.submit()
-        sender = Sender(world.app)
+        sender = Broker(world.app)
         for shard in range(world.ledger.read_batch(world.batch_id).shards):
             sender(ShardJob(batch_url=world.ledger.batch_url(world.batch_id), shard=shard))
         world.start_worker()

@@ -14,9 +14,9 @@ import pytest
 from tests.conftest import OWN_SETTINGS, RedisServer, S3Server
 from tests.faults.proxy import FaultProxy
 from tests.faults.world import ROOT, World, closing_world, photos, until
+from workers.broker.client import queue_snapshot
+from workers.broker.queue_state import QueueSnapshot
 from workers.errors import Forbidden
-from workers.reconcile import Waiting
-from workers.sending import waiting
 
 READER = {"AWS_ACCESS_KEY_ID": "apf:reader", "AWS_SECRET_ACCESS_KEY": "readerreader"}
 WRONG = {"AWS_SECRET_ACCESS_KEY": "wrong"}
@@ -183,14 +183,14 @@ def test_a_token_that_expires_costs_no_photo(
         proxy.close()
 
 
-def is_idle(found: Waiting) -> bool:
+def is_idle(found: QueueSnapshot) -> bool:
     return not any(found.queued.values()) and not found.taken
 
 
 def test_a_worker_that_may_only_read_leaves_the_shards_to_others(in_bucket: World) -> None:
     in_bucket.start_worker(**READER)
     in_bucket.submit()
-    until(lambda: is_idle(waiting(in_bucket.app)), 60, "all are given up", in_bucket.log)
+    until(lambda: is_idle(queue_snapshot(in_bucket.app)), 60, "all are given up", in_bucket.log)
     assert "access denied" in in_bucket.log.read_text()
     assert list(in_bucket.destination.list()) == []
     assert in_bucket.summary().pending == 8

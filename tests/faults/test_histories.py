@@ -21,9 +21,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from tests.conftest import RedisServer
 from tests.faults.strikes import SOAK, flush_redis, kill_child, restart_redis
 from tests.faults.world import World, photos
-from workers.job import ShardJob
-from workers.ledger import STOPS, Stop
-from workers.sending import BrokerError, Sender
+from workers.broker.client import Broker, BrokerError
+from workers.core.records import ShardJob
+from workers.ledger.batch_ledger import STOPS, Stop
 
 #: Histories of one seed.
 HISTORIES = 10 if SOAK else 3
@@ -89,7 +89,7 @@ class History(RuleBasedStateMachine):
         shards = self.w.ledger.read_batch(self.w.batch_id).shards
         for number in numbers:
             with suppress(BrokerError):
-                Sender(self.w.app)(ShardJob(batch_url=self.w.ledger.batch_url(self.w.batch_id), shard=number % shards))
+                Broker(self.w.app)(ShardJob(batch_url=self.w.ledger.batch_url(self.w.batch_id), shard=number % shards))
 
     @rule(how=st.sampled_from(STOPS))
     def stopped(self, how: Stop) -> None:
@@ -119,7 +119,7 @@ class History(RuleBasedStateMachine):
 
     @rule()
     def all_ends_and_what_failed_is_retried(self) -> None:
-        self.go_on()
+        self.clear_stop()
         self.w.wait(120)
         self.w.check()
         self.w.retry()
@@ -132,7 +132,7 @@ class History(RuleBasedStateMachine):
     def teardown(self) -> None:
         try:
             if self.world:
-                self.go_on()
+                self.clear_stop()
                 self.world.wait(120)
                 self.world.check()
         finally:

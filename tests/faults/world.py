@@ -16,20 +16,20 @@ from pathlib import Path
 import psutil
 import pytest
 
-from producer import batch as batches
-from producer.batch import find_ledger
 from tests.conftest import RedisServer
 from tests.faults import cheap_output
-from workers.app import make_app
-from workers.attempts import attempts_at, is_live
+from workers.batches.create import BatchOptions, create_batch, find_ledger
+from workers.batches.rescue import plan_and_send, reconcile, resume
+from workers.batches.retry import retry
+from workers.broker.app import make_app
+from workers.broker.client import Broker, BrokerError, queue_snapshot
+from workers.config.settings import Settings
 from workers.errors import LedgerError, StoreUnavailable
-from workers.ledger import Ledger
-from workers.reconcile import plan_and_send, reconcile, resume
-from workers.registry import open_batches, roots
-from workers.sending import BrokerError, Sender, waiting
-from workers.settings import Settings
+from workers.ledger.batch_ledger import Ledger
+from workers.ledger.leases import attempts_at, is_live
+from workers.ledger.open_batches import open_batches, roots
+from workers.status.batch_status import BatchMonitor, BatchSummary
 from workers.store import Store, open_store
-from workers.watch import BatchSummary, BatchWatch
 
 ROOT = Path(__file__).parents[2]
 
@@ -129,10 +129,10 @@ class World:
 
     def submit(self) -> None:
         """Plan and send all, here."""
-        asked = batches.Asked(recipe="light", callback=self.callback)
-        _, batch = batches.create_batch(self.source_url, self.destination_url, asked, self.settings)
+        asked = BatchOptions(recipe="light", callback=self.callback)
+        _, batch = create_batch(self.source_url, self.destination_url, asked, self.settings)
         self.batch_id = batch.id
-        plan_and_send(self.ledger, batch.id, Sender(self.app), self.settings)
+        plan_and_send(self.ledger, batch.id, Broker(self.app), self.settings)
 
     def start_producer(self) -> subprocess.Popen[bytes]:
         """`apf protect --no-wait` in a process of its own."""
@@ -145,14 +145,14 @@ class World:
     def reconcile(self) -> None:
         """What the periodic task does; a Redis that is down is for the next time."""
         with suppress(BrokerError):
-            sender = Sender(self.app)
-            reconcile(roots(self.settings), sender, self.settings, lambda: waiting(self.app), sender.callback)
+            sender = Broker(self.app)
+            reconcile(roots(self.settings), sender, self.settings, lambda: queue_snapshot(self.app), sender.callback)
 
     def resume(self) -> None:
-        resume(self.ledger, self.batch_id, Sender(self.app), self.settings)
+        resume(self.ledger, self.batch_id, Broker(self.app), self.settings)
 
     def retry(self) -> None:
-        batches.retry(self.ledger, self.batch_id, Sender(self.app), self.settings)
+        retry(self.ledger, self.batch_id, Broker(self.app), self.settings)
 
     def close(self) -> None:
         for process in self.workers:
@@ -163,7 +163,7 @@ class World:
     # Looking
 
     def summary(self) -> BatchSummary:
-        return BatchWatch(self.ledger, self.batch_id).poll()
+        return BatchMonitor(self.ledger, self.batch_id).poll()
 
     def is_registered(self) -> bool:
         """Whether the periodic task still looks after the batch."""

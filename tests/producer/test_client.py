@@ -14,16 +14,16 @@ from apf.errors import RecipeError
 from producer import AsyncClient, Client, NotDone
 from producer.client import MAX_NAMED
 from producer.events.routes import Route
-from producer.events.submitting import submitter
+from producer.events.submit import submitter
 from tests.conftest import RedisServer
 from tests.faults.world import World, closing_world, photos
+from workers.batches.rescue import resume
+from workers.broker.client import Broker, BrokerError
+from workers.broker.queues import all_queues
+from workers.config.settings import Settings
+from workers.core.records import ShardReport
 from workers.errors import BadRequest, LedgerError, NotAllowed, NotFound, SettingsError, StoreGone
-from workers.job import ShardReport
-from workers.lanes import all_queues
-from workers.reconcile import resume
-from workers.registry import open_batches, roots
-from workers.sending import BrokerError, Sender
-from workers.settings import Settings
+from workers.ledger.open_batches import open_batches, roots
 
 
 @pytest.fixture
@@ -247,7 +247,7 @@ def test_a_torn_plan_of_named_photos_is_made_anew_from_the_batch(world: World, c
     for shard in (0, 1):
         key = world.ledger.key(upload.batch, "plan", f"{shard:05}.jsonl")
         world.ledger.store.put(key, world.ledger.store.get(key).data[:-9])
-    assert resume(world.ledger, upload.batch, Sender(world.app), world.settings) == 2
+    assert resume(world.ledger, upload.batch, Broker(world.app), world.settings) == 2
     planned = [ref.key for shard in (0, 1) for ref in world.ledger.read_plan(upload.batch, shard)]
     assert planned == names
 

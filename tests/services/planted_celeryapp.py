@@ -1,9 +1,9 @@
-"""As `workers.celeryapp`, with decoders that have a planted fault (`tests.workers.planted`)."""
+"""As `workers.celeryapp`, with decoders that have a planted fault (`tests.workers.decoding.planted`)."""
 
-from workers import decoder_process
 from workers.celeryapp import app
+from workers.decoding import decoder_process
 
 __all__ = ["app"]
 
 app.conf.imports = (*app.conf.imports, "tests.services.planted_celeryapp")
-decoder_process.PROGRAM = "tests.workers.planted"
+decoder_process.PROGRAM = "tests.workers.decoding.planted"

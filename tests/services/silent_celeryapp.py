@@ -3,6 +3,6 @@
 from celery.signals import worker_ready
 
 from tests.faults.celeryapp import app  # noqa: F401
-from workers import heartbeat
+from workers.broker import heartbeat
 
 worker_ready.disconnect(heartbeat.begin)

@@ -17,7 +17,8 @@ import yaml
 from tests.conftest import _free_ports
 from tests.faults.world import ROOT, World, until
 from tests.services.watched import Scrape, exporting, fetch, listening, port_of, program, watched_world
-from workers.app import INTERACTIVE, RECONCILE
+from workers.broker.app import INTERACTIVE
+from workers.core.task_names import RECONCILE
 
 __all__ = ["watched_world"]  # the fixture `world`
 

@@ -12,7 +12,7 @@ import pytest
 
 from tests.faults.world import ROOT, World, until
 from tests.services.watched import Scrape, exporting, watched_world
-from workers.attempts import attempts_at
+from workers.ledger.leases import attempts_at
 
 __all__ = ["watched_world"]  # the fixture `world`
 
@@ -105,5 +105,5 @@ def test_its_first_line_is_in_the_logs_format(world: World) -> None:
     with exporting(world, APF_LOG_FORMAT="json"):
         lines = (world.folder / "exporter.log").read_text().splitlines()
     (line,) = [json.loads(line) for line in lines]
-    assert (line["level"], line["logger"]) == ("INFO", "producer.exporter_command")
+    assert (line["level"], line["logger"]) == ("INFO", "producer.cli.exporter")
     assert "/metrics" in line["message"]

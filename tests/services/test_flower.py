@@ -15,7 +15,7 @@ import pytest
 
 from tests.conftest import RedisServer, _free_ports
 from tests.faults.world import ROOT, World, closing_world, photos, until
-from workers.app import TASK
+from workers.core.task_names import TASK
 
 pytestmark = pytest.mark.timeout(240)
 

@@ -12,14 +12,14 @@ import pytest
 import skimage.data
 from PIL import Image
 
-from apf.filters import load_filter
-from apf.pipeline import protect_photo
+from apf.filters.load import load_filter
+from apf.protect.pipeline import protect_photo
 from tests.conftest import S3_SECRET, RedisServer, _without
 from tests.faults.world import World, closing_world, until
-from tests.workers.planted import MAGIC
-from tests.workers.test_cage import here
-from workers.engine import placement
-from workers.settings import Settings
+from tests.workers.decoding.planted import MAGIC
+from tests.workers.decoding.test_sandbox import here
+from workers.config.settings import Settings
+from workers.execution.engine import placement
 
 pytestmark = [
     pytest.mark.timeout(300),

@@ -12,12 +12,12 @@ import redis
 from producer import Client
 from tests.conftest import RedisServer
 from tests.faults.world import World, closing_world, photos, until
-from workers.app import make_app
-from workers.job import ShardJob
-from workers.lanes import all_queues
-from workers.sending import Sender, choose_queue, is_overtaken
-from workers.settings import Settings
-from workers.watch import BatchWatch
+from workers.broker.app import make_app
+from workers.broker.client import Broker, choose_queue, should_yield
+from workers.broker.queues import all_queues
+from workers.config.settings import Settings
+from workers.core.records import ShardJob
+from workers.status.batch_status import BatchMonitor
 
 SECONDS_A_PHOTO = 0.2
 
@@ -97,19 +97,19 @@ def test_a_tenants_long_batch_starves_no_other(world: World, tmp_path: Path) -> 
 def test_one_worker_at_a_time_gives_way(redis_server: RedisServer) -> None:
     app = make_app(Settings(broker_url=redis_server.url, allowed_urls="*", broker_key_prefix="p:"))
     mine = all_queues(["interactive"])[1:]
-    assert not is_overtaken(app, mine)
-    Sender(app)(ShardJob(batch_url="memory://x", shard=0, queue="bulk.01.2"))
-    assert not is_overtaken(app, mine), "bulk work overtakes nobody"
-    Sender(app)(ShardJob(batch_url="memory://x", shard=0, queue="interactive.05"))
-    assert not is_overtaken(app, ["interactive.06"])
-    assert [is_overtaken(app, mine) for _ in range(3)] == [True, False, False]
+    assert not should_yield(app, mine)
+    Broker(app)(ShardJob(batch_url="memory://x", shard=0, queue="bulk.01.2"))
+    assert not should_yield(app, mine), "bulk work overtakes nobody"
+    Broker(app)(ShardJob(batch_url="memory://x", shard=0, queue="interactive.05"))
+    assert not should_yield(app, ["interactive.06"])
+    assert [should_yield(app, mine) for _ in range(3)] == [True, False, False]
     app.close()
 
 
 def test_producers_find_rows_for_their_tenants(redis_server: RedisServer) -> None:
     """The first tenant's row has messages, so the next one gets another; its own next batch another column."""
     app = make_app(Settings(broker_url=redis_server.url, allowed_urls="*", broker_key_prefix="p:"))
-    sender = Sender(app)
+    sender = Broker(app)
     queues = []
     for tenant in [*"abcdefgh", "a", "a"]:
         queues.append(choose_queue(app, "bulk", tenant))
@@ -151,7 +151,7 @@ def test_a_shard_that_gives_way_twenty_times_loses_no_photo(world: World) -> Non
             (world.folder / "up").as_uri(), (world.folder / "public").as_uri(), photos=[f"{number}.jpg"]
         )
         assert client.wait(upload.destination, upload.batch, timeout_s=60).protected == 1
-        seen.append(BatchWatch(world.ledger, world.batch_id).poll(running=True).running.photos)
+        seen.append(BatchMonitor(world.ledger, world.batch_id).poll(running=True).running.photos)
         time.sleep(1.2)
     assert given_way() >= twenty
     assert seen == sorted(seen), "what is done stays done, also while nobody is at the shard"
@@ -169,7 +169,7 @@ def test_bulk_work_gets_its_share_however_many_uploads_wait(world: World) -> Non
     until(world.is_mid_shard, 30, "the worker is at the bulk shard", world.log)
     for number in range(60):
         (world.folder / "up" / f"{number}.jpg").write_bytes(f"face {number} ".encode() * 100)
-    watch = BatchWatch(world.ledger, world.batch_id)
+    watch = BatchMonitor(world.ledger, world.batch_id)
     uploads = [
         client.submit(
             (world.folder / "up").as_uri(), (world.folder / "public").as_uri(),

@@ -17,14 +17,14 @@ from typing import Any
 import pytest
 import redis
 
-from producer import listening
+from producer.cli import worker_check
 from tests.conftest import RedisServer
 from tests.faults.world import ROOT, World, closing_world, photos, until
-from tests.producer.test_cli import apf, apf_json
-from workers import presence
-from workers.attempts import Lease
-from workers.lanes import all_queues, queue_of
-from workers.settings import Settings
+from tests.producer.cli.test_commands import apf, apf_json
+from workers.broker import presence
+from workers.broker.queues import all_queues, queue_of
+from workers.config.settings import Settings
+from workers.ledger.leases import ShardLease
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -154,7 +154,7 @@ def test_nothing_is_said_of_a_batch_that_somebody_is_at(world: World) -> None:
     """Nor of one that is paused: nobody needs to listen for them."""
     world.submit()
     assert status(world)
-    lease = Lease(world.ledger, world.batch_id, 0, lease_s=60)
+    lease = ShardLease(world.ledger, world.batch_id, 0, lease_s=60)
     lease.beat()
     assert status(world) == []
     lease.end()
@@ -220,11 +220,11 @@ def test_who_follows_is_told_once_and_once_that_it_is_over(world: World, monkeyp
             raise answer
         return answer
 
-    monkeypatch.setattr(listening, "look_quickly", look)
-    monkeypatch.setattr(listening, "LOOK_EVERY_S", 0)
-    notices = listening.Notices(world.ledger, world.settings)
+    monkeypatch.setattr(worker_check, "look_quickly", look)
+    monkeypatch.setattr(worker_check, "LOOK_EVERY_S", 0)
+    notices = worker_check.Notices(world.ledger, world.settings)
     said = [notices(world.summary()) for _ in range(6)]
     assert [bool(text) for text in said] == [False, True, False, False, True, False]
     assert said[4] == "a worker is listening again"
-    monkeypatch.setattr(listening, "LOOK_EVERY_S", 60)
+    monkeypatch.setattr(worker_check, "LOOK_EVERY_S", 60)
     assert notices(world.summary()) == ""

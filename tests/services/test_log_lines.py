@@ -15,8 +15,8 @@ import pytest
 
 from tests.conftest import RedisServer
 from tests.faults.world import ROOT, World, closing_world, photos, until
-from workers.app import RECONCILE, RUN_SCHEDULES, TASK
-from workers.log_format import NothingDone
+from workers.core.task_names import RECONCILE, RUN_SCHEDULES, TASK
+from workers.telemetry.log_format import IdlePassFilter
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -98,7 +98,7 @@ def test_beat_and_other_processes_write_json_too(world: World) -> None:
         beat.wait(30)
     assert all(json.loads(line)["level"] for line in log.read_text().splitlines())
     code = (
-        "import logging; logging.basicConfig(); from workers.log_format import configure; configure();"
+        "import logging; logging.basicConfig(); from workers.telemetry.log_format import configure; configure();"
         "logging.getLogger('x').warning('redis://a:hunter2@host: %s', 'gone')"
     )
     ran = subprocess.run(
@@ -135,4 +135,4 @@ def test_a_look_that_did_something_has_its_line(more: dict[str, str], shown: boo
     for level, expected in ((logging.INFO, shown), (logging.ERROR, True)):
         record = logging.LogRecord("celery.app.trace", level, "", 0, "", (), None)
         record.data = {"name": RECONCILE, **more}
-        assert NothingDone().filter(record) is expected
+        assert IdlePassFilter().filter(record) is expected

@@ -94,7 +94,10 @@ def test_a_worker_without_a_port_counts_nothing(world: World) -> None:
     assert list(world.folder.glob("apf-metrics-*")) == []
     maps = Path(f"/proc/{world.child()}/maps").read_text()
     assert "apf-metrics" not in maps
-    code = "import sys, workers.tasks, workers.shard, workers.decoder; print('prometheus_client' in sys.modules)"
+    code = (
+        "import sys, workers.tasks, workers.execution.shard_pipeline, "
+        "workers.decoding.decoder_pool; print('prometheus_client' in sys.modules)"
+    )
     ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert ran.stdout == "False\n"
 

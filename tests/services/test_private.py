@@ -12,18 +12,18 @@ import pytest
 
 from apf.private.files import CONTENT_TYPE, Gradients, Perturbations
 from producer import Client
-from producer import batch as batches
 from tests.apf.photo.photos import portrait, save
 from tests.conftest import RedisServer, S3Server
 from tests.faults.world import World, closing_world, until
 from tests.private_files import answer, gradient_file, is_like_the_photos_road
-from tests.producer.test_cli import apf, apf_json
+from tests.producer.cli.test_commands import apf, apf_json
 from tests.test_end_to_end import objects, worker
-from workers.job import INTERACTIVE
-from workers.marks import source_mark
-from workers.reconcile import plan_and_send
-from workers.sending import Sender
-from workers.settings import Settings
+from workers.batches.create import BatchOptions, create_batch
+from workers.batches.rescue import plan_and_send
+from workers.broker.client import Broker
+from workers.config.settings import Settings
+from workers.core.records import INTERACTIVE
+from workers.store.output_metadata import source_mark
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -165,10 +165,10 @@ def world(tmp_path: Path, redis_server: RedisServer) -> Iterator[World]:
 
 def test_a_worker_killed_in_the_middle_of_gradients_costs_nothing(world: World) -> None:
     """Another one takes the shard up: each file has its outcome, once, and the bytes of an undisturbed run."""
-    asked = batches.Asked(recipe="light", private=True)
-    _, batch = batches.create_batch(world.source_url, world.destination_url, asked, world.settings)
+    asked = BatchOptions(recipe="light", private=True)
+    _, batch = create_batch(world.source_url, world.destination_url, asked, world.settings)
     world.batch_id = batch.id
-    plan_and_send(world.ledger, batch.id, Sender(world.app), world.settings)
+    plan_and_send(world.ledger, batch.id, Broker(world.app), world.settings)
     killed = world.start_worker()
     until(world.is_mid_shard, 60, "mid-shard", world.log, every_s=0.02)
     os.killpg(killed.pid, signal.SIGKILL)

@@ -20,18 +20,18 @@ import pytest
 import skimage.data
 from PIL import Image
 
-from apf.faces import align, alignment
-from apf.filter import Filter
+from apf.faces.alignment import align, alignment
+from apf.filters.torch_filter import Filter
 from apf.photo import decode
-from apf.pipeline import protect_photo
 from apf.private.files import Gradients, Perturbations
+from apf.protect.pipeline import protect_photo
 from producer import Client
 from tests.conftest import OWN_SETTINGS, RedisServer, S3Server
 from tests.private_files import SIX_FACES, filter_of
-from tests.producer.test_cli import apf_json
+from tests.producer.cli.test_commands import apf_json
 from tests.tap import Tap
 from tests.test_end_to_end import worker
-from workers.settings import Settings
+from workers.config.settings import Settings
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -12,10 +12,11 @@ from billiard.exceptions import TimeLimitExceeded, WorkerLostError
 
 from tests.conftest import RedisServer
 from workers import tasks
-from workers.app import TASK, make_app
-from workers.job import BULK, ShardJob
-from workers.sending import Sender, waiting
-from workers.settings import Settings
+from workers.broker.app import make_app
+from workers.broker.client import Broker, queue_snapshot
+from workers.config.settings import Settings
+from workers.core.records import BULK, ShardJob
+from workers.core.task_names import TASK
 
 URL = "memory://public/out/.apf/batches/b1"
 
@@ -24,7 +25,7 @@ URL = "memory://public/out/.apf/batches/b1"
 def test_what_waits_is_told_shard_by_shard(redis_server: RedisServer, prefix: str) -> None:
     """In the queue and in workers' hands; what is no shard's message is passed over."""
     app = make_app(Settings(broker_url=redis_server.url, broker_key_prefix=prefix, allowed_urls="*"))
-    sender = Sender(app)
+    sender = Broker(app)
     for shard in range(3):
         sender(ShardJob(batch_url=URL, shard=shard))
     app.send_task(TASK, args=[{"batch_url": URL}], queue=BULK)
@@ -35,7 +36,7 @@ def test_what_waits_is_told_shard_by_shard(redis_server: RedisServer, prefix: st
         channel = connection.default_channel
         taken = channel.basic_get(BULK, no_ack=False)
         assert taken is not None
-        found = waiting(app)
+        found = queue_snapshot(app)
         assert {name: count for name, count in found.queued.items() if count} == {BULK: 6}
         jobs = [*found.taken, *found.jobs([BULK])]
         assert len(found.taken) == 1
@@ -46,9 +47,9 @@ def test_what_waits_is_told_shard_by_shard(redis_server: RedisServer, prefix: st
 
 def test_a_worker_inside_the_command_is_asked_itself() -> None:
     app = make_app(Settings())
-    assert (sum(waiting(app).queued.values()), waiting(app).taken) == (0, ())
-    Sender(app)(ShardJob(batch_url=URL, shard=0))
-    assert waiting(app).queued[BULK] == 1
+    assert (sum(queue_snapshot(app).queued.values()), queue_snapshot(app).taken) == (0, ())
+    Broker(app)(ShardJob(batch_url=URL, shard=0))
+    assert queue_snapshot(app).queued[BULK] == 1
     with app.connection_for_write() as connection:
         connection.default_channel.queue_purge(BULK)
     app.close()
@@ -59,7 +60,7 @@ class Recorded:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.sent: list[ShardJob] = []
-        monkeypatch.setattr(tasks, "Sender", lambda app: self.sent.append)
+        monkeypatch.setattr(tasks, "Broker", lambda app: self.sent.append)
         self.sender = SimpleNamespace(name=TASK, app=None)
 
 

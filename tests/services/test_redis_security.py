@@ -12,16 +12,16 @@ import kombu.pools
 import pytest
 import redis
 
-from producer import doctor
-from producer.events.marks import redis_client
+from producer.doctor import checks as doctor
+from producer.events.dedupe import redis_client
 from tests.certificates import certificate
 from tests.conftest import RedisServer, _free_ports, _redis_binary
 from tests.faults.world import World, closing_world, photos
-from workers.app import make_app
-from workers.job import ShardJob
-from workers.presence import listeners
-from workers.sending import BrokerError, Sender, waiting
-from workers.settings import Settings
+from workers.broker.app import make_app
+from workers.broker.client import Broker, BrokerError, queue_snapshot
+from workers.broker.presence import listeners
+from workers.config.settings import Settings
+from workers.core.records import ShardJob
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -71,8 +71,8 @@ def test_a_certificate_that_is_verified_is_accepted(tls_redis: tuple[str, Path])
     url, authority = tls_redis
     settings = Settings(broker_url=url, broker_ca_file=str(authority), allowed_urls="*")
     app = make_app(settings)
-    Sender(app)(JOB)
-    assert sum(waiting(app).queued.values()) == 1
+    Broker(app)(JOB)
+    assert sum(queue_snapshot(app).queued.values()) == 1
     checks = {finding.check: finding for finding in doctor.examine(settings, [])}
     assert checks["queue"].ok
     assert "queue encryption" not in checks
@@ -87,7 +87,7 @@ def test_one_of_an_unknown_authority_is_not(tls_redis: tuple[str, Path], tmp_pat
         app = make_app(settings)
         app.conf.task_publish_retry = False
         with pytest.raises(BrokerError, match="certificate"):
-            Sender(app)(JOB)
+            Broker(app)(JOB)
         assert not {f.check: f for f in doctor.examine(settings, [])}["queue"].ok
         app.close()
 
@@ -171,7 +171,7 @@ def _reached(url: str, **more: str) -> tuple[bool, bool, bool]:
     app = make_app(settings)
     app.conf.task_publish_retry = False
     try:
-        Sender(app)(JOB)
+        Broker(app)(JOB)
         sent = True
     except BrokerError as error:
         assert "certificate" in str(error)

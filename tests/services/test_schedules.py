@@ -18,7 +18,7 @@ from apf.recipe import load_recipe
 from tests.conftest import RedisServer
 from tests.faults.strikes import flush_redis
 from tests.faults.world import ROOT, World, closing_world, photos, until
-from workers.schedules.shelf import Shelf, shelf_for
+from workers.schedules.repository import ScheduleRepository, repository_for
 
 pytestmark = pytest.mark.timeout(280)
 
@@ -59,8 +59,8 @@ def schedule(world: World, *args: str, code: int = 0) -> Any:
     return json.loads(ended.stdout) if "--json" in args else ended.stdout
 
 
-def shelf(world: World) -> Shelf:
-    return shelf_for(world.destination_url, world.settings)
+def shelf(world: World) -> ScheduleRepository:
+    return repository_for(world.destination_url, world.settings)
 
 
 def recipes(world: World) -> dict[str, str]:

@@ -8,8 +8,8 @@ import pytest
 
 from tests.conftest import RedisServer
 from tests.faults.world import World, closing_world, until
-from workers.app import PLAN, RECONCILE, RUN_SCHEDULES, TASK
-from workers.job import ShardJob
+from workers.core.records import ShardJob
+from workers.core.task_names import PLAN, RECONCILE, RUN_SCHEDULES, TASK
 
 pytestmark = pytest.mark.timeout(180)
 

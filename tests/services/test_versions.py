@@ -9,8 +9,8 @@ import pytest
 
 from tests.conftest import RedisServer
 from tests.faults.world import World, closing_world, photos, until
-from workers.app import TASK
-from workers.job import BULK
+from workers.core.records import BULK
+from workers.core.task_names import TASK
 
 pytestmark = pytest.mark.timeout(240)
 

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from apf.clock import StageClock
 from apf.errors import CorruptPhoto
 from apf.photo import Header
-from workers.engine import Weight, weight_of
+from apf.runtime.stage_clock import StageClock
+from workers.execution.engine import Cost, cost_of
 
 
 @dataclass(frozen=True)
@@ -38,10 +38,10 @@ class FakeEngine:
     _alive: int = 0
     _lock: Any = field(default_factory=threading.Lock)
 
-    def weigh(self, data: bytes) -> Weight:
+    def estimate_cost(self, data: bytes) -> Cost:
         if data.startswith(b"corrupt"):
             raise CorruptPhoto("the picture ends too early: save it again")
-        return weight_of(Header(format="JPEG", width=self.pixels, height=1))
+        return cost_of(Header(format="JPEG", width=self.pixels, height=1))
 
     def decode(self, data: bytes) -> Any:
         with self._lock:

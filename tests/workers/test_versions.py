@@ -9,22 +9,23 @@ import pytest
 from pydantic import create_model
 
 from apf.errors import OtherVersion
-from apf.recipe import VERSION, weights_digest
-from tests.workers.test_reconcile import World
-from tests.workers.test_run import Planned
-from tests.workers.test_shard import make_batch
+from apf.recipe import VERSION
+from apf.weight_files import weights_digest
+from tests.workers.batches.test_rescue import World
+from tests.workers.execution.test_run_shard import Planned
+from tests.workers.execution.test_shard_pipeline import make_batch
 from workers import tasks
-from workers.app import TASK
-from workers.attempts import Lease, attempts_at
-from workers.engine import load_engine
+from workers.config.settings import Settings
+from workers.core.records import Batch, ShardJob, VersionedRecord, parse
+from workers.core.task_names import TASK
 from workers.errors import JobError, LedgerError, NewerRecord
-from workers.job import Batch, Growing, ShardJob, parse
-from workers.ledger import Ledger
-from workers.run import report_lost_shard, run_shard
-from workers.schedules.record import Schedule
-from workers.schedules.times import Trigger
-from workers.settings import Settings
-from workers.watch import BatchWatch
+from workers.execution.load_engine import load_engine
+from workers.execution.run_shard import report_lost_shard, run_shard
+from workers.ledger.batch_ledger import Ledger
+from workers.ledger.leases import ShardLease, attempts_at
+from workers.schedules.models import Schedule
+from workers.schedules.trigger import Trigger
+from workers.status.batch_status import BatchMonitor
 
 QUEUE = Settings(broker_url="redis://x", allowed_urls="*")
 
@@ -75,7 +76,7 @@ def test_a_shard_of_a_newer_record_stays_open(record: str) -> None:
     assert planned.run().protected == 2
 
 
-def older(record: type[Growing]) -> Any:
+def older(record: type[VersionedRecord]) -> Any:
     """The record as it was before it grew."""
     known = {name: (field.annotation, field) for name, field in record.model_fields.items()}
     before = {name: known[name] for name in known if name not in record.newer_fields}
@@ -89,7 +90,7 @@ NIGHTLY = Schedule(
 
 
 @pytest.mark.parametrize("record", [make_batch("s3://a", "s3://b"), NIGHTLY], ids=["batch", "schedule"])
-def test_an_older_version_reads_all_but_private_records(record: Growing) -> None:
+def test_an_older_version_reads_all_but_private_records(record: VersionedRecord) -> None:
     """One of photos is written without the fields that came later; a private one is left to newer workers, and never
     taken for photos.
     """
@@ -126,7 +127,7 @@ def test_a_newer_message_is_refused_and_reports_nothing(monkeypatch: pytest.Monk
 def test_a_task_that_is_of_another_version_gives_nothing_up(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     """After the failed task no photo is reported as failed, and the shard is not sent to the same workers at once."""
     monkeypatch.setattr(tasks, "report_lost_shard", None)
-    monkeypatch.setattr(tasks, "Sender", None)
+    monkeypatch.setattr(tasks, "Broker", None)
     sender: Any = type("Sender", (), {"name": TASK, "app": None})
     tasks.after_failure(sender, exception=error, args=[{"batch_url": "memory://x/.apf/batches/b1", "shard": 0}])
 
@@ -169,7 +170,7 @@ def test_a_newer_workers_report_counts_with_fields_that_nobody_knows_yet() -> No
     for line in (0, 1, 2):
         with_field(planned.ledger, "reports", "00000.jsonl", line=line)
     assert planned.run() is None, "done"
-    summary = BatchWatch(planned.ledger, "b1").poll()
+    summary = BatchMonitor(planned.ledger, "b1").poll()
     assert (summary.protected, summary.failed, summary.done) == (1, 1, True)
 
 
@@ -178,7 +179,7 @@ def test_a_report_of_the_next_version_is_not_taken_for_a_torn_one() -> None:
     planned = Planned("newer-report-version", b"one")
     planned.run()
     newer_file(planned.ledger, "reports", "00000.jsonl")
-    for read in (planned.run, BatchWatch(planned.ledger, "b1").poll):
+    for read in (planned.run, BatchMonitor(planned.ledger, "b1").poll):
         with pytest.raises(NewerRecord, match="of version 2, newer than 1"):
             read()
     assert planned.engine.batches == [1], "it did not run again"
@@ -187,7 +188,7 @@ def test_a_report_of_the_next_version_is_not_taken_for_a_torn_one() -> None:
 def test_a_newer_workers_try_counts() -> None:
     """Its shard is not sent to somebody else while it runs, and its death is one."""
     planned = Planned("newer-try", b"one")
-    lease = Lease(planned.ledger, "b1", 0, lease_s=60)
+    lease = ShardLease(planned.ledger, "b1", 0, lease_s=60)
     lease.beat()
     (attempt,) = attempts_at(planned.ledger, "b1")
     with_field(planned.ledger, "attempts", "00000", f"{attempt.id}.json")
@@ -213,7 +214,7 @@ def test_reconciling_leaves_a_newer_plan_alone(newer: str) -> None:
 
 
 @pytest.mark.parametrize("record", [make_batch("s3://a", "s3://b"), NIGHTLY], ids=["batch", "schedule"])
-def test_an_older_version_leaves_records_with_patterns_alone(record: Growing) -> None:
+def test_an_older_version_leaves_records_with_patterns_alone(record: VersionedRecord) -> None:
     """It would protect what was to be left out."""
     excluding = record.model_copy(update={"exclude": ("drafts/",)})
     with pytest.raises(NewerRecord, match=r"exclude: Extra inputs.*upgrade this installation"):
@@ -222,7 +223,7 @@ def test_an_older_version_leaves_records_with_patterns_alone(record: Growing) ->
 
 
 @pytest.mark.parametrize("record", [make_batch("s3://a", "s3://b"), NIGHTLY], ids=["batch", "schedule"])
-def test_an_older_version_leaves_records_whose_weak_photos_fail_alone(record: Growing) -> None:
+def test_an_older_version_leaves_records_whose_weak_photos_fail_alone(record: VersionedRecord) -> None:
     """It would publish them."""
     failing = record.model_copy(update={"on_weak": "fail"})
     with pytest.raises(NewerRecord, match=r"on_weak: Extra inputs.*upgrade this installation"):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from workers import cage, decoding
+from workers.decoding import decoder_child, sandbox
 
 
 def _no_landlock() -> int:
-    raise cage._Lacking("Landlock (Function not implemented): Linux 5.13 or newer has it")
+    raise sandbox._Lacking("Landlock (Function not implemented): Linux 5.13 or newer has it")
 
 
 if __name__ == "__main__":
-    cage._landlock_abi = _no_landlock
-    decoding.main()
+    sandbox._landlock_abi = _no_landlock
+    decoder_child.main()

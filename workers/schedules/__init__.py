@@ -1,1 +1,1 @@
-"""Reprocessing by itself: on a clock, or when photos, recipe or weights have changed."""
+"""Schedules: protect a library again on a clock, or when photos, recipe or weights have changed."""

@@ -1,6 +1,6 @@
-"""Two recipes side by side: what became of a rollout's photos, and of the same photos under the schedule's own recipe.
+"""Compare two recipes: a rollout's outcome beside that of the same photos under the schedule's own recipe.
 
-Read from reports. How the photos look is measured by `workers.schedules.samples`.
+Read from reports. How the photos look is measured by `workers.schedules.sample_quality`.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from apf.recipe import Recipe
+from workers.config.settings import Settings
+from workers.core.records import Batch, Outcome, PhotoReport, ShardReport
 from workers.errors import LedgerError
-from workers.job import Batch, Outcome, PhotoReport, ShardReport
-from workers.ledger import Ledger
-from workers.schedules.changes import lies_in, wanted_pieces
-from workers.schedules.record import Piece, Schedule, State
-from workers.settings import Settings
+from workers.ledger.batch_ledger import Ledger
+from workers.schedules.diff import lies_in, wanted_pieces
+from workers.schedules.models import Piece, Schedule, State
 
 #: Outputs that stand ready to be drawn from for a sample.
 MAX_CANDIDATES = 2000
@@ -71,12 +71,12 @@ class Side:
             self.candidates.append(photo.key)
 
     def sample(self, count: int) -> list[str]:
-        """Some of the candidates, always the same ones."""
+        """Return some of the candidates, always the same ones."""
         return sorted(self.candidates, key=lambda key: hashlib.sha256(key.encode()).digest())[:count]
 
 
 def sides(schedule: Schedule, state: State, settings: Settings, ledger: Ledger) -> tuple[Side, Side]:
-    """The new recipe on its fraction, and the old one on the same photos, as far as it ever ran on them.
+    """Return the new recipe on its fraction, and the old one on the same photos, as far as it ever ran on them.
 
     Raises:
         LedgerError: the schedule has no rollout.
@@ -124,7 +124,7 @@ def _add(side: Side, report: ShardReport, photos: list[PhotoReport], of: int) ->
 
 
 def _worked(ledger: Ledger, schedule: Schedule, recipe_id: str) -> Iterator[tuple[ShardReport, list[PhotoReport]]]:
-    """Reports of the schedule's batches with this recipe, newest first, and the photos that a worker had in hand."""
+    """Report of the schedule's batches with this recipe, newest first, and the photos that a worker had in hand."""
     for batch_id in reversed([one for one in ledger.batch_ids() if schedule.is_batch(one)]):
         batch = _batch(ledger, batch_id)
         if batch is None or batch.schedule != schedule.name or batch.recipe.id != recipe_id:

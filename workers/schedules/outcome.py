@@ -1,4 +1,4 @@
-"""How a run ended: read from its batches' reports, one after the other, so that a batch of any size fits in memory."""
+"""Outcome of a run, read from its batches' reports one after the other: a batch of any size fits in memory."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from workers.attempts import attempts_at, is_live
-from workers.digest import open_shards
-from workers.job import Batch, Totals
-from workers.ledger import Ledger
-from workers.planning import key_digest
-from workers.reports import WINDOW, reports, retries
+from workers.batches.plan import key_digest
+from workers.core.records import Batch, Totals
+from workers.ledger.batch_ledger import Ledger
+from workers.ledger.leases import attempts_at, is_live
+from workers.ledger.report_cache import open_shards
+from workers.status.reports import WINDOW, reports, retries
 
 #: Photos without an output that a schedule remembers; what is beyond them may be run once more.
 MAX_WITHOUT_OUTPUT = 5000
@@ -32,19 +32,19 @@ class BatchOutcome:
 
 
 def digest(key: str, etag: str) -> str:
-    """A short name for this version of a photo."""
+    """Return a short name for this version of a photo."""
     return hashlib.sha256(f"{key}\0{etag}".encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def is_over(ledger: Ledger, batch: Batch) -> bool:
-    """Whether nothing more comes of the batch by itself."""
+    """Return whether nothing more comes of the batch by itself."""
     if ledger.stopped(batch.id) == "cancelled":
         return _is_left(ledger, batch)
     return _is_listed(ledger, batch) and not open_shards(ledger, batch)
 
 
 def outcome_of(ledger: Ledger, batch: Batch, keep: Callable[[], None] = lambda: None) -> BatchOutcome | None:
-    """What became of a batch's photos; None unless `is_over`. Each report is read once.
+    """Return what became of a batch's photos; None unless `is_over`. Each report is read once.
 
     Args:
         keep: called now and then.
@@ -71,10 +71,10 @@ def outcome_of(ledger: Ledger, batch: Batch, keep: Callable[[], None] = lambda: 
 
 
 def _is_left(ledger: Ledger, batch: Batch) -> bool:
-    """Whether nobody is at a cancelled batch any more: workers finish the photos in hand."""
+    """Return whether nobody is at a cancelled batch any more: workers finish the photos in hand."""
     return not any(map(is_live, attempts_at(ledger, batch.id)))
 
 
 def _is_listed(ledger: Ledger, batch: Batch) -> bool:
-    """Whether each shard has a report by its looks."""
+    """Return whether each shard has a report by its looks."""
     return batch.planned and ledger.reported_shards(batch.id) >= set(range(batch.shards))

@@ -1,4 +1,4 @@
-"""Where photos and the ledger live: a folder, a bucket, or this process's memory, behind one interface."""
+"""Stores of photos and ledgers: a folder, a bucket, or this process's memory, behind one interface."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = [
 
 
 def open_store(url: str | Path, *, s3: S3Options | None = None, create: bool = False) -> Store:
-    """The store at a folder, `file://`, `s3://` or `memory://` URL. Opening makes no request to S3.
+    """Return the store at a folder, `file://`, `s3://` or `memory://` URL. Opening makes no request to S3.
 
     `create` makes a missing folder; a bucket is never made.
 
@@ -35,7 +35,7 @@ def open_store(url: str | Path, *, s3: S3Options | None = None, create: bool = F
     url = canonical_url(url)
     scheme = url.partition(":")[0]
     if scheme == "file":
-        from workers.store.files import FileStore  # noqa: PLC0415
+        from workers.store.local import FileStore  # noqa: PLC0415
 
         return FileStore(url, create=create)
     if scheme == "memory":

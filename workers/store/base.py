@@ -1,4 +1,4 @@
-"""What a store is: objects of bytes under string keys, with an ETag and a little metadata each."""
+"""The interface of a store: objects of bytes under string keys, with an ETag and a little metadata each."""
 
 from __future__ import annotations
 
@@ -86,13 +86,15 @@ class Store(Protocol):
         """
 
     def folders(self, prefix: str) -> Sequence[str]:
-        """The names between `prefix`, which ends with a slash, and the next slash, of all keys that have both."""
+        """Return the names between `prefix`, which ends with a slash, and the next slash, of all keys that have
+        both.
+        """
 
     def head(self, key: str) -> ObjectInfo | None:
-        """The object with its metadata, or None where there is none."""
+        """Return the object with its metadata, or None where there is none."""
 
     def get(self, key: str, *, etag: str | None = None, max_bytes: int | None = None) -> Blob:
-        """The object's bytes.
+        """Return the object's bytes.
 
         Raises:
             NotFound: there is no such object.
@@ -109,7 +111,7 @@ class Store(Protocol):
         metadata: Mapping[str, str] = NO_METADATA,
         over: str | None = None,
     ) -> ObjectInfo:
-        """Writes the whole object or nothing; replaces one of the same key. Metadata is printable ASCII.
+        """Write the whole object or nothing; replaces one of the same key. Metadata is printable ASCII.
 
         Args:
             over: replace no other version than the one with this ETag, and with "" none at all. Not every store keeps
@@ -121,17 +123,17 @@ class Store(Protocol):
         """
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
-        """Writes the object where there is none; False where there is one. Not every store keeps this promise.
+        """Write the object where there is none; False where there is one. Not every store keeps this promise.
 
         Raises:
             StoreError: the store does not know conditional writes.
         """
 
     def delete(self, key: str) -> None:
-        """Removes the object; silent where there is none."""
+        """Remove the object; silent where there is none."""
 
     def clock(self) -> datetime:
-        """What time the store thinks it is, with its zone."""
+        """Return what time the store thinks it is, with its zone."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +157,7 @@ class S3Options:
 
 
 def check_key(key: str) -> None:
-    """Raises InvalidKey for what no store can keep: empty, over 1024 bytes, or not Unicode text."""
+    """Raise InvalidKey for what no store can keep: empty, over 1024 bytes, or not Unicode text."""
     if not key:
         raise InvalidKey("an object's key is empty")
     try:
@@ -167,7 +169,7 @@ def check_key(key: str) -> None:
 
 
 def check_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
-    """A copy of the metadata, when every store can keep it as it is.
+    """Return a copy of the metadata, when every store can keep it as it is.
 
     Raises:
         StoreError: a name is not lower-case letters, digits and hyphens, or a value is not printable ASCII.
@@ -183,5 +185,5 @@ def check_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
 
 
 def hidden(key: str, prefix: str) -> bool:
-    """Whether a listing with this prefix leaves the key out, as one of the system's own."""
+    """Return whether a listing with this prefix leaves the key out, as one of the system's own."""
     return key.startswith(RESERVED) and not prefix.startswith(RESERVED)

@@ -1,4 +1,4 @@
-"""A store in this process's memory, for tests: what S3 does, without a network."""
+"""A store in this process's memory, for tests: behaves as S3, without a network."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ class MemoryStore:
             self._objects.pop(self._root + key, None)
 
     def clear(self) -> None:
-        """Removes every object under this store's URL."""
+        """Remove every object under this store's URL."""
         with _LOCK:
             for key in [k for k in self._objects if k.startswith(self._root)]:
                 del self._objects[key]

@@ -191,7 +191,7 @@ class S3Store:
 
     @contextmanager
     def _explained(self, key: str) -> Iterator[None]:
-        """Turns what botocore raises into a StoreError that names the object and the cure."""
+        """Turn what botocore raises into a StoreError that names the object and the cure."""
         place = f"{self.url}{self._at}"
         # Keys of the ledger tell a user nothing.
         what = f"{key!r} in {self.url}" if key and not key.startswith(RESERVED) else place
@@ -287,7 +287,7 @@ _OF_THE_PLACE = (BadCredentials, StoreGone, StoreFull)
 
 
 def _from_answer(error: ClientError, what: str, place: str) -> StoreError:
-    """The StoreError for an error answer of the store."""
+    """Return the StoreError for an error answer of the store."""
     answer: Mapping[str, Any] = error.response.get("Error", {})
     code = _code(error)
     status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
@@ -319,7 +319,7 @@ def _condition(over: str | None) -> _Condition:
 
 @contextmanager
 def _conditionally(over: str | None) -> Iterator[None]:
-    """Tells what a store answers to a write for its condition."""
+    """Tell what a store answers to a write for its condition."""
     try:
         yield
     except StoreError as error:

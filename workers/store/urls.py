@@ -36,7 +36,7 @@ def canonical_url(text: str | Path) -> str:
 
 
 def file_path(url: str) -> Path:
-    """The absolute path of a canonical file:// URL."""
+    """Return the absolute path of a canonical file:// URL."""
     return Path(os.fsdecode(unquote_to_bytes(url.removeprefix("file://"))))
 
 
@@ -47,18 +47,18 @@ def bucket_and_prefix(url: str) -> tuple[str, str]:
 
 
 def child_url(url: str, *parts: str) -> str:
-    """The URL of a place under another; the parts are plain names that need no encoding."""
+    """Return the URL of a place under another; the parts are plain names that need no encoding."""
     return "/".join([url.removesuffix("/"), *parts])
 
 
 def parent_url(url: str, levels: int) -> tuple[str, tuple[str, ...]]:
-    """The URL some levels up, and the names that were cut off: the inverse of `child_url`."""
+    """Return the URL some levels up, and the names that were cut off: the inverse of `child_url`."""
     parent, *names = url.rsplit("/", levels)
     return ("file:///" if parent == "file://" else parent), tuple(names)
 
 
 def overlap(a: str | Path, b: str | Path) -> bool:
-    """Whether one place is the other or lies inside it. Folders are compared with their symlinks resolved."""
+    """Return whether one place is the other or lies inside it. Folders are compared with their symlinks resolved."""
     one, other = canonical_url(a), canonical_url(b)
     if one.startswith("file:") and other.startswith("file:"):
         return _folders_overlap(file_path(one), file_path(other))
@@ -66,7 +66,7 @@ def overlap(a: str | Path, b: str | Path) -> bool:
 
 
 def inside(inner: str, outer: str) -> bool:
-    """Whether a canonical URL is another or lies under it, by its text alone."""
+    """Return whether a canonical URL is another or lies under it, by its text alone."""
     return (inner + "/").startswith(outer + "/")
 
 

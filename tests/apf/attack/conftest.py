@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from apf.faces import alignment
+from apf.faces.alignment import alignment
 from apf.guides import Guide, load_guide
 
 #: As the detector finds them in the astronaut.

@@ -9,9 +9,9 @@ import numpy as np
 from hypothesis import strategies as st
 
 from apf.attack.bound import Bound
-from apf.attack.change import HALF_AXES, KNOTS, MIDDLE, ROUNDNESS, Change
-from apf.faces import ARCFACE_TEMPLATE, CROP, alignment
-from apf.geometry import scale_of
+from apf.attack.perturbation import HALF_AXES, KNOTS, MIDDLE, ROUNDNESS, Change
+from apf.faces.alignment import ARCFACE_TEMPLATE, CROP, alignment
+from apf.faces.geometry import scale_of
 
 STANDARD = Bound(epsilon=8, chroma=0.45, warp=0.008)
 STILL = Bound(epsilon=8, chroma=0.45, warp=0)

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from apf import raster
 from apf.attack.bound import FLAT_SHARE, LEAST, LEAST_LIGHT, MOST, OWN_SIDE, REACH, Bound, bound_map, combed
+from apf.faces import resampling
 from apf.recipe import load_recipe
 from tests.apf.attack.scenes import STANDARD, busy_photo, smooth_photo
 
@@ -124,9 +124,9 @@ def test_epsilon_is_a_factor(pixels: np.ndarray, scale: float) -> None:
 
 def test_a_photo_of_more_pixels_has_the_same_map() -> None:
     """What counts is contrast at the face's own scale: a face in twice the pixels may move as far."""
-    once = np.clip(raster.blurred(grain(80, 80, 30).astype(np.float32), 1.2) + 140, 0, 255)
+    once = np.clip(resampling.blurred(grain(80, 80, 30).astype(np.float32), 1.2) + 140, 0, 255)
     twice = np.kron(once, np.ones((2, 2)))
-    twice = raster.blurred(twice.astype(np.float32), 1.0)
+    twice = resampling.blurred(twice.astype(np.float32), 1.0)
     small, large = mapped(once, 1.0), mapped(twice, 0.5)
     assert large.mean() == pytest.approx(small.mean(), rel=0.3)
 
@@ -137,7 +137,7 @@ def test_numpy_and_opencv_agree(pixels: np.ndarray, scale: float) -> None:
     """A device without OpenCV finds the same map, to a thousandth of a level."""
     wanted = bound_map(pixels, scale, STANDARD)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(raster, "cv2", None)
+        patch.setattr(resampling, "cv2", None)
         found = bound_map(pixels, scale, STANDARD)
     np.testing.assert_allclose(found, wanted, atol=2e-3)
 

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from apf.attack import paste as paste_module
 from apf.attack.bound import Bound
-from apf.attack.change import FACE_SIDE, KNOTS, Canvas, Change, Drawing, face_mask
 from apf.attack.paste import paste
-from apf.faces import CROP, align, footprint
-from apf.geometry import bounds_of, clipped, scale_of
+from apf.attack.perturbation import FACE_SIDE, KNOTS, Canvas, Change, Drawing, face_mask
+from apf.faces.alignment import CROP, align, footprint
+from apf.faces.geometry import bounds_of, clipped, scale_of
 from tests.apf.attack.scenes import (
     STANDARD,
     STILL,

@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from onnx2torch import convert
 from torch import Tensor
 
-import apf.models.recogniser  # noqa: F401  mends onnx2torch's slices
-from apf.cpu.runtime import RuntimeNetwork
+import apf.guides.torch_recogniser  # noqa: F401  mends onnx2torch's slices
 from apf.errors import UnsupportedGuide
 from apf.guides.gradient_graph import RULES, value_and_gradient
+from apf.runtime.onnx_session import RuntimeNetwork
 from tests.apf.guides.networks import DIM, SHAPE, Net, matrix, network, random
 
 Body = Callable[[Net, str], str]

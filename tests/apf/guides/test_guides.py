@@ -15,16 +15,16 @@ import pytest
 import torch
 
 from apf.errors import GuideError
-from apf.faces import ARCFACE_TEMPLATE
+from apf.faces.alignment import ARCFACE_TEMPLATE
 from apf.guides import catalogue, dlib_file, load_guide, loading, parse_guides
 from apf.guides.catalogue import DLIB, SFACE, Known, fetched_path
 from apf.guides.dlib_file import read_dlib
-from apf.guides.feeding import Feeding
 from apf.guides.guide import Guide
+from apf.guides.input_spec import InputSpec
+from apf.guides.input_transform import Feeding
 from apf.guides.loading import find_source
-from apf.guides.spec import InputSpec
 from apf.guides.torch_guide import torch_guide, torch_probe
-from apf.models.recogniser import Recogniser
+from apf.guides.torch_recogniser import Recogniser
 from tests.apf.guides.networks import face_network, network
 
 WIDE = tuple((float(x) * 0.8 + 12, float(y) * 0.8 + 9) for x, y in ARCFACE_TEMPLATE)
@@ -98,7 +98,7 @@ def test_a_face_is_alone(file: Path, faces: np.ndarray) -> None:
 
 
 def test_crops_are_fed_as_recognisers_are(faces: np.ndarray) -> None:
-    """Sampled, in order, and scaled as `apf.models.recogniser` does it, whatever the spec."""
+    """Sampled, in order, and scaled as `apf.guides.torch_recogniser` does it, whatever the spec."""
 
     class Shown(torch.nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:

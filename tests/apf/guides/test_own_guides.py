@@ -16,7 +16,8 @@ from apf.guides import catalogue, load_guide
 from apf.guides.catalogue import guide_digest, own_names, standings
 from apf.guides.loading import find_source
 from apf.guides.torch_guide import torch_guide
-from apf.recipe import WEIGHTS_DIR, Recipe, load_recipe, make_recipe, weights_digest
+from apf.recipe import Recipe, load_recipe, make_recipe
+from apf.weight_files import WEIGHTS_DIR, weights_digest
 
 OWN = own_names()
 #: Megabytes that all weights may take together.

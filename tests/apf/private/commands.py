@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from apf.filter import Filter
+from apf.filters.torch_filter import Filter
 from apf.private import cli
 from apf.private.files import Gradients
 from apf.private.server import perturb

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from apf.faces import align, alignment
-from apf.filter import Filter
-from apf.light.centerface import light_detector
+from apf.detection.centerface_onnx import light_detector
+from apf.faces.alignment import align, alignment
+from apf.filters.torch_filter import Filter
 from apf.private.device import Device
-from apf.private.probe import LightProbe
 from apf.private.quantise import Reduction
 from apf.recipe import load_recipe
+from apf.stages.numpy_gradient import LightProbe
 from tests.apf.private.commands import answer, contents, run
 
 KEY = bytes(range(32))

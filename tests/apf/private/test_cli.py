@@ -11,10 +11,10 @@ import pytest
 import typer.testing
 from PIL import Image
 
-from apf.filter import Filter
-from apf.pipeline import protect_photo
-from apf.private import album, cli
+from apf.filters.torch_filter import Filter
+from apf.private import cli, folders
 from apf.private.files import Gradients
+from apf.protect.pipeline import protect_photo
 from producer.cli import app
 from tests.apf.private.commands import answer, files_in, run, told
 from tests.apf.private.conftest import encoded, pixels_of
@@ -173,7 +173,7 @@ def test_weak_answers_are_told(
     """An answer that does not protect fails its photo, and goes through with --accept-weak."""
     path = answers / f"{device_id}.safetensors"
     question = Gradients.decode((tmp_path / "asked" / path.name).read_bytes())
-    path.write_bytes(album.Perturbations.of(question, np.zeros((1, 3, 112, 112), np.float32)).encode())
+    path.write_bytes(folders.Perturbations.of(question, np.zeros((1, 3, 112, 112), np.float32)).encode())
     assert run("apply", photos / "anna.png", path, "-o", tmp_path / "out.png") == 1
     assert "--accept-weak" in capsys.readouterr().err and not (tmp_path / "out.png").exists()
     assert run("apply", photos / "anna.png", path, "-o", tmp_path / "out.png", "--accept-weak") == 0
@@ -247,15 +247,15 @@ def test_an_interrupt_leaves_what_is_whole(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ctrl-C ends with status 130; what was done is there, of the rest is nothing, and a second run does it."""
-    write, out = album.write_gradients, tmp_path / "out"
+    write, out = folders.write_gradients, tmp_path / "out"
 
-    def interrupted(source: album.Source, *rest: Any, **more: Any) -> album.Turn:
+    def interrupted(source: folders.Source, *rest: Any, **more: Any) -> folders.Turn:
         if source.relative.name == "lake.jpg":
             raise KeyboardInterrupt
         return write(source, *rest, **more)
 
     with monkeypatch.context() as patch:
-        patch.setattr(album, "write_gradients", interrupted)
+        patch.setattr(folders, "write_gradients", interrupted)
         assert run("gradient", photos, "-o", out, "--json") == 130
     printed = capsys.readouterr()
     assert "interrupted" in printed.err and not printed.out
@@ -268,7 +268,7 @@ def test_an_interrupt_leaves_what_is_whole(
 def test_nothing_half_written_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
     """Ended in the middle of writing, the file that was there is still whole, and no draft stays beside it."""
     path = tmp_path / "photo.png"
-    album.write_whole(path, b"old", mode=0o600)
+    folders.write_whole(path, b"old", mode=0o600)
 
     def cut_off(place: int | Path, *rest: Any) -> None:
         if isinstance(place, int):
@@ -279,9 +279,9 @@ def test_nothing_half_written_is_left(tmp_path: Path, monkeypatch: pytest.Monkey
     with monkeypatch.context() as patch:
         patch.setattr(*{"write": (os, "fdopen"), "replace": (Path, "replace")}[moment], cut_off)
         with pytest.raises(KeyboardInterrupt):
-            album.write_whole(path, b"new", mode=0o600)
+            folders.write_whole(path, b"new", mode=0o600)
     assert path.read_bytes() == b"old" and files_in(tmp_path) == ["photo.png"]
-    album.write_whole(path, b"new", mode=0o600)
+    folders.write_whole(path, b"new", mode=0o600)
     assert path.read_bytes() == b"new" and files_in(tmp_path) == ["photo.png"]
 
 
@@ -342,7 +342,7 @@ def test_the_whole_command_hands_over(photos: Path, tmp_path: Path, capsys: pyte
 
 def test_the_whole_command_without_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
     """A producer without NumPy says what private mode needs."""
-    monkeypatch.setattr("producer.private_command.import_module", _missing)
+    monkeypatch.setattr("producer.cli.private.import_module", _missing)
     result = typer.testing.CliRunner().invoke(app, ["private", "show", "x"])
     assert result.exit_code == 2 and "pip install 'apf-protect[private]'" in result.output
 

@@ -22,16 +22,16 @@ from apf.errors import (
     RecipeError,
     WeakPerturbation,
 )
-from apf.faces import align, alignment
-from apf.filter import Filter
+from apf.faces.alignment import align, alignment
+from apf.filters.torch_filter import Filter
 from apf.photo import Limits, decode
-from apf.pipeline import ProtectedPhoto, protect_photo
 from apf.private.device import LEAST_FALL, Device
 from apf.private.files import Gradients, Perturbations
 from apf.private.quantise import Reduction
 from apf.private.server import perturb
+from apf.protect.pipeline import ProtectedPhoto, protect_photo
 from apf.recipe import Recipe, load_recipe, make_recipe
-from apf.universal import bounded
+from apf.stages.universal import bounded
 from tests.apf.photo.photos import reopen
 from tests.apf.private.conftest import KEY, WHOLE, encoded, pixels_of
 
@@ -364,7 +364,7 @@ def test_other_detectors_need_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = load_recipe("standard", detector="no_such_pack")
     with pytest.raises(DetectorError, match="no_such_pack"):
         Device(recipe, KEY)
-    monkeypatch.setitem(sys.modules, "apf.detect", None)
+    monkeypatch.setitem(sys.modules, "apf.detection.detector", None)
     with pytest.raises(DetectorError, match="'no_such_pack' needs the whole installation"):
         Device(recipe, KEY)
 
@@ -388,7 +388,7 @@ def test_protects_with_numpy_alone(
 ) -> None:
     """Without OpenCV the same photo comes out, but for a level here and there."""
     expected = pixels_of(round_trip(device, portrait_png, standard).data).astype(int)
-    monkeypatch.setattr("apf.raster.cv2", None)
+    monkeypatch.setattr("apf.faces.resampling.cv2", None)
     found = pixels_of(round_trip(device, portrait_png, standard).data)
     off = np.abs(found - expected)
     assert off.max() <= 3 and (off <= 1).mean() > 0.9999

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from apf.private import album
+from apf.private import folders
 from tests.apf.private.commands import files_in, run, told
 
 
@@ -26,7 +26,7 @@ def test_excluded_photos_are_counted_and_not_protected(
     said = told(capsys)
     assert (said["photos"], said["excluded"]) == (1, 5)
     assert files_in(tmp_path / "out") == ["anna.png"]
-    assert len(album.photos_in([folder / "._a.png"]).sources) == 1
+    assert len(folders.photos_in([folder / "._a.png"]).sources) == 1
 
 
 def test_a_malformed_pattern_ends_the_command(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from apf.errors import WeightsError
-from apf.private.export import export, shipped
-from apf.private.probe import GRADIENT_ONNX, LightProbe
-from apf.recipe import DIGEST, WEIGHTS_DIR, check_weights, digest_of, weights_digest
+from apf.research.export_probe import export, shipped
+from apf.stages.numpy_gradient import GRADIENT_ONNX, LightProbe
+from apf.weight_files import DIGEST, WEIGHTS_DIR, check_weights, digest_of, weights_digest
 
 
 def test_the_shipped_file_is_of_the_shipped_weights() -> None:

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from apf.errors import WeightsError
-from apf.faces import CROP
-from apf.filter import Filter
-from apf.gradient import gradient
-from apf.private.export import DIM
-from apf.private.probe import GRADIENT_ONNX, UNIVERSAL, LightProbe
-from apf.recipe import WEIGHTS_DIR
-from apf.stages import start_of
+from apf.faces.alignment import CROP
+from apf.filters.torch_filter import Filter
+from apf.research.export_probe import DIM
+from apf.stages.compose import start_of
+from apf.stages.gradient import gradient
+from apf.stages.numpy_gradient import GRADIENT_ONNX, UNIVERSAL, LightProbe
+from apf.weight_files import WEIGHTS_DIR
 
 
 def test_embeds_as_the_probe_does(light_probe: LightProbe, standard: Filter, faces: np.ndarray) -> None:
@@ -32,7 +32,9 @@ def test_embeds_as_the_probe_does(light_probe: LightProbe, standard: Filter, fac
 def test_steps_lead_where_the_torch_road_leads(
     light_probe: LightProbe, standard: Filter, faces: np.ndarray, levels: int, stages: tuple[str, ...]
 ) -> None:
-    """Perturbation and momentum of real faces, from the universal start and from none, are those of `apf.gradient`."""
+    """Perturbation and momentum of real faces, from the universal start and from none, are those of
+    `apf.stages.gradient`.
+    """
     some = torch.from_numpy(faces[:2])
     epsilon = levels / 255
     expected = gradient(standard.probe, some, epsilon, start_of(standard.uap, stages, len(some))).numpy()

@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apf.gradient import maps
-from apf.private.sampling import Sampling
-from apf.steps import STEPS
-from apf.warp import warp
+from apf.stages.affine_sampling import Sampling
+from apf.stages.constants import STEPS
+from apf.stages.gradient import maps
+from apf.stages.grid_sample import warp
 
 SIDE = 24
 
@@ -46,7 +46,7 @@ def test_spread_is_the_transpose(seed: int, spread: float) -> None:
 
 
 def test_the_steps_own_maps_on_a_whole_face() -> None:
-    """Through each of the eight maps, sampling and its transpose are those of `apf.warp`."""
+    """Through each of the eight maps, sampling and its transpose are those of `apf.stages.grid_sample`."""
     random = np.random.default_rng(0)
     picture, values = random.random((2, 112, 112, 3), np.float32)
     for affine in maps(STEPS).numpy():

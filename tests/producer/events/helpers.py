@@ -14,9 +14,9 @@ import pytest
 import redis
 from prometheus_client import REGISTRY
 
-from producer.events.intake import Gathering, Intake
+from producer.events.batcher import EventBatcher, Gathering
+from producer.events.dedupe import NoMarks, RecentlySubmitted, RedisMarks
 from producer.events.listener import Source
-from producer.events.marks import Marks, NoMarks, RedisMarks
 from producer.events.routes import Route, Routes, parse_routes
 from tests.producer.events.samples import s3_record
 
@@ -62,10 +62,10 @@ def marks_in(
 
 
 @contextmanager
-def an_intake(notes: Notes, marks: Marks | None = None, **gathering: Any) -> Iterator[Intake]:
+def an_intake(notes: Notes, marks: RecentlySubmitted | None = None, **gathering: Any) -> Iterator[EventBatcher]:
     """An intake that gathers for a moment only; closed at the end."""
     asked = Gathering(**{"seconds": 0.05, **gathering})
-    intake = Intake(Routes(ROUTES), notes, marks or NoMarks(), asked)
+    intake = EventBatcher(Routes(ROUTES), notes, marks or NoMarks(), asked)
     try:
         yield intake
     finally:
@@ -74,7 +74,7 @@ def an_intake(notes: Notes, marks: Marks | None = None, **gathering: Any) -> Ite
 
 
 @contextmanager
-def running(source: Source, intake: Intake, stop: threading.Event) -> Iterator[None]:
+def running(source: Source, intake: EventBatcher, stop: threading.Event) -> Iterator[None]:
     """The source in a thread, as a listener runs it."""
     thread = threading.Thread(target=source.run)
     thread.start()

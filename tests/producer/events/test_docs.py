@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from tests.producer.events.helpers import Notes
-from tests.producer.events.test_http import serving
-from tests.producer.events.test_signature import SECRET
+from tests.producer.events.sources.test_http import serving
+from tests.producer.events.test_auth import SECRET
 
 DOCS = (Path(__file__).parents[3] / "docs" / "events.md").read_text()
 

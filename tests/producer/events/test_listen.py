@@ -21,23 +21,23 @@ import redis
 import urllib3
 from standardwebhooks.webhooks import Webhook
 
-from producer.batch import find_ledger
 from tests.conftest import RedisServer, S3Server, _free_ports
 from tests.faults import cheap_output
 from tests.faults.world import QUICK, ROOT
 from tests.producer.events import samples
 from tests.producer.events.helpers import until
-from tests.producer.events.test_signature import SECRET, TOKEN
+from tests.producer.events.test_auth import SECRET, TOKEN
+from workers.batches.create import find_ledger
+from workers.broker.queues import all_queues
+from workers.config.settings import Settings
 from workers.errors import LedgerError
-from workers.lanes import all_queues
-from workers.settings import Settings
 
 pytestmark = pytest.mark.timeout(240)
 
 #: The command, with queues that give messages back sooner than in production.
 LISTEN = [
     sys.executable, "-c",
-    "import producer.events.sqs as sqs; sqs.VISIBILITY_S, sqs.POLL_S = 4, 1\n"
+    "import producer.events.sources.sqs as sqs; sqs.VISIBILITY_S, sqs.POLL_S = 4, 1\n"
     "from producer.cli import main; main()", "listen",
 ]  # fmt: skip
 KEY = "apf:events"

@@ -9,17 +9,17 @@ import pytest
 
 from apf.recipe import recipe_fields
 from tests.workers.fakes import FakeEngine
-from workers.asking import find_ledger
-from workers.job import Batch, PhotoRef, ShardJob
-from workers.ledger import open_batch
-from workers.reconcile import close
-from workers.run import run_shard
-from workers.schedules.firing import Fired, planner, run_due
-from workers.schedules.overview import Overview, overview
-from workers.schedules.record import Run, Schedule, State
-from workers.schedules.shelf import Shelf, shelf_for
-from workers.schedules.times import Trigger
-from workers.settings import Settings
+from workers.batches.create import find_ledger
+from workers.config.settings import Settings
+from workers.core.records import Batch, PhotoRef, ShardJob
+from workers.execution.run_shard import run_shard
+from workers.ledger.batch_ledger import open_batch
+from workers.ledger.lifecycle import close
+from workers.schedules.fire import Fired, planner, run_due
+from workers.schedules.models import Run, Schedule, State
+from workers.schedules.repository import ScheduleRepository, repository_for
+from workers.schedules.status import Overview, overview
+from workers.schedules.trigger import Trigger
 from workers.store import open_store
 from workers.store.memory import MemoryStore
 
@@ -38,7 +38,7 @@ class World:
             broker_url="redis://x", allowed_urls="memory://in memory://out", shard_photos=3, schedule_every_s=60
         )
         self.source, self.destination = open_store("memory://in"), open_store("memory://out/public")
-        self.shelf: Shelf = shelf_for("memory://out/public", self.settings)
+        self.shelf: ScheduleRepository = repository_for("memory://out/public", self.settings)
         self.ledger = find_ledger("memory://out/public", self.settings)
         self.sent: list[ShardJob] = []
 

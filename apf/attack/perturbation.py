@@ -1,0 +1,206 @@
+"""The change of one face, on the template, and how it is drawn into any part of a photo. Without torch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from apf.attack.bound import LUMA, Bound, bound_map
+from apf.faces.alignment import Float32, UInt8, cut
+from apf.faces.geometry import CROP, Float64, Rect, bounds_of, clipped, nonempty, scale_of, square_depth, zoom
+from apf.faces.resampling import reduce_area, warp_affine
+
+#: Side of the warp's grid of control points.
+KNOTS = 6
+#: Side of a face in template pixels: the middle one of detectors' boxes. A warp's size is a share of it.
+FACE_SIDE = 94.0
+#: The face's outline in the template: the middle of an ellipse-like curve and its half axes, x and y.
+MIDDLE, HALF_AXES, ROUNDNESS = (55.5, 60.0), (51.0, 62.0), 2.5
+#: Template pixels over which a perturbation and a warp fade out at the outline, and a perturbation at the crop's edge.
+FEATHER, WARP_FEATHER, EDGE = 8.0, 16.0, 4.0
+#: Where on the way from the middle to the outline features end, and hair may begin.
+FEATURES = (0.6, 0.74)
+#: Pixels a template pixel that the photo around a face is reduced to, where it is larger.
+DETAIL = 3.0
+#: Template pixels around the crop that belong to the canvas: views look a little aside.
+MARGIN = 12.0
+
+
+@dataclass(frozen=True, eq=False)
+class Change:
+    """A face's perturbation and warp, in shares of what the bound allows."""
+
+    #: (3, n, n) float32 in [-1, 1], n at most 112: in units of each pixel's bound.
+    noise: Float32
+    #: (2, 6, 6) float32 in [-1, 1]: shifts along the template's x and y, in units of the largest; None is no warp.
+    field: Float32 | None = None
+
+    def __post_init__(self) -> None:
+        shapes = self.noise.ndim == 3 and self.noise.shape[0] == 3 and self.noise.shape[1] == self.noise.shape[2]
+        if not shapes or not 0 < self.noise.shape[1] <= CROP or not np.isfinite(self.noise).all():
+            raise ValueError(f"noise must be finite and (3, n, n), n at most {CROP}, not {self.noise.shape}")
+        if self.field is not None and (self.field.shape != (2, KNOTS, KNOTS) or not np.isfinite(self.field).all()):
+            raise ValueError(f"a field must be finite and (2, {KNOTS}, {KNOTS}), not {self.field.shape}")
+
+
+def in_colour(noise: Float32, chroma: float) -> Float32:
+    """Noise (3, n, n) with its colour reduced to a share, within [-1, 1]."""
+    grey = np.tensordot(LUMA, noise, 1)[None]
+    found: Float32 = np.clip(grey + np.float32(chroma) * (noise - grey), -1, 1)
+    return found
+
+
+def in_colour_back(gradient: Float32, chroma: float) -> Float32:
+    """Return the transpose of `in_colour`, but for its clipping."""
+    found: Float32 = chroma * gradient + (1 - chroma) * LUMA[:, None, None] * gradient.sum(0)[None]
+    return found
+
+
+def _radius(x: Float64, y: Float64) -> Float64:
+    """How far template points are on the way from the face's middle, 0, to its outline, 1."""
+    away = [np.abs(at - middle) / half for at, middle, half in zip((x, y), MIDDLE, HALF_AXES, strict=True)]
+    radius: Float64 = (away[0] ** ROUNDNESS + away[1] ** ROUNDNESS) ** (1 / ROUNDNESS)
+    return radius
+
+
+def rim(matrix: Float64, width: int, height: int) -> Float32:
+    """0 on the face's features, 1 around them: (height, width) pixels that `matrix` takes to the template."""
+    at = np.stack(np.meshgrid(np.arange(width), np.arange(height)), -1) @ matrix[:, :2].T + matrix[:, 2]
+    share = (_radius(at[..., 0], at[..., 1]) - FEATURES[0]) / (FEATURES[1] - FEATURES[0])
+    found: Float32 = np.clip(share, 0, 1).astype(np.float32)
+    return found
+
+
+@cache
+def face_mask(side: int, feather: float = FEATHER) -> Float32:
+    """1 on the face, fading to 0 at its outline and at the crop's edge: (side, side), of a crop of that many pixels."""
+    at: Float64 = (np.arange(side, dtype=np.float64) + 0.5) * (CROP / side) - 0.5
+    inside = (1 - _radius(at[None], at[:, None])) * min(HALF_AXES) / feather
+    edge = np.minimum(at + 0.5, CROP - 0.5 - at) / (EDGE if feather == FEATHER else feather)
+    mask: Float32 = np.clip(np.minimum(inside, np.minimum(edge[None], edge[:, None])), 0, 1).astype(np.float32)
+    return mask
+
+
+@cache
+def spread() -> Float32:
+    """(112, 6): control points to template pixels, cubically, as images are enlarged."""
+    at = (np.arange(CROP) + 0.5) * (KNOTS / CROP) - 0.5
+    found = np.zeros((CROP, KNOTS), np.float32)
+    for knot in range(-2, KNOTS + 2):
+        found[:, min(max(knot, 0), KNOTS - 1)] += _cubic(np.abs(at - knot))
+    return found
+
+
+def _cubic(x: Float64) -> Float64:
+    """Keys' kernel with a = -0.5 (Keys 1981)."""
+    near, far = (1.5 * x - 2.5) * x * x + 1, ((-0.5 * x + 2.5) * x - 4) * x + 2
+    return np.where(x < 1, near, np.where(x < 2, far, 0.0))
+
+
+def shifts(field: Float32) -> Float32:
+    """Return the shift of each template pixel, (112, 112, 2), in units of the largest: no vector is longer than 1."""
+    knots = spread()
+    found = np.stack([knots @ one @ knots.T for one in field], -1)
+    length = np.sqrt((found * found).sum(-1, keepdims=True))
+    shift: Float32 = (found / np.maximum(length, 1) * face_mask(CROP, WARP_FEATHER)[..., None]).astype(np.float32)
+    return shift
+
+
+class Canvas:
+    """The photo around a face, reduced to `DETAIL` pixels a template pixel where it has more, with its bound.
+
+    Args:
+        pixels: (H, W, 3) uint8 RGB.
+        matrix: (2, 3), photo pixels to template pixels.
+    """
+
+    def __init__(self, pixels: UInt8, matrix: Float64, allowed: Bound) -> None:
+        x1, y1, x2, y2 = nonempty(
+            clipped(bounds_of(matrix, margin=math.ceil(MARGIN / scale_of(matrix))), pixels.shape), pixels.shape
+        )
+        factor = max(1.0, 1 / (DETAIL * scale_of(matrix)))
+        width, height = max(1, round((x2 - x1) / factor)), max(1, round((y2 - y1) / factor))
+        region = pixels[y1:y2, x1:x2]
+        if (width, height) != (x2 - x1, y2 - y1):
+            region = reduce_area(region, width, height)
+        #: (3, 3), canvas pixels to photo pixels.
+        self.to_photo = zoom((x2 - x1) / width, (y2 - y1) / height, x1, y1)
+        #: (2, 3), canvas pixels to template pixels.
+        self.matrix = matrix @ self.to_photo
+        #: (h, w, 3) uint8 RGB.
+        self.pixels = np.ascontiguousarray(region)
+        #: (h, w) float32, in levels.
+        hair = rim(self.matrix, width, height)
+        self.bound = bound_map(self.pixels.astype(np.float32), scale_of(self.matrix), allowed, hair)
+
+    def template_bound(self) -> Float32:
+        """How far each template pixel may move, in levels, faded out at the face's outline: (112, 112)."""
+        found: Float32 = cut(self.bound[..., None], self.matrix, unit=1)[..., 0] * face_mask(CROP)
+        return found
+
+    @property
+    def rect(self) -> Rect:
+        """All of the canvas."""
+        return 0, 0, self.pixels.shape[1], self.pixels.shape[0]
+
+
+class Drawing:
+    """A change in a face's place, ready to be drawn into any part of the photo (or canvas) that `matrix` is of.
+
+    Args:
+        canvas: where the face's bound is from; its own matrix is used unless another is given.
+        matrix: (2, 3), photo pixels to template pixels.
+    """
+
+    def __init__(
+        self, change: Change, canvas: Canvas, allowed: Bound, matrix: Float64 | None = None, *, grey: bool = False
+    ) -> None:
+        self.matrix = canvas.matrix if matrix is None else matrix
+        noise = in_colour(change.noise, 0.0 if grey else allowed.chroma)[: 1 if grey else 3].transpose(1, 2, 0)
+        side = min(len(noise), max(1, round(CROP / scale_of(self.matrix))))
+        noise = reduce_area(np.ascontiguousarray(noise), side, side) if side < len(noise) else noise
+        self._noise = np.ascontiguousarray(noise * face_mask(side)[..., None])
+        self._bound = canvas.bound
+        self._to_canvas = np.eye(2, 3) if matrix is None else np.linalg.inv(canvas.to_photo)[:2]
+        self._shift = None
+        if change.field is not None and allowed.warp > 0:
+            # Along the photo's axes, in photo pixels.
+            back = np.linalg.inv(self.matrix[:, :2]) * (allowed.warp * FACE_SIDE)
+            self._shift = (shifts(change.field) @ back.T).astype(np.float32)
+
+    @property
+    def warps(self) -> bool:
+        """Whether points shift."""
+        return self._shift is not None
+
+    def bound(self, part: Rect) -> Float32:
+        """How far each pixel of a part of the photo may move, in whole levels: (h, w)."""
+        x1, y1, x2, y2 = part
+        found = warp_affine(self._bound[..., None], self._to_canvas @ zoom(1, 1, x1, y1), x2 - x1, y2 - y1)
+        rounded: Float32 = np.rint(found[..., 0])
+        return rounded
+
+    def noise(self, part: Rect) -> Float32:
+        """Return the perturbation in units of the bound, (h, w, 3 or 1)."""
+        return self._drawn(self._noise, part)
+
+    def shift(self, part: Rect) -> Float32:
+        """Whence each pixel comes, from its own place, in photo pixels: (h, w, 2)."""
+        if self._shift is None:
+            return np.zeros((part[3] - part[1], part[2] - part[0], 2), np.float32)
+        return self._drawn(self._shift, part)
+
+    def _drawn(self, image: Float32, part: Rect) -> Float32:
+        """Return an image of the template's square, of any resolution, in a part of the photo; zero beyond the
+        square.
+        """
+        x1, y1, x2, y2 = part
+        factor = CROP / len(image)
+        to_photo = np.vstack([self.matrix @ zoom(1, 1, x1, y1), (0, 0, 1)])
+        to_image = np.linalg.inv(zoom(factor, factor))[:2] @ to_photo
+        found = warp_affine(image, to_image, x2 - x1, y2 - y1)
+        found[square_depth(self.matrix, part) <= 0] = 0
+        return found

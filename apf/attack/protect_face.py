@@ -1,0 +1,73 @@
+"""Protect one face: the stages' answer, steps on guides, the jury's verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from apf.attack.bound import Bound
+from apf.attack.gradient_steps import climb, identity, seen_by, start_climb
+from apf.attack.jury import Verdict, verdict
+from apf.attack.perturbation import Change
+from apf.attack.recipe_guides import Guides
+from apf.faces.alignment import Float32, UInt8
+from apf.faces.geometry import CROP, Float64, area, bounds_of, clipped
+from apf.recipe import Recipe
+from apf.runtime.cores import side_by_side
+from apf.runtime.stage_clock import StageClock
+
+#: Share of the steps, and of the bound, that a face gets before the jury looks for the first time.
+FIRST_STEPS, FIRST_ROOM = 0.5, 0.8
+
+
+@dataclass(frozen=True)
+class Task:
+    """One face that is to be protected."""
+
+    #: (H, W, 3) uint8 RGB, the whole photo.
+    pixels: UInt8
+    #: (2, 3), photo pixels to template pixels.
+    matrix: Float64
+    grey: bool
+    #: (3, 112, 112) in units of the recipe's epsilon: what the three modules answer. None starts from a little noise.
+    start: Float32 | None
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """What is done to a face, and what the jury says of it; no word where the recipe takes no steps."""
+
+    change: Change
+    verdict: Verdict | None = None
+
+
+def hide(tasks: Sequence[Task], recipe: Recipe, guides: Guides, clock: StageClock | None = None) -> list[Hidden]:
+    """Return the change of each face; none depends on the others, and the same face in the same photo gets the same."""
+    if not recipe.steps:
+        return [Hidden(Change(_nothing() if task.start is None else task.start)) for task in tasks]
+    with (clock or StageClock()).stage("steps"):
+        return side_by_side(lambda task: _hidden(task, recipe, guides), tasks)
+
+
+def _nothing() -> Float32:
+    return np.zeros((3, CROP, CROP), np.float32)
+
+
+def _hidden(task: Task, recipe: Recipe, guides: Guides) -> Hidden:
+    if not area(clipped(bounds_of(task.matrix), task.pixels.shape)):
+        return Hidden(Change(_nothing()))  # beside the photo, which shows nothing of it
+    face = start_climb(task.pixels, task.matrix, guides.climbed, Bound.of(recipe), start=task.start, grey=task.grey)
+    if not guides.jury:
+        climb(face, guides.climbed, recipe.steps)
+        return Hidden(face.change, verdict(face, guides.climbed, face.own, independent=False))
+    crop = seen_by(face.canvas.pixels.astype(np.float32), face.canvas.matrix)
+    known = [identity(juror, crop) for juror in guides.jury]
+    first = max(1, round(FIRST_STEPS * recipe.steps))
+    said = None
+    for steps, room in ((first, FIRST_ROOM), (recipe.steps - first, 1.0)):
+        if said is None or (said.weak and steps):
+            climb(face, guides.climbed, steps, room=room)
+            said = verdict(face, guides.jury, known, independent=True)
+    return Hidden(face.change, said)

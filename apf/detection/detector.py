@@ -1,0 +1,44 @@
+"""The `Detector` protocol, and `load_detector` by name.
+
+With CenterFace, all of six real faces are found from 20 pixels of height in a photo of 1 megapixel (4 of 6 at 16), and
+from 48 in one of 12 megapixels (5 of 6 at 40, 3 at 32, 1 at 28): `tests/benchmarks/bench_detector.py`. Photos of up
+to 3 megapixels are looked at in full; in larger ones the smallest face grows with the photo's side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from apf.detection.tiling import PyramidDetector
+from apf.faces.alignment import Face, UInt8
+
+__all__ = ["Detector", "load_detector"]
+
+
+class Detector(Protocol):
+    """Finds faces in photos."""
+
+    def detect(self, images: Sequence[UInt8]) -> list[list[Face]]:
+        """Return the faces of each (H, W, 3) uint8 RGB photo, of any size. None depends on the other photos."""
+        ...
+
+
+def load_detector(name: str, device: str = "cpu") -> Detector:
+    """Return the detector "centerface", or that of an InsightFace pack by name or folder, on a device as torch names
+    it.
+
+    Raises:
+        DetectorError: there is no such pack, or it cannot be loaded.
+    """
+    if name != "centerface":
+        from apf.detection.insightface_pack import InsightFacePack  # noqa: PLC0415  each has libraries of its own
+
+        return PyramidDetector(InsightFacePack(name, device))
+    if device == "cpu":
+        from apf.detection.centerface_cpu import load_detector as by_onnx_runtime  # noqa: PLC0415
+
+        return by_onnx_runtime()
+    from apf.detection.centerface_torch import CenterFace  # noqa: PLC0415
+
+    return PyramidDetector(CenterFace(device))

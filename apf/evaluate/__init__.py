@@ -1,1 +1,0 @@
-"""Measurement of protection, as a stranger would do it: `python -m apf.evaluate`."""

@@ -1,1 +1,0 @@
-"""The parts of `apf.evaluate.photos`: each knows how to do one thing with a whole photo."""

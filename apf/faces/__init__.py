@@ -1,0 +1,1 @@
+"""From photo to aligned face: geometry, alignment, resampling. Without torch."""

@@ -1,0 +1,145 @@
+"""Face recognisers from ONNX files, as torch modules that gradients flow through."""
+
+from __future__ import annotations
+
+import codecs
+import hashlib
+import warnings
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from onnx2torch import convert
+from onnx2torch.node_converters import slice as onnx_slice
+from pydantic import BaseModel, TypeAdapter, ValidationError
+from torch import Tensor, nn
+
+from apf.errors import WeightsError
+from apf.faces.alignment import CROP
+from apf.guides.input_spec import InputSpec
+from apf.runtime.onnx_check import checked, read_onnx
+
+Role = Literal["train", "validate"]
+
+
+def _do_slice(x: Tensor, flip_dims: list[int], from_front: list[Any], from_back: list[Any]) -> Tensor:
+    """onnx2torch's own, but for tuples: it indexes with lists, which torch warns of and will read otherwise."""
+    if flip_dims:
+        x = torch.flip(x, dims=flip_dims)
+    return x[tuple(from_front)][tuple(from_back)]
+
+
+onnx_slice._do_slice = _do_slice
+
+
+class Recogniser(nn.Module):
+    """An embedding network behind one door: ArcFace crops in, unit embeddings out."""
+
+    mean: Tensor
+    std: Tensor
+    grid: Tensor | None
+    #: Digest of the file that it came from and of how it is fed; empty where it came from no file.
+    key: str = ""
+
+    def __init__(self, network: nn.Module, spec: InputSpec | None = None) -> None:
+        super().__init__()
+        spec = spec or InputSpec()
+        self.network = network
+        self.bgr = spec.channel_order == "BGR"
+        self.register_buffer("mean", torch.tensor(spec.mean).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(spec.std).view(1, -1, 1, 1))
+        self.register_buffer("grid", _template_grid(spec), persistent=False)
+        self.requires_grad_(False).eval()
+
+    def forward(self, faces: Tensor) -> Tensor:
+        """Embed faces (B, 3, 112, 112) float32 RGB in [0, 1], on the ArcFace template, as (B, D) of unit length."""
+        if self.grid is not None:
+            grid = self.grid.expand(len(faces), -1, -1, -1)
+            faces = F.grid_sample(faces, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+        if self.bgr:
+            faces = faces.flip(1)
+        embeddings: Tensor = self.network((faces * 255 - self.mean) / self.std)
+        return F.normalize(embeddings.flatten(1))
+
+
+def _template_grid(spec: InputSpec) -> Tensor | None:
+    """Return the sampling grid (1, height, width, 2) from the model's crop into the ArcFace crop, or None where they
+    agree.
+    """
+    points = spec.places()
+    return None if points is None else torch.from_numpy((points + 0.5) * 2 / CROP - 1).float()[None]
+
+
+def load_recogniser(path: Path, spec: InputSpec | None = None, *, sha256: str | None = None) -> Recogniser:
+    """Return a recogniser from an ONNX file; without a spec it is fed as InsightFace's ArcFace models are.
+
+    Raises:
+        WeightsError: the file is missing, damaged, not convertible, or not the one with this SHA-256.
+    """
+    try:
+        data = read_onnx(Path(path))
+    except OSError as error:
+        raise WeightsError(f"recogniser {path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise WeightsError(f"recogniser {path} is not taken: {error}") from error
+    digest = hashlib.sha256(data).hexdigest()
+    if sha256 is not None and digest != sha256:
+        raise WeightsError(f"recogniser {path} has SHA-256 {digest}, not {sha256}: fetch it again")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # onnx2torch speaks of tracing, which we never do
+            network = convert(checked(data))
+    except Exception as error:  # onnx and onnx2torch raise anything on a file they cannot read
+        raise WeightsError(f"recogniser {path} does not convert to torch: {error}") from error
+    found = Recogniser(network, spec)
+    _try(found, path)
+    found.key = hashlib.sha256(f"{digest} {(spec or InputSpec()).model_dump_json()}".encode()).hexdigest()
+    return found
+
+
+@torch.no_grad()
+def _try(recogniser: Recogniser, path: Path) -> None:
+    """Embed one grey face: a network of another input or output than its spec's says so here, not in a long run."""
+    try:
+        found = recogniser(torch.full((1, 3, CROP, CROP), 0.5))
+    except Exception as error:  # whatever the network's layers raise
+        raise WeightsError(
+            f"recogniser {path} does not take faces as its spec says ({str(error).splitlines()[0]}): mend its size and "
+            "layout in models.json, or export it with input (N, 3, height, width) and one output"
+        ) from error
+    if not found.isfinite().all():
+        raise WeightsError(f"recogniser {path} embeds a grey face as {found.flatten()[0]:g}: its spec or file is wrong")
+
+
+class _Entry(BaseModel):
+    """One model of models.json; further fields (licence, accuracy) are for readers."""
+
+    role: Role
+    input: InputSpec
+    sha256: str
+
+
+_ENTRIES = TypeAdapter(dict[str, _Entry])
+
+
+def load_recognisers(folder: Path, *, role: Role | None = None) -> dict[str, Recogniser]:
+    """Return the recognisers that `folder/models.json` lists, by name; those of one role if given.
+
+    Raises:
+        WeightsError: the list or a model is missing, or a model differs from its SHA-256.
+    """
+    index = Path(folder) / "models.json"
+    try:
+        entries = _ENTRIES.validate_json(index.read_bytes().removeprefix(codecs.BOM_UTF8))
+    except OSError as error:
+        raise WeightsError(
+            f"no list of recognisers at {index} ({error.strerror}): name the folder of the ONNX files with --models"
+        ) from error
+    except ValidationError as error:
+        raise WeightsError(f"{index} is not a list of recognisers: {error}") from error
+    return {
+        name: load_recogniser(Path(folder) / f"{name}.onnx", entry.input, sha256=entry.sha256)
+        for name, entry in entries.items()
+        if role in (None, entry.role)
+    }

@@ -1,1 +1,0 @@
-"""The networks: recognisers to fool, the probe that stands for them, and the transfer U-Net."""

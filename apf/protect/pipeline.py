@@ -1,0 +1,119 @@
+"""Protect a photo: decode, detect, align, perturb, paste back, encode."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+
+from apf.attack.protect_face import Hidden, Task, hide
+from apf.faces.alignment import Face, Float32, Float64, align, alignment
+from apf.filters.load import PhotoFilter
+from apf.photo import Limits, Photo, decode
+from apf.protect.publish import Outcome, ProtectedPhoto, ProtectedPixels, encoded, pasted, published
+from apf.recipe import Recipe
+from apf.runtime.stage_clock import StageClock
+
+__all__ = [
+    "HiddenFaces",
+    "Outcome",
+    "ProtectedPhoto",
+    "ProtectedPixels",
+    "encode_protected",
+    "hide_faces",
+    "protect_batch",
+    "protect_photo",
+]
+
+
+def protect_batch(
+    photos: Sequence[Photo], filter: PhotoFilter, clock: StageClock | None = None, *, in_place: bool = False
+) -> list[ProtectedPixels]:
+    """Protect every face of every photo; the faces of all photos share the filter's batches.
+
+    The result for a photo does not depend on the photos around it.
+
+    Args:
+        in_place: the photos themselves may be changed, and must not be used again, not even after an error.
+    """
+    clock = clock or StageClock()
+    found = hide_faces(photos, filter, clock)
+    with clock.stage("paste"):
+        return [_pasted(photo, own, filter.recipe, in_place=in_place) for photo, own in zip(photos, found, strict=True)]
+
+
+@dataclass(frozen=True)
+class HiddenFaces:
+    """The faces of one photo, and what is done to each."""
+
+    faces: tuple[Face, ...]
+    #: (2, 3) each, photo pixels to template pixels.
+    matrices: tuple[Float64, ...]
+    hidden: tuple[Hidden, ...]
+
+
+def hide_faces(photos: Sequence[Photo], filter: PhotoFilter, clock: StageClock | None = None) -> list[HiddenFaces]:
+    """Find every face of every photo, and what is to be done to it; as `protect_batch`, but nothing is drawn yet."""
+    clock = clock or StageClock()
+    with clock.stage("detect"):
+        found = filter.detector.detect([photo.pixels for photo in photos])
+    with clock.stage("align"):
+        matrices = [[alignment(face.landmarks) for face in faces] for faces in found]
+        crops = [align(photo.pixels, matrix) for photo, own in zip(photos, matrices, strict=True) for matrix in own]
+    hidden = iter(_hidden(photos, matrices, crops, filter, clock) if crops else [])
+    return [
+        HiddenFaces(tuple(faces), tuple(own), tuple(islice(hidden, len(own))))
+        for faces, own in zip(found, matrices, strict=True)
+    ]
+
+
+def _hidden(
+    photos: Sequence[Photo],
+    matrices: Sequence[Sequence[Float64]],
+    crops: Sequence[Float32],
+    filter: PhotoFilter,
+    clock: StageClock,
+) -> list[Hidden]:
+    """Return what is done to each face: the modules' answer, and the steps that go on from there."""
+    units = _starts(crops, filter, clock)
+    places = [(photo, matrix) for photo, own in zip(photos, matrices, strict=True) for matrix in own]
+    tasks = [
+        Task(photo.pixels, matrix, photo.grey, start) for (photo, matrix), start in zip(places, units, strict=True)
+    ]
+    return hide(tasks, filter.recipe, filter.guides, clock)
+
+
+def _starts(crops: Sequence[Float32], filter: PhotoFilter, clock: StageClock) -> Sequence[Float32 | None]:
+    """Return the modules' answer for each face, in units of epsilon.
+
+    Steps on several guides get along without it, and photos of a person stay further apart: half of it is universal.
+    """
+    if filter.recipe.steps and len(filter.recipe.guides) > 1:
+        return [None] * len(crops)
+    return [delta / np.float32(filter.recipe.epsilon) for delta in filter.perturb(crops, clock)]
+
+
+def _pasted(photo: Photo, own: HiddenFaces, recipe: Recipe, *, in_place: bool) -> ProtectedPixels:
+    changes, verdicts = [one.change for one in own.hidden], [one.verdict for one in own.hidden]
+    return pasted(photo, own.faces, own.matrices, changes, recipe, verdicts=verdicts, in_place=in_place)
+
+
+def protect_photo(data: bytes, filter: PhotoFilter, *, limits: Limits | None = None) -> ProtectedPhoto:
+    """Protect one encoded photo.
+
+    Args:
+        data: a JPEG, PNG, WebP, HEIC, AVIF or TIFF; the same format comes out.
+        limits: the largest photo to take, in bytes and pixels.
+
+    Raises:
+        PhotoError: the photo is corrupt, unsupported or too large; nothing comes out.
+    """
+    photo = decode(data, limits or Limits(), keep_metadata=filter.recipe.keep_metadata)
+    return published(protect_batch([photo], filter, in_place=True)[0], filter.recipe, bytes_in=len(data))
+
+
+def encode_protected(protected: ProtectedPixels, filter: PhotoFilter) -> bytes:
+    """Encode in the source's own format, under the recipe's JPEG policy."""
+    return encoded(protected, filter.recipe)

@@ -1,0 +1,1 @@
+"""Train, evaluate, export and show. Nothing that runs in production imports it."""

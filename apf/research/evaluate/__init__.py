@@ -1,0 +1,1 @@
+"""Measurement of protection, as a stranger would do it: `python -m apf.research.evaluate`."""

@@ -1,0 +1,1 @@
+"""Training of the three modules: `python -m apf.research.train`."""

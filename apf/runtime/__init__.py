@@ -1,0 +1,1 @@
+"""Run networks on the machine at hand: cores, ONNX Runtime, CUDA, NumPy alone."""

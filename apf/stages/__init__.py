@@ -1,0 +1,1 @@
+"""The three modules of a recipe (gradient, transfer, universal) and their networks."""

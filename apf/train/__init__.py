@@ -1,1 +1,0 @@
-"""Training of the three modules: `python -m apf.train`."""

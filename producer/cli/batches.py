@@ -1,0 +1,217 @@
+"""`apf protect`, `retry`, `resume`, `cancel` and `pause`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from enum import StrEnum
+from functools import partial
+from typing import Annotated
+
+import typer
+
+from producer.cli.callbacks import await_callback, check_callback_here
+from producer.cli.console import (
+    INTERRUPTED,
+    AsJson,
+    BatchId,
+    Destination,
+    Exclude,
+    NoFace,
+    OnWeak,
+    OnWeakOption,
+    Overwrite,
+    Private,
+    Wait,
+    console,
+    echo,
+    errors_end_the_command,
+    fail,
+)
+from producer.cli.progress import LONGEST_PAUSE_S, POLL_S, finish, follow
+from producer.cli.worker_check import Notices, listening
+from producer.doctor.dependencies import missing_worker_parts
+from workers.access.sources import find_source
+from workers.batches.create import BatchOptions, check_recipe, find_batch, new_batch, write_alone
+from workers.batches.rescue import periodic_rescuer, plan_and_send, resume, send_named
+from workers.batches.retry import retry as retry_batch
+from workers.broker.app import make_app
+from workers.broker.client import Broker, BrokerError, choose_queue, queue_snapshot
+from workers.broker.embedded import embedded_worker
+from workers.config.settings import Settings, load_settings
+from workers.core.records import BULK, INTERACTIVE, Batch
+from workers.errors import StoreError
+from workers.ledger.batch_ledger import Ledger, Stop
+from workers.ledger.lifecycle import cancel as cancel_batch
+from workers.ledger.lifecycle import close
+from workers.ledger.report_cache import open_shards
+from workers.status.batch_status import BatchMonitor
+
+
+class LaneName(StrEnum):
+    interactive = INTERACTIVE
+    bulk = BULK
+
+
+@errors_end_the_command
+def protect(
+    source: Annotated[str, typer.Argument(metavar="SRC", help="Folder, photo, file:// or s3://bucket/prefix.")],
+    destination: Destination,
+    recipe: Annotated[str, typer.Option(help="light, standard, strong, or a TOML file.")] = "standard",
+    private: Private = False,
+    wait: Wait = True,
+    no_face: Annotated[NoFace, typer.Option(help="What to do with a photo that has no face.")] = NoFace.copy,
+    overwrite: Overwrite = False,
+    on_weak: Annotated[OnWeak, OnWeakOption] = OnWeak.publish,
+    lane: Annotated[LaneName, typer.Option(help="interactive overtakes bulk on shared workers.")] = LaneName.bulk,
+    tenant: Annotated[str, typer.Option(help="Whose photos these are: tenants get equal shares of a lane.")] = "",
+    exclude: Exclude = None,
+    callback: Annotated[
+        str | None, typer.Option(metavar="URL", help="POST there when the batch is done (docs/callbacks.md).")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Protect every photo of SRC into DST; only what is new or changed since the last time."""
+    settings = load_settings()
+    _refuse_what_cannot_run(settings, wait)
+    if callback is not None:
+        check_callback_here(callback, settings)
+    asked = BatchOptions(
+        recipe=recipe,
+        private=private,
+        no_face=no_face.value,
+        overwrite=overwrite,
+        on_weak=on_weak.value,
+        lane=lane.value,
+        tenant=tenant,
+        callback=callback,
+        exclude=tuple(exclude or ()),
+    )
+    found = find_source(source, settings, private=private)
+    ledger, batch = new_batch(found.url, destination, asked, settings, photo=found.photo)
+    with suppress(BrokerError):  # told below, when the batch is kept in the ledger
+        batch = batch.model_copy(update={"queue": choose_queue(make_app(settings), batch.lane, tenant)})
+    write_alone(ledger, batch, settings)
+
+    def send(sender: Broker) -> None:
+        send_named(ledger, batch, sender) if batch.named else plan_and_send(ledger, batch.id, sender, settings)
+
+    _run(ledger, batch.id, send, settings, wait=wait, as_json=as_json)
+
+
+@errors_end_the_command
+def retry(destination: Destination, batch: BatchId, wait: Wait = True, as_json: AsJson = False) -> None:
+    """Send the failed photos of a batch again, after a fix."""
+    _send_again(retry_batch, "failed photos", destination, batch, wait=wait, as_json=as_json)
+
+
+@errors_end_the_command
+def resume_command(destination: Destination, batch: BatchId, wait: Wait = True, as_json: AsJson = False) -> None:
+    """Go on with a batch: finish its planning, and send again what has no report."""
+    _send_again(resume, "shards", destination, batch, wait=wait, as_json=as_json)
+
+
+def _send_again(
+    again: Callable[[Ledger, str, Broker, Settings], int],
+    what: str,
+    destination: str,
+    batch: str,
+    *,
+    wait: bool,
+    as_json: bool,
+) -> None:
+    settings = load_settings()
+    _refuse_what_cannot_run(settings, wait)
+    ledger, _ = find_batch(destination, batch, settings)
+    check_recipe(ledger, ledger.read_batch(batch), settings)
+
+    def send(sender: Broker) -> None:
+        count = again(ledger, batch, sender, settings)
+        console.print(f"{count} {what} sent again", highlight=False)
+
+    _run(ledger, batch, send, settings, wait=wait, as_json=as_json)
+
+
+@errors_end_the_command
+def cancel(destination: Destination, batch: BatchId) -> None:
+    """Stop a batch: shards that wait are dropped, running ones end early; `apf resume` takes it up again."""
+    _stop(destination, batch, "cancelled")
+
+
+@errors_end_the_command
+def pause(destination: Destination, batch: BatchId) -> None:
+    """Hold a batch, across restarts of anything, until `apf resume`."""
+    _stop(destination, batch, "paused")
+
+
+def _stop(destination: str, batch: str, how: Stop) -> None:
+    settings = load_settings()
+    ledger, _ = find_batch(destination, batch, settings)
+    record = ledger.read_batch(batch)  # an unknown batch is an error, not a marker
+    if _is_done(ledger, record):
+        fail(f"batch {batch} is done already, so it cannot be {how}: nothing of it is left to stop")
+    if how == "cancelled":
+        cancel_batch(ledger, record, settings)
+    else:
+        ledger.stop(batch, how)
+    echo(f"batch {batch} is {how}; go on with: apf resume {destination} {batch}")
+
+
+def _is_done(ledger: Ledger, batch: Batch) -> bool:
+    # The listing first: of a large batch that runs, it takes long to read every report.
+    listed = batch.planned and ledger.reported_shards(batch.id) >= set(range(batch.shards))
+    return listed and not open_shards(ledger, batch)
+
+
+def _run(
+    ledger: Ledger, batch_id: str, send: Callable[[Broker], None], settings: Settings, *, wait: bool, as_json: bool
+) -> None:
+    """Send shards and follow them, on the queue or with a worker in this process."""
+    celery = make_app(settings)
+    watch = BatchMonitor(ledger, batch_id)
+    sender = Broker(celery)
+    plan = sender.plan if settings.broker_url else None
+    mind = periodic_rescuer(ledger, batch_id, sender, settings, lambda: queue_snapshot(celery), plan)
+    with _resume_hint(ledger, batch_id):
+        if settings.broker_url:
+            send(sender)
+            follow_it = partial(follow, watch, every_s=POLL_S, show=not as_json, on_poll=mind)
+            summary = follow_it(notice=Notices(ledger, settings)) if wait else watch.poll()
+        else:
+            with embedded_worker(celery) as worker:
+
+                def look() -> None:
+                    worker.check()
+                    mind()
+
+                send(sender)
+                # It says itself when it has done all: only the bar has to be looked after.
+                every_s = LONGEST_PAUSE_S if as_json else POLL_S
+                summary = follow(watch, every_s=every_s, show=not as_json, on_poll=look, pause=worker.wait)
+                summary = await_callback(watch, summary, sender.callback, worker.check)
+    if summary.done:
+        close(ledger, summary.batch, settings, sender.callback if settings.broker_url else None)
+    finish(summary, as_json=as_json, waited=wait, heard=listening(ledger, summary, settings))
+
+
+@contextmanager
+def _resume_hint(ledger: Ledger, batch_id: str) -> Iterator[None]:
+    destination = ledger.read_batch(batch_id).destination  # at first: later the store may be what fails
+    again = f"apf resume {destination} {batch_id}"
+    try:
+        yield
+    except KeyboardInterrupt:
+        echo(f"\ninterrupted; go on with: {again}")
+        raise typer.Exit(INTERRUPTED) from None
+    except (BrokerError, StoreError) as error:
+        fail(f"{error}; batch {batch_id} is kept, then go on with: {again}")
+
+
+def _refuse_what_cannot_run(settings: Settings, wait: bool) -> None:
+    if settings.broker_url:
+        return
+    if not wait:
+        fail("--no-wait needs a queue that others work on: set APF_BROKER_URL, or leave the flag away")
+    if missing := missing_worker_parts():
+        fail(f"without a queue this command does the work itself, but {', '.join(missing)} is not installed: "
+                "install the worker extra, or set APF_BROKER_URL")  # fmt: skip

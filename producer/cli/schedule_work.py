@@ -1,0 +1,110 @@
+"""Run the batches of schedules: by a queue's workers, or by one in this process."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import NoReturn
+
+import typer
+
+from producer.cli.callbacks import await_callback
+from producer.cli.console import DONE, INTERRUPTED, SOME_FAILED, echo, fail
+from producer.cli.progress import follow, is_short, print_summary
+from producer.cli.worker_check import Notices
+from producer.doctor.dependencies import missing_worker_parts
+from workers.batches.rescue import periodic_rescuer, resume
+from workers.broker.app import make_app
+from workers.broker.client import Broker, choose_queue, queue_snapshot
+from workers.broker.embedded import embedded_worker
+from workers.config.settings import Settings
+from workers.ledger.batch_ledger import Ledger
+from workers.ledger.leases import attempts_at, is_live
+from workers.ledger.lifecycle import close
+from workers.schedules.fire import Fired, run_due
+from workers.schedules.repository import all_schedules
+from workers.schedules.status import unfinished
+from workers.status.as_json import json_object
+from workers.status.batch_status import BatchMonitor, BatchSummary
+
+POLL_S = 2.0
+
+
+def fire(settings: Settings, *, only: str | None = None) -> list[Fired]:
+    """Fire what is due; with a queue its workers plan it, without one `work` does."""
+    if settings.broker_url:
+        celery = make_app(settings)
+        return run_due(settings, Broker(celery).plan, only=only, choose_queue=partial(choose_queue, celery))
+    if missing := missing_worker_parts():
+        fail(f"without a queue this command does the work itself, but {', '.join(missing)} is not installed: "
+                "install the worker extra, or set APF_BROKER_URL")  # fmt: skip
+    return run_due(settings, lambda batch_url: None, only=only)
+
+
+def work(fired: Iterable[Fired], settings: Settings, *, wait: bool, show: bool) -> list[BatchSummary]:
+    """Where the batches stand; without a queue, once a worker in this process has done them and what was left."""
+    batches = [batch for one in fired for batch in one.batches(settings)]
+    if not settings.broker_url:
+        return list(_done_here({batch_id: ledger for ledger, batch_id in batches}, settings, show=show))
+    if wait:
+        return [_followed(ledger, batch_id, settings, show=show) for ledger, batch_id in batches]
+    return [BatchMonitor(ledger, batch_id).poll() for ledger, batch_id in batches]
+
+
+@contextmanager
+def hint_how_to_go_on(settings: Settings, name: str | None = None) -> Iterator[None]:
+    """On Ctrl-C: status 130, and what to type; the batches are kept."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not settings.broker_url:
+            echo("\ninterrupted; go on with: apf schedule tick")
+        elif name:
+            echo(f"\ninterrupted, and workers go on; follow it with: apf schedule show {name} --wait")
+        else:
+            echo("\ninterrupted, and workers go on; look with: apf schedule list")
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def finish(summaries: list[BatchSummary], *, as_json: bool, waited: bool) -> NoReturn:
+    """Print them, and end the command: with status 1 where photos failed, or are left though they were waited for."""
+    if as_json:
+        print(json.dumps({"batches": [json_object(summary) for summary in summaries]}))
+    elif not summaries:
+        echo("nothing to do")
+    for summary in () if as_json else summaries:
+        print_summary(summary)
+    left = waited and any(summary.pending or summary.stopped for summary in summaries)
+    failed = any(map(is_short, summaries))
+    raise typer.Exit(SOME_FAILED if failed or left else DONE)
+
+
+def _followed(ledger: Ledger, batch_id: str, settings: Settings, *, show: bool) -> BatchSummary:
+    celery = make_app(settings)
+    sender = Broker(celery)
+    mind = periodic_rescuer(ledger, batch_id, sender, settings, lambda: queue_snapshot(celery), sender.plan)
+    notice = Notices(ledger, settings)
+    return follow(BatchMonitor(ledger, batch_id), every_s=POLL_S, show=show, on_poll=mind, notice=notice)
+
+
+def _done_here(batches: dict[str, Ledger], settings: Settings, *, show: bool) -> Iterator[BatchSummary]:
+    """Nobody reconciles without a queue: what an earlier command has left is gone on with."""
+    for shelf, name in all_schedules(settings):
+        for ledger, batch in unfinished(shelf, name, settings):
+            if not any(map(is_live, attempts_at(ledger, batch.id))):  # else another command is at it
+                batches.setdefault(batch.id, ledger)
+    if not batches:
+        return
+    celery = make_app(settings)
+    sender = Broker(celery)
+    with embedded_worker(celery) as worker:
+        for batch_id, ledger in batches.items():
+            resume(ledger, batch_id, sender, settings)
+            watch = BatchMonitor(ledger, batch_id)
+            summary = follow(watch, every_s=POLL_S, show=show, on_poll=worker.check, pause=worker.wait)
+            summary = await_callback(watch, summary, sender.callback, worker.check)
+            if summary.done:
+                close(ledger, summary.batch, settings)
+            yield summary

@@ -1,0 +1,158 @@
+"""`apf worker`, `beat`, `reconcile` and `doctor`."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from typing import Annotated, NoReturn, ParamSpec, TypeVar
+
+import typer
+from rich.markup import escape
+
+from producer.cli.console import DONE, SOME_FAILED, AsJson, console, echo, errors_end_the_command, fail
+from producer.doctor import checks
+from workers.batches.rescue import reconcile
+from workers.broker.app import make_app
+from workers.broker.client import Broker, BrokerError, queue_snapshot
+from workers.broker.queues import expanded
+from workers.config.access import check_reachable
+from workers.config.settings import Settings, check_worker, load_settings
+from workers.decoding.decoder_process import look as look_at_cage
+from workers.errors import WorkerError
+from workers.ledger.open_batches import OPEN, check_registry, roots
+from workers.store import open_store
+
+#: Celery's own, of `apf worker` and `apf beat`.
+HELP = "--help"
+#: Nobody uses what workers tell each other, which Redis hands on from each to all: for ten times the workers a hundred
+#: times as much. And a worker that starts would wait a second for the others' answers.
+EACH_FOR_ITSELF = ("--without-gossip", "--without-mingle")
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@errors_end_the_command
+def reconcile_command(
+    urls: Annotated[list[str] | None, typer.Argument(metavar="[URL]...", help="Default: the allowed ones.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Send again what nobody is at, in every open batch; `apf beat` has a worker do so by and by."""
+    settings = load_settings()
+    if not settings.broker_url:
+        fail("without a queue there is nothing to reconcile: set APF_BROKER_URL, or use apf resume")
+    celery = make_app(settings)
+    where = urls or roots(settings)
+    if not where:
+        fail("no place to look for open batches: name destinations, or set APF_ALLOWED_URLS or APF_LEDGER_URL")
+    # the pass leaves a batch for the next time where the queue refuses: good for a clock, not here
+    queue_snapshot(celery)
+    problems = _unlisted(where, settings)
+    sender = Broker(celery)
+    send, ask = _noting(sender, problems), _noting(lambda: queue_snapshot(celery), problems)
+    notify, plan = _noting(sender.callback, problems), _noting(sender.plan, problems)
+    sent = reconcile([url for url in where if url not in problems], send, settings, ask, notify, plan)
+    if as_json:
+        print(json.dumps(sent))
+    for batch_id, count in sent.items():
+        echo(f"batch {batch_id}: {count} shards sent")
+    if problems:
+        fail("not everything was looked after: " + "; ".join(problems.values()))
+
+
+def _unlisted(urls: list[str], settings: Settings) -> dict[str, str]:
+    """Return what keeps open batches from being found, by URL."""
+    problems = {}
+    for url in urls:
+        try:
+            next(open_store(url, s3=settings.s3).list(OPEN), None)
+        except WorkerError as error:
+            problems[url] = str(error)
+    return problems
+
+
+def _noting(ask: Callable[P, T], problems: dict[str, str]) -> Callable[P, T]:
+    """`ask`, but what the queue refuses is noted before it is raised."""
+
+    def noting(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return ask(*args, **kwargs)
+        except BrokerError as error:
+            problems["queue"] = str(error)
+            raise
+
+    return noting
+
+
+@errors_end_the_command
+def beat(context: typer.Context) -> None:
+    """Start the clock that has workers reconcile batches and run schedules. Takes every flag of `celery beat`."""
+    if HELP not in context.args:
+        settings = load_settings()
+        check_worker(settings)
+        check_registry(settings)
+    _become(["beat", *context.args])
+
+
+@errors_end_the_command
+def worker(context: typer.Context) -> None:
+    """Start a worker on APF_BROKER_URL; every flag of `celery worker` can follow (`apf worker --help` lists them)."""
+    if HELP not in context.args:
+        settings = load_settings()
+        check_worker(settings)
+        check_reachable(settings.allowed_for_batches, settings.s3)
+        checks.check_eviction(settings)
+        if settings.decoder_cage == "require":
+            look_at_cage(settings.decoder_cage)
+    level = [] if any(arg.startswith(("-l", "--loglevel")) for arg in context.args) else ["--loglevel", "INFO"]
+    _become(["worker", *EACH_FOR_ITSELF, *level, *_lanes_expanded(context.args)])
+
+
+def _become(arguments: list[str]) -> NoReturn:
+    # SIGTERM gives the shard back within APF_SHUTDOWN_GRACE_S instead of waiting for its end.
+    environment = {"REMAP_SIGTERM": "SIGQUIT", **os.environ}
+    # The app wants settings, which help does without.
+    app_of_ours = [] if HELP in arguments else ["-A", "workers.celeryapp"]
+    # Celery's banner lists every queue, and is no line of a log.
+    command = [sys.executable, "-m", "celery", "--quiet", *app_of_ours, *arguments]
+    os.execve(sys.executable, command, environment)  # noqa: S606  the user's own arguments, no shell
+
+
+@errors_end_the_command
+def examine(
+    urls: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[URL]...",
+            help="Stores to list, read and, where that is allowed, write: small objects under .apf/doctor/, "
+            "deleted again.",
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check settings, queue, weights and stores, and say what to mend."""
+    findings = checks.examine(load_settings(), urls or [])
+    if as_json:
+        print(json.dumps([finding.as_dict() for finding in findings]))
+    else:
+        for finding in findings:
+            mark = "[green]ok[/green]  " if finding.ok else "[red]bad[/red] "
+            console.print(f"{mark} {escape(finding.check)}: {escape(finding.detail)}", highlight=False, soft_wrap=True)
+    raise typer.Exit(DONE if all(finding.ok for finding in findings) else SOME_FAILED)
+
+
+def _lanes_expanded(args: list[str]) -> list[str]:
+    """`-Q interactive` means all of the lane's queues."""
+    found: list[str] = []
+    for arg in args:
+        before = found[-1] if found else ""
+        if before in ("-Q", "--queues"):
+            found.append(",".join(expanded(arg.split(","))))
+        elif arg.startswith(("--queues=", "-Q")) and arg != "-Q":
+            names = arg.removeprefix("--queues=").removeprefix("-Q")
+            found.append("--queues=" + ",".join(expanded(names.split(","))))
+        else:
+            found.append(arg)
+    return found

@@ -1,0 +1,1 @@
+"""`apf doctor`: checks of settings, queue, weights and stores."""

@@ -1,0 +1,1 @@
+"""Formats of stores' events, brought to one form."""

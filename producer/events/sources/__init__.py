@@ -1,0 +1,1 @@
+"""Sources of events: SQS, HTTP, a Redis list."""

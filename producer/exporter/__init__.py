@@ -1,0 +1,1 @@
+"""`apf exporter`: Prometheus metrics of queues and open batches."""

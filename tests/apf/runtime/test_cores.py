@@ -1,0 +1,56 @@
+"""How many cores there are, whoever limits them."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from apf.runtime import cores
+from apf.runtime.cores import available_cores, side_by_side, use_cores
+
+
+@pytest.fixture
+def as_before() -> Iterator[None]:
+    yield
+    cores._share.clear()
+    cores._pool.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [("200000 100000\n", 2), ("50000 100000", 0.5), ("max 100000", math.inf), ("", math.inf), (None, math.inf)],
+)
+def test_a_containers_quota_is_read(tmp_path: Path, text: str | None, found: float) -> None:
+    """As cgroup v2 writes it; without one, or in a file that is none, nothing limits."""
+    file = tmp_path / "cpu.max"
+    if text is not None:
+        file.write_text(text)
+    assert cores._quota(file) == found
+
+
+@pytest.mark.parametrize(("quota", "most"), [(0.5, 1), (1.2, 2), (math.inf, 10**6)])
+def test_a_quota_bounds_the_cores(monkeypatch: pytest.MonkeyPatch, quota: float, most: int) -> None:
+    """A part of a core counts as one; never more than there are, and never none."""
+    unlimited = available_cores()
+    monkeypatch.setattr(cores, "_quota", lambda: quota)
+    assert 1 <= available_cores() <= min(most, unlimited)
+
+
+@pytest.mark.usefixtures("as_before")
+def test_work_is_done_on_as_many_threads_as_are_asked_for() -> None:
+    """In order, side by side, and never on more threads."""
+    use_cores(3)
+    together, seen = threading.Barrier(3, timeout=20), set()
+
+    def work(number: int) -> int:
+        seen.add(threading.current_thread().name)
+        together.wait()
+        return number * number
+
+    assert side_by_side(work, range(6)) == [0, 1, 4, 9, 16, 25]
+    assert len(seen) == 3
+    assert side_by_side(work, []) == []

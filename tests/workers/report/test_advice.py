@@ -1,0 +1,96 @@
+"""Every reason that a photo can fail for has a cure that fits."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from apf.errors import PhotoError, PrivateFileError
+from apf.photo import Limits, decode
+from apf.private.files import Gradients
+from tests.faults.corpus import depths, empty, flipped, misnamed, polyglots, truncated
+from tests.private_files import answer, gradient_file
+from workers.report.advice import _OTHER, _PASSES, cure
+
+
+def test_every_photo_of_the_corpus_that_is_refused_has_a_cure_of_its_own() -> None:
+    """Hundreds of damaged, odd and hostile files: none is left with the general advice."""
+    refused = {}
+    for family in (truncated, flipped, misnamed, empty, depths, polyglots):
+        for key, data in family():
+            try:
+                decode(data)
+            except PhotoError as error:
+                refused[f"{family.__name__}/{key}"] = str(error)
+    assert len(refused) > 150
+    without = {key: reason for key, reason in refused.items() if cure(reason, transient=False) == _OTHER}
+    assert without == {}
+
+
+def cmyk() -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).convert("CMYK").save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("data", "limits", "word"),
+    [
+        (cmyk(), Limits(), "RGB"),
+        (b"GIF89a" + bytes(20), Limits(), "JPEG or PNG"),
+        (b"no photo", Limits(), "backup"),
+        (bytes(100), Limits(max_bytes=50), "APF_MAX_PHOTO_BYTES"),
+        (b"FUJIFILMCCD-RAW " + bytes(50), Limits(), "raw converter"),
+    ],
+)
+def test_the_cure_fits_the_photo(data: bytes, limits: Limits, word: str) -> None:
+    """A colour space, a format, damage, a size and a camera's raw file each have their own advice."""
+    with pytest.raises(PhotoError) as refused:
+        decode(data, limits)
+    assert word in cure(str(refused.value), transient=False)
+
+
+@pytest.mark.parametrize(
+    ("reason", "word"),
+    [
+        ("changed while the batch ran: run the command again to protect the new version", "edited"),
+        ("deleted while the batch ran", "Nothing to do"),
+        ("'CMYK pages.jpg' in file:///x has 900 bytes, over the limit of 5", "Scale it down"),
+        ("out of memory: lower APF_PHOTO_BUFFER_BYTES or APF_MAX_PHOTO_PIXELS", "Scale it down"),
+        ("unexpected ValueError: x", "report it"),
+        ("its worker died 3 times over it: look at the photo, or at the worker's memory", "Scale it down"),
+        ("'a.jpg' in s3://memory was not written by apf and is left as it is: move it away", "--overwrite"),
+        ("'a.jpg' in s3://x is the output of another photo, as far as is known, and is left as it is", "--overwrite"),
+        ("'a.jpg' in s3://gradients is an output of apf itself (batch b), and to protect it again", "it is protected"),
+        ("something new", _OTHER),
+    ],
+)
+def test_reasons_of_workers_and_stores_have_theirs(reason: str, word: str) -> None:
+    """A photo's name in the reason does not decide."""
+    assert word in cure(reason, transient=False)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda whole: b"no file",
+        lambda whole: whole[:-1],
+        answer,
+        lambda whole: whole.replace(b'"version":"1"', b'"version":"2"'),
+    ],
+    ids=["foreign", "cut short", "an answer", "a later version's"],
+)
+def test_a_gradient_file_is_mended_by_its_owner(spoil: Callable[[bytes], bytes]) -> None:
+    """No photo program helps with it."""
+    with pytest.raises(PrivateFileError) as refused:
+        Gradients.decode(spoil(gradient_file(0)))
+    assert "owner makes the gradient file again" in cure(str(refused.value), transient=False)
+
+
+def test_what_may_pass_is_tried_again() -> None:
+    """Whatever the reason says."""
+    assert cure("damaged: cannot be decoded", transient=True) == _PASSES

@@ -1,0 +1,1 @@
+"""Create, plan, rescue and retry batches."""

@@ -1,0 +1,300 @@
+"""Requeue orphaned shards and resume interrupted planning.
+
+Called by `apf resume` for one batch, and for all open ones by `apf reconcile` and the periodic task. Everything is read
+from the ledger, so it works after Redis was flushed, a producer died, or an object was torn.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from datetime import datetime, timedelta
+from functools import partial
+
+from celery.exceptions import SoftTimeLimitExceeded
+from pydantic import BaseModel
+
+from workers.access.batch_records import check_batch
+from workers.batches.plan import PlannerConflict, plan, plan_named
+from workers.batches.repair_plan import caught_up, planned_anew
+from workers.broker.queue_state import QueueSnapshot
+from workers.broker.queues import queue_of
+from workers.config.settings import Settings
+from workers.core.clock import now
+from workers.core.records import BULK, Attempt, Batch, Moment, ShardJob, parse
+from workers.errors import LedgerError, NewerRecord, WorkerError
+from workers.ledger.batch_ledger import Ledger, all_of
+from workers.ledger.callback_state import Notify, delivery_started
+from workers.ledger.leases import attempts_at, is_live, mark_missed
+from workers.ledger.lifecycle import close
+from workers.ledger.open_batches import open_batches, register
+from workers.ledger.report_cache import open_shards
+from workers.store import open_store
+
+log = logging.getLogger(__name__)
+
+Send = Callable[[ShardJob], None]
+
+#: A planner that wrote nothing for so long is gone.
+PLANNER_LEASE_S = 300.0
+#: A planner asks so often whether its batch was cancelled or paused.
+LOOK_FOR_STOP_S = 5.0
+LOOKED = "looked.json"
+#: Plans that are looked at before their shards are sent.
+WINDOW = 64
+#: In one pass, what the broker holds is asked for no more often.
+GOOD_FOR_S = 2.0
+
+
+class _QueueSearched(BaseModel):
+    """When the queue was last searched for a batch's messages."""
+
+    at: Moment
+
+
+def resume(ledger: Ledger, batch_id: str, send: Send, settings: Settings) -> int:
+    """Take the marks of a stop away, send every shard again that is not done and that nobody is at, and plan the rest.
+
+    Returns how many were sent again. A shard that waits in the queue already is harmless there twice: whoever comes
+    second finds the report, or writes the same bytes.
+    """
+    batch = ledger.read_batch(batch_id)
+    # A batch that was done, and is not any more, is open again: a report was torn or lost.
+    register(ledger, batch, settings)
+    ledger.clear_stop(batch_id)
+    attempts = attempts_at(ledger, batch_id)
+    count = _send(ledger, batch, open_shards(ledger, batch), attempts, send, settings)
+    plan_and_send(ledger, batch_id, send, settings)
+    return count
+
+
+def reconcile(
+    urls: Iterable[str],
+    send: Send,
+    settings: Settings,
+    waiting: Callable[[], QueueSnapshot],
+    notify: Notify | None = None,
+    plan: Callable[[str], None] | None = None,
+) -> dict[str, int]:
+    """Rescue every open batch under these URLs, but for stopped ones and where nothing is due.
+
+    A batch that is done and owes a callback is handed to `notify`, and one that nobody plans to `plan`, where they are
+    given.
+
+    Returns how many shards were sent, by batch. A batch that cannot be read is logged and left for the next time.
+    """
+    sent: dict[str, int] = {}
+    waiting = _cached(waiting)
+    for ledger, batch_id in open_batches(urls, settings):
+        try:
+            count = reconcile_batch(ledger, batch_id, send, settings, waiting, notify, plan)
+        except WorkerError as error:
+            log.warning("batch %s is left for the next time: %s", batch_id, error)
+            continue
+        except SoftTimeLimitExceeded:
+            raise
+        except Exception:  # whatever is wrong with one batch's objects holds up no other
+            log.exception("batch %s is left out, for a reason that nobody foresaw", batch_id)
+            continue
+        if count:
+            sent[batch_id] = count
+    return sent
+
+
+def _cached(waiting: Callable[[], QueueSnapshot]) -> Callable[[], QueueSnapshot]:
+    """Wrap `waiting` in a cache: an answer that is good for some moments: many batches are looked at in one."""
+    found: QueueSnapshot | None = None
+    asked = 0.0
+
+    def ask() -> QueueSnapshot:
+        nonlocal found, asked
+        if found is None or time.monotonic() - asked > GOOD_FOR_S:
+            found, asked = waiting(), time.monotonic()
+        return found
+
+    return ask
+
+
+def periodic_rescuer(
+    ledger: Ledger,
+    batch_id: str,
+    send: Send,
+    settings: Settings,
+    waiting: Callable[[], QueueSnapshot],
+    plan: Callable[[str], None] | None = None,
+) -> Callable[[], None]:
+    """Return a function to call now and then while somebody waits for a batch: it reconciles it, at most once a
+    lease.
+    """
+    last = time.monotonic()
+
+    def mind() -> None:
+        nonlocal last
+        if time.monotonic() - last < settings.lease_s:
+            return
+        last = time.monotonic()
+        try:
+            reconcile_batch(ledger, batch_id, send, settings, waiting, plan=plan)
+        except WorkerError as error:
+            log.warning("batch %s is looked at again later: %s", batch_id, error)
+
+    return mind
+
+
+def plan_and_send(
+    ledger: Ledger, batch_id: str, send: Send, settings: Settings, enough: Callable[[], bool] = lambda: False
+) -> Batch:
+    """Plan what is not planned yet, sending each shard as soon as its plan is written; until the batch is stopped.
+
+    Args:
+        enough: asked after each shard, and every few seconds; where it says so, the batch is returned as it is then.
+
+    Raises:
+        Taken: somebody else plans it.
+        BatchTooLarge: the source has too many photos; those that may be are planned and sent.
+    """
+    # As it is now: an older record would plan anew what has been planned meanwhile.
+    grown = batch = ledger.read_batch(batch_id)
+    if batch.planned:
+        return batch
+    sent = batch.shards  # those found by `caught_up` may never have been sent
+    looked = time.monotonic()
+    planner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+    source = open_store(batch.source, s3=settings.s3)
+    for grown in plan(ledger, caught_up(ledger, batch), source, planner=planner, max_photos=settings.max_batch_photos):
+        while sent < grown.shards:
+            send(job_of(ledger, grown, sent))
+            sent += 1
+        if time.monotonic() - looked > LOOK_FOR_STOP_S:
+            looked = time.monotonic()
+            if ledger.stopped(batch_id):
+                break
+        if enough():
+            break
+    return grown
+
+
+def send_named(ledger: Ledger, batch: Batch, send: Send) -> None:
+    """Write the plans of a batch that names its photos, and send its shards."""
+    plan_named(ledger, batch)
+    for shard in range(batch.shards):
+        send(job_of(ledger, batch, shard))
+
+
+def job_of(ledger: Ledger, batch: Batch, shard: int) -> ShardJob:
+    """Return the message of a batch's shard."""
+    return ShardJob(batch_url=ledger.batch_url(batch.id), shard=shard, queue=queue_of(batch))
+
+
+def reconcile_batch(
+    ledger: Ledger,
+    batch_id: str,
+    send: Send,
+    settings: Settings,
+    waiting: Callable[[], QueueSnapshot],
+    notify: Notify | None = None,
+    plan: Callable[[str], None] | None = None,
+) -> int:
+    """`reconcile` for one batch; raises WorkerError."""
+    batch = ledger.read_batch(batch_id)
+    if ledger.stopped(batch_id):
+        return 0
+    # it has ended: a receiver that is down for a day is no reason to read all reports
+    if delivery_started(ledger, batch):
+        close(ledger, batch, settings, notify)
+        return 0
+    still_open = open_shards(ledger, batch)
+    if batch.planned and not still_open:
+        close(ledger, batch, settings, notify)
+        return 0
+    if settings.allowed_urls:  # the record could be forged: nothing is listed or mended for it
+        check_batch(ledger, batch, settings)
+    count = _send_lost(ledger, batch, still_open, send, settings, waiting())
+    silent_since = batch.updated_at or batch.created_at
+    if batch.planned or not _is_old(silent_since, PLANNER_LEASE_S):
+        return count
+    if plan is None:
+        before = batch.shards
+        with suppress(PlannerConflict):
+            count += plan_and_send(ledger, batch_id, send, settings).shards - before
+    elif not waiting().queued.get(queue_of(batch), 0) or _is_old(silent_since, settings.visibility_timeout_s):
+        plan(ledger.batch_url(batch_id))  # else its planning may wait there, behind the shards that were planned
+    return count
+
+
+def _send_lost(
+    ledger: Ledger, batch: Batch, still_open: set[int], send: Send, settings: Settings, waiting: QueueSnapshot
+) -> int:
+    """All open shards where no message of theirs can be alive; else those whose worker died since they were sent."""
+    attempts = attempts_at(ledger, batch.id)
+    taken = _taken_unseen(ledger.batch_url(batch.id), waiting, attempts)
+    # Older producers put all shards into one queue.
+    queues = {queue_of(batch), BULK}
+    if not any(waiting.queued.get(queue, 0) for queue in queues):
+        return _send(ledger, batch, still_open - taken, attempts, send, settings)
+    # Redis delivers a dead worker's message again after the visibility timeout, an hour as a rule: that is long.
+    lost = {a.shard for a in attempts if not is_live(a) and not a.missed} & still_open
+    if _is_old(_looked_at(ledger, batch), settings.visibility_timeout_s):
+        url = ledger.batch_url(batch.id)
+        lost |= still_open - taken - {job.shard for job in waiting.jobs(queues) if job.batch_url == url}
+        ledger.put_json(ledger.key(batch.id, LOOKED), _QueueSearched(at=now().isoformat(timespec="milliseconds")))
+    return _send(ledger, batch, lost, attempts, send, settings)
+
+
+def _taken_unseen(url: str, waiting: QueueSnapshot, attempts: list[Attempt]) -> set[int]:
+    """Shards that a worker was given and has not begun; the message of a dead try stays in Redis for long."""
+    given = Counter(job.shard for job in waiting.taken if job.batch_url == url)
+    given.subtract(attempt.shard for attempt in attempts)
+    return {shard for shard, unseen in given.items() if unseen > 0}
+
+
+def _send(
+    ledger: Ledger, batch: Batch, shards: set[int], attempts: list[Attempt], send: Send, settings: Settings
+) -> int:
+    """Send those of these open shards that nobody is at, by the batch's tries. Torn plans are made anew."""
+    wanted = sorted(shards - {attempt.shard for attempt in attempts if is_live(attempt)})
+    for first in range(0, len(wanted), WINDOW):
+        some = wanted[first : first + WINDOW]
+        for shard, is_whole in zip(some, all_of(partial(ledger.has_plan, batch.id), some), strict=True):
+            if not is_whole:
+                _mend_plan(ledger, batch, shard, settings)
+            send(job_of(ledger, batch, shard))
+    sent = set(wanted)
+    mark_missed(ledger, batch.id, [a for a in attempts if a.shard in sent and not a.missed])
+    return len(wanted)
+
+
+def _mend_plan(ledger: Ledger, batch: Batch, shard: int, settings: Settings) -> None:
+    try:
+        ledger.read_plan(batch.id, shard)
+    except NewerRecord:
+        raise  # it is whole: nothing is mended by planning it as an older version would
+    except LedgerError as error:
+        log.warning("planned anew: %s", error)
+        if batch.first_retry is not None and shard >= batch.first_retry:
+            ledger.write_plan(batch.id, shard, [])  # its photos stay failed, and can be retried
+            return
+        anew = planned_anew(ledger, batch, shard, open_store(batch.source, s3=settings.s3))
+        for number, photos in anew.items():
+            ledger.write_plan(batch.id, number, photos)
+
+
+def _looked_at(ledger: Ledger, batch: Batch) -> str:
+    with suppress(LedgerError):  # torn
+        if data := ledger.read(ledger.key(batch.id, LOOKED)):
+            return parse(_QueueSearched, data, LedgerError, LOOKED).at
+    return batch.created_at
+
+
+def _is_old(moment: str, seconds: float) -> bool:
+    return now() - _moment(moment) > timedelta(seconds=seconds)
+
+
+def _moment(text: str) -> datetime:
+    return datetime.fromisoformat(text)

@@ -1,0 +1,1 @@
+"""Deliver the callback of a batch that is done: payload, retries, throttle."""

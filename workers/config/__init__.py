@@ -1,0 +1,1 @@
+"""Settings from the environment, and which URLs they let a process touch."""

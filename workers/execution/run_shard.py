@@ -1,0 +1,254 @@
+"""Run a shard's message to its report: everything the task does, callable without Celery."""
+
+from __future__ import annotations
+
+import os
+import resource
+import socket
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
+from itertools import count
+
+from celery.exceptions import SoftTimeLimitExceeded
+
+from apf.errors import ApfError, OtherVersion
+from apf.recipe import Recipe
+from apf.runtime.stage_clock import StageClock
+from workers.access.batch_records import check_batch
+from workers.access.output_claims import sources_in
+from workers.config.access import check_allowed
+from workers.config.settings import Settings
+from workers.core.clock import now
+from workers.core.log_context import log_context
+from workers.core.records import Batch, Lane, Outcome, PhotoRef, PhotoReport, ShardJob, ShardReport, Totals
+from workers.errors import LedgerError, NotAllowed, StoreError
+from workers.execution import malloc_trim
+from workers.execution.engine import Engine
+from workers.execution.isolation import SPLIT_AFTER, OneByOneRunner
+from workers.execution.load_engine import load_engine
+from workers.execution.shard_pipeline import DESTINATION_GONE, ShardPreempted, ShardRunner, already_done, in_order
+from workers.ledger.batch_ledger import Ledger, open_batch
+from workers.ledger.checkpoints import forget_begun, note_begun, read_begun
+from workers.ledger.leases import ShardLease, attempts_at, crash_counts, renewed
+from workers.store import RESERVED, Store, open_store
+from workers.store.listing import Absent
+from workers.telemetry import metrics, tracing
+from workers.telemetry.redaction import keys_hidden
+
+#: A running shard asks whether its batch was stopped at each so many-th renewal of its try.
+STOP_EVERY = 2
+
+
+class ShardStopped(Exception):
+    """Raised inside a shard whose batch was cancelled or paused; its remaining photos stay pending."""
+
+
+class ShardResumed(Exception):
+    """Raised when a shard stopped for a mark that is gone by now: whoever took it away found it still running."""
+
+
+class ShardTimedOut(SoftTimeLimitExceeded):
+    """Raised when a shard ran out of time, and the ledger counts it as a death."""
+
+
+class ShardIncomplete(Exception):
+    """Raised when photos failed for reasons that pass (a store that is down): a later run may finish the shard."""
+
+
+def run_shard(
+    job: ShardJob,
+    settings: Settings,
+    *,
+    load: Callable[[Recipe, Settings, bool], Engine] = load_engine,
+    last_try: bool = True,
+    overtaken: Callable[[], bool] = lambda: False,
+) -> Totals | None:
+    """Protect a shard and write its report; None where there was nothing to do (reported already, or stopped).
+
+    A shard whose workers died twice is run photo by photo.
+
+    Args:
+        load: gives the engine for a recipe, and for gradient files where the third is true.
+        last_try: report photos that failed for passing reasons, instead of raising.
+        overtaken: as in `ShardRunner`.
+
+    Raises:
+        ShardOvertaken: the rest of it should be sent again, for what is more urgent.
+        ShardIncomplete: some photos failed for reasons that pass, and this was not the last try.
+        ShardResumed: the batch was stopped and resumed meanwhile: run it again.
+        OtherVersion: on a queue, where a worker of the recipe's version may come: leave the shard to it.
+        NotAllowed: the message names a place outside `settings.allowed_for_batches`.
+        LedgerError: the batch or the plan cannot be read.
+        StoreError: the ledger cannot be read or written.
+    """
+    ledger, batch_id = opened(job, settings)
+    if ledger.has_report(batch_id, job.shard) or ledger.stopped(batch_id):
+        return None
+    batch = ledger.read_batch(batch_id)
+    refs = ledger.read_plan(batch_id, job.shard)
+    try:
+        check_batch(ledger, batch, settings)
+    except NotAllowed as error:
+        report = _shard_report(job, [_failed(ref, str(error)) for ref in refs], StageClock(), 0.0)
+        _write_report(ledger, batch_id, batch.lane, report)
+        return report.totals
+    deaths = crash_counts(attempts_at(ledger, batch_id, job.shard))
+    begun = read_begun(ledger, batch, job.shard, refs)
+    left = [ref for ref in refs if ref.key not in begun]
+    destination = open_store(batch.destination, s3=settings.s3, create=True)
+    absent = Absent(destination, [ref.key for ref in left])
+    source_of = sources_in(ledger, Ledger(destination, RESERVED.rstrip("/")))
+    started = time.monotonic()
+
+    beats = count(1)
+
+    def done() -> list[PhotoReport]:
+        return [*begun.values(), *runner.reports]
+
+    def renew(lease: ShardLease) -> None:
+        lease.beat(Totals.of(done()))
+        if next(beats) % STOP_EVERY == 0 and (how := ledger.stopped(batch_id)):
+            runner.stop(ShardStopped(f"batch {batch_id} was {how}"))
+
+    def make_runner() -> ShardRunner:
+        return ShardRunner(
+            batch=batch,
+            source=open_store(batch.source, s3=settings.s3),
+            destination=destination,
+            settings=settings,
+            engine=lambda: load(batch.recipe, settings, batch.private),
+            overtaken=overtaken,
+            absent=absent,
+            source_of=source_of,
+        )
+
+    lease = ShardLease(ledger, batch_id, job.shard, settings.lease_s)
+    runner = make_runner() if deaths.together < SPLIT_AFTER else OneByOneRunner(make_runner, lease, deaths, overtaken)
+    try:
+        with (
+            log_context(batch=batch_id, shard=job.shard, lane=batch.lane, tenant=batch.tenant),
+            tracing.shard_span(batch, job.shard, len(refs)),
+            _quiet(refs, settings),
+            renewed(lease, interval_s=settings.progress_interval_s, on_beat=renew),
+        ):
+            try:
+                photos = _outcomes(runner, left, lease, others_may=settings.broker_url is not None)
+                if not last_try and any(photo.transient for photo in photos):
+                    raise ShardIncomplete(_transient(photos))
+            except (ShardPreempted, ShardIncomplete, ShardStopped, ShardTimedOut):
+                if runner.reports:
+                    note_begun(ledger, batch, job.shard, done())
+                raise
+            photos = in_order([*begun.values(), *photos], refs)
+            photos = [photo.model_copy(update={"attempts": 1 + deaths.of(photo.key)}) for photo in photos]
+            if not _is_still(ledger, batch):
+                return None
+            report = _shard_report(job, photos, runner.clock, time.monotonic() - started)
+            # While the try still counts: whoever dies here is missed, too.
+            _write_report(ledger, batch_id, batch.lane, report)
+            if begun:
+                forget_begun(ledger, batch, job.shard)
+    except ShardStopped as stop:
+        # The try is over by now, so whoever resumes the batch from here on sends the shard again.
+        if ledger.stopped(batch_id):
+            return None
+        raise ShardResumed(f"shard {job.shard} was stopped and resumed") from stop
+    malloc_trim.trim_heap()
+    return report.totals
+
+
+def _is_still(ledger: Ledger, batch: Batch) -> bool:
+    """Return whether the batch is the one that was begun, and was not taken back, or made anew under its id,
+    meanwhile.
+    """
+    try:
+        return ledger.read_batch(batch.id).created_at == batch.created_at
+    except LedgerError:
+        return ledger.has_batch(batch.id)  # torn, and not gone
+
+
+def report_lost_shard(job: ShardJob, settings: Settings, reason: str) -> None:
+    """Report a shard that no further try will run: what it has not written yet has failed, with this reason."""
+    ledger, batch_id = opened(job, settings)
+    if ledger.has_report(batch_id, job.shard) or ledger.stopped(batch_id):
+        return
+    batch = ledger.read_batch(batch_id)
+    check_batch(ledger, batch, settings)
+    destination = open_store(batch.destination, s3=settings.s3, create=True)
+    photos = [_written_or_failed(ref, batch, destination, reason) for ref in ledger.read_plan(batch_id, job.shard)]
+    _write_report(ledger, batch_id, batch.lane, _shard_report(job, photos, StageClock(), 0.0))
+
+
+def _write_report(ledger: Ledger, batch_id: str, lane: Lane, report: ShardReport) -> None:
+    ledger.write_report(batch_id, report)
+    metrics.shard_reported(report, lane)
+    tracing.shard_reported(report)
+
+
+def _quiet(refs: Sequence[PhotoRef], settings: Settings) -> AbstractContextManager[None]:
+    return nullcontext() if settings.log_keys else keys_hidden(ref.key for ref in refs)
+
+
+def _outcomes(
+    runner: ShardRunner | OneByOneRunner, refs: Sequence[PhotoRef], lease: ShardLease, *, others_may: bool
+) -> list[PhotoReport]:
+    """Every photo's outcome, also where no photo can be protected or written."""
+    try:
+        return runner.run(refs)
+    except SoftTimeLimitExceeded as error:
+        lease.time_out()
+        raise ShardTimedOut from error
+    except ApfError as error:
+        if others_may and isinstance(error, OtherVersion):
+            raise
+        done = [report for report in runner.reports if report.outcome is not Outcome.failed]
+        return _rest_failed(refs, done, str(error))
+    except DESTINATION_GONE as error:
+        return _rest_failed(refs, runner.reports, f"not tried, as no photo can be written: {error}")
+
+
+def opened(job: ShardJob, settings: Settings) -> tuple[Ledger, str]:
+    """Return the ledger and id of a message's batch; raises NotAllowed where it may not lie."""
+    check_allowed(job.batch_url, settings.allowed_for_batches, what="batch")
+    return open_batch(job.batch_url, s3=settings.s3)
+
+
+def _rest_failed(refs: Sequence[PhotoRef], reports: Sequence[PhotoReport], reason: str) -> list[PhotoReport]:
+    """Return a report of each photo, in the plan's order: those that there are, and failures of the rest."""
+    known = {report.key: report for report in reports}
+    return [known.get(ref.key) or _failed(ref, reason) for ref in refs]
+
+
+def _written_or_failed(ref: PhotoRef, batch: Batch, destination: Store, reason: str) -> PhotoReport:
+    with suppress(StoreError):  # a key that the destination cannot keep
+        if done := already_done(ref, batch, destination.head(ref.key)):
+            return done
+    return _failed(ref, reason)
+
+
+def _failed(ref: PhotoRef, reason: str) -> PhotoReport:
+    return PhotoReport(key=ref.key, etag=ref.etag, outcome=Outcome.failed, reason=reason)
+
+
+def _transient(photos: Sequence[PhotoReport]) -> str:
+    """For the log, so without the reasons, which name keys."""
+    return f"{sum(photo.transient for photo in photos)} of {len(photos)} photos failed for reasons that may pass"
+
+
+def _shard_report(job: ShardJob, photos: list[PhotoReport], clock: StageClock, wall_seconds: float) -> ShardReport:
+    return ShardReport(
+        shard=job.shard,
+        photos=tuple(photos),
+        stage_seconds=clock.seconds,
+        wall_seconds=wall_seconds,
+        worker=f"{socket.gethostname()}:{os.getpid()}",
+        finished_at=now().isoformat(timespec="seconds"),
+        peak_memory_bytes=_peak_memory_bytes(),
+    )
+
+
+def _peak_memory_bytes() -> int:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

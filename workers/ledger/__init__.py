@@ -1,0 +1,1 @@
+"""The state of batches, kept as objects in the store: plans, reports, leases, callbacks."""

@@ -1,0 +1,63 @@
+"""Record a schedule's errors beside it: one that fails holds up no other."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
+
+from celery.exceptions import SoftTimeLimitExceeded
+
+from apf.errors import ApfError
+from workers.config.settings import Settings
+from workers.errors import WorkerError
+from workers.schedules.lease import ScheduleLeaseLost
+from workers.schedules.models import Problem
+from workers.schedules.repository import ScheduleRepository, by_shelf
+
+log = logging.getLogger(__name__)
+
+Clock = Callable[[], datetime]
+
+
+def failing_last(settings: Settings, only: str | None) -> list[tuple[ScheduleRepository, str, bool]]:
+    """Return the schedules to look at, and whether there is an error of each."""
+    found: list[tuple[ScheduleRepository, str, bool]] = []
+    for shelf, names in by_shelf(settings, complain=_log_problem):
+        found += [(shelf, name, troubled) for name, troubled in names.items() if only in (None, name)]
+    return sorted(found, key=lambda one: one[2])
+
+
+def _log_problem(url: str, error: WorkerError) -> None:
+    log.warning("schedules of %s cannot be listed: %s", url, error)
+
+
+@contextmanager
+def record_errors(shelf: ScheduleRepository, name: str, now: Clock) -> Iterator[None]:
+    """Keep an error beside the schedule, for `apf schedule list`, and lets the others go on.
+
+    Raises:
+        SoftTimeLimitExceeded: the task's time is up; it is noted, too.
+    """
+    try:
+        yield
+    except ScheduleLeaseLost as error:
+        log.info("%s", error)
+    except SoftTimeLimitExceeded:
+        problem = (
+            "it could not be looked at within APF_SHARD_SOFT_LIMIT_S: raise it, or make a schedule for each prefix"
+        )
+        _note(shelf, name, now, problem)
+        raise
+    except (WorkerError, ApfError) as error:
+        _note(shelf, name, now, str(error))
+    except Exception as error:
+        log.exception("schedule %s", name)
+        _note(shelf, name, now, f"{type(error).__name__}: {error}")
+
+
+def _note(shelf: ScheduleRepository, name: str, now: Clock, problem: str) -> None:
+    log.warning("schedule %s is left for the next time: %s", name, problem)
+    with suppress(WorkerError):  # the store itself is down
+        shelf.note(name, Problem(error=problem, at=now().isoformat(timespec="seconds")))

@@ -1,0 +1,177 @@
+"""Fire schedules that are due: once, however many processes evaluate them, and whenever they die."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+
+from celery.exceptions import SoftTimeLimitExceeded
+
+from workers.batches.create import BatchOptions, create_batch, find_ledger
+from workers.batches.plan import PlannerConflict
+from workers.batches.rescue import Send, plan_and_send
+from workers.config.settings import Settings
+from workers.core import clock
+from workers.core.records import Lane
+from workers.errors import LedgerError
+from workers.ledger.batch_ledger import Ledger, open_batch
+from workers.ledger.open_batches import is_registered
+from workers.schedules.decide import considered, due_at, settled
+from workers.schedules.failures import Clock, failing_last, record_errors
+from workers.schedules.lease import ScheduleLeaseLost, lease_at
+from workers.schedules.models import Run, Schedule, State
+from workers.schedules.repository import ScheduleRepository, repository_for
+
+log = logging.getLogger(__name__)
+
+#: Has a batch planned, by its URL; raises WorkerError.
+Plan = Callable[[str], None]
+#: The queue for a batch of this lane and tenant; empty: by hashes.
+Choose = Callable[[Lane, str], str]
+
+#: A schedule's work has time.
+LANE: Lane = "bulk"
+
+
+def by_hash(lane: Lane, tenant: str) -> str:
+    """Return a `Choose` that asks nobody."""
+    return ""
+
+
+@dataclass(frozen=True)
+class Fired:
+    """A run that was begun."""
+
+    shelf: ScheduleRepository
+    schedule: Schedule
+    run: Run
+
+    def batches(self, settings: Settings) -> list[tuple[Ledger, str]]:
+        ledger = find_ledger(self.schedule.destination, settings)
+        return [(ledger, part.batch) for part in self.run.parts]
+
+
+def run_due(
+    settings: Settings,
+    plan: Plan,
+    *,
+    now: Clock = clock.now,
+    only: str | None = None,
+    choose_queue: Choose = by_hash,
+) -> list[Fired]:
+    """Fire all schedules that are due, then have their batches planned.
+
+    One that cannot be looked at keeps the error in its state and holds up no other. Once the caller's time is up no
+    more are looked at; those that went wrong the last time come last, so that each gets its turn.
+
+    Args:
+        only: a schedule's name; the others are left alone.
+        choose_queue: as `workers.broker.client.choose_queue`.
+
+    Raises:
+        LedgerError: no setting says where schedules lie.
+    """
+    fired: list[Fired] = []
+    with suppress(SoftTimeLimitExceeded):
+        for shelf, name, troubled in failing_last(settings, only):
+            with record_errors(shelf, name, now):
+                one = look(shelf, name, settings, now, choose_queue)
+                fired += [one] if one else []
+                if troubled:
+                    shelf.forget_problem(name)
+    for one in fired:
+        with suppress(SoftTimeLimitExceeded), record_errors(one.shelf, one.schedule.name, now):
+            for ledger, batch_id in one.batches(settings):
+                plan(ledger.batch_url(batch_id))
+    return fired
+
+
+def planner(send: Send, settings: Settings) -> Plan:
+    """Return a `Plan` that plans here and now."""
+
+    def plan(batch_url: str) -> None:
+        ledger, batch_id = open_batch(batch_url, s3=settings.s3)
+        with suppress(PlannerConflict):
+            plan_and_send(ledger, batch_id, send, settings)
+
+    return plan
+
+
+def look(
+    shelf: ScheduleRepository, name: str, settings: Settings, now: Clock = clock.now, choose_queue: Choose = by_hash
+) -> Fired | None:
+    """Fire the schedule if it is due; returns the run once its batches are made.
+
+    Raises:
+        TurnLost: somebody else looks at it.
+        WorkerError, ApfError: source, destination, recipe or record are not as they should be.
+    """
+    schedule, state = shelf.read(name), shelf.state(name)
+    if not _has_business(schedule, state, now(), settings):
+        return None
+    with lease_at(shelf, name) as turn:
+        if turn is None:
+            raise ScheduleLeaseLost(f"schedule {name} is looked at by somebody else")
+        state = settled(schedule, shelf.state(name), settings, turn.keep)  # somebody may have been here meanwhile
+        due = due_at(schedule, state, now())
+        _check_place(shelf, name, schedule, settings)
+        if due and (state.run is None or state.run.created):
+            state = considered(schedule, state, due, settings, turn.keep)
+        turn.check()
+        shelf.write_state(name, state)
+        if state.run is None or state.run.created:
+            return None
+        return _make(shelf, schedule, state, state.run, settings, choose_queue(LANE, schedule.tenant))
+
+
+def _has_business(schedule: Schedule, state: State, at: datetime, settings: Settings) -> bool:
+    """Return whether a look may change anything, without asking the store for more than it has to."""
+    run = state.run
+    if due_at(schedule, state, at) or (run and not run.created):
+        return True
+    if run is None or run.totals is not None:
+        return False
+    return not any(is_registered(schedule.destination, part.batch, settings) for part in run.parts)
+
+
+def _check_place(shelf: ScheduleRepository, name: str, schedule: Schedule, settings: Settings) -> None:
+    """Raise LedgerError where a record lies elsewhere than it should: somebody else may have put it there."""
+    wanted = repository_for(schedule.destination, settings).store.url
+    if (shelf.store.url, name) != (wanted, schedule.name):
+        raise LedgerError(
+            f"schedule {schedule.name} into {schedule.destination} belongs into {wanted}, and not into "
+            f"{shelf.store.url}: set APF_ALLOWED_URLS and APF_LEDGER_URL alike for workers and commands; where "
+            f"APF_LEDGER_URL was set later, move it there by: apf schedule go-on {schedule.name}"
+        )
+
+
+def _make(
+    shelf: ScheduleRepository, schedule: Schedule, state: State, run: Run, settings: Settings, queue: str
+) -> Fired:
+    """Make the run's batches, as far as they are not there."""
+    for part in run.parts:
+        asked = BatchOptions(
+            recipe=part.recipe,
+            private=schedule.private,
+            no_face=schedule.no_face,
+            overwrite=schedule.overwrite,
+            on_weak=schedule.on_weak,
+            tenant=schedule.tenant,
+            callback=schedule.callback,
+            fraction=part.piece.fraction,
+            part=part.piece.part,
+            changed_since=part.changed_since,
+            exclude=schedule.exclude,
+            again=frozenset(state.again if part.changed_since else ()),
+            schedule=schedule.name,
+            lane=LANE,
+            queue=queue,
+        )
+        create_batch(schedule.source, schedule.destination, asked, settings, batch_id=part.batch)
+    made = run.model_copy(update={"created": True})
+    shelf.write_state(schedule.name, state.model_copy(update={"run": made}))
+    log.info("schedule %s: %s, fired for %s", schedule.name, run.reason, run.fire_time)
+    return Fired(shelf, schedule, made)

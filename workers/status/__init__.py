@@ -1,0 +1,1 @@
+"""How far a batch is, aggregated from the reports of its shards."""

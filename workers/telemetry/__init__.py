@@ -1,0 +1,1 @@
+"""Logs without secrets, Prometheus metrics and OpenTelemetry traces."""
