@@ -31,7 +31,7 @@ VERSION = 5
 #: The largest bound of a pixel, as a share of epsilon.
 MOST = 1.625
 #: What steps climb on unless a recipe or `APF_GUIDES` names others.
-DEFAULT_GUIDES = ("dlib",)
+DEFAULT_GUIDES = ("dlib", "apf-mfn")
 #: The version from which recipes have steps on guides, and the fields that came with it.
 STEPS_VERSION = 5
 STEPS_FIELDS = ("chroma", "warp_percent", "steps", "guides", "jury", "guide_digests")
@@ -58,7 +58,7 @@ class Recipe(BaseModel):
     #: The modules that run; `transfer` needs `gradient`.
     stages: tuple[Stage, ...] = ("gradient", "transfer", "universal")
     #: Steps on the guides, through the photo's road, that start from the stages' answer.
-    steps: int = Field(default=40, ge=0, le=400)
+    steps: int = Field(default=20, ge=0, le=400)
     #: The recognisers that the steps climb on (`apf.guides`): "dlib", "probe", "sface", ONNX files, InsightFace packs.
     guides: tuple[str, ...] = DEFAULT_GUIDES
     #: Recognisers that are not climbed on, and say when a face is safe; without any the guides themselves say so.

@@ -128,8 +128,8 @@ def test_built_in(name: str, levels: int, warp: float) -> None:
     assert recipe.epsilon_levels == levels and recipe.epsilon == levels / 255
     assert (recipe.chroma, recipe.warp_percent) == (0.45, warp)
     assert recipe.stages == ("gradient", "transfer", "universal")
-    assert (recipe.steps, recipe.guides) == ((0, ()) if name == "fast" else (40, ("dlib",)))
-    assert recipe.guide_digests == (() if name == "fast" else (DLIB.sha256,))
+    assert (recipe.steps, recipe.guides) == ((0, ()) if name == "fast" else (20, ("dlib", "apf-mfn")))
+    assert recipe.guide_digests == (() if name == "fast" else guide_digests(["dlib", "apf-mfn"]))
     assert recipe.weights == weights_digest()
     assert len({load_recipe(other).id for other in BUILT_IN}) == len(BUILT_IN)
 
@@ -218,7 +218,7 @@ def test_a_record_of_an_older_version_is_written_as_that_version_had_it() -> Non
         ("APF_GUIDES", "probe, dlib", {"guides": ("probe", "dlib")}),
         ("APF_JURY", "probe", {"jury": ("probe",)}),
         ("APF_STEPS", "7", {"steps": 7}),
-        ("APF_STEPS", "", {"steps": 40}),
+        ("APF_STEPS", "", {"steps": 20}),
     ],
 )
 @pytest.mark.usefixtures("with_steps")
@@ -365,7 +365,7 @@ def test_a_recipe_is_kept_as_it_was_asked_for_and_gets_its_weights_when_it_is_us
         assert make_recipe(fields, detector="buffalo_l").detector == "buffalo_l"
         assert "weights" not in fields
     before = make_recipe({"name": "light"}).id
-    monkeypatch.setattr("apf.weight_files.weights_digest", lambda: "0" * 64)
+    monkeypatch.setattr("apf.recipe.weights_digest", lambda: "0" * 64)
     assert make_recipe({"name": "light"}).id != before
     with pytest.raises(RecipeError, match="recipe 'nobody' does not validate"):
         make_recipe({"name": "nobody"})

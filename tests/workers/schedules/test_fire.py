@@ -459,7 +459,7 @@ class TestOnChange:
         assert world.run() == ["a", "b"]
         world.photos("c")
         assert world.tick(2) == []
-        monkeypatch.setattr("apf.weight_files.weights_digest", lambda: "0" * 64)
+        monkeypatch.setattr("apf.recipe.weights_digest", lambda: "0" * 64)
         assert world.run(1) == ["a", "b", "c"]
         assert world.last().reason == "recipe or weights changed"
         assert world.tick(1) == []
@@ -471,7 +471,7 @@ class TestOnChange:
         world.photos("a", "b")
         world.add(on_change=("new",))
         world.run()
-        monkeypatch.setattr("apf.weight_files.weights_digest", lambda: "0" * 64)
+        monkeypatch.setattr("apf.recipe.weights_digest", lambda: "0" * 64)
         assert world.tick(2) == []
         world.photos("c")
         assert world.run(2) == ["c"]
@@ -487,14 +487,14 @@ class TestOnChange:
         world.add(on_change=("recipe", "new"))
         world.run()
         with monkeypatch.context() as upgraded:
-            upgraded.setattr("apf.weight_files.weights_digest", lambda: "0" * 64)
+            upgraded.setattr("apf.recipe.weights_digest", lambda: "0" * 64)
             assert world.run(2) == ["a"]
         assert world.tick(1) == []
         problem = world.shelf.problem("nightly")
         assert problem is not None
         assert "upgrade it, or go back to them from there with apf schedule run-now nightly" in problem.error
         with monkeypatch.context() as upgraded:
-            upgraded.setattr("apf.weight_files.weights_digest", lambda: "0" * 64)
+            upgraded.setattr("apf.recipe.weights_digest", lambda: "0" * 64)
             assert world.tick() == []
         assert world.shelf.problem("nightly") is None
         world.change(asked_at=world.now.isoformat(), asked_all=True)
