@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from apf.errors import GuideError
-from apf.faces import align, alignment
-from apf.filters import PhotoFilter, load_filter
+from apf.faces.alignment import align, alignment
+from apf.filters.load import PhotoFilter, load_filter
 from apf.guides import catalogue, load_guide
 from apf.guides.catalogue import guide_digest, own_names, standings
 from apf.guides.loading import find_source
