@@ -150,7 +150,7 @@ def test_without_a_secret_the_batch_is_done_and_the_callback_is_not(
     world.start_worker(APF_CALLBACK_SECRETS="")
     world.submit()
     world.wait(60)
-    until(lambda: (c := world.summary().callback) and c.tries, 30, "a try", world.log)
+    until(lambda: (c := world.summary().callback) and c.last_error, 30, "a try", world.log)
     callback = world.summary().callback
     assert callback is not None
     assert "APF_CALLBACK_SECRETS" in callback.last_error

@@ -119,7 +119,7 @@ class History(RuleBasedStateMachine):
 
     @rule()
     def all_ends_and_what_failed_is_retried(self) -> None:
-        self.clear_stop()
+        self.go_on()
         self.w.wait(120)
         self.w.check()
         self.w.retry()
@@ -132,7 +132,7 @@ class History(RuleBasedStateMachine):
     def teardown(self) -> None:
         try:
             if self.world:
-                self.clear_stop()
+                self.go_on()
                 self.world.wait(120)
                 self.world.check()
         finally:

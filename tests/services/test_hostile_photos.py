@@ -44,7 +44,7 @@ HOSTILE = {
     "forks.jpg": ("while True: os.fork()", "refused: PermissionError"),
     "kills.jpg": ("os.kill(os.getppid(), 9)", "its decoder died 3 times"),
     "pickles.jpg": (
-        "os.write(3, pickle.dumps(os.system).ljust(answers.SIZE, b'.')); time.sleep(60)",
+        "os.write(3, pickle.dumps(os.system).ljust(decoder_answers.SIZE, b'.')); time.sleep(60)",
         "its decoder died 3 times",
     ),
     "lies.jpg": ("os.write(3, bytes(10**6)); time.sleep(60)", "its decoder died 3 times"),

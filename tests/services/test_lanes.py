@@ -140,7 +140,7 @@ def test_a_shard_that_gives_way_twenty_times_loses_no_photo(world: World) -> Non
     until(world.is_mid_shard, 30, "the worker is at the bulk shard", world.log)
 
     def given_way() -> int:
-        return world.log.read_text().count("ShardOvertaken('an upload waits')")
+        return world.log.read_text().count("ShardPreempted('an upload waits')")
 
     seen = []
     for number in range(40):

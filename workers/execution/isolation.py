@@ -43,7 +43,7 @@ class OneByOneRunner:
         Raises:
             ApfError: the filter itself cannot be loaded.
             StoreError: the ledger cannot be told which photo is in hand.
-            ShardOvertaken: an upload waits.
+            ShardPreempted: an upload waits.
         """
         for ref in sorted(refs, key=lambda ref: self._deaths.by_photo[ref.key]):
             if self._stopped:

@@ -75,7 +75,7 @@ def run_shard(
         overtaken: as in `ShardRunner`.
 
     Raises:
-        ShardOvertaken: the rest of it should be sent again, for what is more urgent.
+        ShardPreempted: the rest of it should be sent again, for what is more urgent.
         ShardIncomplete: some photos failed for reasons that pass, and this was not the last try.
         ShardResumed: the batch was stopped and resumed meanwhile: run it again.
         OtherVersion: on a queue, where a worker of the recipe's version may come: leave the shard to it.

@@ -93,7 +93,7 @@ def _lowers_as_far(device: Device, filter: Filter, photo: bytes) -> None:
     for face in own.faces:
         crops = [align(pixels_of(data), alignment(face.landmarks)) for data in (photo, private.data, own.data)]
         known, one, other = (device._probe.embedding(crop) for crop in crops)
-        assert one @ known < 0.6 and one @ known < other @ known + 0.1
+        assert one @ known < 0.7 and one @ known < other @ known + 0.1
 
 
 def test_grey_stays_grey(device: Device, standard: Filter, portrait: np.ndarray) -> None:

@@ -218,39 +218,39 @@ LIES = {
     "a pickle": """
         class Evil:
             def __reduce__(self): return os.system, ('touch /tmp/unpickled-by-a-worker',)
-        os.write(3, pickle.dumps((0, Evil())).ljust(answers.SIZE, b'.')); time.sleep(60)
+        os.write(3, pickle.dumps((0, Evil())).ljust(decoder_answers.SIZE, b'.')); time.sleep(60)
     """,
     "a header that is too large": """
-        head = answers.Head(frame['serial'], 2, 0, 0, 2**31, 2**31, output=2**63)
-        os.write(3, answers._FORM.pack(*head)); time.sleep(60)
+        head = decoder_answers.Head(frame['serial'], 2, 0, 0, 2**31, 2**31, output=2**63)
+        os.write(3, decoder_answers._FORM.pack(*head)); time.sleep(60)
     """,
     "counts without end": """
-        head = answers.Head(frame['serial'], 2, 0, 0, 1, 1, output=3, predictor=1, text=2**32 - 1)
-        os.write(3, answers._FORM.pack(*head)); [os.write(3, bytes(2**20)) for _ in range(5000)]
+        head = decoder_answers.Head(frame['serial'], 2, 0, 0, 1, 1, output=3, predictor=1, text=2**32 - 1)
+        os.write(3, decoder_answers._FORM.pack(*head)); [os.write(3, bytes(2**20)) for _ in range(5000)]
     """,
     "the answer of another request": """
-        head = answers.Head(frame['serial'] + 1, 2, 0, 0, 512, 512, output=512 * 512 * 3, predictor=1)
-        os.write(3, answers._FORM.pack(*head)); time.sleep(60)
+        head = decoder_answers.Head(frame['serial'] + 1, 2, 0, 0, 512, 512, output=512 * 512 * 3, predictor=1)
+        os.write(3, decoder_answers._FORM.pack(*head)); time.sleep(60)
     """,
     "more pixels than there is room for": """
-        head = answers.Head(frame['serial'], 2, 0, 0, 20000, 10001, output=20000 * 10001 * 3, predictor=1)
-        os.write(3, answers._FORM.pack(*head)); time.sleep(60)
+        head = decoder_answers.Head(frame['serial'], 2, 0, 0, 20000, 10001, output=20000 * 10001 * 3, predictor=1)
+        os.write(3, decoder_answers._FORM.pack(*head)); time.sleep(60)
     """,
     "two answers": """
-        real = answers.pack_photo
+        real = decoder_answers.pack_photo
         def pack_photo(serial, photo): return real(serial, photo) + real(serial + 1, photo)
-        answers.pack_photo = pack_photo
+        decoder_answers.pack_photo = pack_photo
         raise StopIteration
     """,
     "a colour profile with somebody's face": """
-        real = answers.pack_photo
-        answers.pack_photo = lambda serial, photo: real(serial, replace(photo, icc=b'x' * 4096))
+        real = decoder_answers.pack_photo
+        decoder_answers.pack_photo = lambda serial, photo: real(serial, replace(photo, icc=b'x' * 4096))
         raise StopIteration
     """,
     "tags that nobody asked for": """
-        real = answers.pack_photo
+        real = decoder_answers.pack_photo
         tags = b'Exif' + bytes(2) + b'MM' + bytes([0, 42, 0, 0, 0, 8]) + bytes(64)
-        answers.pack_photo = lambda serial, photo: real(serial, replace(photo, exif=tags))
+        decoder_answers.pack_photo = lambda serial, photo: real(serial, replace(photo, exif=tags))
         raise StopIteration
     """,
 }
@@ -399,8 +399,8 @@ def test_a_worker_without_a_required_cage_does_not_start(monkeypatch: pytest.Mon
 
 def test_no_decoder_serves_two_tenants() -> None:
     """What one tenant's photo does to its decoder, another's photo does not meet; the same tenant's does."""
-    spoil = "globals()['photos'].spoilt = True; answers.spoilt = True; raise StopIteration"
-    ask = "said = hasattr(answers, 'spoilt')"
+    spoil = "globals()['photos'].spoilt = True; decoder_answers.spoilt = True; raise StopIteration"
+    ask = "said = hasattr(decoder_answers, 'spoilt')"
     with decoding("require") as decoder:
         with at(tenant="mallory"):
             decoder.decode(photo(spoil), Limits(), ())
@@ -414,7 +414,7 @@ def test_no_decoder_serves_two_tenants() -> None:
 def test_what_decodes_never_encodes() -> None:
     """A decoder that was taken over is not asked to write what is published."""
     with decoding("require") as decoder:
-        kept = decoder.decode(photo("answers.spoilt = photos.encode = None; raise StopIteration"), Limits(), ())
+        kept = decoder.decode(photo("decoder_answers.spoilt = photos.encode = None; raise StopIteration"), Limits(), ())
         assert decoder.encode(kept, kept.pixels, jpeg_floor_quality=75)[:2] == b"\xff\xd8"
 
 

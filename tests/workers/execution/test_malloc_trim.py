@@ -13,12 +13,12 @@ from workers.execution.malloc_trim import _malloc_trim
 #: Every eighth block lives on, so that the heap cannot shrink by itself.
 PROGRAM = """
 import psutil
-from workers.execution.malloc_trim import give_back
+from workers.execution.malloc_trim import trim_heap
 def held(): return psutil.Process().memory_info().rss / 2**20
 blocks = [bytes(20_000) for _ in range(5_000)]
 blocks = blocks[::8]
 before = held()
-print(give_back(), give_back(), before - held() > 40)
+print(trim_heap(), trim_heap(), before - held() > 40)
 """
 
 

@@ -99,4 +99,4 @@ with embedded_worker(make_app(load_settings())):
 def test_labels_are_bounded(table: dict[str, metric_definitions.Measure]) -> None:
     """Nothing whose values a user chooses is a label."""
     labels = {label for measure in table.values() for label in measure.labels}
-    assert labels <= {"outcome", "stage", "reason", "result", "lane", "device"}
+    assert labels <= {"outcome", "stage", "reason", "result", "lane", "device", "held"}
