@@ -76,8 +76,9 @@ def bound_map(pixels: Float32, scale: float, allowed: Bound, rim: Float32 | None
     sigma = max(1.0, REACH / scale)
     around = blurred(luma, max(1.0, SURROUNDINGS / scale))
     light = np.clip(around / ADAPTED, LEAST_LIGHT, 1).astype(np.float32)
-    contrast = own_contrast(luma / light, sigma)
-    hiding: Float32 = contrast if rim is None else contrast * (1 - rim * combed(luma / light, sigma))
+    lit = luma / light
+    contrast = own_contrast(lit, sigma)
+    hiding: Float32 = contrast if rim is None else contrast * (1 - rim * combed(lit, sigma))
     dark = SHADE * np.maximum(around, 1)
     shade = 1 + IN_SHADE * np.clip((dark - blurred(luma, sigma)) / dark, 0, 1)
     masked = blurred(LEAST + MASKING / 8 * np.maximum(hiding - SMOOTH_CONTRAST, 0), sigma) * shade

@@ -132,9 +132,9 @@ class Canvas:
         self.matrix = matrix @ self.to_photo
         #: (h, w, 3) uint8 RGB.
         self.pixels = np.ascontiguousarray(region)
+        around = rim(self.matrix, width, height)
         #: (h, w) float32, in levels.
-        hair = rim(self.matrix, width, height)
-        self.bound = bound_map(self.pixels.astype(np.float32), scale_of(self.matrix), allowed, hair)
+        self.bound = bound_map(self.pixels.astype(np.float32), scale_of(self.matrix), allowed, around)
 
     def template_bound(self) -> Float32:
         """How far each template pixel may move, in levels, faded out at the face's outline: (112, 112)."""

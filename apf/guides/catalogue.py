@@ -116,8 +116,9 @@ def standings() -> list[Standing]:
     probe = WEIGHTS_DIR / "probe.safetensors"
     own = Known("probe", _digest(probe), "Apache-2.0", "this project's own, distilled from several recognisers")
     found = [_standing(own, probe, "install the package again")]
-    for name, path in ((name, WEIGHTS_DIR / f"{name}.onnx") for name in own_names()):
-        taught = Known(name, shipped_sums()[path.name], "Apache-2.0", "this project's own, taught by one recogniser")
+    for name in own_names():
+        path = WEIGHTS_DIR / f"{name}.onnx"
+        taught = Known(name, guide_digest(name), "Apache-2.0", "this project's own, taught by one recogniser")
         found.append(_standing(taught, path, "install the package again"))
     try:
         dlib: Path | None = dlib_path()

@@ -97,7 +97,7 @@ def trace(model: onnx.ModelProto, size: tuple[int, int]) -> Trace:
 
 
 def forward(b: Builder, found: Trace) -> None:
-    """Yield the network's own operations, under their own names; what they need of constants."""
+    """Add the network's own operations, under their own names, and what they need of constants."""
     wanted = {name for step in found.steps for name in step.inputs}
     b.constants.extend(
         numpy_helper.from_array(np.ascontiguousarray(found.constants[name]), name)

@@ -123,7 +123,7 @@ class Gradients:
 
     @classmethod
     def decode(cls, data: bytes) -> Gradients:
-        """Raise PrivateFileError: the bytes are no gradient file of this version."""
+        """Read a gradient file; raise PrivateFileError where the bytes are none of this version."""
         file_id, terms, facts, packed = _decoded(data, GRADIENT, "gradients")
         bits = facts.get("bits", "")
         if bits not in map(str, BITS):
@@ -164,7 +164,7 @@ class Perturbations:
 
     @classmethod
     def decode(cls, data: bytes) -> Perturbations:
-        """Raise PrivateFileError: the bytes are no perturbation file of this version."""
+        """Read a perturbation file; raise PrivateFileError where the bytes are none of this version."""
         file_id, terms, _, units = _decoded(data, PERTURBATION, "perturbations")
         _check(units, (3, CROP, CROP), np.int8, "perturbations")
         return cls(file_id, terms, units)

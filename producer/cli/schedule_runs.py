@@ -1,4 +1,4 @@
-"""`apf schedule run`, `watch` and the commands of a rollout."""
+"""`apf schedule run-now`, `tick` and the commands of a rollout."""
 
 from __future__ import annotations
 

@@ -104,7 +104,7 @@ class FairQueueOrder:
         return [queue for lane in lanes for queue in lane][:n]
 
     def rotate(self, last_used: str) -> str:
-        """Return a message came from this queue: its column and row have had their turn."""
+        """Note that a message came from this queue: its column and row have had their turn."""
         lane, _, rest = last_used.partition(".")
         self._owed.tick([*FairQueueOrder.in_hand(), last_used], begins=last_used)
         rows = self._lanes.get(lane, {})

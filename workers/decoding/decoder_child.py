@@ -163,7 +163,7 @@ def load_libraries() -> None:
 
 @contextmanager
 def _silenced() -> Iterator[None]:
-    """Provide what libraries print of the samples is of no interest."""
+    """Drop what libraries print of the samples."""
     kept, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 2)
     try:

@@ -186,8 +186,8 @@ class DecoderProcess:
         """Read it before the decoder has seen a photo."""
         deadline = time.monotonic() + _START_LIMIT_S
         try:
-            (size,) = GREETING.unpack(self._read(GREETING.size, deadline))
-            said = json.loads(self._read(min(size, _MAX_GREETING), deadline))
+            (size,) = GREETING.unpack(self.read(GREETING.size, deadline))
+            said = json.loads(self.read(min(size, _MAX_GREETING), deadline))
         except TimeoutError as error:  # no fault of a photo's
             raise self._ended() from error
         return sandbox.Cage(tuple(said["holds"]), tuple(said["lacks"]))
@@ -202,10 +202,7 @@ class DecoderProcess:
             raise self._ended() from error
 
     def read(self, size: int, deadline: float) -> bytes:
-        """So many bytes of its answer; raises TimeoutError or Ended."""
-        return self._read(size, deadline)
-
-    def _read(self, size: int, deadline: float) -> bytes:
+        """Read so many bytes of its answer; raise TimeoutError or Ended."""
         found = bytearray()
         while len(found) < size:
             self._channel.settimeout(max(deadline - time.monotonic(), 0.001))

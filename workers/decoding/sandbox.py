@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import resource
+import signal
 import sys
 import tempfile
 from contextlib import suppress
@@ -50,7 +51,6 @@ DEADLY = (
 _CLONE_THREAD, _PROT_EXEC, _MAP_ANONYMOUS = 0x10000, 0x4, 0x20
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 1, 4, 38
 _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, _INSTRUCTION_BYTES = 22, 2, 8
-_SIGKILL = 9
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def prepare() -> None:
 def end_with(parent: int) -> None:
     """Have this process end with the one that made it, whatever it is at then."""
     if sys.platform == "linux":
-        _prctl(_PR_SET_PDEATHSIG, _SIGKILL)
+        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # ended already
         os._exit(1)
 

@@ -71,7 +71,7 @@ class GradientEngine:
         return result.perturbations.encode()
 
     def _decoded(self, data: bytes) -> Gradients:
-        """Raise PrivateFileError: it is no gradient file, or one for another recipe. Costs no more than a copy."""
+        """Read a gradient file of this recipe, at the cost of a copy; raise PrivateFileError where it is none."""
         file = Gradients.decode(data)
         check_terms(file, self._filter)
         return file

@@ -13,7 +13,8 @@ from typing import Annotated
 import typer
 
 from apf.errors import ApfError
-from apf.recipe import Recipe, load_recipe, make_recipe
+from apf.recipe import BUILT_IN, Recipe, make_recipe
+from apf.research.evaluate.__main__ import SHARED, FacesPath, ModelsPath, PhotosPath
 from apf.research.evaluate.bench import Bench, Settings
 from apf.research.evaluate.photos import PhotoBench, PhotoRow, photo_row
 from apf.research.evaluate.whole_photos.conditions import CONDITIONS
@@ -39,8 +40,7 @@ def judged(bench: Bench, guide: str, beside: tuple[str, ...] = (), *, steps: int
 
 
 def _recipe(guides: tuple[str, ...], steps: int) -> Recipe:
-    fields = load_recipe("standard").model_dump(exclude={"guide_digests", "weights", "version"}, exclude_none=True)
-    return make_recipe({**fields, "name": "guide", "guides": guides, "steps": steps})
+    return make_recipe({**BUILT_IN["standard"], "name": "guide", "guides": guides, "steps": steps})
 
 
 def told(row: PhotoRow) -> str:
@@ -72,13 +72,9 @@ def main(
     beside: Annotated[list[str] | None, typer.Option(help="A further guide, by name or file; may repeat.")] = None,
     steps: Annotated[int, typer.Option(min=1, help="Steps of each face.")] = 20,
     count: Annotated[int, typer.Option(min=2, help="Faces that are protected.")] = 12,
-    faces: Annotated[Path, typer.Option(help="Tar or folder of PERSON/PICTURE.jpg, 112x112.")] = Path(
-        "../shared/faces/lfw112.tar"
-    ),
-    photos: Annotated[Path, typer.Option(help="Folder of PERSON/PHOTO.jpg, whole photos.")] = Path("../shared/photos"),
-    models: Annotated[Path, typer.Option(help="Folder of ONNX recognisers with models.json.")] = Path(
-        "../shared/face_models"
-    ),
+    faces: FacesPath = SHARED / "faces" / "lfw112.tar",
+    photos: PhotosPath = SHARED / "photos",
+    models: ModelsPath = SHARED / "face_models",
     run: Annotated[Path, typer.Option(help="Keeps what recognisers say of clean faces.")] = Path("runs"),
 ) -> None:
     """Protect a dozen faces by steps on this guide, and tell who still knows them."""

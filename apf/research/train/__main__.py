@@ -20,7 +20,7 @@ from apf.guides.catalogue import OWN
 from apf.research.export_probe import export as export_probe
 from apf.research.export_transfer import export as export_transfer
 from apf.research.train.attack import Ensemble
-from apf.research.train.data import DataError, Faces, load_faces
+from apf.research.train.data import DataError, Faces, load_split
 from apf.research.train.guide_command import learn as learn_guide
 from apf.research.train.joint import Modules, tune
 from apf.research.train.loop import Budget
@@ -81,9 +81,7 @@ class Workshop:
     @classmethod
     def open(cls, faces: Path, models: Path, run: Path, device: str) -> Workshop:
         check_device(device)
-        train, held_out = load_faces(faces).split()
-        if len(set(held_out.people)) < 2 or not len(train):
-            raise DataError(f"{faces} holds too few people to keep a tenth of them apart: give more of them")
+        train, held_out = load_split(faces, held_out_people=2)
         teachers = load_teachers(models, device=device)
         clean = embeddings(teachers, train, run / "embeddings", device=device)
         return cls(train, held_out, Ensemble(teachers, clean))

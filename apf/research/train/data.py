@@ -54,6 +54,18 @@ class Faces:
         return self.pixels[index].float() / 255
 
 
+def load_split(path: Path, *, held_out_people: int = 1) -> tuple[Faces, Faces]:
+    """Load faces to train on, and those of the tenth of the people that is kept apart.
+
+    Raises:
+        DataError: as `load_faces`, or there are none to train on, or fewer people than these kept apart.
+    """
+    train, held_out = load_faces(path).split()
+    if not len(train) or len(set(held_out.people)) < held_out_people:
+        raise DataError(f"{path} holds too few people to keep a tenth of them apart: give more of them")
+    return train, held_out
+
+
 def is_held_out(person: str) -> bool:
     """Return whether a person is kept apart, by hash of the name: the same people whatever the data set's order."""
     return int(hashlib.sha1(person.encode(), usedforsecurity=False).hexdigest(), 16) % 10 == HELD_OUT_BUCKET

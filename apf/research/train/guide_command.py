@@ -11,7 +11,7 @@ from pathlib import Path
 import typer
 from safetensors.torch import load_file, save_file
 
-from apf.research.train.data import DataError, load_faces
+from apf.research.train.data import load_split
 from apf.research.train.guide import Blocks, Joined, School, Slopes, likeness
 from apf.research.train.guide_export import write_guide
 from apf.research.train.loop import Budget
@@ -23,9 +23,7 @@ def learn(faces: Path, teacher: Path, run: Path, *, seed: int, steps: Sequence[i
 
     Every course leaves its own there, for `apf.research.evaluate.guide`, and tells how like the teacher it is.
     """
-    train, held_out = load_faces(faces).split()
-    if not len(train) or not len(held_out):
-        raise DataError(f"{faces} holds too few people to keep a tenth of them apart: give more of them")
+    train, held_out = load_split(faces)
     school = School.of(train, teacher)
     student, path = begun(school, run, seed), run / "guide.onnx"
     for course, count in zip((Blocks, Joined, Slopes), steps, strict=True):
