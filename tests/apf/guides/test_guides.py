@@ -144,15 +144,15 @@ def test_dlibs_network_is_dlibs(shared_models: Path) -> None:
 
 
 def test_dlibs_file_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another file, none, and no package: each with what to do."""
+    """Another file, and none: each with what to do."""
     other = tmp_path / "network.dat"
-    with pytest.raises(GuideError, match=r"network\.dat cannot be read .*install face-recognition-models again"):
+    with pytest.raises(GuideError, match=r"network\.dat cannot be read .*install the package again"):
         read_dlib(other)
     other.write_bytes(b"\x01\x01\x01\x0dloss_metric_2")
     with pytest.raises(GuideError, match=f"SHA-256 .* not {DLIB.sha256}"):
         read_dlib(other)
-    monkeypatch.setattr(catalogue, "PACKAGE", "no_such_package")
-    with pytest.raises(GuideError, match="pip install face-recognition-models"):
+    monkeypatch.setattr(dlib_file, "DLIB_FILE", tmp_path / "gone.dat")
+    with pytest.raises(GuideError, match=r"gone\.dat cannot be read .*make setup"):
         dlib_file.read_dlib()
 
 
