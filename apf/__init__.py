@@ -11,6 +11,8 @@ import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from apf.extras import need
+
 if TYPE_CHECKING:
     from apf.filters.load import load_filter
     from apf.filters.torch_filter import Filter
@@ -40,4 +42,8 @@ _HOME = {
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'apf' has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), name)
+    try:
+        return getattr(import_module(_HOME[name]), name)
+    except ModuleNotFoundError:
+        need("gpu" if name == "Filter" else "cpu", f"apf.{name}")
+        raise

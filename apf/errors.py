@@ -15,6 +15,7 @@ ApfError
 ├── GuideError            a guide is unknown, missing, or not what its digest says
 │   └── UnsupportedGuide      a network that no gradient can be made of here
 ├── DeviceMemoryError     the GPU is full; it may not be so later
+├── MissingExtra          libraries that this needs are not installed; pip knows them as an extra
 ├── KeyFileError          the device's key is missing, or is no key
 └── PathError             a path that was named is not there, or stands in the way
 """
@@ -80,6 +81,10 @@ class DeviceMemoryError(ApfError):
     """Raised when the GPU has no memory for a single face or tile. Another process may hold it: a retry can help."""
 
     transient = True
+
+
+class MissingExtra(ApfError, ImportError):
+    """Raised when what is asked for needs libraries of an extra that is not installed here (`apf.extras`)."""
 
 
 class KeyFileError(ApfError):

@@ -11,6 +11,7 @@ import numpy as np
 
 from apf.detection.tiling import Found
 from apf.errors import DetectorError
+from apf.extras import lacking
 from apf.faces.alignment import UInt8
 from apf.guides.catalogue import PACKS
 from apf.runtime.onnx_check import check_folder
@@ -69,6 +70,8 @@ def _open(folder: Path, device: str, side: int):  # type: ignore[no-untyped-def]
             name=str(folder), allowed_modules=["detection"], providers=[*providers, "CPUExecutionProvider"]
         )
         app.prepare(ctx_id=int(index or 0) if kind == "cuda" else -1, det_size=(side, side), det_thresh=THRESHOLD)
+    except ModuleNotFoundError as error:
+        raise DetectorError(f"the InsightFace pack in {folder} cannot be loaded: {lacking('gpu') or error}") from error
     except Exception as error:  # of onnxruntime, protobuf, insightface's own asserts, ...
         raise DetectorError(f"the InsightFace pack in {folder} cannot be loaded: {error!r}") from error
     if not app.det_model.use_kps:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from apf.extras import need
 from apf.faces.alignment import Float32
 from apf.recipe import Recipe, load_recipe
 from apf.runtime.stage_clock import StageClock
@@ -60,8 +61,10 @@ def load_filter(
         RecipeError: the recipe is unknown or does not validate.
         OtherVersion: the recipe was made for other weights or guides, or by code that does something else to pixels.
         WeightsError: the weights are missing or damaged.
+        MissingExtra: the device's libraries are not installed.
     """
     found = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
+    need("cpu" if device == "cpu" else "gpu", f"device {device!r}")
     if device == "cpu":
         from apf.filters.onnx_filter import CpuFilter  # noqa: PLC0415  ONNX Runtime and torch load where they are used
 

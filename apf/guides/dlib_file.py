@@ -35,14 +35,10 @@ def read_dlib(path: Path | None = None) -> onnx.ModelProto:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise GuideError(
-            f"guide 'dlib': {path} cannot be read ({error.strerror}): {CURE}"
-        ) from error
+        raise GuideError(f"guide 'dlib': {path} cannot be read ({error.strerror}): {CURE}") from error
     found = hashlib.sha256(data).hexdigest()
     if found != DLIB.sha256:
-        raise GuideError(
-            f"guide 'dlib': {path} has SHA-256 {found}, not {DLIB.sha256}: {CURE}"
-        )
+        raise GuideError(f"guide 'dlib': {path} has SHA-256 {found}, not {DLIB.sha256}: {CURE}")
     return _network(list(_layers(data)))
 
 

@@ -8,7 +8,6 @@ protected = device.apply(photo, answer).data
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
@@ -17,8 +16,8 @@ import numpy as np
 from apf.attack.bound import Bound
 from apf.attack.perturbation import Canvas, Change, in_colour
 from apf.detection.centerface_onnx import light_detector
-from apf.detection.tiling import PyramidDetector
-from apf.errors import DetectorError, OtherVersion, PrivateFileError, WeakPerturbation
+from apf.detection.detector import Detector, load_detector
+from apf.errors import OtherVersion, PrivateFileError, WeakPerturbation
 from apf.faces.alignment import CROP, Face, Float32, Float64, align, alignment
 from apf.photo import Limits, Photo, decode
 from apf.private.files import Gradients, Perturbations, Terms, within
@@ -60,7 +59,7 @@ class Device:
 
     Raises:
         RecipeError: the recipe has no private mode.
-        OtherVersion, WeightsError, DetectorError: the recipe's parts are not installed here.
+        OtherVersion, WeightsError, DetectorError, MissingExtra: the recipe's parts are not installed here.
     """
 
     def __init__(
@@ -192,12 +191,7 @@ class Device:
         return 1 - float(changed @ own)
 
 
-def _detector(name: str) -> PyramidDetector:
+def _detector(name: str) -> Detector:
     if name == "centerface":
         return light_detector()
-    try:
-        full = importlib.import_module("apf.detection.detector")
-    except ImportError as error:
-        raise DetectorError(f"detector {name!r} needs the whole installation, with torch: {error}") from error
-    found: PyramidDetector = full.load_detector(name)
-    return found
+    return load_detector(name)

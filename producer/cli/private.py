@@ -6,14 +6,13 @@ from importlib import import_module
 
 import typer
 
+from apf.extras import lacking
 from producer.cli.console import fail
 
 
 def private(context: typer.Context) -> None:
     """Private mode on this device: gradients of photos for a queue, and its answers put on them."""
-    try:
-        # By name: the producer itself loads no image library.
-        cli = import_module("apf.private.cli")
-    except ImportError as error:
-        fail(f"private mode needs NumPy, Pillow and safetensors here ({error}): pip install 'apf-protect[private]'")
-    raise typer.Exit(cli.main(context.args))
+    if reason := lacking("private"):
+        fail(reason)
+    # By name: the producer itself loads no image library.
+    raise typer.Exit(import_module("apf.private.cli").main(context.args))

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from apf.extras import lacking
 from producer.cli.console import AsJson, Destination, console, echo, errors_end_the_command, fail
-from producer.doctor.dependencies import missing_worker_parts
 from workers.batches.create import find_batch
 from workers.config.settings import load_settings
 from workers.report.output_files import Target
@@ -50,11 +50,8 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """Write a page about a batch: what was protected, how it looks, what failed and what to do about it."""
-    if missing := missing_worker_parts():
-        fail(
-            f"the page is made with the worker's image libraries, but {', '.join(missing)} is not installed: "
-            "install the worker extra (pip install 'apf-protect[worker]'), or use apf status"
-        )
+    if reason := lacking("cpu"):
+        fail(f"the page is made with the worker's image libraries, and {reason}, or use apf status")
     settings = load_settings()
     ledger, batch_id = find_batch(destination, batch, settings)
     place = Target.at(output, batch_id)

@@ -8,10 +8,10 @@ from typing import Annotated
 
 import typer
 
+from apf.extras import lacking
 from producer.cli.console import AsJson, echo, errors_end_the_command, fail
 from producer.cli.schedule_tables import print_comparison
 from producer.cli.schedule_work import finish, fire, hint_how_to_go_on, work
-from producer.doctor.dependencies import missing_worker_parts
 from workers.batches.create import find_ledger
 from workers.config.settings import load_settings
 from workers.ledger.lifecycle import cancel
@@ -69,8 +69,8 @@ def compare(
     new, old = (side.as_dict() for side in found)
     if sample and schedule.private:
         echo("how photos look is not measured: they are with their owners")
-    elif sample and missing_worker_parts():
-        echo("how photos look is not measured: the worker extra is not installed here")
+    elif sample and (reason := lacking("cpu")):
+        echo(f"how photos look is not measured: {reason}")
     elif sample:
         samples = importlib.import_module("workers.schedules.sample_quality")
         stores = [open_store(url, s3=settings.s3) for url in (schedule.source, schedule.destination)]

@@ -10,11 +10,12 @@ from typing import NoReturn
 
 import typer
 
+from apf.extras import lacking
 from producer.cli.callbacks import await_callback
 from producer.cli.console import DONE, INTERRUPTED, SOME_FAILED, echo, fail
 from producer.cli.progress import follow, is_short, print_summary
 from producer.cli.worker_check import Notices
-from producer.doctor.dependencies import missing_worker_parts
+from producer.doctor.dependencies import extra_of
 from workers.batches.rescue import periodic_rescuer, resume
 from workers.broker.app import make_app
 from workers.broker.client import Broker, choose_queue, queue_snapshot
@@ -37,9 +38,8 @@ def fire(settings: Settings, *, only: str | None = None) -> list[Fired]:
     if settings.broker_url:
         celery = make_app(settings)
         return run_due(settings, Broker(celery).plan, only=only, choose_queue=partial(choose_queue, celery))
-    if missing := missing_worker_parts():
-        fail(f"without a queue this command does the work itself, but {', '.join(missing)} is not installed: "
-                "install the worker extra, or set APF_BROKER_URL")  # fmt: skip
+    if reason := lacking(extra_of(settings)):
+        fail(f"without a queue this command does the work itself, and {reason}, or set APF_BROKER_URL")
     return run_due(settings, lambda batch_url: None, only=only)
 
 

@@ -11,8 +11,10 @@ from typing import Annotated, NoReturn, ParamSpec, TypeVar
 import typer
 from rich.markup import escape
 
+from apf.extras import lacking
 from producer.cli.console import DONE, SOME_FAILED, AsJson, console, echo, errors_end_the_command, fail
 from producer.doctor import checks
+from producer.doctor.dependencies import extra_of
 from workers.batches.rescue import reconcile
 from workers.broker.app import make_app
 from workers.broker.client import Broker, BrokerError, queue_snapshot
@@ -102,6 +104,8 @@ def worker(context: typer.Context) -> None:
     if HELP not in context.args:
         settings = load_settings()
         check_worker(settings)
+        if reason := lacking(extra_of(settings)):
+            fail(f"a worker protects photos, and {reason}")
         check_reachable(settings.allowed_for_batches, settings.s3)
         checks.check_eviction(settings)
         if settings.decoder_cage == "require":

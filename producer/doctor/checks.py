@@ -13,9 +13,10 @@ from typing import Any
 import redis
 
 from apf.errors import ApfError, WeightsError
+from apf.extras import PURPOSES, lacking
 from apf.recipe import load_recipe, other_guides
 from apf.weight_files import check_weights, weights_digest
-from producer.doctor.dependencies import missing_worker_parts
+from producer.doctor.dependencies import extra_of
 from producer.doctor.finding import Finding
 from producer.doctor.store_checks import LARGEST_SKEW, examine_ledger, examine_store
 from workers.batches.create import check_ledger_place
@@ -40,7 +41,7 @@ def examine(settings: Settings, urls: Iterable[str]) -> list[Finding]:
     findings = [_settings(settings), *_broker(settings), *_ledger(settings, urls)]
     for url in urls:
         findings += examine_store(url, settings)
-    findings += [_weights(), *_guides(), *_worker_parts(settings)]
+    findings += [_weights(), *_guides(), *_worker_parts(settings), _extras()]
     return findings
 
 
@@ -196,16 +197,22 @@ def _guides() -> list[Finding]:
 
 
 def _worker_parts(settings: Settings) -> list[Finding]:
-    missing = missing_worker_parts()
-    if missing and settings.broker_url:
-        return [Finding("worker", True, "not installed here: this machine is a producer alone")]
-    if missing:
-        return [Finding("worker", False, f"{', '.join(missing)} not installed: install the worker extra")]
+    extra = extra_of(settings)
+    if reason := lacking(extra):
+        alone = Finding("worker", True, f"this machine is a producer alone: {reason} to have a worker here")
+        here = f"the recipe `standard` needs the extra `{extra}` on the device {settings.device}: {reason}"
+        return [alone if settings.broker_url else Finding("worker", False, here)]
     return [
         _cage(settings),
-        Finding("worker", True, "ONNX Runtime, torch, the detector and the image libraries are installed"),
+        Finding("worker", True, f"the libraries of the extra {extra} are installed"),
         _gpu(settings),
     ]
+
+
+def _extras() -> Finding:
+    """Return which extras are not here, for what each would be, and how it is installed."""
+    missing = [f"{purpose}: {reason}" for extra, purpose in PURPOSES.items() if (reason := lacking(extra))]
+    return Finding("extras", True, "; ".join(missing) or f"{', '.join(PURPOSES)} are installed")
 
 
 def _cage(settings: Settings) -> Finding:
@@ -220,6 +227,8 @@ def _cage(settings: Settings) -> Finding:
 
 
 def _gpu(settings: Settings) -> Finding:
+    if reason := lacking("gpu"):
+        return Finding("GPU", True, f"not looked for, the CPU does the work: {reason}")
     # In a process of its own: this one never loads torch.
     command = [sys.executable, "-c", _ASK_TORCH]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  nothing of a user's

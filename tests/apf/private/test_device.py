@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -16,6 +15,7 @@ from apf.attack.bound import Bound
 from apf.errors import (
     CorruptPhoto,
     DetectorError,
+    MissingExtra,
     OtherVersion,
     PhotoTooLarge,
     PrivateFileError,
@@ -359,13 +359,13 @@ def test_recipes_of_other_versions_are_refused(field: dict[str, object]) -> None
             load()
 
 
-def test_other_detectors_need_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another detector than the default one comes from the whole installation, and is missing without it."""
+def test_other_detectors_need_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another detector than the default one comes with another extra, which is named where it is missing."""
     recipe = load_recipe("standard", detector="no_such_pack")
     with pytest.raises(DetectorError, match="no_such_pack"):
         Device(recipe, KEY)
-    monkeypatch.setitem(sys.modules, "apf.detection.detector", None)
-    with pytest.raises(DetectorError, match="'no_such_pack' needs the whole installation"):
+    monkeypatch.setattr("apf.extras.find_spec", lambda name: None if name == "onnxruntime" else True)
+    with pytest.raises(MissingExtra, match=r"'no_such_pack' .*no onnxruntime.*pip install \"apf-protect\[cpu\]\""):
         Device(recipe, KEY)
 
 

@@ -104,7 +104,7 @@ def test_without_the_workers_libraries_it_says_what_to_install(protected: tuple[
     _, out, _ = protected
     code = (
         "import sys, importlib.util as u; real = u.find_spec\n"
-        "u.find_spec = lambda name, *a: None if name == 'torch' else real(name, *a)\n"
+        "u.find_spec = lambda name, *a: None if name == 'onnx' else real(name, *a)\n"
         "from producer.cli import app\n"
         "try: app(sys.argv[1:])\n"
         "except SystemExit as ended: print(ended.code)\n"
@@ -113,7 +113,7 @@ def test_without_the_workers_libraries_it_says_what_to_install(protected: tuple[
     command = [sys.executable, "-c", code, "report", str(out)]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (ended.stdout, ended.returncode) == ("2\n", 0), ended.stderr
-    assert "torch is not installed" in ended.stderr and "apf-protect[worker]" in ended.stderr
+    assert "(no onnx)" in ended.stderr and 'pip install "apf-protect[cpu]"' in ended.stderr
 
 
 def test_it_opens_the_page_only_when_asked(protected: tuple[Path, Path, str], tmp_path: Path) -> None:
