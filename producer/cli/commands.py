@@ -8,6 +8,8 @@ from __future__ import annotations
 import io
 import logging
 import sys
+from importlib.metadata import version
+from typing import Annotated
 
 import typer
 
@@ -82,6 +84,20 @@ THEIRS = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option
 
 for _name, (_home, _listed) in COMMANDS.items():
     lazily(app, _name, f"producer.cli.{_home}", _listed, settings=THEIRS if _name in PASSED_ON else None)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print("apf", version("apf-protect"))
+        raise typer.Exit
+
+
+@app.callback()
+def _before_any_command(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version, and end.")
+    ] = False,
+) -> None: ...
 
 
 def main() -> None:
