@@ -20,7 +20,7 @@ from apf.runtime.torch_threads import each
 
 class CenterFace:
     """The `Network` behind the default detector on a GPU. On a CPU it serves as the reference of
-    `apf.detection.centerface_cpu`.
+    `apf.detection.centerface_onnx`.
     """
 
     tile = TILE
