@@ -247,14 +247,15 @@ def test_the_producer_image_has_no_torch() -> None:
 
 
 def test_the_private_client_has_what_it_names_and_no_more() -> None:
-    """What a device installs: the client's own dependencies and the detector's wheel, with what pydantic needs."""
+    """What a device installs: its own dependencies, the detector's wheel, and what pydantic and ONNX Runtime need."""
     own = tomllib.loads((INFRA / "private" / "pyproject.toml").read_text())
     wanted = [*own["project"]["dependencies"], *own["dependency-groups"]["detector"]]
     names = {re.split(r"[<>=~! ]", requirement)[0] for requirement in wanted}
     lock = (INFRA / "constraints-private.txt").read_text()
     installed = set(re.findall(r"^([a-z0-9._-]+)==\S+(?!.*sys_platform == 'never')", lock, re.MULTILINE))
     pydantics = {"annotated-types", "pydantic-core", "typing-extensions", "typing-inspection"}
-    assert installed == names | pydantics
+    runtimes = {"flatbuffers", "ml-dtypes", "packaging", "protobuf"}
+    assert installed == names | pydantics | runtimes
     assert own["project"]["version"] == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 
 

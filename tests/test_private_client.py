@@ -1,4 +1,4 @@
-"""The client of private mode in an empty virtual environment: without torch, under 100 MB, and it protects a photo."""
+"""The client of private mode in an empty virtual environment: without torch, under 220 MB, and it protects a photo."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.private_files import answer
 
 ROOT = Path(__file__).parents[1]
 UV = Path(sys.executable).with_name("uv")
-LIMIT_MB = 100
+LIMIT_MB = 220
 #: Of one core of a laptop; ten times what was measured, for machines that are busy.
 LIMIT_S_A_FACE = 10
 
@@ -76,13 +76,13 @@ def photo(tmp_path: Path) -> Path:
 
 
 def test_it_is_small_and_has_no_torch(client: Client) -> None:
-    """What is installed, bytecode aside, is under 100 MB, and nothing of it is a framework or a queue."""
+    """What is installed, bytecode aside, is under 220 MB, and nothing of it is a framework or a queue."""
     files = [path for path in client.packages.rglob("*") if path.is_file() and path.suffix != ".pyc"]
     megabytes = sum(path.stat().st_size for path in files) / 1e6
     print(f"\nthe client takes {megabytes:.1f} MB")
     assert megabytes < LIMIT_MB
     assert client.has("apf.private.cli")
-    assert [name for name in ("torch", "cv2", "onnxruntime", "celery", "redis", "boto3") if client.has(name)] == []
+    assert [name for name in ("torch", "cv2", "scipy", "celery", "redis", "boto3") if client.has(name)] == []
 
 
 def test_it_protects_a_photo(client: Client, photo: Path, tmp_path: Path) -> None:

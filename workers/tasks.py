@@ -29,7 +29,7 @@ from workers.callbacks.deliver import deliver
 from workers.config.access import check_allowed
 from workers.config.settings import load_settings
 from workers.core.log_context import log_context
-from workers.core.records import BULK, INTERACTIVE, ShardJob
+from workers.core.records import BULK, INTERACTIVE, Batch, ShardJob
 from workers.core.task_names import CALLBACK, PLAN, RECONCILE, RUN_SCHEDULES, TASK
 from workers.errors import JobError, NewerRecord, StoreError, WorkerError
 from workers.execution import process_limits  # noqa: F401  all but metrics for what they do on Celery's signals
@@ -43,9 +43,8 @@ from workers.execution.run_shard import (
 )
 from workers.execution.shard_pipeline import ShardPreempted
 from workers.ledger.batch_ledger import open_batch
-from workers.ledger.callback_state import notify_if_done
 from workers.ledger.leases import release_leases
-from workers.ledger.lifecycle import close_single
+from workers.ledger.lifecycle import after_shard
 from workers.ledger.open_batches import roots
 from workers.schedules.fire import run_due
 from workers.telemetry import log_format, metrics, worker_exporter  # noqa: F401  all but metrics for what they do on Celery's signals
@@ -136,7 +135,7 @@ def after_failure(
         # Nobody can learn of it from the ledger: a command that runs this worker inside must not wait for ever.
         sender.app.apf_unreported = str(error)
         raise
-    notify_if_done(job.batch_url, job.shard, load_settings(), Broker(sender.app).callback)
+    _after(sender.app, job)
 
 
 @worker_shutdown.connect
@@ -163,7 +162,7 @@ def protect_shard(self: Any, message: dict[str, object]) -> dict[str, object] | 
 
 def _protect(self: Any, job: ShardJob) -> dict[str, object] | None:
     try:
-        totals = run_shard(
+        run = run_shard(
             job, load_settings(), last_try=job.waits >= MAX_WAITS, overtaken=_overtaken(self.app, job.queue)
         )
     except (ShardTimedOut, ShardResumed) as error:
@@ -179,10 +178,21 @@ def _protect(self: Any, job: ShardJob) -> dict[str, object] | None:
         metrics.add("apf_retries_total", reason="overtaken")
         raise self.retry(exc=error, countdown=0) from error
     # Also where there was nothing to do: whoever reported the shard may have died before this.
-    notify_if_done(job.batch_url, job.shard, load_settings(), Broker(self.app).callback)
-    if job.shard == 0:
-        close_single(job.batch_url, load_settings())
-    return totals.model_dump() if totals else None
+    _after(self.app, job, run.batch if run else None)
+    return run.totals.model_dump() if run else None
+
+
+def _after(app: Celery, job: ShardJob, batch: Batch | None = None) -> None:
+    """See to what follows from a shard's end; `batch` is its record, where the report was written just now."""
+    settings = load_settings()
+    try:
+        ledger, batch_id = opened(job, settings)
+        reported = batch is not None
+        batch = batch or ledger.read_batch(batch_id)
+    except WorkerError as error:
+        logger.warning("batch %s may have ended, and is closed or called back later: %s", job.batch_url, error)
+        return
+    after_shard(ledger, batch, job.shard, settings, Broker(app).callback, reported=reported)
 
 
 @shared_task(bind=True, name=PLAN)
@@ -209,7 +219,7 @@ def plan_batch(self: Any, batch_url: str) -> int:
     if not batch.planned and not ledger.stopped(batch_id):
         sender.plan(batch_url, queue_of(batch))
     # A source without photos is done by now.
-    notify_if_done(batch_url, max(0, batch.shards - 1), settings, sender.callback)
+    after_shard(ledger, batch, max(0, batch.shards - 1), settings, sender.callback)
     return batch.shards
 
 

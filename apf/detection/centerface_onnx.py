@@ -1,9 +1,8 @@
-"""CenterFace by NumPy, or by what else runs ONNX: the same faces as the torch module finds, up to rounding."""
+"""CenterFace by ONNX Runtime, on a CPU and on the device: the same faces as the torch module finds, up to rounding."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -11,32 +10,24 @@ from apf.detection.centerface_maps import TILE, decode, padded, weights_path
 from apf.detection.tiling import Found, PyramidDetector
 from apf.errors import DetectorError, WeightsError
 from apf.faces.alignment import UInt8
-from apf.runtime.numpy_net.network import Network, Runnable
-
-#: A function of each of some items, in order.
-Each = Callable[[Callable[[UInt8], Found], Iterable[UInt8]], Iterable[Found]]
+from apf.runtime.cores import side_by_side
+from apf.runtime.onnx_session import RuntimeNetwork
 
 
 class LightCenterFace:
-    """The default detector's `apf.detection.tiling.Network`, on one tile at a time.
-
-    Args:
-        load: makes a network of the ONNX file.
-        each: looks at the tiles, one after the other or side by side.
-    """
+    """The default detector's `apf.detection.tiling.Network`, on a tile for each core at a time."""
 
     tile = TILE
 
-    def __init__(self, load: Callable[[Path], Runnable] = Network.load, each: Each = map) -> None:
-        self._each = each
+    def __init__(self) -> None:
         try:
-            self._network = load(weights_path())
+            self._network = RuntimeNetwork.load(weights_path(), any_size=True)
         except WeightsError as error:
             raise DetectorError(f"CenterFace's weights cannot be used: {error}") from error
 
     def find(self, tiles: Sequence[UInt8]) -> list[Found]:
         """Faces in each (h, w, 3) uint8 RGB tile, of any size, with boxes inside the tile."""
-        return list(self._each(self._find, tiles))
+        return side_by_side(self._find, tiles)
 
     def _find(self, tile: UInt8) -> Found:
         height, width = tile.shape[:2]

@@ -21,7 +21,7 @@ from apf.weight_files import CURE
 
 class CenterFace:
     """The `Network` behind the default detector on a GPU. On a CPU it serves as the reference of
-    `apf.detection.centerface_cpu`.
+    `apf.detection.centerface_onnx`.
     """
 
     tile = TILE

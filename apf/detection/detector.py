@@ -39,9 +39,9 @@ def load_detector(name: str, device: str = "cpu") -> Detector:
 
         return PyramidDetector(InsightFacePack(name, device))
     if device == "cpu":
-        from apf.detection.centerface_cpu import load_detector as by_onnx_runtime  # noqa: PLC0415
+        from apf.detection.centerface_onnx import light_detector  # noqa: PLC0415
 
-        return by_onnx_runtime()
+        return light_detector()
     from apf.detection.centerface_torch import CenterFace  # noqa: PLC0415
 
     return PyramidDetector(CenterFace(device))

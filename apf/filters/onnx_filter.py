@@ -38,7 +38,7 @@ class CpuFilter:
 
     def __init__(self, recipe: Recipe, folder: Path = WEIGHTS_DIR) -> None:
         self.recipe = recipe
-        self._probe = LightProbe(folder, load=RuntimeNetwork.load, sampling=SparseSampling.of)
+        self._probe = LightProbe(folder, sampling=SparseSampling.of)
         self._transfer = RuntimeNetwork.load(folder / TRANSFER_ONNX)
 
     @classmethod

@@ -37,7 +37,7 @@ def quiet_session(
 
 
 class RuntimeNetwork:
-    """A network that is ready to run, as `apf.runtime.numpy_net.network.Network` is. Threads may share it."""
+    """A network that is ready to run. Pictures go in and out as ONNX has them, (1, C, H, W). Threads may share it."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.metadata = {entry.key: entry.value for entry in model.metadata_props}

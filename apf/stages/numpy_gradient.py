@@ -1,4 +1,4 @@
-"""The gradient stage on the device: `apf.stages.gradient` by NumPy and the probe's ONNX file.
+"""The gradient stage without torch: `apf.stages.gradient` by NumPy and the probe's ONNX file.
 
 All of it is in `LightProbe.gradient`: eight times, sample the perturbed face through a map, take the probe's gradient,
 bring it back through the map, add it to the momentum, and step by its soft sign.
@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 
 from apf.errors import WeightsError
 from apf.faces.alignment import CROP
-from apf.runtime.numpy_net.network import Network, Runnable
+from apf.runtime.onnx_session import RuntimeNetwork
 from apf.stages.affine_sampling import Sampling
 from apf.stages.constants import CELL, REACH, SOFTNESS, START, STEPS, TINY
 from apf.weight_files import WEIGHTS_DIR, check_file
@@ -43,7 +43,6 @@ class LightProbe:
 
     Args:
         folder: where the weights lie.
-        load: makes a network of an ONNX file.
         sampling: makes a map of pictures of an affine map (2, 3) and their side.
 
     Raises:
@@ -54,13 +53,12 @@ class LightProbe:
         self,
         folder: Path = WEIGHTS_DIR,
         *,
-        load: Callable[[Path], Runnable] = Network.load,
         sampling: Callable[[Float32, int], Samples] = Sampling.of,
     ) -> None:
         for name in (GRADIENT_ONNX, UNIVERSAL):
             check_file(folder, name)
         self._folder = folder
-        self._network = load(folder / GRADIENT_ONNX)
+        self._network = RuntimeNetwork.load(folder / GRADIENT_ONNX)
         self._embedding = self._network.only("embedding")
         affine = np.array(json.loads(self._network.metadata["maps"]), np.float32)
         self._maps = [sampling(one, CROP) for one in affine]

@@ -4,6 +4,8 @@ A batch runs by `apf protect` with the worker inside, from a bucket into a bucke
 and a filter that only takes its time. Each HTTP request is counted over the whole life of the batch: planning, the
 worker with its renewals and reports, following it until it is done. The second run finds all outputs there. Photos of
 12 megapixels make shards of 32, and take five times as long, so that a shard's own requests weigh more.
+
+Then one upload, from `Client.submit` with one named photo to its delivered callback: each request with what it is for.
 """
 
 from __future__ import annotations
@@ -11,23 +13,29 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from unittest import mock
+from urllib.parse import urlsplit
 
 import typer
 from moto.server import ThreadedMotoServer
 
 from tests.benchmarks.record import record, table
 from tests.conftest import ANY_PLACE, S3_KEY, S3_SECRET, S3Server
+from tests.receivers import LOOPBACK, receiving
 
 #: Threads of the worker, by their names; all others are the command's.
 WORKERS_THREADS = ("embedded-worker", "read", "write", "filter", "lease")
 KINDS = ("HEAD", "GET", "PUT", "LIST", "DELETE")
+#: Ids of batches and of tries.
+BATCH_ID = r"\d{8}-\d{6}-\d{6}-[0-9a-f]{6}"
+LAST = "DELETE .apf/open/ID"
 
 Requests = Counter[tuple[str, str]]
 
@@ -98,6 +106,45 @@ def row(what: str, run: str, shard: int, wall_s: float, found: Requests, photos:
     }
 
 
+def of_an_upload(server: S3Server, *, callback: bool = True) -> list[str]:
+    """The requests of one photo's way from `Client.submit` to its callback, or to its end, in their order."""
+    from producer.client import Client  # noqa: PLC0415  what these load reads the environment
+    from workers.broker.app import EMBEDDED_BROKER  # noqa: PLC0415
+    from workers.broker.embedded import embedded_worker  # noqa: PLC0415
+    from workers.config.settings import load_settings  # noqa: PLC0415
+    from workers.store.s3 import _shared_client  # noqa: PLC0415
+
+    found: list[str] = []
+
+    def note(request: Any, **_: Any) -> None:
+        found.append(f"{kind_of(request)} {re.sub(BATCH_ID, 'ID', urlsplit(request.url).path.split('/', 2)[-1])}")
+
+    bucket, out = server.new_bucket("in"), server.new_bucket("out")
+    server.client.put_object(Bucket=bucket, Key="ann/1.jpg", Body=b"face 1")
+    with mock.patch.dict(os.environ, {f"APF_{name.upper()}": str(value) for name, value in LOOPBACK.items()}):
+        client = Client(load_settings().model_copy(update={"broker_url": EMBEDDED_BROKER}))
+        events = _shared_client(load_settings().s3).meta.events
+        events.register("before-send.s3", note)
+        try:
+            with receiving() as receiver, embedded_worker(client._app):
+                url = receiver.url if callback else None
+                client.submit(f"s3://{bucket}", f"s3://{out}", photos=["ann/1.jpg"], callback=url)
+                within_s(30, lambda: bool(receiver.got) or not callback)
+                # The last requests take the batch off the index of open ones, and read its record once more.
+                within_s(30, lambda: [one for one in found if "open/" in one][-1:] and found[-2:-1] == [LAST])
+        finally:
+            events.unregister("before-send.s3", note)
+    return found
+
+
+def within_s(seconds: float, happened: Callable[[], Any]) -> None:
+    end = time.monotonic() + seconds
+    while not happened():
+        if time.monotonic() > end:
+            raise SystemExit("the upload did not end in time")
+        time.sleep(0.05)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photos", type=int, default=256)
@@ -114,10 +161,12 @@ def main() -> None:
     server = S3Server(os.environ["APF_S3_ENDPOINT_URL"])
     try:
         rows = [*runs(server, 1, asked.photos, asked.seconds), *runs(server, 12, asked.photos // 4, 5 * asked.seconds)]
+        upload = of_an_upload(server)
     finally:
         threaded.stop()
     print(table(rows))
-    record("requests", {"rows": rows})
+    print(f"\n{len(upload)} requests of one upload with a callback:", *upload, sep="\n  ")
+    record("requests", {"rows": rows, "of an upload": len(upload)})
 
 
 if __name__ == "__main__":

@@ -154,7 +154,7 @@ def test_without_a_secret_the_batch_is_done_and_the_callback_is_not(
     callback = world.summary().callback
     assert callback is not None
     assert "APF_CALLBACK_SECRETS" in callback.last_error
-    assert "APF_CALLBACK_SECRETS" in world.log.read_text()
+    until(lambda: "APF_CALLBACK_SECRETS" in world.log.read_text(), 10, "it is logged", world.log)
     assert receiver.got == []
     kill_all(world)
     world.start_worker()

@@ -142,9 +142,9 @@ def test_a_recipe_of_another_version_waits_for_its_workers(change: dict[str, obj
         run_shard(planned.job, QUEUE, load=load_engine)
     assert not planned.ledger.has_report("b1", 0)
     assert attempts_at(planned.ledger, "b1") == [], "leaving it is no death"
-    totals = run_shard(planned.job, Settings(), load=load_engine)
-    assert totals is not None
-    assert totals.failed == 1
+    run = run_shard(planned.job, Settings(), load=load_engine)
+    assert run is not None
+    assert run.totals.failed == 1
     report = planned.ledger.read_report("b1", 0)
     assert report is not None
     assert "install the same version everywhere" in str(report.photos[0].reason)
@@ -158,8 +158,9 @@ def test_a_done_shard_needs_no_filter_of_its_version() -> None:
     planned.ledger.write_batch(planned.batch.model_copy(update={"recipe": recipe}))
     planned.run(QUEUE)  # a worker of that version
     planned.destination.delete(planned.ledger.key("b1", "reports", "00000.jsonl"))
-    totals = run_shard(planned.job, QUEUE, load=load_engine)
-    assert totals is not None
+    run = run_shard(planned.job, QUEUE, load=load_engine)
+    assert run is not None
+    totals = run.totals
     assert (totals.protected + totals.skipped, totals.failed) == (1, 0)
 
 

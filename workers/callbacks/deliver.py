@@ -18,7 +18,7 @@ from workers.config.access import check_allowed
 from workers.config.settings import Settings
 from workers.core.records import Batch
 from workers.errors import CallbackError, NotAllowed
-from workers.ledger.batch_ledger import Ledger, open_batch
+from workers.ledger.batch_ledger import Ledger, is_single, open_batch
 from workers.ledger.callback_state import (
     Callback,
     Result,
@@ -28,7 +28,7 @@ from workers.ledger.callback_state import (
     seems_done,
     write_callback,
 )
-from workers.ledger.lifecycle import close
+from workers.ledger.lifecycle import take_off
 from workers.webhooks.http_client import Answer, Post, send
 from workers.webhooks.ssrf import parse_target, site
 
@@ -71,11 +71,12 @@ def deliver(batch_url: str, settings: Settings) -> Delivery:
         return NOTHING_TO_DO
     callback = read_callback(ledger, batch)
     if callback.settled:
-        close(ledger, batch, settings)
+        take_off(ledger, batch, settings)
         return NOTHING_TO_DO
     if callback.due_in_s() > EARLY_S:
         return NOTHING_TO_DO  # somebody else is at it
-    if not callback.first_try_at and not seems_done(ledger, batch):
+    # Of one shard the report itself is read soon.
+    if not callback.first_try_at and not is_single(batch) and not seems_done(ledger, batch):
         return NOTHING_TO_DO
     facts = (ledger, batch, batch.callback, callback, settings)
     return _held_back(*facts) or _try(*facts)
@@ -125,7 +126,9 @@ def _postpone(ledger: Ledger, batch: Batch, callback: Callback, wait_s: float) -
 
 
 def _body(ledger: Ledger, batch: Batch) -> bytes | None:
-    """Return what is posted: made once, as reading all reports takes long, and so that every try says the same."""
+    """Return what is posted, the same at every try. It is kept where it is made of many reports, which take long."""
+    if is_single(batch):
+        return batch_done(ledger, batch)
     key = ledger.key(batch.id, "callback", f"{batch.shards:05}.json")
     body = ledger.read(key)
     if body and is_of(body, batch):
@@ -191,11 +194,11 @@ def _concluded(ledger: Ledger, batch: Batch, tried: Callback, settings: Settings
     write_callback(ledger, batch, tried)
     if tried.delivered_at:
         log.info("batch %s is called back, at try %d", batch.id, tried.tries)
-        close(ledger, batch, settings)
+        take_off(ledger, batch, settings)
         return Delivery("delivered")
     if tried.gave_up_at:
         log.error("callback of batch %s is given up after %d tries: %s", batch.id, tried.tries, tried.last_error)
-        close(ledger, batch, settings)
+        take_off(ledger, batch, settings)
         return Delivery("gave_up")
     wait_s = tried.due_in_s()
     log.warning("callback of batch %s failed, next try in %.0f s: %s", batch.id, wait_s, tried.last_error)

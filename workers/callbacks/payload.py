@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
+from datetime import datetime
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -12,7 +13,7 @@ from workers.core.clock import now
 from workers.core.records import Batch, Lane, Outcome, PhotoReport
 from workers.ledger.batch_ledger import Ledger
 from workers.status.as_json import counts, failures
-from workers.status.final_status import ending
+from workers.status.final_status import Ending, ending
 
 #: Of the body; raised when a receiver of an older one would misread a newer one. New fields do not raise it.
 VERSION: Literal[1] = 1
@@ -135,7 +136,7 @@ def trial() -> bytes:
             PhotoResult(key="test/2.jpg", outcome="failed", reason=reason, faces=0, bytes_in=0, bytes_out=0),
         ],
     )
-    return _encoded(Event(type="test", timestamp=_moment(), data=data))
+    return _encoded(Event(type="test", timestamp=now().isoformat(timespec="milliseconds"), data=data))
 
 
 def is_of(body: bytes, batch: Batch) -> bool:
@@ -170,7 +171,14 @@ def batch_done(ledger: Ledger, batch: Batch) -> bytes | None:
         failures_truncated=summary.failed > len(summary.failures),
         results=[_result(photo) for photo in ended.photos] if summary.photos <= FEW_PHOTOS else None,
     )
-    return _encoded(Event(type="batch.done", timestamp=_moment(), data=data))
+    return _encoded(Event(type="batch.done", timestamp=_ended_at(ended), data=data))
+
+
+def _ended_at(ended: Ending) -> str:
+    """Return the moment of the last report, the same at every try."""
+    with suppress(ValueError):  # an older report, or none
+        return datetime.fromisoformat(ended.finished_at).isoformat(timespec="milliseconds")
+    return ended.batch.updated_at or ended.batch.created_at
 
 
 def _result(photo: PhotoReport) -> PhotoResult:
@@ -191,7 +199,3 @@ def _cut(reason: str) -> str:
 
 def _encoded(event: Event) -> bytes:
     return event.model_dump_json().encode()
-
-
-def _moment() -> str:
-    return now().isoformat(timespec="milliseconds")

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import dataclass
 from itertools import count
 
 from celery.exceptions import SoftTimeLimitExceeded
@@ -22,14 +23,14 @@ from workers.config.access import check_allowed
 from workers.config.settings import Settings
 from workers.core.clock import now
 from workers.core.log_context import log_context
-from workers.core.records import Batch, Lane, Outcome, PhotoRef, PhotoReport, ShardJob, ShardReport, Totals
+from workers.core.records import Attempt, Batch, Lane, Outcome, PhotoRef, PhotoReport, ShardJob, ShardReport, Totals
 from workers.errors import LedgerError, NotAllowed, StoreError
 from workers.execution import malloc_trim
 from workers.execution.engine import Engine
 from workers.execution.isolation import SPLIT_AFTER, OneByOneRunner
 from workers.execution.load_engine import load_engine
 from workers.execution.shard_pipeline import DESTINATION_GONE, ShardPreempted, ShardRunner, already_done, in_order
-from workers.ledger.batch_ledger import Ledger, open_batch
+from workers.ledger.batch_ledger import STOPS, Ledger, is_single, open_batch
 from workers.ledger.checkpoints import forget_begun, note_begun, read_begun
 from workers.ledger.leases import ShardLease, attempts_at, crash_counts, renewed
 from workers.store import RESERVED, Store, open_store
@@ -57,6 +58,15 @@ class ShardIncomplete(Exception):
     """Raised when photos failed for reasons that pass (a store that is down): a later run may finish the shard."""
 
 
+@dataclass(frozen=True)
+class ShardRun:
+    """A shard that was run to its report."""
+
+    #: The record as it was right before the report was written.
+    batch: Batch
+    totals: Totals
+
+
 def run_shard(
     job: ShardJob,
     settings: Settings,
@@ -64,7 +74,7 @@ def run_shard(
     load: Callable[[Recipe, Settings, bool], Engine] = load_engine,
     last_try: bool = True,
     overtaken: Callable[[], bool] = lambda: False,
-) -> Totals | None:
+) -> ShardRun | None:
     """Protect a shard and write its report; None where there was nothing to do (reported already, or stopped).
 
     A shard whose workers died twice is run photo by photo.
@@ -84,17 +94,17 @@ def run_shard(
         StoreError: the ledger cannot be read or written.
     """
     ledger, batch_id = opened(job, settings)
-    if ledger.has_report(batch_id, job.shard) or ledger.stopped(batch_id):
-        return None
     batch = ledger.read_batch(batch_id)
-    refs = ledger.read_plan(batch_id, job.shard)
+    if (attempts := _attempts_if_open(ledger, batch, job.shard)) is None:
+        return None
+    refs = _planned(ledger, batch, job.shard)
     try:
         check_batch(ledger, batch, settings)
     except NotAllowed as error:
         report = _shard_report(job, [_failed(ref, str(error)) for ref in refs], StageClock(), 0.0)
         _write_report(ledger, batch_id, batch.lane, report)
-        return report.totals
-    deaths = crash_counts(attempts_at(ledger, batch_id, job.shard))
+        return ShardRun(batch, report.totals)
+    deaths = crash_counts(attempts)
     begun = read_begun(ledger, batch, job.shard, refs)
     left = [ref for ref in refs if ref.key not in begun]
     destination = open_store(batch.destination, s3=settings.s3, create=True)
@@ -143,7 +153,7 @@ def run_shard(
                 raise
             photos = in_order([*begun.values(), *photos], refs)
             photos = [photo.model_copy(update={"attempts": 1 + deaths.of(photo.key)}) for photo in photos]
-            if not _is_still(ledger, batch):
+            if (present := _as_it_is_now(ledger, batch)) is None:
                 return None
             report = _shard_report(job, photos, runner.clock, time.monotonic() - started)
             # While the try still counts: whoever dies here is missed, too.
@@ -156,17 +166,36 @@ def run_shard(
             return None
         raise ShardResumed(f"shard {job.shard} was stopped and resumed") from stop
     malloc_trim.trim_heap()
-    return report.totals
+    return ShardRun(present, report.totals)
 
 
-def _is_still(ledger: Ledger, batch: Batch) -> bool:
-    """Return whether the batch is the one that was begun, and was not taken back, or made anew under its id,
-    meanwhile.
+def _attempts_if_open(ledger: Ledger, batch: Batch, shard: int) -> list[Attempt] | None:
+    """Return the shard's earlier tries; None where it is reported, or its batch is stopped.
+
+    A batch of one shard, as an upload's is, has a dozen objects: one listing shows all of it. Where a listing lags, the
+    shard runs again to the same report, or a stop of this very moment is seen as late as one of the next.
     """
+    if is_single(batch):
+        names = ledger.names(batch.id)
+        if not {"reports/00000.jsonl", *STOPS} & {*names}:
+            return attempts_at(ledger, batch.id, shard, names=names)
+    if ledger.has_report(batch.id, shard) or ledger.stopped(batch.id):
+        return None
+    return attempts_at(ledger, batch.id, shard)
+
+
+def _planned(ledger: Ledger, batch: Batch, shard: int) -> list[PhotoRef]:
+    """Return the shard's photos: its plan, or the record itself where that names all of them."""
+    return list(batch.named) if batch.named and is_single(batch) else ledger.read_plan(batch.id, shard)
+
+
+def _as_it_is_now(ledger: Ledger, batch: Batch) -> Batch | None:
+    """Return the present record; None where the batch was taken back, or made anew under its id, since it was begun."""
     try:
-        return ledger.read_batch(batch.id).created_at == batch.created_at
+        found = ledger.read_batch(batch.id)
     except LedgerError:
-        return ledger.has_batch(batch.id)  # torn, and not gone
+        return batch if ledger.has_batch(batch.id) else None  # torn, and not gone
+    return found if found.created_at == batch.created_at else None
 
 
 def report_lost_shard(job: ShardJob, settings: Settings, reason: str) -> None:
@@ -244,7 +273,7 @@ def _shard_report(job: ShardJob, photos: list[PhotoReport], clock: StageClock, w
         stage_seconds=clock.seconds,
         wall_seconds=wall_seconds,
         worker=f"{socket.gethostname()}:{os.getpid()}",
-        finished_at=now().isoformat(timespec="seconds"),
+        finished_at=now().isoformat(timespec="milliseconds"),
         peak_memory_bytes=_peak_memory_bytes(),
     )
 

@@ -237,6 +237,11 @@ class Ledger:
         """Return the store's key of something that is kept for a batch."""
         return "/".join([self.prefix, "batches", _checked(batch_id), *names])
 
+    def names(self, batch_id: str, prefix: str = "") -> list[str]:
+        """List what is kept for a batch, by the names below it that start with `prefix`."""
+        folder = self.key(batch_id, "")
+        return [info.key.removeprefix(folder) for info in self.store.list(folder + prefix)]
+
     def _shard_key(self, batch_id: str, kind: str, shard: int) -> str:
         return self.key(batch_id, kind, f"{shard:05}.jsonl")
 
@@ -268,6 +273,11 @@ class Ledger:
     def _put_lines(self, key: str, header: BaseModel, lines: Iterable[BaseModel]) -> None:
         text = "".join(record.model_dump_json() + "\n" for record in (header, *lines))
         self.store.put(key, text.encode(), content_type="application/jsonl")
+
+
+def is_single(batch: Batch) -> bool:
+    """Return whether the batch is of one shard and no more are to come, as an upload's is."""
+    return batch.planned and batch.shards == 1
 
 
 def all_of(do: Callable[[Asked], Found], asked: Sequence[Asked]) -> list[Found]:

@@ -1,7 +1,7 @@
 """Delivery state of a batch's callback, in the ledger, and requests to deliver it.
 
     <batch>/callback.json          the record below
-            callback/00042.json    what is posted, when 42 shards are done (`workers.callbacks.payload`)
+            callback/00042.json    what is posted, when 42 shards are done (`workers.callbacks.payload`); not of one
             callback-asked.json    when a worker was last asked to deliver it
 
 Delivered at least once: a worker posts, then notes it. One that dies in between leaves a claim that ends by itself, and
@@ -23,8 +23,8 @@ from pydantic import BaseModel, ConfigDict
 from workers.config.settings import Settings
 from workers.core.clock import now
 from workers.core.records import Batch, parse
-from workers.errors import LedgerError, WorkerError
-from workers.ledger.batch_ledger import ASKED_BY_NAME, Ledger, open_batch
+from workers.errors import LedgerError
+from workers.ledger.batch_ledger import ASKED_BY_NAME, Ledger
 
 log = logging.getLogger(__name__)
 
@@ -152,28 +152,6 @@ def request_delivery(ledger: Ledger, batch: Batch, notify: Notify, settings: Set
         return
     notify(ledger.batch_url(batch.id))
     ledger.put_json(ledger.key(batch.id, ASKED), _DeliveryRequest(end=batch.shards, at=now().isoformat()))
-
-
-def notify_if_done(batch_url: str, shard: int, settings: Settings, notify: Notify) -> None:
-    """After a shard's report: where it was the batch's last one, have the callback delivered now.
-
-    Errors are logged: the report is written, and whoever reconciles the batch finds that a callback is owed.
-    """
-    try:
-        ledger, batch_id = open_batch(batch_url, s3=settings.s3)
-        batch = ledger.read_batch(batch_id)
-        if batch.callback and batch.planned and _seems_done(ledger, batch, shard):
-            notify(batch_url)
-    except WorkerError as error:
-        log.warning("batch %s may have ended, and is called back later: %s", batch_url, error)
-
-
-def _seems_done(ledger: Ledger, batch: Batch, shard: int) -> bool:
-    """By a listing, and only near the end: of a million photos, one after every shard would cost more than the shard.
-
-    Where the last shard to end is not one of the last by number, whoever reconciles the batch finds that it is done.
-    """
-    return batch.shards - shard <= ASKED_BY_NAME and seems_done(ledger, batch)
 
 
 def seems_done(ledger: Ledger, batch: Batch) -> bool:

@@ -52,10 +52,18 @@ def is_live(attempt: Attempt) -> bool:
     return attempt.host != socket.gethostname() or _runs(attempt.pid)
 
 
-def attempts_at(ledger: Ledger, batch_id: str, shard: int | None = None) -> list[Attempt]:
-    """Return the tries of a shard, or of all shards, that have not ended; oldest first, live or dead."""
-    names = ["attempts", ""] if shard is None else ["attempts", f"{shard:05}", ""]
-    found = [_read(ledger, info.key) for info in ledger.store.list(ledger.key(batch_id, *names))]
+def attempts_at(
+    ledger: Ledger, batch_id: str, shard: int | None = None, names: Iterable[str] | None = None
+) -> list[Attempt]:
+    """Return the tries of a shard, or of all shards, that have not ended; oldest first, live or dead.
+
+    Args:
+        names: as `Ledger.names` gave them; None lists.
+    """
+    folder = "attempts/" if shard is None else f"attempts/{shard:05}/"
+    if names is None:
+        names = ledger.names(batch_id, folder)
+    found = [_read(ledger, ledger.key(batch_id, name)) for name in names if name.startswith(folder)]
     return sorted((attempt for attempt in found if attempt), key=lambda attempt: attempt.id)
 
 

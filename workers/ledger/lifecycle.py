@@ -7,8 +7,8 @@ import logging
 from workers.config.settings import Settings
 from workers.core.records import Batch
 from workers.errors import WorkerError
-from workers.ledger.batch_ledger import Ledger, open_batch
-from workers.ledger.callback_state import Notify, owes_callback, request_delivery
+from workers.ledger.batch_ledger import ASKED_BY_NAME, Ledger, is_single
+from workers.ledger.callback_state import Notify, owes_callback, request_delivery, seems_done
 from workers.ledger.open_batches import register, unregister
 
 log = logging.getLogger(__name__)
@@ -22,10 +22,14 @@ def cancel(ledger: Ledger, batch: Batch, settings: Settings) -> None:
 
 def close(ledger: Ledger, batch: Batch, settings: Settings, notify: Notify | None = None) -> None:
     """Close a batch that is done: it leaves the index of open batches once its callback is delivered."""
-    if owes_callback(ledger, batch):
-        if notify:
-            request_delivery(ledger, batch, notify, settings)
-        return
+    if not owes_callback(ledger, batch):
+        take_off(ledger, batch, settings)
+    elif notify:
+        request_delivery(ledger, batch, notify, settings)
+
+
+def take_off(ledger: Ledger, batch: Batch, settings: Settings) -> None:
+    """Take a batch that owes nothing off the index of open batches; raises StoreError, LedgerError."""
     unregister(ledger, batch, settings)
     try:
         is_same = ledger.read_batch(batch.id) == batch
@@ -36,15 +40,35 @@ def close(ledger: Ledger, batch: Batch, settings: Settings, notify: Notify | Non
         register(ledger, batch, settings)
 
 
-def close_single(batch_url: str, settings: Settings) -> None:
-    """After a shard: where it was its batch's only one, as an upload's is, the batch need not be found done by a pass.
+def after_shard(
+    ledger: Ledger, batch: Batch, shard: int, settings: Settings, notify: Notify, *, reported: bool = False
+) -> None:
+    """After a batch's last shard: have its callback delivered now; an upload that asks for none is closed.
 
-    Where it owes a callback, a pass has to see to it. Errors are logged, and left to the next pass.
+    Errors are logged: the report is written, and a later pass finds that a callback is owed, or the batch done.
+
+    Args:
+        batch: the record as it is, or was right before the report.
+        reported: whether the shard's report was written just now; else the ledger is asked.
     """
     try:
-        ledger, batch_id = open_batch(batch_url, s3=settings.s3)
-        batch = ledger.read_batch(batch_id)
-        if batch.planned and batch.shards == 1 and batch.callback is None and ledger.has_report(batch_id, 0):
-            close(ledger, batch, settings)
+        if batch.callback is None and not is_single(batch):
+            return
+        if not batch.planned:  # its planner may have ended since, and have missed the report
+            batch = ledger.read_batch(batch.id)
+        if not batch.planned or not ((reported and is_single(batch)) or _seems_done(ledger, batch, shard)):
+            return
+        if batch.callback is None:
+            take_off(ledger, batch, settings)
+        else:
+            notify(ledger.batch_url(batch.id))
     except WorkerError as error:
-        log.warning("batch %s is closed later: %s", batch_url, error)
+        log.warning("batch %s may have ended, and is closed or called back later: %s", batch.id, error)
+
+
+def _seems_done(ledger: Ledger, batch: Batch, shard: int) -> bool:
+    """By a listing, and only near the end: of a million photos, one after every shard would cost more than the shard.
+
+    Where the last shard to end is not one of the last by number, a later pass finds that the batch is done.
+    """
+    return batch.shards - shard <= ASKED_BY_NAME and seems_done(ledger, batch)

@@ -32,6 +32,8 @@ class Ending:
     stage_seconds: dict[str, float] = field(default_factory=dict)
     peak_memory_bytes: int = 0
     left_out: LeftOuts = field(default_factory=LeftOuts)
+    #: When the last shard was done, as its report has it; empty where no report says so.
+    finished_at: str = ""
     #: How often retried photos that failed were begun so far.
     _attempts: Counter[str] = field(default_factory=Counter)
 
@@ -50,6 +52,7 @@ class Ending:
         for stage, seconds in report.stage_seconds.items():
             self.stage_seconds[stage] = self.stage_seconds.get(stage, 0.0) + seconds
         self.peak_memory_bytes = max(self.peak_memory_bytes, report.peak_memory_bytes)
+        self.finished_at = max(self.finished_at, report.finished_at)
 
     def summary(self) -> BatchSummary:
         """As `BatchWatch.poll` has it, with the first failures alone."""

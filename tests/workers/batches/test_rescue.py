@@ -21,7 +21,7 @@ from workers.ledger import leases
 from workers.ledger.batch_ledger import Ledger, open_ledger
 from workers.ledger.callback_state import read_callback, write_callback
 from workers.ledger.leases import ShardLease
-from workers.ledger.lifecycle import close, close_single
+from workers.ledger.lifecycle import after_shard, close
 from workers.ledger.open_batches import OPEN, register, roots, unregister
 from workers.status.batch_status import BatchMonitor
 from workers.store import Store, open_store
@@ -90,6 +90,10 @@ def taken(world: World, *shards: int) -> QueueSnapshot:
     return QueueSnapshot(queued={}, taken=[ShardJob(batch_url=url, shard=shard) for shard in shards])
 
 
+def no_callback(url: str) -> None:
+    raise AssertionError(f"{url} asks for no callback")
+
+
 @pytest.fixture
 def world() -> World:
     return World()
@@ -122,12 +126,11 @@ def test_an_uploads_batch_is_closed_with_its_shard(world: World) -> None:
     batch = world.batch.model_copy(update={"max_shard_photos": 9})
     world.ledger.write_batch(batch)
     world.plan()
-    close_single(world.ledger.batch_url("b1"), SETTINGS)
+    after_shard(world.ledger, world.ledger.read_batch("b1"), 0, SETTINGS, no_callback)
     assert world.is_registered(), "not reported yet"
     world.work(0)
-    close_single(world.ledger.batch_url("b1"), SETTINGS)
+    after_shard(world.ledger, world.ledger.read_batch("b1"), 0, SETTINGS, no_callback)
     assert not world.is_registered()
-    close_single("memory://public/out/.apf/batches/none", SETTINGS)
 
 
 def test_what_is_registered_and_never_came_is_forgotten_after_a_day(

@@ -28,12 +28,13 @@ from workers.callbacks.payload import FEW_PHOTOS, LONGEST_REASON, MOST_FAILURES,
 from workers.callbacks.retry_policy import REFUSED_TRIES, delay_after
 from workers.config.settings import Settings
 from workers.core import clock
-from workers.core.records import Outcome, PhotoReport, ShardJob, ShardReport
+from workers.core.records import Batch, Outcome, PhotoReport, ShardJob, ShardReport
 from workers.errors import CallbackError, NotAllowed
 from workers.execution.run_shard import run_shard
 from workers.ledger import callback_state as callback
 from workers.ledger.batch_ledger import Ledger, open_ledger
-from workers.ledger.callback_state import RECORD, Callback, notify_if_done, read_callback, webhook_id, write_callback
+from workers.ledger.callback_state import RECORD, Callback, read_callback, webhook_id, write_callback
+from workers.ledger.lifecycle import after_shard
 from workers.ledger.open_batches import OPEN, register, roots
 from workers.store import Store, open_store
 from workers.store.memory import MemoryStore
@@ -74,8 +75,13 @@ class World:
     def work(self, *shards: int) -> None:
         for shard in shards:
             job = ShardJob(batch_url=self.url, shard=shard)
-            run_shard(job, self.settings, load=lambda *_: FakeEngine())
-            notify_if_done(self.url, shard, self.settings, self.asked.append)
+            run = run_shard(job, self.settings, load=lambda *_: FakeEngine())
+            self.after(shard, run.batch if run else None)
+
+    def after(self, shard: int, written: Batch | None = None) -> None:
+        """What a task does after a shard; `written` is the record where the report was written just now."""
+        batch = written or self.ledger.read_batch("b1")
+        after_shard(self.ledger, batch, shard, self.settings, self.asked.append, reported=written is not None)
 
     def work_all(self) -> None:
         self.work(*range(self.ledger.read_batch("b1").shards))
@@ -418,7 +424,7 @@ def test_a_batch_without_a_callback_is_closed_as_before(receiver: Receiver) -> N
 def test_a_source_without_photos_ends_as_it_was_planned(receiver: Receiver) -> None:
     """No shard is there to report, so whoever plans it asks for the callback."""
     world = World(receiver, photos=0)
-    notify_if_done(world.url, 0, world.settings, world.asked.append)
+    world.after(0)
     assert world.asked == [world.url]
     assert world.deliver().result == "delivered"
     assert receiver.events()[0]["data"]["photos"] == 0
@@ -431,9 +437,9 @@ def test_near_its_end_alone_a_large_batch_is_listed(world: World, monkeypatch: p
     monkeypatch.setattr(Ledger, "reported_shards", lambda self, id_: listed.append(id_) or real(self, id_))
     world.ledger.write_batch(world.ledger.read_batch("b1").model_copy(update={"shards": 1000}))
     for shard in (0, 500, 967):
-        notify_if_done(world.url, shard, world.settings, world.asked.append)
+        world.after(shard)
     assert listed == []
-    notify_if_done(world.url, 968, world.settings, world.asked.append)
+    world.after(968)
     assert (listed, world.asked) == (["b1"], [])
 
 
@@ -603,3 +609,38 @@ def test_secrets_are_in_no_object_of_the_store(done: World) -> None:
     public = open_store("memory://public")
     for info in [*public.list(), *public.list(".apf/"), *public.list("out/.apf/")]:
         assert SECRETS[0].removeprefix("whsec_").encode() not in public.get(info.key).data
+
+
+def test_an_uploads_callback_says_the_same_at_every_try_and_is_kept_nowhere(receiver: Receiver) -> None:
+    """A batch of one shard is told from its report each time, with that report's moment."""
+    world = World(receiver, photos=1)
+    world.work_all()
+    assert world.asked == [world.url]
+    receiver.answers = [status(500), status(200)]
+    assert world.deliver().result == "failed"
+    record = world.callback.model_copy(update={"next_try_at": ""})
+    write_callback(world.ledger, world.ledger.read_batch("b1"), record)
+    assert world.deliver().result == "delivered"
+    first, second = receiver.got
+    assert (first.id, first.body) == (second.id, second.body)
+    assert not [name for name in world.ledger.names("b1") if name.startswith("callback/")]
+
+
+def test_an_upload_that_is_stopped_after_its_report_is_called_back_once_it_is_resumed(receiver: Receiver) -> None:
+    """Its report is read after the claim: the claim leaves no try behind."""
+    world = World(receiver, photos=1)
+    world.work_all()
+    world.ledger.stop("b1", "paused")
+    assert world.deliver() == delivery.NOTHING_TO_DO
+    assert (world.callback.tries, world.callback.claimed_by, receiver.got) == (0, "", [])
+    world.ledger.clear_stop("b1")
+    assert world.deliver().result == "delivered"
+
+
+def test_a_report_that_a_planner_missed_calls_back(receiver: Receiver) -> None:
+    """The batch was planned to its end between the worker's look at its record and its report."""
+    world = World(receiver, photos=1)
+    seen = world.ledger.read_batch("b1").model_copy(update={"planned": False})
+    run_shard(ShardJob(batch_url=world.url, shard=0), world.settings, load=lambda *_: FakeEngine())
+    world.after(0, seen)
+    assert world.asked == [world.url]

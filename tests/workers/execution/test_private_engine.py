@@ -271,9 +271,9 @@ def test_a_recipe_without_private_mode_is_refused(name: str, fields: dict[str, A
     batch = make_batch(source.url, destination, private=True, planned=True, shards=1, photos=1)
     ledger.write_batch(batch.model_copy(update={"recipe": bare}))
     ledger.write_plan("b1", 0, [PhotoRef(key=info.key, etag=info.etag, size=info.size)])
-    totals = run_shard(ShardJob(batch_url=ledger.batch_url("b1"), shard=0), settings)
-    assert totals is not None
-    assert totals.failed == 1
+    run = run_shard(ShardJob(batch_url=ledger.batch_url("b1"), shard=0), settings)
+    assert run is not None
+    assert run.totals.failed == 1
     report = ledger.read_report("b1", 0)
     assert report is not None
     assert reason in str(report.photos[0].reason)

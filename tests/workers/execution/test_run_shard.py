@@ -39,7 +39,8 @@ class Planned:
         self.engine = FakeEngine()
 
     def run(self, settings: Settings | None = None, **options: Any) -> Any:
-        return run_shard(self.job, settings or Settings(), load=lambda *_: self.engine, **options)
+        run = run_shard(self.job, settings or Settings(), load=lambda *_: self.engine, **options)
+        return run.totals if run else None
 
 
 def test_a_shard_is_reported_with_totals_stages_and_memory() -> None:
@@ -174,9 +175,9 @@ def test_a_filter_that_cannot_load_fails_every_photo_with_its_reason() -> None:
     def load(*_: object) -> FakeEngine:
         raise DetectorError("no InsightFace pack 'buffalo_l': put its files there")
 
-    totals = run_shard(planned.job, Settings(), load=load)
-    assert totals is not None
-    assert totals.failed == 2
+    run = run_shard(planned.job, Settings(), load=load)
+    assert run is not None
+    assert run.totals.failed == 2
     report = planned.ledger.read_report("b1", 0)
     assert report is not None
     assert "buffalo_l" in str(report.photos[0].reason)
