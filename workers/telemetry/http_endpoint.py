@@ -2,63 +2,70 @@
 
 from __future__ import annotations
 
-import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
-from typing import Any
 
-from prometheus_client import CollectorRegistry, make_wsgi_app
+from anyio import CapacityLimiter, to_thread
+from prometheus_client import CollectorRegistry
 from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
-from waitress import create_server
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
 
 from workers.errors import SettingsError
-
-Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+from workers.web.server import Bounds, bound_sockets, make_server
 
 #: Whoever scrapes more often at once waits.
 THREADS = 4
 
 
-def endpoint(registry: CollectorRegistry, is_healthy: Callable[[], bool]) -> Wsgi:
-    """Return the WSGI application.
+def endpoint(registry: CollectorRegistry, is_healthy: Callable[[], bool]) -> Starlette:
+    """Return the application.
 
     Args:
         is_healthy: /healthz answers 200 where it says so, else 503.
     """
-    metrics = make_wsgi_app(registry)
+    limiter = CapacityLimiter(THREADS)
 
-    def route(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        path, method = environ["PATH_INFO"], environ["REQUEST_METHOD"]
-        if method not in ("GET", "HEAD"):
-            return _plain(start_response, "405 Method Not Allowed", ("Allow", "GET, HEAD"))
-        if path == "/metrics":
-            answer: Iterable[bytes] = metrics(environ, start_response)
-            return answer
-        if path == "/healthz":
-            return _plain(start_response, "200 OK" if is_healthy() else "503 Service Unavailable")
-        return _plain(start_response, "404 Not Found")
+    async def metrics(request: Request) -> Response:
+        def collected() -> Response:
+            encode, media_type = choose_encoder(request.headers.get("accept", ""))
+            names = request.query_params.getlist("name[]")
+            wanted = registry.restricted_registry(names) if names else registry
+            return Response(encode(wanted), headers={"Content-Type": media_type})
 
-    return route
+        return await to_thread.run_sync(collected, limiter=limiter)
+
+    async def health(_: Request) -> Response:
+        return PlainTextResponse("OK\n") if is_healthy() else PlainTextResponse("Service Unavailable\n", 503)
+
+    routes = [Route("/metrics", metrics), Route("/healthz", health)]
+    app = Starlette(routes=routes, middleware=[Middleware(GZipMiddleware)])
+    app.router.redirect_slashes = False
+    return app
 
 
-def serve(app: Wsgi, host: str, port: int) -> None:
+def serve(app: Starlette, host: str, port: int) -> None:
     """Serve in a daemon thread, until the process ends.
 
     Raises:
         SettingsError: the address cannot be listened on.
     """
-    # What it tells of every start, and of each request that it queued, is no news.
-    logging.getLogger("waitress").setLevel(logging.ERROR)
     try:
-        server = create_server(app, host=host, port=port, threads=THREADS, ident=None)
-    except (OSError, ValueError) as error:
+        sockets = bound_sockets(host, port)
+    except (OSError, OverflowError) as error:
         raise SettingsError(
             f"metrics cannot be served on {host}:{port} ({error}): set APF_METRICS_HOST to an address of this machine "
             "and APF_METRICS_PORT to a port that is free, another one for each process"
         ) from error
-    threading.Thread(target=server.run, name="metrics", daemon=True).start()
+    server = make_server(app, Bounds())
+    threading.Thread(target=server.run, args=(sockets,), name="metrics", daemon=True).start()
 
 
 class BuildInfo(Collector):
@@ -68,9 +75,3 @@ class BuildInfo(Collector):
         info = GaugeMetricFamily("apf_build_info", "Which version of APF runs here; always 1.", labels=["version"])
         info.add_metric([version("apf-protect")], 1)
         yield info
-
-
-def _plain(start_response: Callable[..., Any], status: str, *headers: tuple[str, str]) -> list[bytes]:
-    body = status.partition(" ")[2].encode() + b"\n"
-    start_response(status, [("Content-Type", "text/plain"), ("Content-Length", str(len(body))), *headers])
-    return [body]
