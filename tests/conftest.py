@@ -27,6 +27,8 @@ import pytest
 import redis
 from botocore.config import Config
 
+from tests import rotation
+
 HERE = Path(__file__).parent
 
 #: Shared machines stall for seconds: a slow example is no failure.
@@ -50,8 +52,16 @@ LONGEST = (
 )
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files first; a file's tests in their order."""
+pytest_configure = rotation.register
+
+
+def pytest_report_header() -> list[str]:
+    return rotation.header()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """A tenth of the long matrices; the longest files first, a file's tests in their order."""
+    rotation.rotate(items, config)
 
     def rank(item: pytest.Item) -> int:
         name = item.path.relative_to(HERE).as_posix()

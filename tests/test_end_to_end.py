@@ -21,8 +21,8 @@ import redis
 import skimage.data
 from PIL import Image
 
+from tests.command import APF, apf_json
 from tests.conftest import OWN_SETTINGS, RedisServer, S3Server
-from tests.producer.cli.test_commands import APF, apf_json
 from workers.broker.queues import all_queues
 
 pytestmark = pytest.mark.timeout(600)

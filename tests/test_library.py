@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageOps
 
-from tests.producer.cli.test_commands import adds_up, apf_json
+from tests.command import apf_json
+from tests.producer.cli.test_commands import adds_up
 
 SHARED = Path(os.environ.get("APF_SHARED", Path(__file__).parents[2] / "shared"))
 PHOTOS = sorted((SHARED / "photos").rglob("*.jpg"))
