@@ -18,8 +18,13 @@ import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
+
+#: Processes that share two cores, each with a thread of NumPy's or torch's on every core, wait for one another, busily:
+#: a test that takes one second takes ten. Read when NumPy is first imported; what tests start inherits it.
+os.environ.update({"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"})
 
 import boto3
 import hypothesis
@@ -100,6 +105,16 @@ def _own_environment() -> Iterator[None]:
         patch.setenv("AWS_CONFIG_FILE", os.devnull)
         patch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
         patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_look_at_the_gpu(_own_environment: None) -> Iterator[None]:
+    """Doctor asks a process with torch of its own, for seconds; the machine does not change between tests."""
+    from producer.doctor import checks  # noqa: PLC0415 - after the environment is our own
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checks, "_gpu", cache(checks._gpu))
         yield
 
 

@@ -1,8 +1,8 @@
 """A tenth of the long matrices: of tests marked `rotating`, `make test` runs another tenth each day, `make soak` all.
 
-APF_ROTATION says which tenth, 0 to 9; without it, as when one test is run by hand, all run. Each parametrised function is
-a matrix; `@pytest.mark.rotating("name")` makes one of all tests and parameters of that name. However short a matrix is,
-at least one of it runs every day, and all of it within ten.
+APF_ROTATION says which tenth, 0 to 9; without it, as when one test is run by hand, all run. Each parametrised function
+is a matrix; `@pytest.mark.rotating("name")` makes one of all tests and parameters of that name. However short a matrix
+is, at least one of it runs every day, and all of it within ten.
 """
 
 from __future__ import annotations
