@@ -42,18 +42,21 @@ hypothesis.settings.load_profile("apf")
 
 #: The files that take longest, which go first, lest one process runs them at the end and the other has nothing to do.
 LONGEST = (
+    "services/test_lanes.py",
     "test_tutorial_album.py",
-    "test_end_to_end.py",
-    "producer/cli/test_schedules.py",
-    "producer/cli/test_commands.py",
-    "producer/cli/test_overwrite.py",
-    "faults/test_matrix.py",
-    "test_tutorial_operator.py",
-    "faults/test_histories.py",
-    "faults/test_environment.py",
     "faults/test_callbacks.py",
-    "producer/cli/test_callbacks.py",
+    "test_privacy.py",
+    "test_end_to_end.py",
+    "test_tutorial_operator.py",
+    "faults/test_matrix.py",
+    "faults/test_environment.py",
+    "faults/test_histories.py",
+    "producer/cli/test_schedules.py",
     "test_tutorial_backend.py",
+    "services/test_schedules.py",
+    "test_tutorial_private.py",
+    "services/test_redis_security.py",
+    "services/test_listening.py",
 )
 
 
