@@ -18,14 +18,21 @@ import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
+
+#: Processes that share two cores, each with a thread of NumPy's or torch's on every core, wait for one another, busily:
+#: a test that takes one second takes ten. Read when NumPy is first imported; what tests start inherits it.
+os.environ.update({"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"})
 
 import boto3
 import hypothesis
 import pytest
 import redis
 from botocore.config import Config
+
+from tests import rotation
 
 HERE = Path(__file__).parent
 
@@ -35,23 +42,34 @@ hypothesis.settings.load_profile("apf")
 
 #: The files that take longest, which go first, lest one process runs them at the end and the other has nothing to do.
 LONGEST = (
+    "services/test_lanes.py",
     "test_tutorial_album.py",
-    "test_end_to_end.py",
-    "producer/cli/test_schedules.py",
-    "producer/cli/test_commands.py",
-    "producer/cli/test_overwrite.py",
-    "faults/test_matrix.py",
-    "test_tutorial_operator.py",
-    "faults/test_histories.py",
-    "faults/test_environment.py",
     "faults/test_callbacks.py",
-    "producer/cli/test_callbacks.py",
+    "test_privacy.py",
+    "test_end_to_end.py",
+    "test_tutorial_operator.py",
+    "faults/test_matrix.py",
+    "faults/test_environment.py",
+    "faults/test_histories.py",
+    "producer/cli/test_schedules.py",
     "test_tutorial_backend.py",
+    "services/test_schedules.py",
+    "test_tutorial_private.py",
+    "services/test_redis_security.py",
+    "services/test_listening.py",
 )
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files first; a file's tests in their order."""
+pytest_configure = rotation.register
+
+
+def pytest_report_header() -> list[str]:
+    return rotation.header()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """A tenth of the long matrices; the longest files first, a file's tests in their order."""
+    rotation.rotate(items, config)
 
     def rank(item: pytest.Item) -> int:
         name = item.path.relative_to(HERE).as_posix()
@@ -90,6 +108,16 @@ def _own_environment() -> Iterator[None]:
         patch.setenv("AWS_CONFIG_FILE", os.devnull)
         patch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
         patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_look_at_the_gpu(_own_environment: None) -> Iterator[None]:
+    """Doctor asks a process with torch of its own, for seconds; the machine does not change between tests."""
+    from producer.doctor import checks  # noqa: PLC0415 - after the environment is our own
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checks, "_gpu", cache(checks._gpu))
         yield
 
 

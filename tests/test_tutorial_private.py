@@ -40,7 +40,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def ran(home: Path) -> list[tutorials.Ran]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("APF_", "AWS_", "XDG_"))}
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    environment = {**kept, "HOME": str(home), "PATH": path, "LC_ALL": "C.UTF-8"}
+    environment = {**kept, "HOME": str(home), "PATH": path, "LC_ALL": "C.UTF-8", "APF_STEPS": "2"}
     return tutorials.run(tutorials.commands(PAGE), environment=environment, folder=home, timeout_s=280)
 
 

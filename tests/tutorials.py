@@ -19,6 +19,7 @@ import signal
 import subprocess
 import textwrap
 import threading
+import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -121,11 +122,13 @@ def run(
     assert process.stdout
     parts: list[tuple[str, int]] = []
     output: list[str] = []
+    begun = time.monotonic()
     with _ended(process, timeout_s), process.stdout:
         for line in process.stdout:
             if line.startswith(mark):
                 parts.append(("".join(output).removesuffix("\n"), int(line.split()[1])))
                 output.clear()
+                print(f"{time.monotonic() - begun:6.1f} s after: {to_run[len(parts) - 1].text}")
                 if len(parts) == len(to_run):
                     break  # a job in the background may hold the pipe open
             else:

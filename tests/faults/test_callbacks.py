@@ -26,6 +26,8 @@ CALLS = {
     "APF_CALLBACK_ALLOWED_HOSTS": "127.0.0.0/8",
     "APF_CALLBACK_ALLOW_HTTP": "true",
     "APF_CALLBACK_TIMEOUT_S": "2",
+    # Half a second until the second try.
+    FASTER: "10",
 }
 
 
@@ -86,7 +88,7 @@ def test_a_callback_comes_with_the_end_and_once(world: World, receiver: Receiver
 
 
 def test_a_receiver_that_fails_is_tried_again_by_the_queue(world: World, receiver: Receiver) -> None:
-    """After five seconds, with nobody's help."""
+    """After the first delay, with nobody's help."""
     receiver.answers = [status(500), status(200)]
     world.start_worker()
     world.submit()
@@ -167,7 +169,7 @@ def test_a_receiver_that_refuses_is_tried_eight_times_by_the_queue_alone(
 ) -> None:
     """Its answer to the eighth try counts, and no other try follows."""
     receiver.answers = [*[status(404)] * (REFUSED_TRIES - 1), last]
-    world.start_worker(**{FASTER: "50"})
+    world.start_worker(**{FASTER: "500"})
     world.submit()
     until(lambda: is_settled(world), 90, "the callback is settled", world.log)
     callback = read_callback(world.ledger, world.ledger.read_batch(world.batch_id))

@@ -1,6 +1,7 @@
 """Faults at moments, with real processes: no photo is lost, doubled or wrong.
 
-`make test` runs each fault in the middle of a shard, `make soak` (APF_SOAK=1) at every moment, longer and more often.
+`make test` runs the faults of every day in the middle of a shard, and a rotating tenth of the others; `make soak`
+(APF_SOAK=1) runs all at every moment, longer and more often.
 Rows for the table of docs/faults.md are appended to APF_FAULTS_CSV where it is set.
 """
 
@@ -10,9 +11,10 @@ import csv
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,6 +29,8 @@ MOMENTS = ("idle", "mid-shard", "reporting") if SOAK else ("mid-shard",)
 #: Read before the tests' own environment takes all such variables away.
 TABLE = os.environ.get("APF_FAULTS_CSV")
 RUNS = range(3 if SOAK else 1)
+#: Each stands for its kind: a process, the queue, the store.
+EVERY_DAY = {"worker child SIGKILL", "Redis FLUSHALL", "503"}
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -37,6 +41,12 @@ def on_disk(tmp_path: Path, redis_server: RedisServer) -> Iterator[World]:
     variables = {"CHEAP_SECONDS": "0.15", "CHEAP_REPORT_SECONDS": "0.6"}
     with closing_world(World(tmp_path, redis_server, source, out, photos(16), variables)) as world:
         yield world
+
+
+def faults(names: Iterable[str]) -> list[Any]:
+    """The faults as parameters, those that are not of every day as one matrix."""
+    rotating = pytest.mark.rotating("faults")
+    return [name if name in EVERY_DAY else pytest.param(name, marks=rotating) for name in names]
 
 
 def at(moment: str, world: World, name: str, fault: Fault) -> None:
@@ -69,7 +79,7 @@ def ends_well(world: World, fault: str, moment: str, struck: float) -> None:
 
 @pytest.mark.parametrize("run", RUNS)
 @pytest.mark.parametrize("moment", MOMENTS)
-@pytest.mark.parametrize("name", PROCESS_FAULTS)
+@pytest.mark.parametrize("name", faults(PROCESS_FAULTS))
 def test_processes_and_queue(on_disk: World, name: str, moment: str, run: int) -> None:
     at(moment, on_disk, name, PROCESS_FAULTS[name])
 
@@ -107,7 +117,7 @@ def test_a_photo_that_kills_its_worker_costs_itself_alone(tmp_path: Path, redis_
 
 @pytest.mark.parametrize("run", RUNS)
 @pytest.mark.parametrize("moment", MOMENTS)
-@pytest.mark.parametrize("mode", STORE_MODES)
+@pytest.mark.parametrize("mode", faults(STORE_MODES))
 def test_store(tmp_path: Path, redis_server: RedisServer, swift: S3Server, mode: Mode, moment: str, run: int) -> None:
     bucket = swift.new_bucket()
     proxy = FaultProxy(int(swift.endpoint_url.rpartition(":")[2]))

@@ -18,9 +18,9 @@ import pytest
 import redis
 
 from producer.cli import worker_check
+from tests.command import apf, apf_json
 from tests.conftest import RedisServer
 from tests.faults.world import ROOT, World, closing_world, photos, until
-from tests.producer.cli.test_commands import apf, apf_json
 from workers.broker import presence
 from workers.broker.queues import all_queues, queue_of
 from workers.config.settings import Settings

@@ -26,9 +26,9 @@ from apf.photo import decode
 from apf.private.files import Gradients, Perturbations
 from apf.protect.pipeline import protect_photo
 from producer import Client
+from tests.command import apf_json
 from tests.conftest import OWN_SETTINGS, RedisServer, S3Server
 from tests.private_files import SIX_FACES, filter_of
-from tests.producer.cli.test_commands import apf_json
 from tests.tap import Tap
 from tests.test_end_to_end import worker
 from workers.config.settings import Settings

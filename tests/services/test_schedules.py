@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from apf.recipe import load_recipe
+from tests.command import apf
 from tests.conftest import RedisServer
 from tests.faults.strikes import flush_redis
 from tests.faults.world import ROOT, World, closing_world, photos, until
@@ -51,12 +52,8 @@ def platform(folder: Path, redis_server: RedisServer, count: int) -> Iterator[Wo
 
 def schedule(world: World, *args: str, code: int = 0) -> Any:
     """`apf schedule ... --json`, where the command knows that."""
-    command = [sys.executable, "-m", "producer", "schedule", *args]
-    ended = subprocess.run(
-        command, cwd=ROOT, env={**os.environ, **world.variables}, capture_output=True, text=True, check=False
-    )
-    assert ended.returncode == code, ended.stderr
-    return json.loads(ended.stdout) if "--json" in args else ended.stdout
+    printed = apf("schedule", *args, code=code, **world.variables).stdout
+    return json.loads(printed) if "--json" in args else printed
 
 
 def shelf(world: World) -> ScheduleRepository:

@@ -16,6 +16,7 @@ from apf.detection.detector import load_detector
 from apf.detection.tiling import PyramidDetector
 from apf.errors import DetectorError
 from apf.faces import resampling
+from apf.faces.alignment import Face
 
 
 @pytest.fixture(scope="module")
@@ -23,13 +24,26 @@ def light() -> PyramidDetector:
     return light_detector()
 
 
+@pytest.fixture(scope="module")
+def photos(portrait: np.ndarray, group_photo: bytes) -> list[np.ndarray]:
+    return [portrait, np.asarray(Image.open(io.BytesIO(group_photo)).convert("RGB"))]
+
+
+@pytest.fixture(scope="module")
+def expected(photos: list[np.ndarray]) -> list[list[Face]]:
+    """The faces that the torch one finds."""
+    return load_detector("centerface").detect(photos)
+
+
 @pytest.mark.parametrize("opencv", [True, False], ids=["opencv", "numpy"])
 def test_finds_the_same_faces(
-    monkeypatch: pytest.MonkeyPatch, light: PyramidDetector, portrait: np.ndarray, group_photo: bytes, opencv: bool
+    monkeypatch: pytest.MonkeyPatch,
+    light: PyramidDetector,
+    photos: list[np.ndarray],
+    expected: list[list[Face]],
+    opencv: bool,
 ) -> None:
     """One face and six, with landmarks and boxes to a hundredth of a pixel, with OpenCV and without."""
-    photos = [portrait, np.asarray(Image.open(io.BytesIO(group_photo)).convert("RGB"))]
-    expected = load_detector("centerface").detect(photos)
     assert [len(faces) for faces in expected] == [1, 6]
     if not opencv:
         monkeypatch.setattr(resampling, "cv2", None)

@@ -10,7 +10,7 @@ import pytest
 import skimage.data
 from PIL import Image
 
-from tests.producer.cli.test_commands import apf, apf_json
+from tests.command import apf, apf_json
 from tests.receivers import SECRETS, Receiver, receiving, status
 
 HERE = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import shutil
 import subprocess
@@ -20,24 +19,8 @@ import skimage.data
 from PIL import Image
 
 from apf.recipe import load_recipe
+from tests.command import apf, apf_json, apf_process
 from tests.conftest import OWN_SETTINGS, RedisServer
-
-APF = [sys.executable, "-m", "producer"]
-
-
-def apf(*args: str | Path, code: int = 0, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run the command; its environment has no other APF_ variable."""
-    clean = {n: value for n, value in os.environ.items() if n in OWN_SETTINGS or not n.startswith("APF_")}
-    command = [*APF, *map(str, args)]
-    ended = subprocess.run(
-        command, capture_output=True, text=True, check=False, env={**clean, **variables}, timeout=240
-    )
-    assert ended.returncode == code, f"{ended.stdout}\n{ended.stderr}"
-    return ended
-
-
-def apf_json(*args: str | Path, code: int = 0, **variables: str) -> Any:
-    return json.loads(apf(*args, "--json", code=code, **variables).stdout)
 
 
 def adds_up(result: dict[str, Any]) -> bool:
@@ -190,7 +173,7 @@ def test_what_cannot_run_says_so_with_the_cure_and_exits_with_2(
 @pytest.mark.parametrize("command", ["worker", "beat"])
 def test_help_needs_no_settings(command: str, variables: dict[str, str]) -> None:
     """Whoever asks for help has not set anything up yet."""
-    assert f"celery {command} [OPTIONS]" in apf(command, "--help", **variables).stdout
+    assert f"celery {command} [OPTIONS]" in apf_process(command, "--help", **variables).stdout
 
 
 @pytest.mark.parametrize(

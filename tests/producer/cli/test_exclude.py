@@ -13,9 +13,9 @@ from PIL import Image
 
 from producer import Client
 from producer.events.routes import Ignored, Route, Routes
+from tests.command import apf, apf_json
 from tests.conftest import RedisServer
 from tests.faults.world import World, closing_world, photos
-from tests.producer.cli.test_commands import apf, apf_json
 from tests.workers.schedules.world import World as Scheduled
 from tests.workers.schedules.world import world as scheduled  # noqa: F401  a fixture
 from workers.batches.create import find_ledger

@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 
 from apf.guides.catalogue import SFACE, own_names
-from tests.producer.cli.test_commands import apf, apf_json
+from tests.command import apf, apf_json
 from tests.test_contracts import HEAVY, QUEUE_AND_BUCKET, run_fresh
 
 

@@ -13,8 +13,8 @@ from producer.client import Client
 from producer.doctor.checks import examine
 from producer.events.routes import parse_routes
 from producer.events.submit import check_routes
+from tests.command import apf, apf_json
 from tests.conftest import RedisServer, S3Server
-from tests.producer.cli.test_commands import apf, apf_json
 from workers.access.batch_records import check_batch
 from workers.batches.create import BatchOptions, create_batch, find_batch
 from workers.batches.rescue import plan_and_send, reconcile, resume

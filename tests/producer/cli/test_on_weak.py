@@ -16,9 +16,9 @@ from producer.cli.schedule_tables import _status
 from producer.events.routes import Route
 from producer.events.service import Listening
 from producer.events.submit import submitter
+from tests.command import apf, apf_json
 from tests.conftest import RedisServer, _free_ports
 from tests.faults.world import World, closing_world, until
-from tests.producer.cli.test_commands import apf, apf_json
 from tests.receivers import LOOPBACK, receiving, status
 from tests.services.watched import Scrape, port_of
 from tests.workers.execution.test_jury_verdicts import portrait

@@ -11,9 +11,9 @@ import skimage.data
 from PIL import Image
 
 from producer import Client
+from tests.command import apf, apf_json
 from tests.conftest import RedisServer, S3Server
 from tests.faults.world import World, closing_world, photos
-from tests.producer.cli.test_commands import apf, apf_json
 from tests.workers.schedules.world import World as Scheduled
 from tests.workers.schedules.world import world as scheduled  # noqa: F401  a fixture
 from workers.access.batch_records import check_batch

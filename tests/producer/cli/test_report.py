@@ -14,7 +14,7 @@ import pytest
 import skimage.data
 from PIL import Image
 
-from tests.producer.cli.test_commands import APF, apf, apf_json
+from tests.command import APF, apf, apf_json
 from tests.workers.report.albums import records
 
 

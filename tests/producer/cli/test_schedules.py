@@ -16,10 +16,10 @@ import skimage.data
 from PIL import Image
 
 from apf.recipe import load_recipe
+from tests.command import APF, apf, apf_json
 from tests.conftest import OWN_SETTINGS
 from tests.faults.strikes import SOAK
 from tests.private_files import answer, gradient_file
-from tests.producer.cli.test_commands import APF, apf, apf_json
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from tests.producer.cli.test_commands import apf
+from tests.command import apf
 from workers.broker.app import make_app
 from workers.config.redis_url import open_redis, redis_tls, without_tls
 from workers.config.settings import Settings, load_settings
