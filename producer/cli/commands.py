@@ -38,6 +38,10 @@ COMMANDS = {
         "report:report",
         "Write a page about a batch: what was protected, how it looks, what failed and what to do about it.",
     ),
+    "check": (
+        "check:check",
+        "Tell whether recognisers still match protected photos to other photos of their people, with a page of pairs.",
+    ),
     "retry": ("batches:retry", "Send the failed photos of a batch again, after a fix."),
     "resume": (
         "batches:resume_command",
