@@ -120,13 +120,13 @@ def _sentence(said: Said) -> str:
         case Verdict.unknown:
             return "Nobody can say: there are too few photos of different people to compare."
         case Verdict.hidden if others == 1:
-            return "Not matched any more with the other photo of this person."
+            return "No longer recognised from the other photo of this person."
         case Verdict.hidden:
-            return f"Not matched any more with any of {photos} of this person."
+            return f"No longer recognised from any of {photos} of this person."
         case _ if others == 1:
-            return "Still matched with the other photo of this person."
+            return "Still recognised from the other photo of this person."
         case _:
-            return f"Still matched with {said.matched} of {photos} of this person."
+            return f"Still recognised from {said.matched} of {photos} of this person."
 
 
 def _photo(key: str, faces: list[FaceResult], looked: Looked) -> PhotoResult:
@@ -139,7 +139,7 @@ def _photo(key: str, faces: list[FaceResult], looked: Looked) -> PhotoResult:
         return PhotoResult(key, worst.verdict, worst.sentence, tuple(faces))
     known = [face for face in faces if face.verdict in (Verdict.partly, Verdict.matched)]
     hidden = sum(face.verdict is Verdict.hidden for face in faces)
-    parts = [f"Of {len(faces)} faces, {len(known) or 'none'} {'is' if len(known) <= 1 else 'are'} still matched"]
+    parts = [f"Of {len(faces)} faces, {len(known) or 'none'} {'is' if len(known) <= 1 else 'are'} still recognised"]
     if known:
         parts[0] += f" ({', '.join(face.person for face in known)})"
     if left := len(faces) - len(known) - hidden:
