@@ -40,6 +40,14 @@ COMMANDS = {
         "report:report",
         "Write a page about a batch: what was protected, how it looks, what failed and what to do about it.",
     ),
+    "app": (
+        "app:app_command",
+        "Open a page in the browser, on this machine alone, to protect photos without commands.",
+    ),
+    "check": (
+        "check:check",
+        "Tell whether recognisers still match protected photos to other photos of their people, with a page of pairs.",
+    ),
     "retry": ("batches:retry", "Send the failed photos of a batch again, after a fix."),
     "resume": (
         "batches:resume_command",

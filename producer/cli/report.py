@@ -59,7 +59,7 @@ def report(
     place.check(apart=(asked_of.source, asked_of.destination))  # before libraries load that take seconds
     album: Any = importlib.import_module("workers.report.build")
     asked = album.Asked(with_originals=with_originals, measure=measure, limit=limit)
-    with _bar(show=not as_json) as progress:
+    with bar("looking at photos", show=not as_json) as progress:
         written: Written = album.build(ledger, batch_id, place, asked, settings, progress=progress)
     if as_json:
         print(json.dumps(_json_object(written, batch_id, with_originals=with_originals)))
@@ -70,8 +70,9 @@ def report(
 
 
 @contextmanager
-def _bar(*, show: bool) -> Iterator[Any]:
-    columns = (TextColumn("looking at photos"), BarColumn(), MofNCompleteColumn(), TextColumn("left:"))
+def bar(what: str, *, show: bool) -> Iterator[Any]:
+    """Show how far something is; gives what is told of it, as done and total."""
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn("left:"))
     with Progress(*columns, TimeRemainingColumn(), console=console, disable=not show) as progress:
         task = progress.add_task("", total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, Playwright, sync_playwright
 
 from tests.conftest import _without
 
@@ -18,13 +18,18 @@ from tests.conftest import _without
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
     """Of one module alone: while it is there its event loop runs, and no other test could call `asyncio.run`."""
+    with sync_playwright() as playwright:
+        browser = browser_here(playwright)
+        yield browser
+        browser.close()
+
+
+def browser_here(playwright: Playwright) -> Browser:
+    """The machine's own Chromium; without one the test skips, or fails where services are required."""
     program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if not program:
         _without("Chromium", "no chromium on PATH: install it")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        yield browser
-        browser.close()
+    return playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
 
 
 @dataclass

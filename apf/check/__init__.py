@@ -1,0 +1,1 @@
+"""Check protected faces: whether recognisers still match them to other photos of their people. Without torch."""

@@ -1,0 +1,202 @@
+"""Helper: what takes image libraries, which are loaded by name, one thing after the other in a thread."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import queue
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from apf.errors import ApfError
+from producer.app.albums import Album, Albums
+from producer.app.words import CHOICES
+from workers.batches.create import find_ledger
+from workers.config.settings import Settings
+from workers.core.records import PhotoReport
+from workers.errors import BadRequest, WorkerError
+from workers.status.batch_status import BatchMonitor
+
+log = logging.getLogger(__name__)
+
+
+class Helper:
+    """Makes first looks, pictures to compare, and checks; each is kept in the album's folder."""
+
+    def __init__(self, albums: Albums, settings: Settings) -> None:
+        self._albums, self._settings = albums, settings
+        self._jobs: queue.Queue[tuple[str, Callable[[], None]]] = queue.Queue()
+        self._busy: set[str] = set()
+        self._viewing = threading.Lock()
+        self._viewers: dict[str, Any] = {}
+        #: The faces of the album that was checked last, which its confirmation judges anew.
+        self._seen: tuple[tuple[str, str], Any] | None = None
+
+    def start(self) -> None:
+        threading.Thread(target=self._run, name="helper", daemon=True).start()
+
+    def _run(self) -> None:
+        while True:
+            name, job = self._jobs.get()
+            try:
+                job()
+            except Exception:  # the next job has to be done all the same
+                log.exception("%s was not made, in a way that nobody foresaw", name)
+            finally:
+                self._busy.discard(name)
+
+    def _add(self, name: str, job: Callable[[], None]) -> None:
+        if name not in self._busy:
+            self._busy.add(name)
+            self._jobs.put((name, job))
+
+    # First looks.
+
+    def looks(self, album: Album) -> dict[str, Any]:
+        """Return which looks there are: `made`, by recipe with "original" first, `done`, and `error`."""
+        kept = _read(self._albums.place(album.id, "looks", "looks.json"))
+        if not kept.get("done"):
+            self._add(f"looks {album.id}", lambda: self._make_looks(album))
+        return {"made": [], "done": False, "error": "", **kept}
+
+    def forget_looks(self, album: Album) -> None:
+        """Have the first looks made anew, of other photos."""
+        self._albums.place(album.id, "looks", "looks.json").unlink(missing_ok=True)
+
+    def _make_looks(self, album: Album) -> None:
+        folder = self._albums.place(album.id, "looks")
+        folder.mkdir(exist_ok=True)
+        made: list[str] = []
+        error = ""
+        try:
+            preview: Any = importlib.import_module("workers.preview")
+            recipes = [choice.recipe for choice in CHOICES]
+            for look in preview.looks(str(self._albums.source(album)), recipes, self._settings):
+                name = look.recipe or "original"
+                (folder / f"{name}.jpg").write_bytes(look.picture)
+                made.append(name)
+                _write(folder / "looks.json", {"made": made})
+        except (WorkerError, ApfError) as problem:
+            error = str(problem)
+        _write(folder / "looks.json", {"made": made, "done": True, "error": error})
+
+    # Pictures to compare.
+
+    def reports(self, album: Album) -> list[PhotoReport]:
+        """Return what became of each photo, by key."""
+        return BatchMonitor(self._ledger(album), album.batch).photos()
+
+    def card(self, album: Album, number: int) -> dict[str, Any]:
+        """Return what the page shows of one photo; its pictures lie beside it, in `folder`.
+
+        Raises:
+            BadRequest: there is no such photo.
+        """
+        folder = self._albums.place(album.id, "cards", album.batch, f"{number:05}")
+        if not (folder / "card.json").exists():
+            with self._viewing:
+                if not (folder / "card.json").exists():
+                    self._make_card(album, number, folder)
+        return {**_read(folder / "card.json"), "folder": str(folder)}
+
+    def _make_card(self, album: Album, number: int, folder: Path) -> None:
+        reports = self.reports(album)
+        if not 0 <= number < len(reports):
+            raise BadRequest(f"there is no photo {number} in this album")
+        card = self._viewer(album).card(reports[number], measure=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        record = card.record(number, lambda name, data: _kept(folder, name, data))
+        _write(folder / "card.json", record)
+
+    def _viewer(self, album: Album) -> Any:
+        if album.batch not in self._viewers:
+            build: Any = importlib.import_module("workers.report.build")
+            batch = self._ledger(album).read_batch(album.batch)
+            self._viewers = {
+                album.batch: build.make_viewer(batch, build.Asked(with_originals=True), self._settings, look=True)
+            }
+        return self._viewers[album.batch]
+
+    # The check.
+
+    def check(self, album: Album) -> dict[str, Any]:
+        """Return what the check said, with `done`; where it is not done, it begins."""
+        kept = _read(self._albums.place(album.id, "check.json"))
+        if kept.get("batch") == album.batch and kept.get("confirmed") == album.confirmed:
+            return {**kept, "done": True}
+        self._add(f"check {album.id}", lambda: self._check(self._albums.get(album.id)))
+        return {"done": False}
+
+    def check_anew(self, album: Album) -> None:
+        """Forget what the check said: there are other photos to compare with."""
+        self._albums.place(album.id, "check.json").unlink(missing_ok=True)
+        self._seen = None
+
+    def confirm(self, album: Album, wrong: set[str]) -> None:
+        """Take the user's word for who is who: these faces count no more, all others are as the program took them."""
+        place = self._albums.place(album.id, "people.json")
+        people = {face: person for face, person in _read(place).items() if face not in wrong}
+        _write(place, people)
+        self._albums.change(album.id, confirmed=True)
+
+    def people(self, album: Album) -> dict[str, list[str]]:
+        """Return the faces that are taken for each person, by the names of their pictures."""
+        found: dict[str, list[str]] = {}
+        for face, person in _read(self._albums.place(album.id, "people.json")).items():
+            found.setdefault(person, []).append(face)
+        return dict(sorted(found.items()))
+
+    def _check(self, album: Album) -> None:
+        run: Any = importlib.import_module("workers.check.run")
+        others = self._albums.place(album.id, "others")
+        question = run.Question(
+            protected=str(self._albums.destination(album)), others=str(others) if others.is_dir() else None
+        )
+        answer: dict[str, Any] = {"batch": album.batch, "confirmed": album.confirmed}
+        try:
+            known, seen = self._seen or (None, None)
+            if known != (album.id, album.batch):
+                seen = run.look(question, self._settings)
+                self._seen = (album.id, album.batch), seen
+            if album.confirmed:
+                seen = run.confirmed(seen, _read(self._albums.place(album.id, "people.json")))
+            else:
+                self._keep_faces(album, seen)
+            answer |= run.judge(seen, ()).as_json()
+        except (WorkerError, ApfError) as problem:
+            answer["nothing"] = str(problem)
+        _write(self._albums.place(album.id, "check.json"), answer)
+
+    def _keep_faces(self, album: Album, seen: Any) -> None:
+        folder = self._albums.place(album.id, "faces")
+        folder.mkdir(exist_ok=True)
+        for face in seen.looked.faces:
+            if face.before_jpeg and face.id in seen.people:
+                (folder / f"{face.id}.jpg").write_bytes(face.before_jpeg)
+        _write(self._albums.place(album.id, "people.json"), dict(seen.people))
+
+    def _ledger(self, album: Album) -> Any:
+        return find_ledger(str(self._albums.destination(album)), self._settings)
+
+
+def _kept(folder: Path, name: str, data: bytes) -> str:
+    """Keep a picture under its kind alone; returns that."""
+    kind = name.partition("-")[2]
+    (folder / kind).write_bytes(data)
+    return kind
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_bytes()))
+    except (OSError, ValueError):  # not yet, or a kill cut it short
+        return {}
+
+
+def _write(path: Path, value: object) -> None:
+    draft = path.with_suffix(".tmp")
+    draft.write_text(json.dumps(value))
+    draft.replace(path)

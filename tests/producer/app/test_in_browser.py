@@ -1,0 +1,178 @@
+"""The app in Chromium: a person with a mouse, a kill in the middle, and nothing that leaves the machine."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+import zipfile
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+import psutil
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from tests.producer.app.conftest import App, small_photos
+from tests.workers.report.conftest import browser_here
+
+#: On a busy machine the filter loads in a minute.
+SLOW_MS = 150_000
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = browser_here(playwright)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(chromium: Browser) -> Iterator[Page]:
+    """A page that may ask loopback alone, and on which nothing may be said to the console."""
+    said: list[str] = []
+    asked: list[str] = []
+    context = chromium.new_context(accept_downloads=True, viewport={"width": 1200, "height": 900})
+    found = context.new_page()
+    found.on("console", lambda message: said.append(message.text))
+    found.on("pageerror", lambda error: said.append(str(error)))
+    found.on("request", lambda request: asked.append(request.url))
+    yield found
+    context.close()
+    assert [text for text in said if "ERR_CONNECTION_REFUSED" not in text] == []
+    assert [url for url in asked if not re.match(r"http://127\.0\.0\.1:\d+/|blob:http://127", url)] == []
+
+
+class Watch:
+    """Looks again and again where the app's processes are connected to."""
+
+    def __init__(self, pid: int) -> None:
+        self.elsewhere: set[Any] = set()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._look, args=(psutil.Process(pid),))
+        self._thread.start()
+
+    def _look(self, process: psutil.Process) -> None:
+        while not self._over.wait(0.2):
+            with suppress(psutil.Error):
+                for one in (process, *process.children(recursive=True)):
+                    found = [link.raddr for link in one.net_connections() if link.raddr]
+                    self.elsewhere |= {place for place in found if place.ip not in ("127.0.0.1", "::1")}
+
+    def end(self) -> None:
+        self._over.set()
+        self._thread.join()
+
+
+def test_a_person_protects_an_album_by_mouse_alone(app: App, page: Page) -> None:
+    """Twenty photos and a broken one: chosen, looked at, protected, compared, saved as a zip and to a folder."""
+    photos = small_photos(app.home / "Pictures" / "Holiday", 20)
+    (app.home / "Pictures" / "Holiday" / "torn.jpg").write_bytes(photos["photo 00.jpg"][:3000])
+    assert app.process
+    watch = Watch(app.process.pid)
+    page.goto(app.links[0])
+    assert "token" not in page.url
+    page.get_by_role("link", name="Choose a folder").click()
+    page.get_by_role("link", name="Holiday").click()
+    expect(page.get_by_text("21 photos in this folder")).to_be_visible()
+    page.get_by_role("button", name="Take “Holiday”").click()
+
+    # The three looks of the first face, and a closer one.
+    expect(page.locator('img[data-look="strong"]')).to_be_visible(timeout=SLOW_MS)
+    expect(page.get_by_role("img", name="The face as it is")).to_be_visible()
+    page.get_by_text("Safest").click()
+    expect(page.get_by_role("radio", name="Safest")).to_be_checked()
+    expect(page.locator('[data-close="after"]')).to_have_attribute("src", re.compile(r"/looks/strong\.jpg$"))
+    page.get_by_role("button", name="Protect 21 photos").click()
+
+    expect(page.get_by_role("heading", name="20 photos are ready")).to_be_visible(timeout=SLOW_MS)
+    expect(page.get_by_role("heading", name="1 photo was not protected")).to_be_visible()
+    expect(page.get_by_text("The file is damaged.")).to_be_visible()
+    expect(page.locator("#check-status")).to_contain_text("Two programs compared 20 photos", timeout=SLOW_MS)
+    expect(page.locator('.said[data-photo="0"]')).to_contain_text("of the 19 other photos of this person")
+
+    page.get_by_role("link", name="Compare photo 07.jpg").click()
+    slider = page.get_by_role("slider", name="Before and after")
+    box = slider.bounding_box()
+    assert box
+    assert 30 < float(slider.input_value()) < 70  # where the face is
+    page.mouse.click(box["x"] + box["width"] * 0.9, box["y"] + box["height"] / 2)
+    assert float(slider.input_value()) > 80
+    clip = page.locator(".compare .before").evaluate("(image) => getComputedStyle(image).clipPath")
+    assert "100%" in clip or clip.startswith("inset(0")
+    page.get_by_role("link", name="All photos").click()
+
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Save as a zip").click()
+    with zipfile.ZipFile(download.value.path()) as archive:
+        saved = {name.removeprefix("Holiday protected/"): archive.read(name) for name in archive.namelist()}
+    assert saved.keys() == photos.keys() and all(saved[name] != data for name, data in photos.items())
+    page.get_by_role("link", name="Save to a folder").click()
+    page.get_by_role("button", name="Save in “Pictures”").click()
+    expect(page.get_by_text("Saved in")).to_be_visible()
+    place = app.home / "Pictures" / "Holiday protected"
+    assert {path.name: path.read_bytes() for path in place.iterdir()} == saved
+
+    # The originals are what they were, and nothing was asked of any other machine.
+    (app.home / "Pictures" / "Holiday" / "torn.jpg").unlink()
+    assert {path.name: path.read_bytes() for path in (app.home / "Pictures" / "Holiday").iterdir()} == photos
+    watch.end()
+    assert watch.elsewhere == set()
+    noted = (app.home / "noted").read_text().splitlines() if (app.home / "noted").exists() else []
+    assert [line for line in noted if "127.0.0.1" not in line and "/" not in line and "localhost" not in line] == []
+
+
+def test_a_killed_process_goes_on_where_it_was(app: App, page: Page) -> None:
+    """Photos that were handed over by the browser; the next start ends the album, and the page shows it."""
+    photos = small_photos(app.home / "elsewhere", 12)
+    page.goto(app.links[0])
+    page.get_by_role("button", name="Choose photos").click()
+    files = sorted((app.home / "elsewhere").iterdir())
+    page.locator('input[type="file"][multiple]').set_input_files(files)
+    expect(page.locator("#count")).to_have_text("12")
+    album = page.url
+    page.get_by_role("button", name="Next").click()
+    page.get_by_role("button", name="Protect 12 photos").click()
+    protected = next((app.home / "data" / "apf" / "app").glob("2*")) / "protected"
+    deadline = time.monotonic() + SLOW_MS / 1000
+    while not list(protected.glob("*.jpg")):
+        assert time.monotonic() < deadline, (app.home / "log").read_text()
+        time.sleep(0.05)
+    app.kill()
+    done = {path.name: path.stat().st_mtime_ns for path in protected.glob("*.jpg")}
+    assert len(done) < 12
+
+    page.goto(app.start())
+    page.get_by_role("link", name="My photos").click()
+    assert page.url.split("/albums/")[1] == album.split("/albums/")[1]
+    expect(page.get_by_role("heading", name="12 photos are ready")).to_be_visible(timeout=SLOW_MS)
+    assert {path.name for path in protected.glob("*.jpg")} == photos.keys()
+    assert {name: (protected / name).stat().st_mtime_ns for name in done} == done  # none was done twice
+    kept = protected.parent / "photos"
+    assert {path.name: path.read_bytes() for path in kept.glob("*.jpg")} == photos
+
+
+@pytest.mark.parametrize("width", [390, 1200])
+def test_the_keyboard_and_a_phone_are_enough(app: App, chromium: Browser, page: Page, width: int) -> None:
+    """Tab reaches the first button by way of the skip link, and nothing is wider than the screen."""
+    page.set_viewport_size({"width": width, "height": 800})
+    page.goto(app.links[0])
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
+    page.keyboard.press("Enter")
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("button", name="Choose photos")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="Choose photos")).to_be_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+
+
+def test_the_button_ends_the_program(app: App, page: Page) -> None:
+    """And the page says that everything is kept."""
+    page.goto(app.links[0])
+    page.get_by_role("button", name="End the program").click()
+    expect(page.get_by_role("heading", name="The program has ended")).to_be_visible()
+    assert app.process and app.process.wait(30) == 0
+    assert not (app.home / "data" / "apf" / "app" / "link").exists()

@@ -1,0 +1,116 @@
+"""Parts of the app by themselves: folders, uploads, zips, words and records."""
+
+from __future__ import annotations
+
+import io
+import re
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from producer.app.albums import Albums
+from producer.app.folders import Folders, save
+from producer.app.uploads import keep, key_of
+from producer.app.views import split
+from producer.app.words import plain, without_commands
+from producer.app.zipping import PIECE, zipped
+from workers.errors import BadRequest, NotFound
+from workers.report import advice
+
+
+def test_only_folders_below_the_roots_are_shown(tmp_path: Path) -> None:
+    """Neither what lies above nor what a symbolic link leads to; the way back ends at the root."""
+    for name in ("home/album/deep", "other"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "home" / "link").symlink_to(tmp_path / "other")
+    (tmp_path / "home" / ".hidden").mkdir()
+    for name in ("a.jpg", "b.HEIC", "notes.txt"):
+        (tmp_path / "home" / "album" / name).touch()
+    places = Folders([tmp_path / "home"])
+    found = places.look(str(tmp_path / "home" / "album"))
+    assert (found.photos, [one.name for one in found.folders], [one.name for one in found.way]) == (
+        2, ["deep"], ["home", "album"],
+    )  # fmt: skip
+    assert [one.name for one in places.look(str(tmp_path / "home")).folders] == ["album"]
+    for outside in ("other", "home/link", "home/../other", "home/none"):
+        with pytest.raises(BadRequest):
+            places.look(str(tmp_path / outside))
+
+
+def test_saving_replaces_nothing(tmp_path: Path) -> None:
+    """Each time a new folder, photos under their own names."""
+    (tmp_path / "from" / "sub").mkdir(parents=True)
+    (tmp_path / "from" / "sub" / "a.jpg").write_bytes(b"one")
+    places = [save(["sub/a.jpg"], tmp_path / "from", tmp_path, "album protected") for _ in range(3)]
+    assert [place.name for place in places] == ["album protected", "album protected (2)", "album protected (3)"]
+    assert all((place / "sub" / "a.jpg").read_bytes() == b"one" for place in places)
+
+
+@pytest.mark.parametrize("name", ["../a.jpg", "a/../b.jpg", "/", "", ".hidden.jpg", "x/.apf/a.jpg", "a\n.jpg", "a.exe"])
+def test_uploads_cannot_lie_anywhere_else(name: str) -> None:
+    """Nor be hidden, nor anything but a photo by their names."""
+    with pytest.raises(BadRequest):
+        key_of(name)
+
+
+def test_uploads_of_one_name_do_not_replace_each_other(tmp_path: Path) -> None:
+    """Another photo gets a number, and the same one twice is kept once."""
+    place = tmp_path / "photos"
+    names = [keep(place, "/holiday/a.jpg", data) for data in (b"one", b"two", b"one", b"two")]
+    assert names == ["holiday/a.jpg", "holiday/a (2).jpg", "holiday/a.jpg", "holiday/a (2).jpg"]
+    assert (place / "holiday" / "a.jpg").read_bytes() == b"one"
+
+
+def test_a_zip_is_whole_and_made_in_pieces(tmp_path: Path) -> None:
+    """No piece is larger than what was read at once, but for headers; names beyond ASCII survive."""
+    photos = {"a.jpg": b"x" * (3 * PIECE + 7), "süß/b.jpg": b"y"}
+    for name, data in photos.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(data)
+    pieces = list(zipped(photos, tmp_path, "album"))
+    assert max(map(len, pieces)) < PIECE + 1000
+    with zipfile.ZipFile(io.BytesIO(b"".join(pieces))) as archive:
+        assert archive.testzip() is None
+        assert {name: archive.read(f"album/{name}") for name in photos} == photos
+
+
+@pytest.mark.parametrize("text", [text for _, text in advice._CURES] + [advice._PASSES, advice._OTHER])
+def test_no_advice_in_the_app_names_a_command_or_a_variable(text: str) -> None:
+    """Of every piece of advice that the command line gives; what is left are whole sentences."""
+    found = without_commands(text)
+    assert not re.search(r"\bapf\b|APF_|--\w", found)
+    assert found.endswith(".") and "  " not in found
+
+
+def test_a_damaged_photo_is_told_in_plain_words() -> None:
+    """By the reason that a worker gives."""
+    said = plain("JPEG photo, its pixels cannot be decoded: image file is truncated", transient=False)
+    assert said.startswith("The file is damaged.") and said.endswith("press “Try again”.")
+
+
+def test_records_survive_and_foreign_names_are_refused(tmp_path: Path) -> None:
+    """What is kept is read by the next process; a record that a newer version wrote, too."""
+    albums = Albums(tmp_path / "work")
+    album = albums.change(albums.new("Ann").id, recipe="light", batch="b")
+    again = Albums(tmp_path / "work")
+    assert list(again.all()) == [album]
+    assert (tmp_path / "work").stat().st_mode & 0o077 == 0
+    record = albums.place(album.id) / "album.json"
+    record.write_text(record.read_text().replace("{", '{"newer": 1, ', 1))
+    assert again.get(album.id) == album
+    for name in ("../x", "nothing", ""):
+        with pytest.raises(BadRequest):
+            albums.place(name)
+    albums.remove(album.id)
+    with pytest.raises(NotFound, match="first page"):
+        albums.get(album.id)
+
+
+@pytest.mark.parametrize(
+    ("faces", "at"),
+    [([], 50), ([{"box": [0.1, 0, 0.2, 0.2]}], 20), ([{"box": [0.1, 0, 0.1, 0.1]}, {"box": [0.6, 0, 0.4, 0.4]}], 80)],
+)
+def test_the_slider_starts_at_the_largest_face(faces: list[dict[str, list[float]]], at: int) -> None:
+    """Both of its halves are seen before anybody moves it."""
+    assert split({"faces": faces}) == at
