@@ -38,6 +38,8 @@ def make_app(services: Services) -> FastAPI:
     problems.install(app)
     for routes in (batches, actions, events, photos, protect, schedules, health):
         app.include_router(routes.router)
+    # Now, and not at the first requests, several at once.
+    app.openapi()
     app.add_middleware(Guard, serve=services.serve, has_tokens=bool(services.keyring))
     return app
 

@@ -18,12 +18,13 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from apf.errors import ApfError
 from producer.server.limits import Counters
 from producer.server.problems import Problem
 from producer.server.tokens import Grant
 from workers.core.clock import now
 from workers.core.records import Moment, parse
-from workers.errors import LedgerError, NotFound, StoreError
+from workers.errors import LedgerError, NotFound, StoreError, WorkerError
 from workers.ledger.batch_ledger import new_batch_id
 from workers.store import Store
 
@@ -100,11 +101,11 @@ class Requests:
             self._write(place, record)
         try:
             answer = act(record.batch)
-        except StoreError:
-            raise  # it may have been done in part: the same key goes on with the same batch
-        except Exception:
-            with suppress(StoreError):
-                self._root.delete(place)
+        except (WorkerError, ApfError, Problem) as error:
+            # Where the store broke off it may have been done in part: the same key goes on with the same batch.
+            if not (isinstance(error, StoreError) and error.transient):
+                with suppress(StoreError):
+                    self._root.delete(place)
             raise
         # Where this fails the same key does the same once more, under the same batch id.
         with suppress(StoreError):

@@ -11,6 +11,8 @@ import time
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
+from fastapi import HTTPException
+
 from producer.server.metrics import IN_FLIGHT, NO_ROUTE, REQUESTS, SECONDS
 from producer.server.problems import MEDIA_TYPE, ProblemDetails
 from producer.server.settings import ServeSettings, is_loopback
@@ -35,10 +37,6 @@ SAFE_HEADERS = {
     b"content-security-policy": b"default-src 'none'; frame-ancestors 'none'",
 }
 HSTS = (b"strict-transport-security", b"max-age=31536000")
-
-
-class _TooLarge(Exception):
-    """Raised in place of a body's next part."""
 
 
 class Guard:
@@ -69,7 +67,7 @@ class Guard:
             if refusal := self._refusal(scope, headers):
                 await _refuse(answer, request_id, *refusal)
             else:
-                await self._bounded(scope, receive, answer, headers, request_id)
+                await self._app(scope, self._bounded(scope, receive), answer)
         except Exception:
             log.exception("%s %s: a bug", scope["method"], _route(scope))
             if status != 499:
@@ -97,10 +95,8 @@ class Guard:
     def _most(self, scope: Scope) -> int:
         return self._serve.protect_max_bytes if scope["path"] == "/v1/protect" else self._serve.max_body_bytes
 
-    async def _bounded(
-        self, scope: Scope, receive: Receive, send: Send, headers: dict[bytes, bytes], request_id: str
-    ) -> None:
-        """Answer the request, whose body is no larger and no slower than it may be."""
+    def _bounded(self, scope: Scope, receive: Receive) -> Receive:
+        """Return `receive` for a body that is no larger and no slower than it may be; what it raises is answered."""
         left, deadline = self._most(scope), time.monotonic() + self._serve.body_timeout_s
         is_whole = False
 
@@ -108,21 +104,20 @@ class Guard:
             nonlocal left, is_whole
             if is_whole:
                 return await receive()
-            async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
-                message = await receive()
+            try:
+                async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                    message = await receive()
+            except TimeoutError:
+                late = f"the body was not here within {self._serve.body_timeout_s:g} s: send it in one go"
+                raise HTTPException(HTTPStatus.REQUEST_TIMEOUT, late, {"Connection": "close"}) from None
             left -= len(message.get("body", b""))
             is_whole = not message.get("more_body", False)
             if left < 0:
-                raise _TooLarge
+                too_large = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+                raise HTTPException(too_large, _too_large(self._most(scope)), {"Connection": "close"})
             return message
 
-        try:
-            await self._app(scope, bounded, send)
-        except _TooLarge:
-            await _refuse(send, request_id, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, _too_large(self._most(scope)))
-        except TimeoutError:
-            detail = f"the body was not here within {self._serve.body_timeout_s:g} s: send it in one go"
-            await _refuse(send, request_id, HTTPStatus.REQUEST_TIMEOUT, detail)
+        return bounded
 
 
 def _too_large(most: int) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import signal
+import socket
 from types import FrameType
 
 import uvicorn
@@ -33,6 +35,11 @@ class _Server(uvicorn.Server):
         self._services.stopping.set()
         super().handle_exit(sig, frame)
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        host, port = (sockets or self.servers[0].sockets)[0].getsockname()[:2]
+        log.info("serving on http://%s:%d", f"[{host}]" if ":" in host else host, port)
+
 
 def run(serve: ServeSettings, settings: Settings) -> None:
     """Serve until SIGTERM.
@@ -51,8 +58,9 @@ def run(serve: ServeSettings, settings: Settings) -> None:
             f"nothing can be served on {serve.host}:{serve.port}: set APF_SERVE_HOST to an address of this machine and "
             "APF_SERVE_PORT to a port that is free"
         ) from None
-    port = sockets[0].getsockname()[1]
-    log.info("serving on http://%s:%d, %s", serve.host, port, "with tokens" if services.keyring else "for this machine")
+    # uvicorn raises what ended it once more at its end, which is then no error.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, server.handle_exit)
     server.run(sockets)
 
 

@@ -1,7 +1,7 @@
 """The place where photos of `POST /v1/protect` lie for the moment, and how they are done with and swept away.
 
-    <APF_SERVE_SCRATCH_URL>/in/<id>/photo      as it came
-                           /out/<id>/photo     protected
+    <APF_SERVE_SCRATCH_URL>/in/<id>/photo.jpg      as it came, of whatever format
+                           /out/<id>/photo.jpg     protected
 
 Each is a batch of its own on the interactive lane, deleted with its records once it is answered. What a server that
 died has left is swept away by the others.
@@ -30,7 +30,8 @@ from workers.store.output_metadata import BATCH, OUTCOME, RECIPE
 
 log = logging.getLogger(__name__)
 
-NAME = "photo"
+#: A worker goes by the bytes; without a suffix it would look whether they are a photo at all, and say less.
+NAME = "photo.jpg"
 #: Longer than any request takes: what is older was left by a server that died.
 LEFT = timedelta(hours=1)
 FIRST_POLL_S, LAST_POLL_S = 0.1, 1.0
