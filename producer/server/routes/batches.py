@@ -43,7 +43,7 @@ def submit(asked: BatchRequest, grant: Submitter, the: The, response: Response, 
     """
     tenant = tenant_for(grant, asked.tenant)
     for what, url in (("source", asked.source), ("destination", asked.destination)):
-        check_place(grant, url, what)
+        check_place(grant, the.checked(url, what), what)  # before anything there is looked at
 
     def act(batch_id: str | None) -> dict[str, Any]:
         the.limits.check_bytes(grant, tenant)

@@ -33,7 +33,7 @@ ENDED = ("done", "cancelled")
 @router.get(
     "/v1/batches/{batch}/events",
     response_class=StreamingResponse,
-    responses=described(404, 409) | {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
+    responses=described(404, 409) | {200: {"content": {"text/event-stream": {}}}},
 )
 async def events(batch: str, grant: Reader, the: The, destination: Destination = None) -> StreamingResponse:
     """Follow a batch: `progress` whenever something has changed, and `done` or `cancelled` at the end.

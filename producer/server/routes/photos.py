@@ -16,7 +16,7 @@ from producer.server.services import Services
 from producer.server.tokens import Grant
 from workers.errors import LedgerError
 from workers.status.find_photo import find_photo
-from workers.store import canonical_url, open_store
+from workers.store import open_store
 from workers.store.output_metadata import BATCH, FACES, OUTCOME, RECIPE, is_output, weak_faces
 
 router = APIRouter(tags=["photos"])
@@ -40,14 +40,15 @@ def of_batch(batch: str, key: Key, grant: Reader, the: The, destination: Destina
 @router.get("/v1/photos", responses=described(404, 409))
 def of_destination(destination: Annotated[str, Query(max_length=4096)], key: Key, grant: Reader, the: The) -> PhotoView:
     """Tell what the output under a key is: of which batch and recipe, with how many faces, and how many weak ones."""
-    check_place(grant, destination, "destination")
-    info = open_store(the.checked(destination, "destination"), s3=the.settings.s3).head(key)
-    if info is None or not is_output(info.metadata) or not _may_see(the, grant, destination, info.metadata):
-        raise _absent(key, destination)
+    place = the.checked(destination, "destination")
+    check_place(grant, place, "destination")
+    info = open_store(place, s3=the.settings.s3).head(key)
+    if info is None or not is_output(info.metadata) or not _may_see(the, grant, place, info.metadata):
+        raise _absent(key, place)
     outcome: Literal["protected", "no_face"] = "no_face" if info.metadata.get(OUTCOME) == "no_face" else "protected"
     return PhotoView(
         key=key,
-        destination=canonical_url(destination),
+        destination=place,
         batch=info.metadata.get(BATCH, ""),
         outcome=outcome,
         faces=int(info.metadata.get(FACES, "0")),

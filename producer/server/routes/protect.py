@@ -44,7 +44,7 @@ _HEADERS = {
 _ANSWER: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The protected photo, in the format of the one that came.",
-        "content": {"image/*": _PHOTO},
+        "content": {"image/*": _PHOTO, "application/octet-stream": _PHOTO},
         "headers": {n: {"description": text, "schema": {"type": "string"}} for n, text in _HEADERS.items()},
     }
 }

@@ -75,7 +75,7 @@ def add(
     """Add a schedule. With `every` the first run is at once; else at the first moment of `cron`."""
     tenant = tenant_for(grant, asked.tenant)
     for what, url in (("source", asked.source), ("destination", asked.destination)):
-        check_place(grant, url, what)
+        check_place(grant, the.checked(url, what), what)
     if not (asked.cron or asked.every or asked.on_change):
         raise BadRequest("nothing says when it should run: give cron, every or on_change")
 
