@@ -24,7 +24,7 @@ pytestmark = pytest.mark.timeout(600)
 @pytest.fixture
 def buckets(swift: S3Server) -> dict[str, str]:
     """The page's names of buckets, and those that stand for them here."""
-    return {name: swift.new_bucket(name) for name in ("photos", "public", "ledgers")}
+    return {name: swift.new_bucket(name) for name in ("photos", "public", "ledgers", "scratch")}
 
 
 def programs(folder: Path, names: dict[str, str]) -> None:
@@ -42,6 +42,7 @@ def test_the_tutorial_runs(buckets: dict[str, str], redis_server: RedisServer, s
         "http://localhost:8333": swift.endpoint_url,
         ":5000": f":{port}",
         "--port 5000": f"--port {port}",
+        "8765": str(_free_ports([0])),
         **{f"s3://{name}": f"s3://{bucket}" for name, bucket in buckets.items()},
         **{f'Bucket="{name}"': f'Bucket="{bucket}"' for name, bucket in buckets.items()},
     }

@@ -40,12 +40,10 @@ from workers.broker.app import make_app
 from workers.broker.client import Broker, BrokerError, choose_queue, queue_snapshot
 from workers.broker.embedded import embedded_worker
 from workers.config.settings import Settings, load_settings
-from workers.core.records import BULK, INTERACTIVE, Batch
+from workers.core.records import BULK, INTERACTIVE
 from workers.errors import StoreError
 from workers.ledger.batch_ledger import Ledger, Stop
-from workers.ledger.lifecycle import cancel as cancel_batch
-from workers.ledger.lifecycle import close
-from workers.ledger.report_cache import open_shards
+from workers.ledger.lifecycle import close, halt
 from workers.status.batch_status import BatchMonitor
 
 
@@ -148,20 +146,8 @@ def pause(destination: Destination, batch: BatchId) -> None:
 def _stop(destination: str, batch: str, how: Stop) -> None:
     settings = load_settings()
     ledger, _ = find_batch(destination, batch, settings)
-    record = ledger.read_batch(batch)  # an unknown batch is an error, not a marker
-    if _is_done(ledger, record):
-        fail(f"batch {batch} is done already, so it cannot be {how}: nothing of it is left to stop")
-    if how == "cancelled":
-        cancel_batch(ledger, record, settings)
-    else:
-        ledger.stop(batch, how)
+    halt(ledger, ledger.read_batch(batch), how, settings)  # an unknown batch is an error, not a marker
     echo(f"batch {batch} is {how}; go on with: apf resume {destination} {batch}")
-
-
-def _is_done(ledger: Ledger, batch: Batch) -> bool:
-    # The listing first: of a large batch that runs, it takes long to read every report.
-    listed = batch.planned and ledger.reported_shards(batch.id) >= set(range(batch.shards))
-    return listed and not open_shards(ledger, batch)
 
 
 def _run(

@@ -66,6 +66,11 @@ COMMANDS = {
         "listen:listen",
         "Listen for a store's events, and submit new photos on the interactive lane (docs/events.md).",
     ),
+    "serve": (
+        "serve:serve",
+        "Serve the HTTP API under /v1 (docs/api.md), until SIGTERM; /openapi.json describes it.",
+    ),
+    "token": ("serve:tokens", "Tokens of `apf serve`."),
     "callback": ("callbacks:app", "Try where callbacks go."),
     "worker": (
         "services:worker",

@@ -1,4 +1,4 @@
-"""Close a batch once it is done and its callback is settled, or cancel it."""
+"""Close a batch once it is done and its callback is settled, or hold or cancel it."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import logging
 
 from workers.config.settings import Settings
 from workers.core.records import Batch
-from workers.errors import WorkerError
-from workers.ledger.batch_ledger import ASKED_BY_NAME, Ledger, is_single
+from workers.errors import LedgerError, WorkerError
+from workers.ledger.batch_ledger import ASKED_BY_NAME, Ledger, Stop, is_single, open_batch
 from workers.ledger.callback_state import Notify, owes_callback, request_delivery, seems_done
 from workers.ledger.open_batches import register, unregister
+from workers.ledger.report_cache import open_shards
 
 log = logging.getLogger(__name__)
 
@@ -18,6 +19,22 @@ def cancel(ledger: Ledger, batch: Batch, settings: Settings) -> None:
     """Stop a batch for good: it leaves the index of open batches until it is resumed."""
     ledger.stop(batch.id, "cancelled")
     unregister(ledger, batch, settings)
+
+
+def halt(ledger: Ledger, batch: Batch, how: Stop, settings: Settings) -> None:
+    """Hold or stop a batch that is not done.
+
+    Raises:
+        LedgerError: it is done.
+    """
+    # The listing first: of a large batch that runs, it takes long to read every report.
+    listed = batch.planned and ledger.reported_shards(batch.id) >= set(range(batch.shards))
+    if listed and not open_shards(ledger, batch):
+        raise LedgerError(f"batch {batch.id} is done already, so it cannot be {how}: nothing of it is left to stop")
+    if how == "cancelled":
+        cancel(ledger, batch, settings)
+    else:
+        ledger.stop(batch.id, how)
 
 
 def close(ledger: Ledger, batch: Batch, settings: Settings, notify: Notify | None = None) -> None:

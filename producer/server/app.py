@@ -1,0 +1,72 @@
+"""The ASGI application of `apf serve`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from importlib.metadata import version
+
+import anyio.to_thread
+from fastapi import FastAPI
+from starlette.concurrency import run_in_threadpool
+
+from producer.server import problems
+from producer.server.middleware import Guard
+from producer.server.routes import actions, batches, events, health, photos, protect, schedules
+from producer.server.services import Services
+from workers.errors import WorkerError
+
+log = logging.getLogger(__name__)
+
+#: Requests that wait for a store or Redis at once; photos that are waited for come on top.
+THREADS = 40
+SWEEP_EVERY_S = 600.0
+
+ABOUT = """Face protection for photo libraries. Every route wants a bearer token with one of the scopes `read`, `submit`
+and `operate`; errors are problems as RFC 9457 has them, with the value that is wrong and its cure in `detail`."""
+
+
+def make_app(services: Services) -> FastAPI:
+    """Return the application."""
+    app = FastAPI(
+        title="APF", version=version("apf-protect"), description=ABOUT, lifespan=_lifespan,
+        docs_url=None, redoc_url=None, redirect_slashes=False,
+    )  # fmt: skip
+    app.state.services = services
+    problems.install(app)
+    for routes in (batches, actions, events, photos, protect, schedules, health):
+        app.include_router(routes.router)
+    # Now, and not at the first requests, several at once.
+    app.openapi()
+    app.add_middleware(Guard, serve=services.serve, has_tokens=bool(services.keyring))
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    services: Services = app.state.services
+    anyio.to_thread.current_default_thread_limiter().total_tokens = THREADS + services.serve.protect_at_once
+    services.sync.start()
+    sweeper = asyncio.create_task(_sweep_now_and_then(services))
+    try:
+        yield
+    finally:
+        services.stopping.set()
+        sweeper.cancel()
+        with suppress(asyncio.CancelledError):
+            await sweeper
+        await run_in_threadpool(services.sync.stop)
+
+
+async def _sweep_now_and_then(services: Services) -> None:
+    """Delete old idempotency keys, and photos that servers that died have left."""
+    while True:
+        for sweep in (services.requests.sweep, services.scratch.sweep if services.scratch else None):
+            try:
+                if sweep:
+                    await run_in_threadpool(sweep)
+            except WorkerError as error:
+                log.warning("what is old is swept away later: %s", error)
+        await asyncio.sleep(SWEEP_EVERY_S)

@@ -1,0 +1,95 @@
+"""Authenticate requests by their bearer token, and say what each may do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Annotated
+
+from fastapi import Depends, Request, Security
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+
+from producer.server.problems import Problem
+from producer.server.services import Services
+from producer.server.tokens import LOCAL, Grant, Scope
+from workers.config.access import check_allowed
+from workers.errors import NotAllowed
+from workers.store import canonical_url
+
+bearer = HTTPBearer(auto_error=False, description="A token of `apf token new`.")
+
+Credentials = Annotated[HTTPAuthorizationCredentials | None, Security(bearer)]
+
+
+def services_of(request: Request) -> Services:
+    """Return what this server works with."""
+    found: Services = request.app.state.services
+    return found
+
+
+The = Annotated[Services, Depends(services_of)]
+
+
+def grant_of(the: Services, token: str | None) -> Grant:
+    """Return what the holder of a token may do; raises Problem (401) where nobody knows it."""
+    if not the.keyring:
+        return LOCAL
+    if token is None:
+        raise _unknown("send a token: Authorization: Bearer apf_...")
+    grant = the.keyring.grant_of(token)
+    if grant is None:
+        raise _unknown("this token is not known, or was taken back: have the operator make one with `apf token new`")
+    return grant
+
+
+def holding(scope: Scope) -> Callable[..., Grant]:
+    """Return a dependency: the request's grant, where it has the scope."""
+
+    def check(request: Request, the: The, credentials: Credentials) -> Grant:
+        grant = grant_of(the, credentials.credentials if credentials else None)
+        request.scope["apf_token"] = grant.name
+        the.limits.request(grant)
+        if scope not in grant.scopes:
+            raise Problem(
+                HTTPStatus.FORBIDDEN,
+                f"token {grant.name!r} has no scope {scope!r}, which this needs: use one that has it",
+            )
+        return grant
+
+    return check
+
+
+Reader = Annotated[Grant, Depends(holding("read"))]
+Submitter = Annotated[Grant, Depends(holding("submit"))]
+Operator = Annotated[Grant, Depends(holding("operate"))]
+
+
+def tenant_for(grant: Grant, asked: str | None) -> str:
+    """Return the tenant of new work; raises Problem (403) where the token is not for it."""
+    if grant.tenants is None:
+        return asked or ""
+    if asked is None and len(grant.tenants) == 1:
+        return grant.tenants[0]
+    if asked is None or asked not in grant.tenants:
+        raise Problem(
+            HTTPStatus.FORBIDDEN,
+            f"token {grant.name!r} is not for tenant {asked or ''!r}: name one of {', '.join(grant.tenants)}",
+        )
+    return asked
+
+
+def check_place(grant: Grant, url: str, what: str) -> None:
+    """Raise NotAllowed where the token is not for the place."""
+    if grant.urls is None:
+        return
+    try:
+        check_allowed(url, tuple(canonical_url(one) for one in grant.urls), what=what)
+    except NotAllowed:
+        raise NotAllowed(
+            f"{what} {url} lies under none of the places of token {grant.name!r}: name one below "
+            f"{', '.join(grant.urls)}"
+        ) from None
+
+
+def _unknown(detail: str) -> Problem:
+    return Problem(HTTPStatus.UNAUTHORIZED, detail, WWW_Authenticate="Bearer")

@@ -1,0 +1,70 @@
+"""Status of batches, read from the ledger once for however many ask at the same time."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from workers.ledger.batch_ledger import Ledger
+from workers.status.batch_status import BatchMonitor, BatchSummary
+
+#: Batches that are followed at once; of the others the reports are read anew when somebody asks.
+FOLLOWED = 512
+
+State = Literal["planning", "running", "paused", "cancelled", "done"]
+STATES: tuple[State, ...] = get_args(State)
+
+
+@dataclass
+class _Watched:
+    monitor: BatchMonitor
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    summary: BatchSummary | None = None
+    read_at: float = 0.0
+
+
+class StatusBoard:
+    """Where batches stand, as of `every_s` ago at most. Safe to share between threads."""
+
+    def __init__(self, every_s: float) -> None:
+        self._every_s = every_s
+        self._watched: OrderedDict[str, _Watched] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def summary(self, ledger: Ledger, batch_id: str) -> BatchSummary:
+        """Return where a batch stands.
+
+        Raises:
+            LedgerError: there is no such batch.
+            StoreError: the store refuses.
+        """
+        url = ledger.batch_url(batch_id)
+        with self._lock:
+            one = self._watched.pop(url, None) or _Watched(BatchMonitor(ledger, batch_id))
+            self._watched[url] = one
+            while len(self._watched) > FOLLOWED:
+                self._watched.popitem(last=False)
+        with one.lock:
+            if one.summary is None or time.monotonic() - one.read_at > self._every_s:
+                one.summary = one.monitor.poll(running=True)
+                one.read_at = time.monotonic()
+            return one.summary
+
+    def forget(self, ledger: Ledger, batch_id: str) -> None:
+        """Read the batch anew the next time: somebody has just changed it."""
+        with self._lock:
+            self._watched.pop(ledger.batch_url(batch_id), None)
+
+
+def state_of(summary: BatchSummary) -> State:
+    """Return a batch's state in one word."""
+    if summary.stopped == "cancelled":
+        return "cancelled"
+    if summary.done:
+        return "done"
+    if summary.stopped == "paused":
+        return "paused"
+    return "running" if summary.batch.planned else "planning"

@@ -1,0 +1,280 @@
+"""Bodies of requests and answers."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from apf.recipe import BUILT_IN
+from producer.client import MAX_NAMED
+from producer.server.board import State, state_of
+from workers.core.records import Lane, OnWeak, PhotoReport
+from workers.report.advice import cure
+from workers.schedules.models import NAME, Change
+from workers.status.as_json import counts
+from workers.status.batch_status import BatchSummary, Failure
+
+
+def _place(text: str) -> str:
+    if not text.startswith(("s3://", "file:///", "memory://")):
+        raise ValueError("must be a URL such as s3://bucket/prefix or file:///folder")
+    return text
+
+
+def _built_in(name: str) -> str:
+    if name not in BUILT_IN:  # a file's name would have the server read it
+        raise ValueError(f"must be one of {', '.join(BUILT_IN)}")
+    return name
+
+
+Place = Annotated[str, Field(max_length=4096, examples=["s3://photos/ann"]), AfterValidator(_place)]
+RecipeName = Annotated[str, Field(max_length=64, examples=["standard"]), AfterValidator(_built_in)]
+Key = Annotated[str, Field(min_length=1, max_length=1024)]
+Tenant = Annotated[str, Field(max_length=200)]
+Callback = Annotated[str, Field(min_length=1, max_length=4096)]
+NoFace = Literal["copy", "skip"]
+
+
+class _Asked(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class BatchRequest(_Asked):
+    """Photos to protect."""
+
+    source: Place
+    destination: Place
+    #: Keys below the source; left away: all that it holds.
+    photos: Annotated[list[Key], Field(min_length=1, max_length=MAX_NAMED)] | None = None
+    recipe: RecipeName = "standard"
+    #: Left away: interactive for named photos, bulk for all of a source.
+    lane: Lane | None = None
+    #: Left away: the token's own.
+    tenant: Tenant | None = None
+    callback: Callback | None = None
+    no_face: NoFace = "copy"
+    overwrite: bool = False
+    on_weak: OnWeak = "publish"
+    exclude: Annotated[list[Key], Field(max_length=1000)] = []
+    missing: Literal["refuse", "ignore"] = "refuse"
+    private: bool = False
+
+
+class Accepted(BaseModel):
+    """A batch that is kept, and will be done."""
+
+    batch: str
+    destination: str
+    #: None where a worker has yet to list the source.
+    photos: int | None
+    #: Named photos that are not there, where that is no error.
+    missing: list[str] = []
+
+
+class BatchView(BaseModel):
+    """Where a batch stands: photos = protected + no_face + skipped + failed + pending + missing."""
+
+    batch: str
+    source: str
+    destination: str
+    state: State
+    recipe: str
+    recipe_id: str
+    lane: Lane
+    tenant: str
+    private: bool
+    schedule: str
+    created_at: str
+    planned: bool
+    photos: int
+    protected: int
+    no_face: int
+    skipped: int
+    failed: int
+    pending: int
+    #: Of those pending, what running shards have done so far.
+    begun: int
+    missing: int
+    ignored: int
+    left_out: int
+    faces: int
+    weak_faces: int
+    weak_photos: int
+    note: str
+    wall_seconds: float
+    callback: dict[str, Any] | None = None
+
+    @classmethod
+    def of(cls, summary: BatchSummary) -> BatchView:
+        batch = summary.batch
+        facts: dict[str, Any] = {
+            **counts(summary),
+            "state": state_of(summary),
+            "private": batch.private,
+            "schedule": batch.schedule,
+            "created_at": batch.created_at,
+            "planned": batch.planned,
+            "pending": summary.pending,
+            "begun": summary.running.photos,
+            "callback": summary.callback.as_json() if summary.callback else None,
+        }
+        return cls.model_construct(**facts)
+
+
+class BatchPage(BaseModel):
+    """Batches, newest first."""
+
+    batches: list[BatchView]
+    #: For ?cursor=, where there are more.
+    next: str | None
+    #: False for some time after a server's start: older batches may be absent.
+    complete: bool
+
+
+class FailureView(BaseModel):
+    """A photo that has no output."""
+
+    key: str
+    reason: str
+    #: How often a worker began it.
+    attempts: int
+    #: Whether the same may succeed later, without anybody changing anything.
+    transient: bool
+    #: What to do about it.
+    cure: str
+
+    @classmethod
+    def of(cls, failure: Failure) -> FailureView:
+        return cls(
+            key=failure.key,
+            reason=failure.reason,
+            attempts=failure.attempts,
+            transient=failure.transient,
+            cure=cure(failure.reason, transient=failure.transient),
+        )
+
+
+class FailurePage(BaseModel):
+    """Failed photos, by key."""
+
+    failures: list[FailureView]
+    next: str | None
+
+
+class Sent(BaseModel):
+    """What was sent to the queue again."""
+
+    batch: str
+    sent: int
+
+
+class Stopped(BaseModel):
+    """A batch that is held or stopped."""
+
+    batch: str
+    state: State
+
+
+class WordView(BaseModel):
+    """The jury's word on a face."""
+
+    likeness: float | None
+    independent: bool
+
+
+class PhotoView(BaseModel):
+    """What became of a photo."""
+
+    key: str
+    destination: str
+    batch: str
+    outcome: Literal["protected", "no_face", "skipped", "failed", "pending"]
+    reason: str | None = None
+    note: str | None = None
+    transient: bool = False
+    faces: int = 0
+    weak: int = 0
+    words: list[WordView] = []
+    recipe_id: str = ""
+    attempts: int = 0
+
+    @classmethod
+    def of(cls, report: PhotoReport, destination: str, batch: str, recipe_id: str) -> PhotoView:
+        words = [WordView(likeness=one.likeness, independent=one.independent) for one in report.words]
+        facts = report.model_dump(include={"key", "reason", "note", "transient", "faces", "weak", "attempts"})
+        return cls(
+            **facts, words=words, outcome=report.outcome.value, destination=destination, batch=batch,
+            recipe_id=recipe_id,
+        )  # fmt: skip
+
+
+ScheduleName = Annotated[str, Field(pattern=f"^{NAME.pattern}$")]
+
+
+class ScheduleChange(_Asked):
+    """What a schedule is to do from its next run on; what is left away stays."""
+
+    #: Minute, hour, day, month, weekday.
+    cron: Annotated[str, Field(max_length=200)] | None = None
+    timezone: Annotated[str, Field(max_length=64)] | None = None
+    #: A time span such as 15m, 6h or 1d.
+    every: Annotated[str, Field(max_length=20)] | None = None
+    #: Run only if something has changed; an empty list: at each moment.
+    on_change: Annotated[list[Change], Field(max_length=2)] | None = None
+    recipe: RecipeName | None = None
+    #: Give the recipe to this part of the photos first.
+    fraction: Annotated[float, Field(gt=0, le=1)] | None = None
+    no_face: NoFace | None = None
+    overwrite: bool | None = None
+    on_weak: OnWeak | None = None
+    exclude: Annotated[list[Key], Field(max_length=1000)] | None = None
+    callback: Annotated[str, Field(max_length=4096)] | None = None
+
+
+class ScheduleRequest(_Asked):
+    """A library to protect again and again."""
+
+    name: ScheduleName
+    source: Place
+    destination: Place
+    cron: Annotated[str, Field(max_length=200)] | None = None
+    timezone: Annotated[str, Field(max_length=64)] = "UTC"
+    every: Annotated[str, Field(max_length=20)] | None = None
+    on_change: Annotated[list[Change], Field(max_length=2)] = []
+    recipe: RecipeName = "standard"
+    tenant: Tenant | None = None
+    callback: Callback | None = None
+    no_face: NoFace = "copy"
+    overwrite: bool = False
+    on_weak: OnWeak = "publish"
+    exclude: Annotated[list[Key], Field(max_length=1000)] = []
+    private: bool = False
+
+
+class ScheduleView(BaseModel):
+    """A schedule, and its last run."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str
+    source: str
+    destination: str
+    trigger: str
+    recipe: str
+    tenant: str = ""
+    paused: bool
+    next: str
+    error: str
+    note: str
+
+
+class ScheduleList(BaseModel):
+    schedules: list[ScheduleView]
+
+
+class Fired(BaseModel):
+    """The batches that a schedule's run has begun; none where one still goes on, and it runs after that."""
+
+    name: str
+    batches: list[str]

@@ -1,0 +1,84 @@
+"""Events of a batch as they happen: a stream for browsers and programs, as HTML's server-sent events."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from http import HTTPStatus
+
+from fastapi import APIRouter
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import StreamingResponse
+
+from producer.server.auth import Reader, The
+from producer.server.metrics import STREAMS
+from producer.server.models import BatchView
+from producer.server.problems import Problem, described
+from producer.server.routes.batches import Destination
+from producer.server.services import Services
+from workers.errors import WorkerError
+from workers.ledger.batch_ledger import Ledger
+
+router = APIRouter(tags=["batches"])
+
+#: Between two looks at the batch.
+LOOK_EVERY_S = 1.0
+#: A proxy closes a stream on which nothing comes: a comment comes at least so often.
+HEARTBEAT_S = 15.0
+#: Where a batch stands, once nothing more comes of it by itself.
+ENDED = ("done", "cancelled")
+
+
+@router.get(
+    "/v1/batches/{batch}/events",
+    response_class=StreamingResponse,
+    responses=described(404, 409) | {200: {"content": {"text/event-stream": {}}}},
+)
+async def events(batch: str, grant: Reader, the: The, destination: Destination = None) -> StreamingResponse:
+    """Follow a batch: `progress` whenever something has changed, and `done` or `cancelled` at the end.
+
+    The data of each is what GET /v1/batches/{batch} answers. A stream that breaks off is opened anew.
+    """
+    if the.streams.locked():
+        raise Problem(
+            HTTPStatus.TOO_MANY_REQUESTS,
+            f"{the.serve.streams} streams are open, which are the most: ask for the status now and then",
+            Retry_After="30",
+        )
+    ledger, _ = await run_in_threadpool(the.find, grant, batch, destination)
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    return StreamingResponse(_follow(the, ledger, batch), media_type="text/event-stream", headers=headers)
+
+
+async def _follow(the: Services, ledger: Ledger, batch: str) -> AsyncIterator[str]:
+    """Yield the events; ends with the batch, or when the server is to stop."""
+    async with the.streams:
+        STREAMS.inc()
+        try:
+            async for event in _events(the, ledger, batch):
+                yield event
+        finally:
+            STREAMS.dec()
+
+
+async def _events(the: Services, ledger: Ledger, batch: str) -> AsyncIterator[str]:
+    said, spoke_at = "", time.monotonic()
+    while not the.stopping.is_set():
+        try:
+            summary = await run_in_threadpool(the.board.summary, ledger, batch)
+        except WorkerError:  # the store is down for the moment, or the batch is gone
+            yield ": not known at the moment\n\n"
+        else:
+            view = BatchView.of(summary)
+            data = view.model_dump_json()
+            if data != said:
+                name = view.state if view.state in ENDED else "progress"
+                yield f"event: {name}\ndata: {data}\n\n"
+                said, spoke_at = data, time.monotonic()
+            if view.state in ENDED:
+                return
+        if time.monotonic() - spoke_at > HEARTBEAT_S:
+            yield ": still here\n\n"
+            spoke_at = time.monotonic()
+        await asyncio.sleep(LOOK_EVERY_S)
