@@ -11,9 +11,10 @@ from typing import Annotated
 
 import typer
 
+from apf.extras import lacking
 from producer.app.albums import work_folder
 from producer.cli.console import echo, errors_end_the_command, fail
-from producer.doctor.dependencies import missing_worker_parts
+from producer.doctor.dependencies import extra_of
 from workers.config.settings import Settings, load_settings
 
 #: How often a running batch writes how far it is, for the page.
@@ -30,11 +31,8 @@ def app_command(
     open_it: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in the browser.")] = True,
 ) -> None:
     """Open a page in the browser, on this machine alone, to protect photos without commands. Ends with Ctrl-C."""
-    if missing := missing_worker_parts():
-        fail(
-            f"this command does the work itself, but {', '.join(missing)} is not installed: install the worker extra "
-            "(pip install 'apf-protect[worker]')"
-        )
+    if reason := lacking(extra_of(load_settings())):
+        fail(f"this command does the work itself, and {reason}")
     from producer.app.serve import OtherApp, serve  # noqa: PLC0415  the HTTP server loads where it is used
 
     for folder in folders or ():

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
+from apf.extras import lacking
 from producer.cli.console import DONE, SOME_FAILED, AsJson, console, echo, errors_end_the_command, fail
 from producer.cli.report import bar
-from producer.doctor.dependencies import missing_worker_parts
+from producer.doctor.dependencies import extra_of
 from workers.config.settings import load_settings
 from workers.report.output_files import Target
 from workers.store import canonical_url
@@ -59,11 +60,8 @@ def check(
     as_json: AsJson = False,
 ) -> None:
     """Tell whether recognisers still match protected photos to other photos of their people, with a page of pairs."""
-    if missing := missing_worker_parts():
-        fail(
-            f"faces are compared with the worker's libraries, but {', '.join(missing)} is not installed: "
-            "install the worker extra (pip install 'apf-protect[worker]')"
-        )
+    if reason := lacking(extra_of(load_settings())):
+        fail(f"the faces cannot be compared: {reason}")
     settings = load_settings()
     place = Target(output.expanduser().absolute() if output else Path.cwd() / "apf-check.html")
     folders = [canonical_url(url) for url in (protected, others, originals) if url]

@@ -7,7 +7,7 @@ import logging
 from workers.config.settings import Settings
 from workers.core.records import Batch
 from workers.errors import LedgerError, WorkerError
-from workers.ledger.batch_ledger import ASKED_BY_NAME, Ledger, Stop, is_single, open_batch
+from workers.ledger.batch_ledger import ASKED_BY_NAME, Ledger, Stop, is_single
 from workers.ledger.callback_state import Notify, owes_callback, request_delivery, seems_done
 from workers.ledger.open_batches import register, unregister
 from workers.ledger.report_cache import open_shards
