@@ -31,8 +31,7 @@ pixel of it; a queue (`apf protect --private`) answers each with a perturbation;
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0 all done, 1 some photos failed, 2 it could not run."""
-    given = sys.argv[1:] if arguments is None else list(arguments)
-    options = _parser().parse_args(given[1:] if given[:1] == ["private"] else given)
+    options = _parser().parse_args(arguments)
     try:
         status: int = options.run(options)
     except (ApfError, OSError) as error:
@@ -42,11 +41,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("apf: interrupted; what is written is whole: run it again for the rest", file=sys.stderr)
         return INTERRUPTED
     return status
-
-
-def entry() -> None:
-    """Entry point of the `apf` script where only private mode is installed."""
-    sys.exit(main())
 
 
 def _gradient(options: argparse.Namespace) -> int:
@@ -220,4 +214,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    entry()
+    sys.exit(main())

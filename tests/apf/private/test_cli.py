@@ -319,7 +319,7 @@ def test_alone_protects_by_the_first_stages(
 
 
 def test_the_whole_command_hands_over(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """`apf private` of the whole installation does what the client's own command does: output, errors, status, help."""
+    """`apf private` hands its arguments to the device's own commands: output, errors, status, help."""
     cases = (
         ["gradient", photos, "-o", tmp_path / "out", "--json"],
         ["gradient", photos / "none", "-o", tmp_path / "out"],
@@ -330,13 +330,13 @@ def test_the_whole_command_hands_over(photos: Path, tmp_path: Path, capsys: pyte
     run(*cases[0])  # so that both find the files there
     capsys.readouterr()
     for case in cases:
-        arguments = ["private", *map(str, case)]
+        arguments = list(map(str, case))
         try:
             status: Any = cli.main(arguments)
         except SystemExit as ended:
             status = ended.code
         printed = capsys.readouterr()
-        result = typer.testing.CliRunner().invoke(app, arguments)
+        result = typer.testing.CliRunner().invoke(app, ["private", *arguments])
         assert (result.exit_code, result.stdout, result.stderr) == (status, printed.out, printed.err)
 
 

