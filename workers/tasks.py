@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import random
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -27,6 +26,7 @@ from workers.broker.queues import FairQueueOrder, all_queues, queue_of
 from workers.callbacks.deliver import deliver
 from workers.config.access import check_allowed
 from workers.config.settings import load_settings
+from workers.core.backoff import backoff_s
 from workers.core.log_context import log_context
 from workers.core.records import BULK, INTERACTIVE, Batch, ShardJob
 from workers.core.task_names import CALLBACK, PLAN, RECONCILE, RUN_SCHEDULES, TASK
@@ -284,4 +284,4 @@ def _enough(app: Celery) -> Callable[[], bool]:
 def _back_off_s(waits: int) -> float:
     # Redis hands a message that waits for longer than the visibility timeout to a second worker.
     longest_s = min(LONGEST_WAIT_S, load_settings().visibility_timeout_s / 2)
-    return random.uniform(0.75, 1) * min(longest_s, 5.0 * 2.0**waits)  # noqa: S311  jitter, no secret
+    return backoff_s(waits + 1, first_s=5.0, longest_s=longest_s)
