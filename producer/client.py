@@ -34,7 +34,7 @@ from workers.batches.create import (
 from workers.batches.plan import counted
 from workers.batches.rescue import send_named
 from workers.broker.app import make_app
-from workers.broker.client import Broker, choose_queue
+from workers.broker.client import Broker
 from workers.config.settings import Settings, load_settings
 from workers.core.records import BULK, INTERACTIVE, Batch, Lane, OnWeak, PhotoRef
 from workers.errors import BadRequest, LedgerError, NotFound, SettingsError, StoreError, WorkerError
@@ -85,7 +85,7 @@ class Client:
         if not self._settings.broker_url:
             raise SettingsError("a client needs a queue: set APF_BROKER_URL, for example to redis://localhost:6379/0")
         self._app = make_app(self._settings)
-        self._sender = Broker(self._app)
+        self._broker = Broker(self._app)
 
     def submit(
         self,
@@ -148,7 +148,7 @@ class Client:
             raise BadRequest("exclude is of a whole source: leave photos away, or name those that you mean")
         lane = lane or (BULK if photos is None else INTERACTIVE)
         # Redis first: where it is down, nothing has been written yet.
-        queue = choose_queue(self._app, lane, tenant)
+        queue = self._broker.choose_queue(lane, tenant)
         asked = BatchOptions(
             recipe=recipe,
             private=private,
@@ -229,9 +229,9 @@ class Client:
         with self._taken_back(ledger, batch):
             write_alone(ledger, batch, self._settings)
             if batch.named:
-                send_named(ledger, batch, self._sender)
+                send_named(ledger, batch, self._broker)
             else:
-                self._sender.plan(ledger.batch_url(batch.id))
+                self._broker.plan(ledger.batch_url(batch.id))
         return _submitted(batch)
 
     def _submit_named(
@@ -257,7 +257,7 @@ class Client:
         batch = counted(batch.model_copy(update=mine))
         with self._taken_back(ledger, batch):
             write_new(ledger, batch, self._settings)
-            send_named(ledger, batch, self._sender)
+            send_named(ledger, batch, self._broker)
         return _submitted(batch, keys)
 
     @contextmanager

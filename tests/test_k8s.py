@@ -180,7 +180,7 @@ def test_a_real_redis_starts_on_it_and_knows_our_user_alone(tmp_path: Path) -> N
         assert process.stdout is not None
         try:
             assert any("ready to accept" in line.lower() for line in process.stdout)
-            Broker(app)(ShardJob(batch_url="s3://public/.apf/batches/b1", shard=0))
+            Broker(app).send(ShardJob(batch_url="s3://public/.apf/batches/b1", shard=0))
             assert sum(queue_snapshot(app).queued.values()) == 1
             with closing(redis.Redis(port=port)) as stranger, pytest.raises(redis.AuthenticationError):
                 stranger.ping()

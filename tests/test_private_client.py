@@ -87,7 +87,7 @@ def test_it_is_small_and_has_no_torch(client: Client) -> None:
 def test_it_protects_a_photo(client: Client, photo: Path, tmp_path: Path) -> None:
     """Gradient on the small client, answer by the server's part, applied on the client: the photo road's own result."""
     started = time.monotonic()
-    asked = client("gradient", photo, "-o", tmp_path / "gradients", "--bits", 8, "--momentum", "--noise", 0)
+    asked = client("gradient", photo, "-o", tmp_path / "gradients")
     took = time.monotonic() - started
     print(f"\none face, start and detection included: {took:.2f} s")
     assert asked["protected"] == 1 and took < LIMIT_S_A_FACE
@@ -105,7 +105,9 @@ def test_it_protects_a_photo(client: Client, photo: Path, tmp_path: Path) -> Non
     ours, theirs, before = (_pixels(path) for path in (tmp_path / "out.png", road_path, photo))
     changed = theirs != before
     assert changed.any()
-    assert np.abs(ours - theirs)[changed].mean() < 0.1, "the two roads differ by more than a tenth of a level"
+    assert np.abs(ours - theirs)[changed].mean() < 1, (
+        "the roads differ by over a level, by four bits a value"
+    )
     assert np.abs(ours - before).max() <= Bound.of(standard.recipe).most
 
 

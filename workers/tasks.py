@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-import random
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 from billiard.exceptions import TimeLimitExceeded, WorkerLostError
@@ -22,12 +20,13 @@ from workers.access.batch_records import check_batch
 from workers.batches.plan import PlannerConflict, note_trouble
 from workers.batches.rescue import plan_and_send, reconcile
 from workers.broker import heartbeat  # noqa: F401  all but metrics for what they do on Celery's signals
-from workers.broker.client import Broker, choose_queue, queue_snapshot, should_yield
+from workers.broker.client import Broker, should_yield
 from workers.broker.fairness import BulkCredit
 from workers.broker.queues import FairQueueOrder, all_queues, queue_of
 from workers.callbacks.deliver import deliver
 from workers.config.access import check_allowed
 from workers.config.settings import load_settings
+from workers.core.backoff import backoff_s
 from workers.core.log_context import log_context
 from workers.core.records import BULK, INTERACTIVE, Batch, ShardJob
 from workers.core.task_names import CALLBACK, PLAN, RECONCILE, RUN_SCHEDULES, TASK
@@ -126,7 +125,7 @@ def after_failure(
         died = isinstance(exception, WorkerLostError)
         metrics.add("apf_retries_total", reason="worker_lost" if died else "time_limit")
         logger.error("shard %s cost its worker and is sent again: %s", job.shard, type(exception).__name__)
-        Broker(sender.app)(job)
+        Broker(sender.app).send(job)
         return
     logger.error("shard %s is given up: %s", job.shard, exception)
     try:
@@ -202,13 +201,13 @@ def plan_batch(self: Any, batch_url: str) -> int:
     It plans for some seconds, or until an upload waits, and goes on behind the shards that it has sent. Where a store
     is down, `reconcile_all` has it gone on with after the planner's silence.
     """
-    settings, sender = load_settings(), Broker(self.app)
+    settings, broker = load_settings(), Broker(self.app)
     check_allowed(batch_url, settings.allowed_for_batches, what="batch")
     ledger, batch_id = open_batch(batch_url, s3=settings.s3)
     before = ledger.read_batch(batch_id)
     try:
         check_batch(ledger, before, settings)
-        batch = plan_and_send(ledger, batch_id, sender, settings, _enough(self.app))
+        batch = plan_and_send(ledger, batch_id, broker, settings, _enough(self.app))
     except PlannerConflict as error:
         logger.info("not planned here: %s", error)
         return before.shards
@@ -217,9 +216,9 @@ def plan_batch(self: Any, batch_url: str) -> int:
             note_trouble(ledger, batch_id, str(error))
         raise
     if not batch.planned and not ledger.stopped(batch_id):
-        sender.plan(batch_url, queue_of(batch))
+        broker.plan(batch_url, queue_of(batch))
     # A source without photos is done by now.
-    after_shard(ledger, batch, max(0, batch.shards - 1), settings, sender.callback)
+    after_shard(ledger, batch, max(0, batch.shards - 1), settings, broker.callback)
     return batch.shards
 
 
@@ -227,8 +226,7 @@ def plan_batch(self: Any, batch_url: str) -> int:
 def reconcile_all(self: Any) -> dict[str, int]:
     """Send again what nobody is at, in every open batch that the settings let find."""
     settings = load_settings()
-    sender = Broker(self.app)
-    sent = reconcile(roots(settings), sender, settings, lambda: queue_snapshot(self.app), sender.callback, sender.plan)
+    sent = reconcile(roots(settings), Broker(self.app), settings)
     metrics.add("apf_reconciled_shards_total", sum(sent.values()))
     metrics.put("apf_last_reconcile_timestamp_seconds", time.time())
     return sent
@@ -251,7 +249,7 @@ def run_schedules(self: Any) -> dict[str, list[str]]:
     settings = load_settings()
     if not roots(settings):
         return {}
-    fired = run_due(settings, Broker(self.app).plan, choose_queue=partial(choose_queue, self.app))
+    fired = run_due(settings, Broker(self.app))
     return {one.schedule.name: [part.batch for part in one.run.parts] for one in fired}
 
 
@@ -286,4 +284,4 @@ def _enough(app: Celery) -> Callable[[], bool]:
 def _back_off_s(waits: int) -> float:
     # Redis hands a message that waits for longer than the visibility timeout to a second worker.
     longest_s = min(LONGEST_WAIT_S, load_settings().visibility_timeout_s / 2)
-    return random.uniform(0.75, 1) * min(longest_s, 5.0 * 2.0**waits)  # noqa: S311  jitter, no secret
+    return backoff_s(waits + 1, first_s=5.0, longest_s=longest_s)

@@ -18,7 +18,6 @@ from apf.private.device import Device
 from apf.private.files import Gradients, decode
 from apf.private.folders import Found, Source, Turn
 from apf.private.key import default_path, load_key
-from apf.private.quantise import BITS, DEFAULT, Reduction
 from apf.recipe import load_recipe
 
 #: Where no file leaves the device, none is named.
@@ -103,12 +102,8 @@ def _show(options: argparse.Namespace) -> int:
 
 
 def _device(options: argparse.Namespace, *, create: bool) -> Device:
-    recipe = load_recipe(options.recipe)
     key = load_key(options.key or default_path(), create=create)
-    if not create:
-        return Device(recipe, key, limits=_limits(options))
-    reduction = Reduction(options.bits, momentum=options.momentum, noise=options.noise)
-    return Device(recipe, key, reduction=reduction, limits=_limits(options))
+    return Device(load_recipe(options.recipe), key, limits=_limits(options))
 
 
 def _limits(options: argparse.Namespace) -> Limits:
@@ -161,13 +156,6 @@ def _sentence(turns: Sequence[Turn], counts: Counter[str], output: str) -> str:
     return f"{', '.join(parts)}; written to {output}"
 
 
-def _noise(text: str) -> float:
-    try:
-        return Reduction(noise=float(text)).noise
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="apf private", description=DESCRIPTION)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -175,11 +163,6 @@ def _parser() -> argparse.ArgumentParser:
     gradient = commands.add_parser("gradient", help="write what the queue needs to see of photos")
     gradient.add_argument("photos", nargs="+", type=Path, metavar="PHOTO", help="photos, or folders of them")
     gradient.add_argument("--names", action="store_true", help="let files be named after their photos, and say so")
-    gradient.add_argument("--bits", type=int, choices=BITS, default=DEFAULT.bits, help="left of each value")
-    gradient.add_argument("--momentum", action=argparse.BooleanOptionalAction, default=DEFAULT.momentum,
-                          help="send the second half of the gradient, too")  # fmt: skip
-    gradient.add_argument("--noise", type=_noise, default=DEFAULT.noise, metavar="SPREAD",
-                          help=f"noise that is added first (default {DEFAULT.noise:g})")  # fmt: skip
     gradient.set_defaults(run=_gradient)
 
     apply = commands.add_parser("apply", help="put what the queue answered on photos")

@@ -37,7 +37,7 @@ from workers.batches.create import BatchOptions, check_recipe, find_batch, new_b
 from workers.batches.rescue import periodic_rescuer, plan_and_send, resume, send_named
 from workers.batches.retry import retry as retry_batch
 from workers.broker.app import make_app
-from workers.broker.client import Broker, BrokerError, choose_queue, queue_snapshot
+from workers.broker.client import Broker, BrokerError
 from workers.broker.embedded import embedded_worker
 from workers.config.settings import Settings, load_settings
 from workers.core.records import BULK, INTERACTIVE
@@ -89,11 +89,11 @@ def protect(
     found = find_source(source, settings, private=private)
     ledger, batch = new_batch(found.url, destination, asked, settings, photo=found.photo)
     with suppress(BrokerError):  # told below, when the batch is kept in the ledger
-        batch = batch.model_copy(update={"queue": choose_queue(make_app(settings), batch.lane, tenant)})
+        batch = batch.model_copy(update={"queue": Broker(make_app(settings)).choose_queue(batch.lane, tenant)})
     write_alone(ledger, batch, settings)
 
-    def send(sender: Broker) -> None:
-        send_named(ledger, batch, sender) if batch.named else plan_and_send(ledger, batch.id, sender, settings)
+    def send(broker: Broker) -> None:
+        send_named(ledger, batch, broker) if batch.named else plan_and_send(ledger, batch.id, broker, settings)
 
     _run(ledger, batch.id, send, settings, wait=wait, as_json=as_json)
 
@@ -124,8 +124,8 @@ def _send_again(
     ledger, _ = find_batch(destination, batch, settings)
     check_recipe(ledger, ledger.read_batch(batch), settings)
 
-    def send(sender: Broker) -> None:
-        count = again(ledger, batch, sender, settings)
+    def send(broker: Broker) -> None:
+        count = again(ledger, batch, broker, settings)
         console.print(f"{count} {what} sent again", highlight=False)
 
     _run(ledger, batch, send, settings, wait=wait, as_json=as_json)
@@ -156,12 +156,11 @@ def _run(
     """Send shards and follow them, on the queue or with a worker in this process."""
     celery = make_app(settings)
     watch = BatchMonitor(ledger, batch_id)
-    sender = Broker(celery)
-    plan = sender.plan if settings.broker_url else None
-    mind = periodic_rescuer(ledger, batch_id, sender, settings, lambda: queue_snapshot(celery), plan)
+    broker = Broker(celery)
+    mind = periodic_rescuer(ledger, batch_id, broker, settings)
     with _resume_hint(ledger, batch_id):
         if settings.broker_url:
-            send(sender)
+            send(broker)
             follow_it = partial(follow, watch, every_s=POLL_S, show=not as_json, on_poll=mind)
             summary = follow_it(notice=Notices(ledger, settings)) if wait else watch.poll()
         else:
@@ -171,13 +170,13 @@ def _run(
                     worker.check()
                     mind()
 
-                send(sender)
+                send(broker)
                 # It says itself when it has done all: only the bar has to be looked after.
                 every_s = LONGEST_PAUSE_S if as_json else POLL_S
                 summary = follow(watch, every_s=every_s, show=not as_json, on_poll=look, pause=worker.wait)
-                summary = await_callback(watch, summary, sender.callback, worker.check)
+                summary = await_callback(watch, summary, broker.callback, worker.check)
     if summary.done:
-        close(ledger, summary.batch, settings, sender.callback if settings.broker_url else None)
+        close(ledger, summary.batch, settings, broker.callback if settings.broker_url else None)
     finish(summary, as_json=as_json, waited=wait, heard=listening(ledger, summary, settings))
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import NoReturn
 
 import typer
@@ -18,7 +17,7 @@ from producer.cli.worker_check import Notices
 from producer.doctor.dependencies import extra_of
 from workers.batches.rescue import periodic_rescuer, resume
 from workers.broker.app import make_app
-from workers.broker.client import Broker, choose_queue, queue_snapshot
+from workers.broker.client import Broker
 from workers.broker.embedded import embedded_worker
 from workers.config.settings import Settings
 from workers.ledger.batch_ledger import Ledger
@@ -36,11 +35,10 @@ POLL_S = 2.0
 def fire(settings: Settings, *, only: str | None = None) -> list[Fired]:
     """Fire what is due; with a queue its workers plan it, without one `work` does."""
     if settings.broker_url:
-        celery = make_app(settings)
-        return run_due(settings, Broker(celery).plan, only=only, choose_queue=partial(choose_queue, celery))
+        return run_due(settings, Broker(make_app(settings)), only=only)
     if reason := lacking(extra_of(settings)):
         fail(f"without a queue this command does the work itself, and {reason}, or set APF_BROKER_URL")
-    return run_due(settings, lambda batch_url: None, only=only)
+    return run_due(settings, None, only=only)
 
 
 def work(fired: Iterable[Fired], settings: Settings, *, wait: bool, show: bool) -> list[BatchSummary]:
@@ -82,9 +80,7 @@ def finish(summaries: list[BatchSummary], *, as_json: bool, waited: bool) -> NoR
 
 
 def _followed(ledger: Ledger, batch_id: str, settings: Settings, *, show: bool) -> BatchSummary:
-    celery = make_app(settings)
-    sender = Broker(celery)
-    mind = periodic_rescuer(ledger, batch_id, sender, settings, lambda: queue_snapshot(celery), sender.plan)
+    mind = periodic_rescuer(ledger, batch_id, Broker(make_app(settings)), settings)
     notice = Notices(ledger, settings)
     return follow(BatchMonitor(ledger, batch_id), every_s=POLL_S, show=show, on_poll=mind, notice=notice)
 
@@ -98,13 +94,13 @@ def _done_here(batches: dict[str, Ledger], settings: Settings, *, show: bool) ->
     if not batches:
         return
     celery = make_app(settings)
-    sender = Broker(celery)
+    broker = Broker(celery)
     with embedded_worker(celery) as worker:
         for batch_id, ledger in batches.items():
-            resume(ledger, batch_id, sender, settings)
+            resume(ledger, batch_id, broker, settings)
             watch = BatchMonitor(ledger, batch_id)
             summary = follow(watch, every_s=POLL_S, show=show, on_poll=worker.check, pause=worker.wait)
-            summary = await_callback(watch, summary, sender.callback, worker.check)
+            summary = await_callback(watch, summary, broker.callback, worker.check)
             if summary.done:
                 close(ledger, summary.batch, settings)
             yield summary

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable
-from typing import Annotated, NoReturn, ParamSpec, TypeVar
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, NoReturn
 
 import typer
+from celery import Celery
 from rich.markup import escape
 
 from apf.extras import lacking
@@ -17,7 +19,8 @@ from producer.doctor import checks
 from producer.doctor.dependencies import extra_of
 from workers.batches.rescue import reconcile
 from workers.broker.app import make_app
-from workers.broker.client import Broker, BrokerError, queue_snapshot
+from workers.broker.client import Broker, BrokerError
+from workers.broker.queue_state import QueueSnapshot
 from workers.broker.queues import expanded
 from workers.config.access import check_reachable
 from workers.config.settings import Settings, check_worker, load_settings
@@ -32,9 +35,6 @@ HELP = "--help"
 #: times as much. And a worker that starts would wait a second for the others' answers.
 EACH_FOR_ITSELF = ("--without-gossip", "--without-mingle")
 
-P = ParamSpec("P")
-T = TypeVar("T")
-
 
 @errors_end_the_command
 def reconcile_command(
@@ -45,17 +45,15 @@ def reconcile_command(
     settings = load_settings()
     if not settings.broker_url:
         fail("without a queue there is nothing to reconcile: set APF_BROKER_URL, or use apf resume")
-    celery = make_app(settings)
     where = urls or roots(settings)
     if not where:
         fail("no place to look for open batches: name destinations, or set APF_ALLOWED_URLS or APF_LEDGER_URL")
     # the pass leaves a batch for the next time where the queue refuses: good for a clock, not here
-    queue_snapshot(celery)
+    broker = _NotingBroker(make_app(settings))
+    broker.queue_state()
     problems = _unlisted(where, settings)
-    sender = Broker(celery)
-    send, ask = _noting(sender, problems), _noting(lambda: queue_snapshot(celery), problems)
-    notify, plan = _noting(sender.callback, problems), _noting(sender.plan, problems)
-    sent = reconcile([url for url in where if url not in problems], send, settings, ask, notify, plan)
+    sent = reconcile([url for url in where if url not in problems], broker, settings)
+    problems |= broker.problems
     if as_json:
         print(json.dumps(sent))
     for batch_id, count in sent.items():
@@ -75,17 +73,28 @@ def _unlisted(urls: list[str], settings: Settings) -> dict[str, str]:
     return problems
 
 
-def _noting(ask: Callable[P, T], problems: dict[str, str]) -> Callable[P, T]:
-    """`ask`, but what the queue refuses is noted before it is raised."""
+class _NotingBroker(Broker):
+    """A broker that keeps what the queue refuses, as a pass only logs it."""
 
-    def noting(*args: P.args, **kwargs: P.kwargs) -> T:
+    def __init__(self, app: Celery) -> None:
+        super().__init__(app)
+        self.problems: dict[str, str] = {}
+
+    def queue_state(self) -> QueueSnapshot:
+        with self._noting():
+            return super().queue_state()
+
+    def _send(self, task: str, argument: object, queue: str) -> None:
+        with self._noting():
+            super()._send(task, argument, queue)
+
+    @contextmanager
+    def _noting(self) -> Iterator[None]:
         try:
-            return ask(*args, **kwargs)
+            yield
         except BrokerError as error:
-            problems["queue"] = str(error)
+            self.problems["queue"] = str(error)
             raise
-
-    return noting
 
 
 @errors_end_the_command

@@ -123,7 +123,7 @@ def queue_many(folder: Path, photo: bytes, keys: int) -> None:
     ledger.write_batch(batch)
     sender = Broker(app)
     for shard in shards:
-        sender(job_of(ledger, batch, shard))
+        sender.send(job_of(ledger, batch, shard))
 
 
 def a_photo() -> bytes:

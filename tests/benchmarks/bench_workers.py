@@ -25,6 +25,7 @@ from tests.benchmarks.processes import SIMULATED, await_that, processor_s, runni
 from tests.benchmarks.record import cores, record, table
 from tests.benchmarks.simulated import SimulatedEngine, a_file
 from tests.conftest import ANY_PLACE, S3_KEY, S3_SECRET, RedisServer, S3Server, running_swift
+from tests.workers.fakes import FakeBroker
 from workers.batches.create import BatchOptions, create_batch
 from workers.batches.rescue import plan_and_send
 from workers.broker.app import make_app
@@ -106,7 +107,7 @@ def measured(place: Place, count: int, cost_ms: int, shards: int) -> dict[str, o
     shard = min(SHARD[cost_ms], SWIFT_SHARD) if place.swift else SHARD[cost_ms]
     photos = count * shards * shard
     before, jobs, done = prepared(place, f"{count}-{cost_ms}", photos, cost_ms, shard)
-    send = Broker(make_app(place.settings))
+    send = Broker(make_app(place.settings)).send
     start, busy = time.perf_counter(), _busy_s()
     for job in jobs:
         send(job)
@@ -136,7 +137,7 @@ def prepared(
         store.put(f"{number:06}.jpg", a_file(cost_ms, number, PHOTO_BYTES))
     ledger, batch = create_batch(source, destination, BatchOptions(), settings)
     jobs: list[ShardJob] = []
-    plan_and_send(ledger, batch.id, jobs.append, settings)
+    plan_and_send(ledger, batch.id, FakeBroker(jobs.append), settings)
     return place.spent(), jobs, lambda: len(ledger.reported_shards(batch.id)) == len(jobs)
 
 

@@ -21,7 +21,7 @@ def test_every_message_twice_gives_the_same_bytes_and_one_report(tmp_path: Path,
         world.submit()
         sender = Broker(world.app)
         for shard in range(world.ledger.read_batch(world.batch_id).shards):
-            sender(ShardJob(batch_url=world.ledger.batch_url(world.batch_id), shard=shard))
+            sender.send(ShardJob(batch_url=world.ledger.batch_url(world.batch_id), shard=shard))
         world.start_worker()
         world.start_worker()
         until(lambda: world.summary().done, 60, "done", world.log)
@@ -30,6 +30,6 @@ def test_every_message_twice_gives_the_same_bytes_and_one_report(tmp_path: Path,
         reports = list((tmp_path / "out" / ".apf" / "batches" / world.batch_id / "reports").iterdir())
         assert len(reports) == 4
         first = {path: path.stat().st_mtime_ns for path in reports}
-        sender(ShardJob(batch_url=world.ledger.batch_url(world.batch_id), shard=0))
+        sender.send(ShardJob(batch_url=world.ledger.batch_url(world.batch_id), shard=0))
         until(lambda: world.log.read_text().count("succeeded in") >= 9, 60, "one more", world.log)
         assert {path: path.stat().st_mtime_ns for path in reports} == first, "a report stands"

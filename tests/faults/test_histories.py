@@ -89,7 +89,8 @@ class History(RuleBasedStateMachine):
         shards = self.w.ledger.read_batch(self.w.batch_id).shards
         for number in numbers:
             with suppress(BrokerError):
-                Broker(self.w.app)(ShardJob(batch_url=self.w.ledger.batch_url(self.w.batch_id), shard=number % shards))
+                url = self.w.ledger.batch_url(self.w.batch_id)
+                Broker(self.w.app).send(ShardJob(batch_url=url, shard=number % shards))
 
     @rule(how=st.sampled_from(STOPS))
     def stopped(self, how: Stop) -> None:

@@ -22,7 +22,7 @@ from workers.batches.create import BatchOptions, create_batch, find_ledger
 from workers.batches.rescue import plan_and_send, reconcile, resume
 from workers.batches.retry import retry
 from workers.broker.app import make_app
-from workers.broker.client import Broker, BrokerError, queue_snapshot
+from workers.broker.client import Broker, BrokerError
 from workers.config.settings import Settings
 from workers.errors import LedgerError, StoreUnavailable
 from workers.ledger.batch_ledger import Ledger
@@ -145,8 +145,7 @@ class World:
     def reconcile(self) -> None:
         """What the periodic task does; a Redis that is down is for the next time."""
         with suppress(BrokerError):
-            sender = Broker(self.app)
-            reconcile(roots(self.settings), sender, self.settings, lambda: queue_snapshot(self.app), sender.callback)
+            reconcile(roots(self.settings), Broker(self.app), self.settings)
 
     def resume(self) -> None:
         resume(self.ledger, self.batch_id, Broker(self.app), self.settings)

@@ -21,7 +21,7 @@ from workers.batches.rescue import resume
 from workers.broker.client import Broker, BrokerError
 from workers.broker.queues import all_queues
 from workers.config.settings import Settings
-from workers.core.records import ShardReport
+from workers.core.records import ShardJob, ShardReport
 from workers.errors import BadRequest, LedgerError, NotAllowed, NotFound, SettingsError, StoreGone
 from workers.ledger.open_batches import open_batches, roots
 
@@ -140,7 +140,7 @@ def test_a_call_that_fails_takes_back_no_other_calls_batch(
         world.ledger.write_batch(record.model_copy(update={"planner": "the other call"}))
         raise BrokerError("the queue is full")
 
-    monkeypatch.setattr(client, "_sender", another_was_quicker)
+    monkeypatch.setattr(client._broker, "send", another_was_quicker)
     with pytest.raises(BrokerError):
         client.submit(world.source_url, world.destination_url, photos=[name], batch_id="order-7")
     assert world.ledger.batches() == ["order-7"]
@@ -219,20 +219,20 @@ def test_with_redis_down_nothing_is_half_submitted(world: World, client: Client,
 def test_what_redis_refuses_midway_is_taken_back(world: World, client: Client) -> None:
     """Full after the first of three messages: the ones that were sent find no batch."""
     sent = []
-    sender = client._sender
+    send = client._broker.send
 
-    def refuse_the_second(job: object) -> None:
+    def refuse_the_second(job: ShardJob) -> None:
         if sent:
             raise BrokerError("the queue is full")
         sent.append(job)
-        sender(job)  # type: ignore[arg-type]
+        send(job)
 
-    client._sender = refuse_the_second  # type: ignore[assignment]
+    client._broker.send = refuse_the_second  # type: ignore[method-assign]
     with pytest.raises(BrokerError):
         client.submit(world.source_url, world.destination_url, photos=sorted(world.photos))
     assert (len(sent), world.ledger.batches()) == (1, [])
     assert list(open_batches(roots(world.settings), world.settings)) == []
-    client._sender = sender
+    client._broker.send = send  # type: ignore[method-assign]
     world.start_worker()
     upload = client.submit(world.source_url, world.destination_url, photos=sorted(world.photos))
     world.batch_id = upload.batch

@@ -98,9 +98,9 @@ def test_one_worker_at_a_time_gives_way(redis_server: RedisServer) -> None:
     app = make_app(Settings(broker_url=redis_server.url, allowed_urls="*", broker_key_prefix="p:"))
     mine = all_queues(["interactive"])[1:]
     assert not should_yield(app, mine)
-    Broker(app)(ShardJob(batch_url="memory://x", shard=0, queue="bulk.01.2"))
+    Broker(app).send(ShardJob(batch_url="memory://x", shard=0, queue="bulk.01.2"))
     assert not should_yield(app, mine), "bulk work overtakes nobody"
-    Broker(app)(ShardJob(batch_url="memory://x", shard=0, queue="interactive.05"))
+    Broker(app).send(ShardJob(batch_url="memory://x", shard=0, queue="interactive.05"))
     assert not should_yield(app, ["interactive.06"])
     assert [should_yield(app, mine) for _ in range(3)] == [True, False, False]
     app.close()
@@ -113,7 +113,7 @@ def test_producers_find_rows_for_their_tenants(redis_server: RedisServer) -> Non
     queues = []
     for tenant in [*"abcdefgh", "a", "a"]:
         queues.append(choose_queue(app, "bulk", tenant))
-        sender(ShardJob(batch_url="memory://x", shard=0, queue=queues[-1]))
+        sender.send(ShardJob(batch_url="memory://x", shard=0, queue=queues[-1]))
     assert len(set(queues)) == len(queues)
     rows = [queue.split(".")[1] for queue in queues]
     assert len(set(rows)) == 8

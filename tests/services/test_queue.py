@@ -11,6 +11,7 @@ import redis
 from billiard.exceptions import TimeLimitExceeded, WorkerLostError
 
 from tests.conftest import RedisServer
+from tests.workers.fakes import FakeBroker
 from workers import tasks
 from workers.broker.app import make_app
 from workers.broker.client import Broker, queue_snapshot
@@ -27,7 +28,7 @@ def test_what_waits_is_told_shard_by_shard(redis_server: RedisServer, prefix: st
     app = make_app(Settings(broker_url=redis_server.url, broker_key_prefix=prefix, allowed_urls="*"))
     sender = Broker(app)
     for shard in range(3):
-        sender(ShardJob(batch_url=URL, shard=shard))
+        sender.send(ShardJob(batch_url=URL, shard=shard))
     app.send_task(TASK, args=[{"batch_url": URL}], queue=BULK)
     app.send_task("another.task", args=[1], queue=BULK)
     with closing(redis.Redis(port=redis_server.port)) as client:
@@ -48,7 +49,7 @@ def test_what_waits_is_told_shard_by_shard(redis_server: RedisServer, prefix: st
 def test_a_worker_inside_the_command_is_asked_itself() -> None:
     app = make_app(Settings())
     assert (sum(queue_snapshot(app).queued.values()), queue_snapshot(app).taken) == (0, ())
-    Broker(app)(ShardJob(batch_url=URL, shard=0))
+    Broker(app).send(ShardJob(batch_url=URL, shard=0))
     assert queue_snapshot(app).queued[BULK] == 1
     with app.connection_for_write() as connection:
         connection.default_channel.queue_purge(BULK)
@@ -60,7 +61,7 @@ class Recorded:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.sent: list[ShardJob] = []
-        monkeypatch.setattr(tasks, "Broker", lambda app: self.sent.append)
+        monkeypatch.setattr(tasks, "Broker", lambda app: FakeBroker(self.sent.append))
         self.sender = SimpleNamespace(name=TASK, app=None)
 
 

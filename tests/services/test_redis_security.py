@@ -71,7 +71,7 @@ def test_a_certificate_that_is_verified_is_accepted(tls_redis: tuple[str, Path])
     url, authority = tls_redis
     settings = Settings(broker_url=url, broker_ca_file=str(authority), allowed_urls="*")
     app = make_app(settings)
-    Broker(app)(JOB)
+    Broker(app).send(JOB)
     assert sum(queue_snapshot(app).queued.values()) == 1
     checks = {finding.check: finding for finding in doctor.examine(settings, [])}
     assert checks["queue"].ok
@@ -87,7 +87,7 @@ def test_one_of_an_unknown_authority_is_not(tls_redis: tuple[str, Path], tmp_pat
         app = make_app(settings)
         app.conf.task_publish_retry = False
         with pytest.raises(BrokerError, match="certificate"):
-            Broker(app)(JOB)
+            Broker(app).send(JOB)
         assert not {f.check: f for f in doctor.examine(settings, [])}["queue"].ok
         app.close()
 
@@ -171,7 +171,7 @@ def _reached(url: str, **more: str) -> tuple[bool, bool, bool]:
     app = make_app(settings)
     app.conf.task_publish_retry = False
     try:
-        Broker(app)(JOB)
+        Broker(app).send(JOB)
         sent = True
     except BrokerError as error:
         assert "certificate" in str(error)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from apf.errors import CorruptPhoto
 from apf.photo import Header
 from apf.runtime.stage_clock import StageClock
+from workers.broker.queue_state import QueueSnapshot
+from workers.core.records import ShardJob
 from workers.execution.engine import Cost, cost_of
 
 
@@ -65,3 +67,25 @@ class FakeEngine:
         with self._lock:
             self._alive -= 1
         return b"protected:" + bytes(protected.photo.data)
+
+
+@dataclass
+class FakeBroker:
+    """A queue that holds what it is said to hold. Without `callback` and `plan` it is as an embedded one: the caller
+    plans.
+    """
+
+    send: Callable[[ShardJob], object] = lambda job: None
+    state: QueueSnapshot = field(default_factory=lambda: QueueSnapshot(queued={}, taken=()))
+    callback: Callable[[str], object] | None = None
+    plan: Callable[[str], object] | None = None
+
+    @property
+    def embedded(self) -> bool:
+        return self.callback is None and self.plan is None
+
+    def queue_state(self) -> QueueSnapshot:
+        return self.state
+
+    def choose_queue(self, lane: str, tenant: str) -> str:
+        return ""

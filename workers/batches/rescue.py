@@ -23,6 +23,7 @@ from pydantic import BaseModel
 from workers.access.batch_records import check_batch
 from workers.batches.plan import PlannerConflict, plan, plan_named
 from workers.batches.repair_plan import caught_up, planned_anew
+from workers.broker.client import Broker
 from workers.broker.queue_state import QueueSnapshot
 from workers.broker.queues import queue_of
 from workers.config.settings import Settings
@@ -30,7 +31,7 @@ from workers.core.clock import now
 from workers.core.records import BULK, Attempt, Batch, Moment, ShardJob, parse
 from workers.errors import LedgerError, NewerRecord, WorkerError
 from workers.ledger.batch_ledger import Ledger, all_of
-from workers.ledger.callback_state import Notify, delivery_started
+from workers.ledger.callback_state import delivery_started
 from workers.ledger.leases import attempts_at, is_live, mark_missed
 from workers.ledger.lifecycle import close
 from workers.ledger.open_batches import open_batches, register
@@ -39,8 +40,6 @@ from workers.store import open_store
 
 log = logging.getLogger(__name__)
 
-Send = Callable[[ShardJob], None]
-
 #: A planner that wrote nothing for so long is gone.
 PLANNER_LEASE_S = 300.0
 #: A planner asks so often whether its batch was cancelled or paused.
@@ -48,8 +47,6 @@ LOOK_FOR_STOP_S = 5.0
 LOOKED = "looked.json"
 #: Plans that are looked at before their shards are sent.
 WINDOW = 64
-#: In one pass, what the broker holds is asked for no more often.
-GOOD_FOR_S = 2.0
 
 
 class _QueueSearched(BaseModel):
@@ -58,7 +55,7 @@ class _QueueSearched(BaseModel):
     at: Moment
 
 
-def resume(ledger: Ledger, batch_id: str, send: Send, settings: Settings) -> int:
+def resume(ledger: Ledger, batch_id: str, broker: Broker, settings: Settings) -> int:
     """Take the marks of a stop away, send every shard again that is not done and that nobody is at, and plan the rest.
 
     Returns how many were sent again. A shard that waits in the queue already is harmless there twice: whoever comes
@@ -69,31 +66,22 @@ def resume(ledger: Ledger, batch_id: str, send: Send, settings: Settings) -> int
     register(ledger, batch, settings)
     ledger.clear_stop(batch_id)
     attempts = attempts_at(ledger, batch_id)
-    count = _send(ledger, batch, open_shards(ledger, batch), attempts, send, settings)
-    plan_and_send(ledger, batch_id, send, settings)
+    count = _send(ledger, batch, open_shards(ledger, batch), attempts, broker, settings)
+    plan_and_send(ledger, batch_id, broker, settings)
     return count
 
 
-def reconcile(
-    urls: Iterable[str],
-    send: Send,
-    settings: Settings,
-    waiting: Callable[[], QueueSnapshot],
-    notify: Notify | None = None,
-    plan: Callable[[str], None] | None = None,
-) -> dict[str, int]:
+def reconcile(urls: Iterable[str], broker: Broker, settings: Settings) -> dict[str, int]:
     """Rescue every open batch under these URLs, but for stopped ones and where nothing is due.
 
-    A batch that is done and owes a callback is handed to `notify`, and one that nobody plans to `plan`, where they are
-    given.
+    Callbacks that are owed are asked for, and batches that no planner holds are planned on, by the broker's workers.
 
     Returns how many shards were sent, by batch. A batch that cannot be read is logged and left for the next time.
     """
     sent: dict[str, int] = {}
-    waiting = _cached(waiting)
     for ledger, batch_id in open_batches(urls, settings):
         try:
-            count = reconcile_batch(ledger, batch_id, send, settings, waiting, notify, plan)
+            count = reconcile_batch(ledger, batch_id, broker, settings)
         except WorkerError as error:
             log.warning("batch %s is left for the next time: %s", batch_id, error)
             continue
@@ -107,28 +95,7 @@ def reconcile(
     return sent
 
 
-def _cached(waiting: Callable[[], QueueSnapshot]) -> Callable[[], QueueSnapshot]:
-    """Wrap `waiting` in a cache: an answer that is good for some moments: many batches are looked at in one."""
-    found: QueueSnapshot | None = None
-    asked = 0.0
-
-    def ask() -> QueueSnapshot:
-        nonlocal found, asked
-        if found is None or time.monotonic() - asked > GOOD_FOR_S:
-            found, asked = waiting(), time.monotonic()
-        return found
-
-    return ask
-
-
-def periodic_rescuer(
-    ledger: Ledger,
-    batch_id: str,
-    send: Send,
-    settings: Settings,
-    waiting: Callable[[], QueueSnapshot],
-    plan: Callable[[str], None] | None = None,
-) -> Callable[[], None]:
+def periodic_rescuer(ledger: Ledger, batch_id: str, broker: Broker, settings: Settings) -> Callable[[], None]:
     """Return a function to call now and then while somebody waits for a batch: it reconciles it, at most once a
     lease.
     """
@@ -140,7 +107,7 @@ def periodic_rescuer(
             return
         last = time.monotonic()
         try:
-            reconcile_batch(ledger, batch_id, send, settings, waiting, plan=plan)
+            reconcile_batch(ledger, batch_id, broker, settings)
         except WorkerError as error:
             log.warning("batch %s is looked at again later: %s", batch_id, error)
 
@@ -148,7 +115,7 @@ def periodic_rescuer(
 
 
 def plan_and_send(
-    ledger: Ledger, batch_id: str, send: Send, settings: Settings, enough: Callable[[], bool] = lambda: False
+    ledger: Ledger, batch_id: str, broker: Broker, settings: Settings, enough: Callable[[], bool] = lambda: False
 ) -> Batch:
     """Plan what is not planned yet, sending each shard as soon as its plan is written; until the batch is stopped.
 
@@ -169,7 +136,7 @@ def plan_and_send(
     source = open_store(batch.source, s3=settings.s3)
     for grown in plan(ledger, caught_up(ledger, batch), source, planner=planner, max_photos=settings.max_batch_photos):
         while sent < grown.shards:
-            send(job_of(ledger, grown, sent))
+            broker.send(job_of(ledger, grown, sent))
             sent += 1
         if time.monotonic() - looked > LOOK_FOR_STOP_S:
             looked = time.monotonic()
@@ -180,11 +147,11 @@ def plan_and_send(
     return grown
 
 
-def send_named(ledger: Ledger, batch: Batch, send: Send) -> None:
+def send_named(ledger: Ledger, batch: Batch, broker: Broker) -> None:
     """Write the plans of a batch that names its photos, and send its shards."""
     plan_named(ledger, batch)
     for shard in range(batch.shards):
-        send(job_of(ledger, batch, shard))
+        broker.send(job_of(ledger, batch, shard))
 
 
 def job_of(ledger: Ledger, batch: Batch, shard: int) -> ShardJob:
@@ -192,16 +159,9 @@ def job_of(ledger: Ledger, batch: Batch, shard: int) -> ShardJob:
     return ShardJob(batch_url=ledger.batch_url(batch.id), shard=shard, queue=queue_of(batch))
 
 
-def reconcile_batch(
-    ledger: Ledger,
-    batch_id: str,
-    send: Send,
-    settings: Settings,
-    waiting: Callable[[], QueueSnapshot],
-    notify: Notify | None = None,
-    plan: Callable[[str], None] | None = None,
-) -> int:
+def reconcile_batch(ledger: Ledger, batch_id: str, broker: Broker, settings: Settings) -> int:
     """`reconcile` for one batch; raises WorkerError."""
+    notify = None if broker.embedded else broker.callback
     batch = ledger.read_batch(batch_id)
     if ledger.stopped(batch_id):
         return 0
@@ -215,36 +175,36 @@ def reconcile_batch(
         return 0
     if settings.allowed_urls:  # the record could be forged: nothing is listed or mended for it
         check_batch(ledger, batch, settings)
-    count = _send_lost(ledger, batch, still_open, send, settings, waiting())
+    count = _send_lost(ledger, batch, still_open, broker, settings)
     silent_since = batch.updated_at or batch.created_at
     if batch.planned or not _is_old(silent_since, PLANNER_LEASE_S):
         return count
-    if plan is None:
+    if broker.embedded:
         before = batch.shards
         with suppress(PlannerConflict):
-            count += plan_and_send(ledger, batch_id, send, settings).shards - before
-    elif not waiting().queued.get(queue_of(batch), 0) or _is_old(silent_since, settings.visibility_timeout_s):
-        plan(ledger.batch_url(batch_id))  # else its planning may wait there, behind the shards that were planned
+            count += plan_and_send(ledger, batch_id, broker, settings).shards - before
+    elif not broker.queue_state().queued.get(queue_of(batch)) or _is_old(silent_since, settings.visibility_timeout_s):
+        # Else its planning may wait there, behind the shards that were planned.
+        broker.plan(ledger.batch_url(batch_id))
     return count
 
 
-def _send_lost(
-    ledger: Ledger, batch: Batch, still_open: set[int], send: Send, settings: Settings, waiting: QueueSnapshot
-) -> int:
+def _send_lost(ledger: Ledger, batch: Batch, still_open: set[int], broker: Broker, settings: Settings) -> int:
     """All open shards where no message of theirs can be alive; else those whose worker died since they were sent."""
+    waiting = broker.queue_state()
     attempts = attempts_at(ledger, batch.id)
     taken = _taken_unseen(ledger.batch_url(batch.id), waiting, attempts)
     # Older producers put all shards into one queue.
     queues = {queue_of(batch), BULK}
     if not any(waiting.queued.get(queue, 0) for queue in queues):
-        return _send(ledger, batch, still_open - taken, attempts, send, settings)
+        return _send(ledger, batch, still_open - taken, attempts, broker, settings)
     # Redis delivers a dead worker's message again after the visibility timeout, an hour as a rule: that is long.
     lost = {a.shard for a in attempts if not is_live(a) and not a.missed} & still_open
     if _is_old(_looked_at(ledger, batch), settings.visibility_timeout_s):
         url = ledger.batch_url(batch.id)
         lost |= still_open - taken - {job.shard for job in waiting.jobs(queues) if job.batch_url == url}
         ledger.put_json(ledger.key(batch.id, LOOKED), _QueueSearched(at=now().isoformat(timespec="milliseconds")))
-    return _send(ledger, batch, lost, attempts, send, settings)
+    return _send(ledger, batch, lost, attempts, broker, settings)
 
 
 def _taken_unseen(url: str, waiting: QueueSnapshot, attempts: list[Attempt]) -> set[int]:
@@ -255,7 +215,7 @@ def _taken_unseen(url: str, waiting: QueueSnapshot, attempts: list[Attempt]) -> 
 
 
 def _send(
-    ledger: Ledger, batch: Batch, shards: set[int], attempts: list[Attempt], send: Send, settings: Settings
+    ledger: Ledger, batch: Batch, shards: set[int], attempts: list[Attempt], broker: Broker, settings: Settings
 ) -> int:
     """Send those of these open shards that nobody is at, by the batch's tries. Torn plans are made anew."""
     wanted = sorted(shards - {attempt.shard for attempt in attempts if is_live(attempt)})
@@ -264,7 +224,7 @@ def _send(
         for shard, is_whole in zip(some, all_of(partial(ledger.has_plan, batch.id), some), strict=True):
             if not is_whole:
                 _mend_plan(ledger, batch, shard, settings)
-            send(job_of(ledger, batch, shard))
+            broker.send(job_of(ledger, batch, shard))
     sent = set(wanted)
     mark_missed(ledger, batch.id, [a for a in attempts if a.shard in sent and not a.missed])
     return len(wanted)

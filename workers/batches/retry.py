@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from functools import partial
 
-from workers.batches.rescue import Send, job_of
+from workers.batches.rescue import job_of
+from workers.broker.client import Broker
 from workers.config.settings import Settings
 from workers.core.records import PhotoRef
 from workers.errors import LedgerError
@@ -14,7 +15,7 @@ from workers.status.batch_status import BatchMonitor, Failure
 from workers.store import Store, open_store
 
 
-def retry(ledger: Ledger, batch_id: str, send: Send, settings: Settings) -> int:
+def retry(ledger: Ledger, batch_id: str, broker: Broker, settings: Settings) -> int:
     """Send the failed photos again, as the source has them now; returns how many there are.
 
     Raises:
@@ -40,7 +41,7 @@ def retry(ledger: Ledger, batch_id: str, send: Send, settings: Settings) -> int:
         # Once more: somebody may have found the batch done, and taken it off, until now.
         register(ledger, batch, settings)
     for shard in shards:
-        send(job_of(ledger, batch, shard))
+        broker.send(job_of(ledger, batch, shard))
     return len(photos)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -24,6 +25,8 @@ from workers.telemetry.redaction import masked
 
 #: Keys in Redis, under the prefix: the tenant of each row of a lane, and that a worker gives way to an upload.
 TENANTS, GIVEN_WAY = "apf-tenants", "apf-given-way"
+#: `Broker.queue_state` reads the queue no more often.
+GOOD_FOR_S = 2.0
 #: In that time one worker gives way, and takes the upload.
 GIVE_WAY_EVERY_S = 2
 
@@ -35,22 +38,42 @@ class BrokerError(WorkerError):
 
 
 class Broker:
-    """Sends shards by the task's name, so that the worker's code is not loaded here."""
+    """The queue of an app. Tasks are sent by their names, so that the worker's code is not loaded here.
+
+    Every method raises BrokerError when Redis cannot be reached after the app's bounded retries, or refuses.
+    """
 
     def __init__(self, app: Celery) -> None:
         self._app = app
+        self._state: QueueSnapshot | None = None
+        self._read_at = 0.0
 
-    def __call__(self, job: ShardJob) -> None:
-        """Raise BrokerError when the broker cannot be reached after the app's bounded retries, or refuses."""
+    @property
+    def embedded(self) -> bool:
+        """Whether the worker runs in this process: no other plans a batch or delivers a callback."""
+        return bool(self._app.conf.broker_url == EMBEDDED_BROKER)
+
+    def send(self, job: ShardJob) -> None:
+        """Have a worker run a shard."""
         self._send(TASK, job.encode(), job.queue)
 
     def plan(self, batch_url: str, queue: str = INTERACTIVE) -> None:
-        """Have a worker plan a batch for some seconds and send its shards; raises BrokerError."""
+        """Have a worker plan a batch for some seconds and send its shards."""
         self._send(PLAN, batch_url, queue)
 
     def callback(self, batch_url: str) -> None:
-        """Have a worker deliver the callback of a batch that is done; raises BrokerError."""
+        """Have a worker deliver the callback of a batch that is done."""
         self._send(CALLBACK, batch_url, INTERACTIVE)
+
+    def queue_state(self) -> QueueSnapshot:
+        """Return what the queue holds, as of the last `GOOD_FOR_S`: a pass over many batches asks once."""
+        if self._state is None or time.monotonic() - self._read_at > GOOD_FOR_S:
+            self._state, self._read_at = queue_snapshot(self._app), time.monotonic()
+        return self._state
+
+    def choose_queue(self, lane: Lane, tenant: str) -> str:
+        """As the function `choose_queue`."""
+        return choose_queue(self._app, lane, tenant)
 
     def _send(self, task: str, argument: object, queue: str) -> None:
         with explained(self._app):

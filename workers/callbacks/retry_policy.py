@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import random
 from datetime import datetime
 
 from workers.config.settings import Settings
+from workers.core.backoff import backoff_s
 from workers.core.clock import now
 from workers.ledger.callback_state import Callback, later
 from workers.webhooks.http_client import Answer
@@ -39,8 +39,8 @@ def tried(callback: Callback, answer: Answer | str, settings: Settings) -> Callb
 
 def delay_after(tries: int, retry_after_s: float | None = None) -> float:
     """Seconds until the next try, with jitter; a receiver may ask for more, up to an hour."""
-    backing_off = min(LONGEST_DELAY_S, FIRST_DELAY_S * 2.0 ** min(tries - 1, 30)) * random.uniform(0.75, 1)  # noqa: S311
-    return max(backing_off, min(retry_after_s or 0.0, LONGEST_DELAY_S))
+    delay_s = backoff_s(tries, first_s=FIRST_DELAY_S, longest_s=LONGEST_DELAY_S)
+    return max(delay_s, min(retry_after_s or 0.0, LONGEST_DELAY_S))
 
 
 def _is_final(status: int | None, tries: int) -> bool:

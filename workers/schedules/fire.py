@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,13 +10,12 @@ from datetime import datetime
 from celery.exceptions import SoftTimeLimitExceeded
 
 from workers.batches.create import BatchOptions, create_batch, find_ledger
-from workers.batches.plan import PlannerConflict
-from workers.batches.rescue import Send, plan_and_send
+from workers.broker.client import Broker
 from workers.config.settings import Settings
 from workers.core import clock
 from workers.core.records import Lane
 from workers.errors import LedgerError
-from workers.ledger.batch_ledger import Ledger, open_batch
+from workers.ledger.batch_ledger import Ledger
 from workers.ledger.open_batches import is_registered
 from workers.schedules.decide import considered, due_at, settled
 from workers.schedules.failures import Clock, failing_last, record_errors
@@ -27,18 +25,8 @@ from workers.schedules.repository import ScheduleRepository, repository_for
 
 log = logging.getLogger(__name__)
 
-#: Has a batch planned, by its URL; raises WorkerError.
-Plan = Callable[[str], None]
-#: The queue for a batch of this lane and tenant; empty: by hashes.
-Choose = Callable[[Lane, str], str]
-
 #: A schedule's work has time.
 LANE: Lane = "bulk"
-
-
-def by_hash(lane: Lane, tenant: str) -> str:
-    """Return a `Choose` that asks nobody."""
-    return ""
 
 
 @dataclass(frozen=True)
@@ -55,12 +43,7 @@ class Fired:
 
 
 def run_due(
-    settings: Settings,
-    plan: Plan,
-    *,
-    now: Clock = clock.now,
-    only: str | None = None,
-    choose_queue: Choose = by_hash,
+    settings: Settings, broker: Broker | None, *, now: Clock = clock.now, only: str | None = None
 ) -> list[Fired]:
     """Fire all schedules that are due, then have their batches planned.
 
@@ -68,8 +51,8 @@ def run_due(
     more are looked at; those that went wrong the last time come last, so that each gets its turn.
 
     Args:
+        broker: plans the batches; None leaves that to the caller.
         only: a schedule's name; the others are left alone.
-        choose_queue: as `workers.broker.client.choose_queue`.
 
     Raises:
         LedgerError: no setting says where schedules lie.
@@ -78,30 +61,21 @@ def run_due(
     with suppress(SoftTimeLimitExceeded):
         for shelf, name, troubled in failing_last(settings, only):
             with record_errors(shelf, name, now):
-                one = look(shelf, name, settings, now, choose_queue)
+                one = look(shelf, name, settings, now, broker)
                 fired += [one] if one else []
                 if troubled:
                     shelf.forget_problem(name)
+    if broker is None:
+        return fired
     for one in fired:
         with suppress(SoftTimeLimitExceeded), record_errors(one.shelf, one.schedule.name, now):
             for ledger, batch_id in one.batches(settings):
-                plan(ledger.batch_url(batch_id))
+                broker.plan(ledger.batch_url(batch_id))
     return fired
 
 
-def planner(send: Send, settings: Settings) -> Plan:
-    """Return a `Plan` that plans here and now."""
-
-    def plan(batch_url: str) -> None:
-        ledger, batch_id = open_batch(batch_url, s3=settings.s3)
-        with suppress(PlannerConflict):
-            plan_and_send(ledger, batch_id, send, settings)
-
-    return plan
-
-
 def look(
-    shelf: ScheduleRepository, name: str, settings: Settings, now: Clock = clock.now, choose_queue: Choose = by_hash
+    shelf: ScheduleRepository, name: str, settings: Settings, now: Clock = clock.now, broker: Broker | None = None
 ) -> Fired | None:
     """Fire the schedule if it is due; returns the run once its batches are made.
 
@@ -124,7 +98,8 @@ def look(
         shelf.write_state(name, state)
         if state.run is None or state.run.created:
             return None
-        return _make(shelf, schedule, state, state.run, settings, choose_queue(LANE, schedule.tenant))
+        queue = broker.choose_queue(LANE, schedule.tenant) if broker else ""
+        return _make(shelf, schedule, state, state.run, settings, queue)
 
 
 def _has_business(schedule: Schedule, state: State, at: datetime, settings: Settings) -> bool:

@@ -1,4 +1,4 @@
-"""Sign webhooks as https://www.standardwebhooks.com has it; any library of that name verifies them."""
+"""Sign and verify webhooks as https://www.standardwebhooks.com has it; any library of that name does the other side."""
 
 from __future__ import annotations
 
@@ -38,10 +38,28 @@ def parse_secrets(text: str) -> tuple[bytes, ...]:
 def signed_headers(message_id: str, body: bytes, keys: Sequence[bytes], moment: datetime) -> dict[str, str]:
     """Return the three headers that prove who sent a body, and when; a signature for each key."""
     timestamp = str(int(moment.timestamp()))
-    signed = f"{message_id}.{timestamp}.".encode() + body
-    signatures = [base64.b64encode(hmac.digest(key, signed, hashlib.sha256)).decode() for key in keys]
+    signatures = [base64.b64encode(one).decode() for one in digests(message_id.encode(), timestamp, body, keys)]
     return {
         "webhook-id": message_id,
         "webhook-timestamp": timestamp,
         "webhook-signature": " ".join(f"v1,{signature}" for signature in signatures),
     }
+
+
+def digests(message_id: bytes, timestamp: str, body: bytes, keys: Sequence[bytes]) -> list[bytes]:
+    """Return a body's signature by each key: the HMAC-SHA256 of "id.timestamp.body"."""
+    return [hmac.digest(key, b".".join((message_id, timestamp.encode(), body)), hashlib.sha256) for key in keys]
+
+
+def given_signatures(header: str) -> list[bytes]:
+    """Return the signatures that a `webhook-signature` header holds, the first eight; empty for those of no known
+    kind.
+    """
+    return [_decoded(*part.partition(",")[::2]) for part in header.split()[:8]]
+
+
+def _decoded(version: str, signature: str) -> bytes:
+    try:
+        return base64.b64decode(signature, validate=True) if version == "v1" else b""
+    except (binascii.Error, ValueError):
+        return b""

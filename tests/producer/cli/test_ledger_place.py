@@ -19,7 +19,7 @@ from workers.access.batch_records import check_batch
 from workers.batches.create import BatchOptions, create_batch, find_batch
 from workers.batches.rescue import plan_and_send, reconcile, resume
 from workers.broker.app import make_app
-from workers.broker.client import Broker, queue_snapshot
+from workers.broker.client import Broker
 from workers.config.settings import BESIDE_OUTPUTS, Settings
 from workers.core.records import Batch
 from workers.errors import LedgerError, NotAllowed, SettingsError
@@ -151,12 +151,11 @@ def test_workers_go_on_with_a_batch_from_before_and_resume_gives_it_to_the_clock
     ledger, batch = before(buckets)
     settings = buckets.settings(buckets.apart)
     check_batch(ledger, batch, settings)
-    sender, sent = Broker(make_app(settings)), []
-    ask = lambda: queue_snapshot(make_app(settings))  # noqa: E731
-    assert reconcile(roots(settings), sent.append, settings, ask) == {}
-    resume(ledger, batch.id, sender, settings)
+    broker = Broker(make_app(settings))
+    assert reconcile(roots(settings), broker, settings) == {}
+    resume(ledger, batch.id, broker, settings)
     make_app(settings).control.purge()
-    assert reconcile(roots(settings), sent.append, settings, ask) == {batch.id: 1}
+    assert reconcile(roots(settings), Broker(make_app(settings)), settings) == {batch.id: 1}
     elsewhere = open_ledger(buckets.destination, ledger_url=f"{buckets.source}/forged", s3=settings.s3)
     with pytest.raises(NotAllowed, match="belongs into"):
         check_batch(elsewhere, batch, settings)
@@ -166,13 +165,13 @@ def test_a_schedule_from_before_is_shown_and_moved_by_a_command(buckets: Buckets
     """It does not vanish: it does not fire where it lies, says how to move it, and fires once it is moved."""
     add_schedule(fields(buckets), buckets.settings(BESIDE_OUTPUTS))
     settings = buckets.settings(buckets.apart)
-    assert run_due(settings, lambda url: None) == []
+    assert run_due(settings, None) == []
     (shown,) = overviews(settings)
     assert "apf schedule go-on nightly" in shown.error
     change_schedule(find_schedule("nightly", settings), "nightly", {"paused": False}, settings)
     assert find_schedule("nightly", settings).store.url == buckets.apart
     assert not [key for key in buckets.keys(buckets.public) if "schedules" in key]
-    assert len(run_due(settings, lambda url: None)) == 1
+    assert len(run_due(settings, None)) == 1
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from producer import Client
 from tests.command import apf, apf_json
 from tests.conftest import RedisServer, S3Server
 from tests.faults.world import World, closing_world, photos
+from tests.workers.fakes import FakeBroker
 from tests.workers.schedules.world import World as Scheduled
 from tests.workers.schedules.world import world as scheduled  # noqa: F401  a fixture
 from workers.access.batch_records import check_batch
@@ -355,7 +356,7 @@ class TestSchedules:
         scheduled.add()
         assert scheduled.tick() == []
         assert f"batch {other.id} into memory://out/public is not done" in scheduled.overview().error
-        plan_and_send(ledger, other.id, scheduled.sent.append, scheduled.settings)
+        plan_and_send(ledger, other.id, FakeBroker(scheduled.sent.append), scheduled.settings)
         scheduled.work()
         assert scheduled.run() == ["a"]
         assert scheduled.recipes()["a"] == scheduled.run_batches()[0].recipe.id

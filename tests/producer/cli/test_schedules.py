@@ -105,7 +105,7 @@ def test_what_a_killed_tick_has_left_is_gone_on_with(library: Library) -> None:
     from workers.schedules.fire import run_due  # noqa: PLC0415
 
     library.add("--every", "1d", "--recipe", "light")
-    assert run_due(Settings(ledger_url=str(library.folder / "ledger")), lambda batch_url: None)
+    assert run_due(Settings(ledger_url=str(library.folder / "ledger")), None)
     (ran,) = library.json("tick")["batches"]
     assert (ran["protected"], ran["pending"]) == (1, 0)
 

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 
-from tests.workers.fakes import FakeEngine
+from tests.workers.fakes import FakeBroker, FakeEngine
 from tests.workers.ledger.test_leases import died, rewrite
 from workers.batches.rescue import PLANNER_LEASE_S, periodic_rescuer, plan_and_send, reconcile, resume
 from workers.broker.queue_state import QueueSnapshot
@@ -61,12 +61,12 @@ class World:
         self.sent.append(job.shard)
 
     def plan(self) -> None:
-        plan_and_send(self.ledger, "b1", self.send, SETTINGS)
+        plan_and_send(self.ledger, "b1", FakeBroker(self.send), SETTINGS)
 
     def reconcile(self, waiting: QueueSnapshot = IDLE) -> list[int]:
         """One pass; the shards that it sent."""
         self.sent.clear()
-        sent = reconcile(roots(SETTINGS), self.send, SETTINGS, lambda: waiting)
+        sent = reconcile(roots(SETTINGS), FakeBroker(self.send, waiting), SETTINGS)
         assert sum(sent.values()) == len(self.sent)
         return self.sent
 
@@ -195,21 +195,21 @@ def test_a_worker_hands_planning_on_instead_of_doing_it_in_its_pass(world: World
     """A library takes minutes to list; the pass has others to look after."""
     world.age(PLANNER_LEASE_S + 1)
     planned: list[str] = []
-    sent = reconcile(roots(SETTINGS), world.send, SETTINGS, lambda: IDLE, plan=planned.append)
+    sent = reconcile(roots(SETTINGS), FakeBroker(world.send, IDLE, plan=planned.append), SETTINGS)
     assert (planned, sent, world.sent) == ([world.ledger.batch_url("b1")], {}, [])
     queue = queue_of(world.ledger.read_batch("b1"))
-    reconcile(roots(SETTINGS), world.send, SETTINGS, lambda: QueueSnapshot({queue: 1}, ()), plan=planned.append)
+    reconcile(roots(SETTINGS), FakeBroker(world.send, QueueSnapshot({queue: 1}, ()), plan=planned.append), SETTINGS)
     assert len(planned) == 1, "it may wait there"
     world.age(SETTINGS.visibility_timeout_s + 1)
-    reconcile(roots(SETTINGS), world.send, SETTINGS, lambda: QueueSnapshot({queue: 1}, ()), plan=planned.append)
+    reconcile(roots(SETTINGS), FakeBroker(world.send, QueueSnapshot({queue: 1}, ()), plan=planned.append), SETTINGS)
     assert len(planned) == 2, "it was lost, and others keep the queue from being empty"
 
 
 def test_a_batch_is_planned_in_pieces(world: World) -> None:
     """One that takes long leaves its worker to others after each."""
-    grown = plan_and_send(world.ledger, "b1", world.send, SETTINGS, enough=lambda: True)
+    grown = plan_and_send(world.ledger, "b1", FakeBroker(world.send), SETTINGS, enough=lambda: True)
     assert (grown.planned, world.sent) == (False, [0])
-    while not plan_and_send(world.ledger, "b1", world.send, SETTINGS, enough=lambda: True).planned:
+    while not plan_and_send(world.ledger, "b1", FakeBroker(world.send), SETTINGS, enough=lambda: True).planned:
         pass
     assert world.sent == [0, 1, 2]
 
@@ -222,7 +222,7 @@ def test_while_a_callback_is_owed_no_report_is_read(planned: World, monkeypatch:
     write_callback(planned.ledger, batch, read_callback(planned.ledger, batch).model_copy(update={"tries": 1}))
     monkeypatch.setattr(Ledger, "read_report", lambda *_: pytest.fail("a report was read"))
     told: list[str] = []
-    reconcile(roots(SETTINGS), planned.send, SETTINGS, lambda: IDLE, told.append)
+    reconcile(roots(SETTINGS), FakeBroker(planned.send, IDLE, told.append), SETTINGS)
     assert planned.is_registered()
     assert told in ([], [planned.ledger.batch_url("b1")])
 
@@ -284,7 +284,7 @@ def test_a_planner_that_goes_on_with_an_old_record_plans_nothing_twice(world: Wo
     world.plan()
     world.work(0, 1, 2)
     world.source.put("aa.jpg", b"new")
-    resume(world.ledger, "b1", world.send, SETTINGS)
+    resume(world.ledger, "b1", FakeBroker(world.send), SETTINGS)
     summary = BatchMonitor(world.ledger, "b1").poll()
     assert (summary.photos, summary.protected, summary.missing, summary.done) == (5, 5, 0, True)
 
@@ -300,10 +300,10 @@ def test_a_batch_that_is_stopped_is_not_planned_on(world: World, monkeypatch: py
 def test_who_waits_for_a_batch_sends_again_what_a_dead_worker_left(planned: World) -> None:
     """Without `apf beat`, and although the try seemed to live when the batch was resumed."""
     ShardLease(planned.ledger, "b1", 1, lease_s=60).beat()
-    assert resume(planned.ledger, "b1", planned.send, SETTINGS) == 2
+    assert resume(planned.ledger, "b1", FakeBroker(planned.send), SETTINGS) == 2
     planned.work(0, 2)
     settings = SETTINGS.model_copy(update={"lease_s": 0.0})
-    mind = periodic_rescuer(planned.ledger, "b1", planned.send, settings, lambda: IDLE)
+    mind = periodic_rescuer(planned.ledger, "b1", FakeBroker(planned.send), settings)
     planned.sent.clear()
     mind()
     assert planned.sent == []
@@ -334,7 +334,7 @@ def test_a_stopped_batch_stays_stopped_until_it_is_resumed(planned: World, how: 
     planned.age(10 * PLANNER_LEASE_S)
     assert planned.reconcile() == []
     planned.sent.clear()
-    assert resume(planned.ledger, "b1", planned.send, SETTINGS) == 3
+    assert resume(planned.ledger, "b1", FakeBroker(planned.send), SETTINGS) == 3
     assert planned.sent == [0, 1, 2]
     assert planned.ledger.stopped("b1") is None
 
@@ -347,7 +347,7 @@ def test_planning_goes_on_where_the_producer_died(world: World, sends: int) -> N
         world.send(job)
 
     with pytest.raises(Lost):
-        plan_and_send(world.ledger, "b1", dies, SETTINGS)
+        plan_and_send(world.ledger, "b1", FakeBroker(dies), SETTINGS)
     assert sends not in world.reconcile(BUSY), "the producer may be slow, and is given time"
     world.age(PLANNER_LEASE_S + 1)
     world.reconcile()
@@ -377,7 +377,7 @@ def test_a_batch_that_is_resumed_is_looked_after_again(planned: World) -> None:
     planned.reconcile()
     assert not planned.is_registered()
     planned.ledger.store.delete(planned.ledger.key("b1", "reports", "00001.jsonl"))
-    resume(planned.ledger, "b1", planned.send, SETTINGS)
+    resume(planned.ledger, "b1", FakeBroker(planned.send), SETTINGS)
     assert planned.is_registered()
 
 
@@ -424,5 +424,5 @@ def test_one_batch_that_cannot_be_read_does_not_keep_the_others_waiting(planned:
 def test_every_root_is_looked_through(planned: World) -> None:
     """One that cannot be listed is passed over."""
     settings = SETTINGS.model_copy(update={"allowed_urls": "file:///nobody memory://public memory://source"})
-    sent = reconcile(roots(settings), planned.send, settings, lambda: IDLE)
+    sent = reconcile(roots(settings), FakeBroker(planned.send), settings)
     assert sent == {"b1": 3}

@@ -15,11 +15,10 @@ import pytest
 
 from tests.receivers import LOOPBACK, SECRETS, Receiver, hangs, receiving, status
 from tests.workers.execution.test_shard_pipeline import make_batch
-from tests.workers.fakes import FakeEngine
+from tests.workers.fakes import FakeBroker, FakeEngine
 from workers.batches.create import BatchOptions, new_batch
 from workers.batches.rescue import plan_and_send, reconcile
 from workers.batches.retry import retry
-from workers.broker.queue_state import QueueSnapshot
 from workers.callbacks import deliver as delivery
 from workers.callbacks import retry_policy as tries
 from workers.callbacks import throttle
@@ -61,7 +60,7 @@ class World:
         batch = batch.model_copy(update={"created_at": clock.now().isoformat()})
         register(self.ledger, batch, self.settings)
         self.ledger.write_batch(batch)
-        plan_and_send(self.ledger, "b1", lambda _: None, self.settings)
+        plan_and_send(self.ledger, "b1", FakeBroker(), self.settings)
         self.asked: list[str] = []
 
     @property
@@ -92,8 +91,7 @@ class World:
     def reconcile(self) -> list[str]:
         """One pass; the batches whose callback it asked for."""
         self.asked.clear()
-        idle = QueueSnapshot(queued={}, taken=())
-        reconcile(roots(self.settings), lambda _: None, self.settings, lambda: idle, self.asked.append)
+        reconcile(roots(self.settings), FakeBroker(callback=self.asked.append), self.settings)
         return self.asked
 
     def is_registered(self) -> bool:
@@ -340,7 +338,7 @@ def test_a_retry_of_failed_photos_calls_back_once_more(done: World) -> None:
     done.deliver()
     done.source.put("001.jpg", b"face now")
     sent: list[ShardJob] = []
-    retry(done.ledger, "b1", sent.append, done.settings)
+    retry(done.ledger, "b1", FakeBroker(sent.append), done.settings)
     assert done.callback.state == "waiting"
     assert done.deliver() == delivery.NOTHING_TO_DO
     done.asked.clear()
@@ -364,7 +362,7 @@ def test_a_retry_of_many_ends_the_batch_once(receiver: Receiver) -> None:
         world.work(job.shard)
 
     world.asked.clear()
-    retry(world.ledger, "b1", work_at_once, world.settings)
+    retry(world.ledger, "b1", FakeBroker(work_at_once), world.settings)
     assert world.asked == [world.url]
 
 

@@ -22,7 +22,7 @@ from tests.workers.execution.test_private_engine import gradient_file
 from tests.workers.execution.test_run_shard import Planned
 from tests.workers.execution.test_shard_pipeline import Scene, make_batch
 from tests.workers.execution.test_shard_pipeline import name as name  # noqa: PLC0414  a fixture
-from tests.workers.fakes import FakeEngine, FakePhoto, FakeProtected
+from tests.workers.fakes import FakeBroker, FakeEngine, FakePhoto, FakeProtected
 from tests.workers.ledger.test_report_cache import done as done  # noqa: PLC0414  a fixture
 from tests.workers.schedules.world import World
 from tests.workers.schedules.world import world as world  # noqa: PLC0414  a fixture
@@ -179,7 +179,7 @@ def test_a_weak_photo_that_is_retried_counts_once(name: str) -> None:
     planned = judged(name, b"weak", b"fine", on_weak="fail")
     planned.run()
     sent: list[Any] = []
-    assert retry(planned.ledger, "b1", sent.append, Settings()) == 1
+    assert retry(planned.ledger, "b1", FakeBroker(sent.append), Settings()) == 1
     (planned.job,) = sent
     planned.run()
     summary = BatchMonitor(planned.ledger, "b1").poll()

@@ -12,12 +12,13 @@ import pytest
 from celery.exceptions import SoftTimeLimitExceeded
 
 from apf.recipe import load_recipe
+from tests.workers.fakes import FakeBroker
 from tests.workers.schedules.world import START, World, world
 from workers.errors import StoreUnavailable
 from workers.ledger.batch_ledger import Ledger
 from workers.ledger.report_cache import open_shards
 from workers.schedules import decide, fire, lease, outcome
-from workers.schedules.fire import planner, run_due
+from workers.schedules.fire import run_due
 from workers.schedules.lease import ScheduleLease, lease_at
 from workers.schedules.models import Schedule
 from workers.store import Store
@@ -98,7 +99,7 @@ def test_two_who_look_at_the_same_moment_make_one_batch(world: World) -> None:
 
     def beat() -> None:
         both.wait()
-        run_due(world.settings, planner(world.sent.append, world.settings), now=lambda: world.now)
+        run_due(world.settings, world.broker, now=lambda: world.now)
 
     with ThreadPoolExecutor(2) as pool:
         for hour in range(20):
@@ -287,7 +288,7 @@ def test_an_error_is_forgotten_once_its_cause_is_gone(world: World) -> None:
     def down(batch_url: str) -> None:
         raise StoreUnavailable("no planning today")
 
-    assert len(run_due(world.settings, down, now=lambda: world.now)) == 1
+    assert len(run_due(world.settings, FakeBroker(plan=down), now=lambda: world.now)) == 1
     assert world.shelf.problem("nightly") is not None
     assert world.tick(0.1) == []
     assert world.shelf.problem("nightly") is None

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from apf.recipe import recipe_fields
-from tests.workers.fakes import FakeEngine
+from tests.workers.fakes import FakeBroker, FakeEngine
 from workers.batches.create import find_ledger
+from workers.batches.plan import PlannerConflict
+from workers.batches.rescue import plan_and_send
 from workers.config.settings import Settings
 from workers.core.records import Batch, PhotoRef, ShardJob
 from workers.execution.run_shard import run_shard
 from workers.ledger.batch_ledger import open_batch
 from workers.ledger.lifecycle import close
-from workers.schedules.fire import Fired, planner, run_due
+from workers.schedules.fire import Fired, run_due
 from workers.schedules.models import Run, Schedule, State
 from workers.schedules.repository import ScheduleRepository, repository_for
 from workers.schedules.status import Overview, overview
@@ -62,7 +65,18 @@ class World:
     def tick(self, hours: float = 0) -> list[Fired]:
         """Some time passes, then the periodic task runs."""
         self.now += timedelta(hours=hours)
-        return run_due(self.settings, planner(self.sent.append, self.settings), now=lambda: self.now)
+        return run_due(self.settings, self.broker, now=lambda: self.now)
+
+    @property
+    def broker(self) -> FakeBroker:
+        """One whose workers plan at once."""
+
+        def plan(batch_url: str) -> None:
+            ledger, batch_id = open_batch(batch_url)
+            with suppress(PlannerConflict):
+                plan_and_send(ledger, batch_id, FakeBroker(self.sent.append), self.settings)
+
+        return FakeBroker(self.sent.append, plan=plan)
 
     def work(self) -> None:
         """A worker does all that waits."""
