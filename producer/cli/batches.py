@@ -32,7 +32,7 @@ from producer.cli.progress import LONGEST_PAUSE_S, POLL_S, finish, follow
 from producer.cli.worker_check import Notices, listening
 from producer.doctor.dependencies import missing_worker_parts
 from workers.access.sources import find_source
-from workers.batches.create import BatchOptions, check_recipe, find_batch, new_batch, write_alone
+from workers.batches.create import BatchOptions, check_not_forgotten, check_recipe, find_batch, new_batch, write_alone
 from workers.batches.rescue import periodic_rescuer, plan_and_send, resume, send_named
 from workers.batches.retry import retry as retry_batch
 from workers.broker.app import make_app
@@ -62,6 +62,9 @@ def protect(
     wait: Wait = True,
     no_face: Annotated[NoFace, typer.Option(help="What to do with a photo that has no face.")] = NoFace.copy,
     overwrite: Overwrite = False,
+    include_forgotten: Annotated[
+        bool, typer.Option("--include-forgotten", help="Protect photos, too, that `apf forget` was told of.")
+    ] = False,
     on_weak: Annotated[OnWeak, OnWeakOption] = OnWeak.publish,
     lane: Annotated[LaneName, typer.Option(help="interactive overtakes bulk on shared workers.")] = LaneName.bulk,
     tenant: Annotated[str, typer.Option(help="Whose photos these are: tenants get equal shares of a lane.")] = "",
@@ -82,6 +85,7 @@ def protect(
         no_face=no_face.value,
         overwrite=overwrite,
         on_weak=on_weak.value,
+        include_forgotten=include_forgotten,
         lane=lane.value,
         tenant=tenant,
         callback=callback,
@@ -89,6 +93,7 @@ def protect(
     )
     found = find_source(source, settings, private=private)
     ledger, batch = new_batch(found.url, destination, asked, settings, photo=found.photo)
+    check_not_forgotten(ledger, batch)
     with suppress(BrokerError):  # told below, when the batch is kept in the ledger
         batch = batch.model_copy(update={"queue": choose_queue(make_app(settings), batch.lane, tenant)})
     write_alone(ledger, batch, settings)
