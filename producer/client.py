@@ -40,6 +40,7 @@ from workers.broker.client import Broker, choose_queue
 from workers.config.settings import Settings, load_settings
 from workers.core.records import BULK, INTERACTIVE, Batch, Lane, OnWeak, PhotoRef
 from workers.errors import BadRequest, LedgerError, NotFound, SettingsError, StoreError, WorkerError
+from workers.ledger.audit import local_actor, note_act
 from workers.ledger.batch_ledger import Ledger
 from workers.ledger.forgotten import forgotten_among
 from workers.ledger.lifecycle import cancel
@@ -80,13 +81,15 @@ class Client:
 
     Args:
         settings: None reads the `APF_*` variables.
+        actor: whom the audit log names (`workers.ledger.audit`); None: this process' user and host.
 
     Raises:
         SettingsError: APF_BROKER_URL is not set, or a variable does not validate.
     """
 
-    def __init__(self, settings: Settings | None = None) -> None:
+    def __init__(self, settings: Settings | None = None, *, actor: str | None = None) -> None:
         self._settings = settings or load_settings()
+        self._actor = actor or local_actor()
         if not self._settings.broker_url:
             raise SettingsError("a client needs a queue: set APF_BROKER_URL, for example to redis://localhost:6379/0")
         self._app = make_app(self._settings)
@@ -209,6 +212,11 @@ class Client:
         """
         ledger = self._ledger(destination, batch)
         cancel(ledger, ledger.read_batch(batch), self._settings)  # an unknown batch is an error, not a marker
+        note_act(ledger, self._actor, "cancel", batch=batch)
+
+    def _note(self, ledger: Ledger, batch: Batch) -> None:
+        facts = {"recipe": batch.recipe.name, "lane": batch.lane, "tenant": batch.tenant}
+        note_act(ledger, self._actor, "submit", batch=batch.id, **facts)
 
     def _ledger(self, destination: str, batch: str) -> Ledger:
         return find_batch(destination, batch, self._settings)[0]
@@ -242,6 +250,7 @@ class Client:
                 send_named(ledger, batch, self._sender)
             else:
                 self._sender.plan(ledger.batch_url(batch.id))
+        self._note(ledger, batch)
         return _submitted(batch)
 
     def _submit_named(
@@ -272,6 +281,7 @@ class Client:
         with self._taken_back(ledger, batch):
             write_new(ledger, batch, self._settings)
             send_named(ledger, batch, self._sender)
+        self._note(ledger, batch)
         return replace(_submitted(batch, keys), forgotten=tuple(key for key in named if key in gone))
 
     @contextmanager
@@ -290,8 +300,8 @@ class Client:
 class AsyncClient:
     """`Client` for asyncio: the same calls, awaited. They run in threads, and waiting holds none."""
 
-    def __init__(self, settings: Settings | None = None) -> None:
-        self._client = Client(settings)
+    def __init__(self, settings: Settings | None = None, *, actor: str | None = None) -> None:
+        self._client = Client(settings, actor=actor)
 
     async def submit(
         self,

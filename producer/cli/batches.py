@@ -41,6 +41,7 @@ from workers.broker.embedded import embedded_worker
 from workers.config.settings import Settings, load_settings
 from workers.core.records import BULK, INTERACTIVE, Batch
 from workers.errors import StoreError
+from workers.ledger.audit import local_actor, note_act
 from workers.ledger.batch_ledger import Ledger, Stop
 from workers.ledger.lifecycle import cancel as cancel_batch
 from workers.ledger.lifecycle import close
@@ -97,6 +98,7 @@ def protect(
     with suppress(BrokerError):  # told below, when the batch is kept in the ledger
         batch = batch.model_copy(update={"queue": choose_queue(make_app(settings), batch.lane, tenant)})
     write_alone(ledger, batch, settings)
+    note_act(ledger, local_actor(), "submit", batch=batch.id, recipe=batch.recipe.name, lane=batch.lane)
 
     def send(sender: Broker) -> None:
         send_named(ledger, batch, sender) if batch.named else plan_and_send(ledger, batch.id, sender, settings)
@@ -107,17 +109,18 @@ def protect(
 @errors_end_the_command
 def retry(destination: Destination, batch: BatchId, wait: Wait = True, as_json: AsJson = False) -> None:
     """Send the failed photos of a batch again, after a fix."""
-    _send_again(retry_batch, "failed photos", destination, batch, wait=wait, as_json=as_json)
+    _send_again(retry_batch, "retry", "failed photos", destination, batch, wait=wait, as_json=as_json)
 
 
 @errors_end_the_command
 def resume_command(destination: Destination, batch: BatchId, wait: Wait = True, as_json: AsJson = False) -> None:
     """Go on with a batch: finish its planning, and send again what has no report."""
-    _send_again(resume, "shards", destination, batch, wait=wait, as_json=as_json)
+    _send_again(resume, "resume", "shards", destination, batch, wait=wait, as_json=as_json)
 
 
 def _send_again(
     again: Callable[[Ledger, str, Broker, Settings], int],
+    act: str,
     what: str,
     destination: str,
     batch: str,
@@ -132,6 +135,7 @@ def _send_again(
 
     def send(sender: Broker) -> None:
         count = again(ledger, batch, sender, settings)
+        note_act(ledger, local_actor(), act, batch=batch, sent=count)
         console.print(f"{count} {what} sent again", highlight=False)
 
     _run(ledger, batch, send, settings, wait=wait, as_json=as_json)
@@ -159,6 +163,7 @@ def _stop(destination: str, batch: str, how: Stop) -> None:
         cancel_batch(ledger, record, settings)
     else:
         ledger.stop(batch, how)
+    note_act(ledger, local_actor(), "cancel" if how == "cancelled" else "pause", batch=batch)
     echo(f"batch {batch} is {how}; go on with: apf resume {destination} {batch}")
 
 

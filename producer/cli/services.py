@@ -20,6 +20,7 @@ from workers.broker.queues import expanded
 from workers.config.access import check_reachable
 from workers.config.settings import Settings, check_worker, load_settings
 from workers.decoding.decoder_process import look as look_at_cage
+from workers.erasure.retention import prune_ended
 from workers.errors import WorkerError
 from workers.ledger.open_batches import OPEN, check_registry, roots
 from workers.store import open_store
@@ -53,7 +54,10 @@ def reconcile_command(
     sender = Broker(celery)
     send, ask = _noting(sender, problems), _noting(lambda: queue_snapshot(celery), problems)
     notify, plan = _noting(sender.callback, problems), _noting(sender.plan, problems)
-    sent = reconcile([url for url in where if url not in problems], send, settings, ask, notify, plan)
+    there = [url for url in where if url not in problems]
+    sent = reconcile(there, send, settings, ask, notify, plan)
+    if deleted := prune_ended(there, settings):
+        echo(f"{deleted} batches that ended over {settings.ledger_keep:g} days ago are deleted from the ledger")
     if as_json:
         print(json.dumps(sent))
     for batch_id, count in sent.items():
