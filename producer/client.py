@@ -17,14 +17,16 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
 from workers.access.sources import find_source, is_source_of
 from workers.batches.create import (
+    AllForgotten,
     BatchOptions,
     check_ledger_place,
+    check_not_forgotten,
     find_batch,
     find_ledger,
     new_batch,
@@ -38,7 +40,9 @@ from workers.broker.client import Broker
 from workers.config.settings import Settings, load_settings
 from workers.core.records import BULK, INTERACTIVE, Batch, Lane, OnWeak, PhotoRef
 from workers.errors import BadRequest, LedgerError, NotFound, SettingsError, StoreError, WorkerError
+from workers.ledger.audit import local_actor, note_act
 from workers.ledger.batch_ledger import Ledger
+from workers.ledger.forgotten import forgotten_among
 from workers.ledger.lifecycle import cancel
 from workers.ledger.open_batches import unregister
 from workers.status.batch_status import BatchMonitor, BatchSummary
@@ -68,6 +72,8 @@ class Submitted:
     photos: int | None
     #: Photos that were named and are not there, where that is no error.
     missing: tuple[str, ...] = ()
+    #: Photos that were named and are left out, as they were forgotten (`workers.erasure.forget`).
+    forgotten: tuple[str, ...] = ()
 
 
 class Client:
@@ -75,13 +81,15 @@ class Client:
 
     Args:
         settings: None reads the `APF_*` variables.
+        actor: whom the audit log names (`workers.ledger.audit`); None: this process' user and host.
 
     Raises:
         SettingsError: APF_BROKER_URL is not set, or a variable does not validate.
     """
 
-    def __init__(self, settings: Settings | None = None) -> None:
+    def __init__(self, settings: Settings | None = None, *, actor: str | None = None) -> None:
         self._settings = settings or load_settings()
+        self._actor = actor or local_actor()
         if not self._settings.broker_url:
             raise SettingsError("a client needs a queue: set APF_BROKER_URL, for example to redis://localhost:6379/0")
         self._app = make_app(self._settings)
@@ -104,6 +112,7 @@ class Client:
         missing: Literal["refuse", "ignore"] = "refuse",
         batch_id: str | None = None,
         private: bool = False,
+        include_forgotten: bool = False,
     ) -> Submitted:
         """Have photos protected. When it returns, the batch is in the ledger and its messages are in the queue.
 
@@ -129,6 +138,7 @@ class Client:
                 is refused for other photos. Batches are listed in the order of their ids.
             private: the keys are of gradient files (without `photos`: of all `.safetensors` files of the source), and
                 each becomes a perturbation file under its key.
+            include_forgotten: protect photos that were forgotten, too; else they are left out, and named in the answer.
 
         Raises:
             BadRequest: no photos, too many, or a field that does not validate.
@@ -136,6 +146,7 @@ class Client:
             SettingsError: the destination is in a bucket, and APF_LEDGER_URL is not set.
             CallbackError: the callback's URL is malformed, or holds a password.
             IsOutput: the source holds outputs of earlier batches. A named photo that is one fails by itself.
+            AllForgotten: all photos that are named were forgotten.
             OtherRecipe: no photos are named, and an open batch into the destination has another recipe.
             BrokerError: Redis does not answer, or refuses.
             NotAllowed, OverlapError, RecipeError, StoreError, LedgerError: as `workers.batches.create.create_batch`.
@@ -155,6 +166,7 @@ class Client:
             no_face=no_face,
             overwrite=overwrite,
             on_weak=on_weak,
+            include_forgotten=include_forgotten,
             lane=lane,
             tenant=tenant,
             callback=callback,
@@ -200,6 +212,11 @@ class Client:
         """
         ledger = self._ledger(destination, batch)
         cancel(ledger, ledger.read_batch(batch), self._settings)  # an unknown batch is an error, not a marker
+        note_act(ledger, self._actor, "cancel", batch=batch)
+
+    def _note(self, ledger: Ledger, batch: Batch) -> None:
+        facts = {"recipe": batch.recipe.name, "lane": batch.lane, "tenant": batch.tenant}
+        note_act(ledger, self._actor, "submit", batch=batch.id, **facts)
 
     def _ledger(self, destination: str, batch: str) -> Ledger:
         return find_batch(destination, batch, self._settings)[0]
@@ -225,6 +242,7 @@ class Client:
     def _submit_all(self, source: str, destination: str, asked: BatchOptions, batch_id: str | None) -> Submitted:
         found = find_source(source, self._settings, private=asked.private)  # told here, and not by the planner's log
         ledger, batch = new_batch(found.url, destination, asked, self._settings, batch_id=batch_id, photo=found.photo)
+        check_not_forgotten(ledger, batch)
         batch = batch.model_copy(update={"planner": secrets.token_hex(8)})
         with self._taken_back(ledger, batch):
             write_alone(ledger, batch, self._settings)
@@ -232,6 +250,7 @@ class Client:
                 send_named(ledger, batch, self._broker)
             else:
                 self._broker.plan(ledger.batch_url(batch.id))
+        self._note(ledger, batch)
         return _submitted(batch)
 
     def _submit_named(
@@ -243,13 +262,17 @@ class Client:
         batch_id: str | None,
         missing: Literal["refuse", "ignore"],
     ) -> Submitted:
-        keys = sorted(set(photos), key=lambda key: key.encode("utf-8", "surrogatepass"))
+        named = keys = sorted(set(photos), key=lambda key: key.encode("utf-8", "surrogatepass"))
         if len(keys) > MAX_NAMED:
             raise BadRequest(
                 f"{len(keys)} photos are named, and {MAX_NAMED} are the most: submit them in parts, or a whole prefix"
             )
         ledger, batch = new_batch(source, destination, asked, self._settings, batch_id=batch_id, listed=False)
+        gone = frozenset() if batch.include_forgotten else forgotten_among(ledger, keys)
+        keys = [key for key in keys if key not in gone]
         refs = _found(open_store(batch.source, s3=self._settings.s3), keys, refuse=missing == "refuse")
+        if gone and not refs:
+            raise AllForgotten(batch.destination)
         if not refs:
             raise BadRequest(f"none of the photos that were named is in {batch.source}: nothing is to be done")
         # `planner` tells this call's record from another's of the same id.
@@ -258,7 +281,8 @@ class Client:
         with self._taken_back(ledger, batch):
             write_new(ledger, batch, self._settings)
             send_named(ledger, batch, self._broker)
-        return _submitted(batch, keys)
+        self._note(ledger, batch)
+        return replace(_submitted(batch, keys), forgotten=tuple(key for key in named if key in gone))
 
     @contextmanager
     def _taken_back(self, ledger: Ledger, batch: Batch) -> Iterator[None]:
@@ -276,8 +300,8 @@ class Client:
 class AsyncClient:
     """`Client` for asyncio: the same calls, awaited. They run in threads, and waiting holds none."""
 
-    def __init__(self, settings: Settings | None = None) -> None:
-        self._client = Client(settings)
+    def __init__(self, settings: Settings | None = None, *, actor: str | None = None) -> None:
+        self._client = Client(settings, actor=actor)
 
     async def submit(
         self,
@@ -296,11 +320,12 @@ class AsyncClient:
         missing: Literal["refuse", "ignore"] = "refuse",
         batch_id: str | None = None,
         private: bool = False,
+        include_forgotten: bool = False,
     ) -> Submitted:
         """As `Client.submit`."""
         call = partial(self._client.submit, source, destination, photos=photos, recipe=recipe, lane=lane)
         call = partial(call, tenant=tenant, callback=callback, private=private, exclude=exclude)
-        call = partial(call, no_face=no_face, overwrite=overwrite, on_weak=on_weak)
+        call = partial(call, no_face=no_face, overwrite=overwrite, on_weak=on_weak, include_forgotten=include_forgotten)
         return await asyncio.to_thread(call, missing=missing, batch_id=batch_id)
 
     async def status(self, destination: str, batch: str) -> BatchSummary:

@@ -30,6 +30,7 @@ from workers.core.backoff import backoff_s
 from workers.core.log_context import log_context
 from workers.core.records import BULK, INTERACTIVE, Batch, ShardJob
 from workers.core.task_names import CALLBACK, PLAN, RECONCILE, RUN_SCHEDULES, TASK
+from workers.erasure.retention import prune_ended
 from workers.errors import JobError, NewerRecord, StoreError, WorkerError
 from workers.execution import process_limits  # noqa: F401  all but metrics for what they do on Celery's signals
 from workers.execution.run_shard import (
@@ -224,9 +225,10 @@ def plan_batch(self: Any, batch_url: str) -> int:
 
 @shared_task(bind=True, name=RECONCILE)
 def reconcile_all(self: Any) -> dict[str, int]:
-    """Send again what nobody is at, in every open batch that the settings let find."""
+    """Send again what nobody is at, in every open batch that the settings let find; and delete what ended long ago."""
     settings = load_settings()
     sent = reconcile(roots(settings), Broker(self.app), settings)
+    prune_ended(roots(settings), settings)
     metrics.add("apf_reconciled_shards_total", sum(sent.values()))
     metrics.put("apf_last_reconcile_timestamp_seconds", time.time())
     return sent

@@ -33,7 +33,7 @@ from producer.cli.progress import LONGEST_PAUSE_S, POLL_S, finish, follow
 from producer.cli.worker_check import Notices, listening
 from producer.doctor.dependencies import extra_of
 from workers.access.sources import find_source
-from workers.batches.create import BatchOptions, check_recipe, find_batch, new_batch, write_alone
+from workers.batches.create import BatchOptions, check_not_forgotten, check_recipe, find_batch, new_batch, write_alone
 from workers.batches.rescue import periodic_rescuer, plan_and_send, resume, send_named
 from workers.batches.retry import retry as retry_batch
 from workers.broker.app import make_app
@@ -42,6 +42,7 @@ from workers.broker.embedded import embedded_worker
 from workers.config.settings import Settings, load_settings
 from workers.core.records import BULK, INTERACTIVE
 from workers.errors import StoreError
+from workers.ledger.audit import local_actor, note_act
 from workers.ledger.batch_ledger import Ledger, Stop
 from workers.ledger.lifecycle import close, halt
 from workers.status.batch_status import BatchMonitor
@@ -61,6 +62,9 @@ def protect(
     wait: Wait = True,
     no_face: Annotated[NoFace, typer.Option(help="What to do with a photo that has no face.")] = NoFace.copy,
     overwrite: Overwrite = False,
+    include_forgotten: Annotated[
+        bool, typer.Option("--include-forgotten", help="Protect photos, too, that `apf forget` was told of.")
+    ] = False,
     on_weak: Annotated[OnWeak, OnWeakOption] = OnWeak.publish,
     lane: Annotated[LaneName, typer.Option(help="interactive overtakes bulk on shared workers.")] = LaneName.bulk,
     tenant: Annotated[str, typer.Option(help="Whose photos these are: tenants get equal shares of a lane.")] = "",
@@ -81,6 +85,7 @@ def protect(
         no_face=no_face.value,
         overwrite=overwrite,
         on_weak=on_weak.value,
+        include_forgotten=include_forgotten,
         lane=lane.value,
         tenant=tenant,
         callback=callback,
@@ -88,9 +93,11 @@ def protect(
     )
     found = find_source(source, settings, private=private)
     ledger, batch = new_batch(found.url, destination, asked, settings, photo=found.photo)
+    check_not_forgotten(ledger, batch)
     with suppress(BrokerError):  # told below, when the batch is kept in the ledger
         batch = batch.model_copy(update={"queue": Broker(make_app(settings)).choose_queue(batch.lane, tenant)})
     write_alone(ledger, batch, settings)
+    note_act(ledger, local_actor(), "submit", batch=batch.id, recipe=batch.recipe.name, lane=batch.lane)
 
     def send(broker: Broker) -> None:
         send_named(ledger, batch, broker) if batch.named else plan_and_send(ledger, batch.id, broker, settings)
@@ -101,17 +108,18 @@ def protect(
 @errors_end_the_command
 def retry(destination: Destination, batch: BatchId, wait: Wait = True, as_json: AsJson = False) -> None:
     """Send the failed photos of a batch again, after a fix."""
-    _send_again(retry_batch, "failed photos", destination, batch, wait=wait, as_json=as_json)
+    _send_again(retry_batch, "retry", "failed photos", destination, batch, wait=wait, as_json=as_json)
 
 
 @errors_end_the_command
 def resume_command(destination: Destination, batch: BatchId, wait: Wait = True, as_json: AsJson = False) -> None:
     """Go on with a batch: finish its planning, and send again what has no report."""
-    _send_again(resume, "shards", destination, batch, wait=wait, as_json=as_json)
+    _send_again(resume, "resume", "shards", destination, batch, wait=wait, as_json=as_json)
 
 
 def _send_again(
     again: Callable[[Ledger, str, Broker, Settings], int],
+    act: str,
     what: str,
     destination: str,
     batch: str,
@@ -126,6 +134,7 @@ def _send_again(
 
     def send(broker: Broker) -> None:
         count = again(ledger, batch, broker, settings)
+        note_act(ledger, local_actor(), act, batch=batch, sent=count)
         console.print(f"{count} {what} sent again", highlight=False)
 
     _run(ledger, batch, send, settings, wait=wait, as_json=as_json)
@@ -147,6 +156,7 @@ def _stop(destination: str, batch: str, how: Stop) -> None:
     settings = load_settings()
     ledger, _ = find_batch(destination, batch, settings)
     halt(ledger, ledger.read_batch(batch), how, settings)  # an unknown batch is an error, not a marker
+    note_act(ledger, local_actor(), "cancel" if how == "cancelled" else "pause", batch=batch)
     echo(f"batch {batch} is {how}; go on with: apf resume {destination} {batch}")
 
 

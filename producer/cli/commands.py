@@ -58,6 +58,18 @@ COMMANDS = {
         "batches:cancel",
         "Stop a batch: shards that wait are dropped, running ones end early; `apf resume` takes it up again.",
     ),
+    "forget": (
+        "forget:forget",
+        "Delete photos' outputs and each line of the ledger that names them, and never protect them again.",
+    ),
+    "remember": (
+        "forget:remember",
+        "Let photos be protected again that were forgotten; the next batch or schedule does.",
+    ),
+    "audit": (
+        "forget:audit",
+        "Tell who has changed what of a destination's batches and schedules, and when; no photo is named.",
+    ),
     "schedule": (
         "schedules:app",
         "Protect a library again and again: on a clock, or when photos, recipe or weights have changed.",

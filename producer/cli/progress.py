@@ -100,6 +100,7 @@ def print_summary(summary: BatchSummary) -> None:
         f"face, {summary.skipped} skipped, {summary.failed} failed, {summary.pending} pending"
         + (f"; {batch.ignored} other files ignored" if batch.ignored else "")
         + (f" ({summary.left_out.excluded} of them by patterns)" if summary.left_out.excluded else "")
+        + (f"; {summary.left_out.forgotten} forgotten, not protected again" if summary.left_out.forgotten else "")
         + (f"; [red]{summary.left_out.total} left out[/red]" if summary.left_out.total else "")
         + (f"; [yellow]{summary.stopped}[/yellow]" if summary.stopped else ""),
         highlight=False,

@@ -14,9 +14,10 @@ from producer.cli.schedule_tables import print_comparison
 from producer.cli.schedule_work import finish, fire, hint_how_to_go_on, work
 from workers.batches.create import find_ledger
 from workers.config.settings import load_settings
+from workers.ledger.audit import local_actor
 from workers.ledger.lifecycle import cancel
 from workers.schedules.compare import sides
-from workers.schedules.edit import asked_now, change_schedule
+from workers.schedules.edit import asked_now, change_schedule, note_schedule_act
 from workers.schedules.repository import ScheduleRepository, find_schedule
 from workers.schedules.status import unfinished
 from workers.store import open_store
@@ -33,7 +34,8 @@ def run_now(name: Name, wait: Wait = True, as_json: AsJson = False) -> None:
     shelf = find_schedule(name, settings)
     if shelf.read(name).paused:
         fail(f"schedule {name} is paused: apf schedule go-on {name}")
-    change_schedule(shelf, name, asked_now(every_photo=True), settings)
+    schedule = change_schedule(shelf, name, asked_now(every_photo=True), settings)
+    note_schedule_act(schedule, local_actor(), "run-now", settings)
     with hint_how_to_go_on(settings, name):
         fired = fire(settings, only=name)
         if not fired:
@@ -93,7 +95,8 @@ def promote(name: Name, now: Now = False) -> None:
     if rollout is None:
         fail(f"schedule {name} has no rollout: start one with apf schedule change {name} --recipe NEW --fraction 0.05")
     fields = {"recipe": rollout.recipe, "rollout": None, **(asked_now(every_photo=False) if now else {})}
-    change_schedule(shelf, name, fields, settings)
+    after = change_schedule(shelf, name, fields, settings)
+    note_schedule_act(after, local_actor(), "promote", settings, recipe=str(rollout.recipe["name"]))
     echo(f"schedule {name} has recipe {rollout.recipe['name']} for all photos from its next run on")
 
 
@@ -106,6 +109,7 @@ def rollback(name: Name) -> None:
     if schedule.rollout is None:
         fail(f"schedule {name} has no rollout to drop")
     change_schedule(shelf, name, {"rollout": None, **asked_now(every_photo=False)}, settings)
+    note_schedule_act(schedule, local_actor(), "rollback", settings)
     for ledger, batch in unfinished(shelf, name, settings, rollout=True):
         cancel(ledger, batch, settings)
         echo(f"batch {batch.id} is cancelled")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
@@ -25,7 +26,17 @@ from producer.cli.lazy import lazily
 from producer.cli.schedule_fields import new_recipe, new_trigger, warn_of_a_slower_clock
 from producer.cli.schedule_tables import print_one, print_table
 from workers.config.settings import Settings, load_settings
-from workers.schedules.edit import DEFAULT_EVERY, add_schedule, asked_now, change_schedule, changes, trigger
+from workers.errors import LedgerError
+from workers.ledger.audit import local_actor
+from workers.schedules.edit import (
+    DEFAULT_EVERY,
+    add_schedule,
+    asked_now,
+    change_schedule,
+    changes,
+    note_schedule_act,
+    trigger,
+)
 from workers.schedules.repository import ScheduleRepository, find_schedule
 from workers.schedules.status import overview, overviews
 
@@ -94,6 +105,7 @@ def add(
         "private": private, "overwrite": overwrite, "exclude": tuple(exclude or ()), "on_weak": on_weak.value,
     }  # fmt: skip
     schedule = add_schedule(fields, settings)
+    note_schedule_act(schedule, local_actor(), "add", settings)
     warn_of_a_slower_clock(schedule.trigger, settings)
     _show(find_schedule(name, settings), name, settings, as_json=as_json)
 
@@ -159,6 +171,7 @@ def change(
     if not fields:
         fail("nothing to change: `apf schedule change --help` lists what there is")
     after = change_schedule(shelf, name, fields, settings)
+    note_schedule_act(after, local_actor(), "change", settings, fields=" ".join(sorted(fields)))
     if every:
         warn_of_a_slower_clock(after.trigger, settings)
     _show(find_schedule(name, settings), name, settings, as_json=as_json)
@@ -215,7 +228,14 @@ app.command("resume", hidden=True)(go_on)
 @errors_end_the_command
 def remove(name: Name) -> None:
     """Remove a schedule. Batches that it has begun go on, and outputs stay."""
-    find_schedule(name, load_settings()).remove(name)
+    settings = load_settings()
+    shelf = find_schedule(name, settings)
+    removed = None
+    with suppress(LedgerError):  # one that cannot be read goes all the same
+        removed = shelf.read(name)
+    shelf.remove(name)
+    if removed:
+        note_schedule_act(removed, local_actor(), "remove", settings)
     echo(f"schedule {name} is removed")
 
 
@@ -225,7 +245,8 @@ for _name, _listed in RUNNING.items():
 
 def _set_paused(name: str, paused: bool) -> None:
     settings = load_settings()
-    change_schedule(find_schedule(name, settings), name, {"paused": paused}, settings)
+    after = change_schedule(find_schedule(name, settings), name, {"paused": paused}, settings)
+    note_schedule_act(after, local_actor(), "pause" if paused else "go-on", settings)
 
 
 def _show(shelf: ScheduleRepository, name: str, settings: Settings, *, as_json: bool) -> None:

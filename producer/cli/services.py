@@ -25,6 +25,7 @@ from workers.broker.queues import expanded
 from workers.config.access import check_reachable
 from workers.config.settings import Settings, check_worker, load_settings
 from workers.decoding.decoder_process import look as look_at_cage
+from workers.erasure.retention import prune_ended
 from workers.errors import WorkerError
 from workers.ledger.open_batches import OPEN, check_registry, roots
 from workers.store import open_store
@@ -52,8 +53,11 @@ def reconcile_command(
     broker = _NotingBroker(make_app(settings))
     broker.queue_state()
     problems = _unlisted(where, settings)
-    sent = reconcile([url for url in where if url not in problems], broker, settings)
+    there = [url for url in where if url not in problems]
+    sent = reconcile(there, broker, settings)
     problems |= broker.problems
+    if deleted := prune_ended(there, settings):
+        echo(f"{deleted} batches that ended over {settings.ledger_keep:g} days ago are deleted from the ledger")
     if as_json:
         print(json.dumps(sent))
     for batch_id, count in sent.items():

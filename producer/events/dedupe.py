@@ -7,8 +7,6 @@ ETag), an object that goes from A to B and back to A within a day would stay at 
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -18,6 +16,7 @@ import redis
 
 from producer.events.models import Created, Removed
 from producer.events.routes import Ignored, Routes
+from workers.broker.event_marks import mark_name
 from workers.config.redis_url import ASKABLE, open_redis
 from workers.config.settings import Settings
 from workers.errors import SettingsError
@@ -63,7 +62,7 @@ class RedisMarks:
         self._client = client
         self._routes = routes
         self._how = how
-        self._prefix = f"{prefix}listen:seen:"
+        self._prefix = prefix
 
     def seen(self, events: Sequence[Created]) -> list[bool]:
         if not events:
@@ -96,9 +95,7 @@ class RedisMarks:
         place = self._routes.find(bucket, key)
         # Another listener may put the same photos elsewhere, or protect them in another way.
         destination = "" if isinstance(place, Ignored) else place[0].destination
-        told = json.dumps([bucket, key, destination, self._how])
-        digest = hashlib.sha256(told.encode()).hexdigest()
-        return f"{self._prefix}{digest[:32]}"
+        return mark_name(self._prefix, bucket, key, destination, self._how)
 
 
 def redis_client(url: str, settings: Settings) -> redis.Redis:

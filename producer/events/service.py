@@ -19,6 +19,7 @@ from producer.events.listener import Source, listen
 from producer.events.metrics import start_at_zero
 from producer.events.routes import Routes, parse_routes
 from producer.events.submit import check_routes, submitter
+from workers.broker.event_marks import how
 from workers.config.redis_url import ASKABLE
 from workers.config.settings import Settings
 from workers.core.records import OnWeak
@@ -48,10 +49,8 @@ class Listening:
     metrics_port: int | None = None
 
     def how(self, recipe: Recipe) -> str:
-        """Return what outputs depend on besides photo and place; with the default as of old, so that older marks
-        count.
-        """
-        return f"{recipe.id} {self.no_face}" + (f" {self.on_weak}" if self.on_weak != "publish" else "")
+        """Return what outputs depend on besides photo and place."""
+        return how(recipe.id, self.no_face, self.on_weak)
 
 
 def run(asked: Listening, settings: Settings) -> bool:

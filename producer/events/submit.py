@@ -9,7 +9,7 @@ from apf.recipe import Recipe, check_jury, check_private, load_recipe
 from producer.client import Client
 from producer.events.batcher import Submit
 from producer.events.routes import Route
-from workers.batches.create import check_ledger_place
+from workers.batches.create import AllForgotten, check_ledger_place
 from workers.config.access import check_allowed
 from workers.config.settings import Settings
 from workers.core.records import OnWeak
@@ -59,11 +59,13 @@ def submitter(
                 missing="ignore",
                 private=route.private,
             )
+        except AllForgotten:
+            return frozenset(photos)  # for ever: as if they were not there
         except BadRequest:
             store = open_store(route.source, s3=settings.s3)
             if any(store.head(key) for key in photos):
                 raise
             return frozenset(photos)  # all of them are gone: nothing is left to do
-        return frozenset(submitted.missing)
+        return frozenset({*submitted.missing, *submitted.forgotten})
 
     return submit

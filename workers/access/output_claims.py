@@ -11,7 +11,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from workers.core.records import Batch, PhotoRef
-from workers.errors import Changed, IsOutput, LedgerError, NoConditions, Occupied, StoreError, StoreUnavailable
+from workers.errors import (
+    Changed,
+    InvalidKey,
+    IsOutput,
+    LedgerError,
+    NoConditions,
+    Occupied,
+    StoreError,
+    StoreUnavailable,
+)
 from workers.ledger.batch_ledger import Ledger
 from workers.store import ObjectInfo, Store
 from workers.store.listing import Absent
@@ -97,6 +106,20 @@ def check_original(ref: PhotoRef, batch: Batch, found: ObjectInfo) -> None:
             f"{ref.key!r} in {batch.source} is an output of apf itself (batch {found.metadata.get(BATCH, 'unknown')}), "
             "and to protect it again would only harm it: name the original"
         )
+
+
+def delete_output(destination: Store, key: str) -> bool | None:
+    """Delete a photo's output; returns whether there was one, and None where something else lies there, and stays."""
+    try:
+        found = destination.head(key)
+    except InvalidKey:
+        return False
+    if found is None:
+        return False
+    if not is_output(found.metadata):
+        return None
+    destination.delete(key)
+    return True
 
 
 def sources_in(ledger: Ledger, destination: Ledger) -> SourceOf:

@@ -21,6 +21,7 @@ from workers.config.settings import BESIDE_OUTPUTS, Settings
 from workers.core.records import Batch, Lane, OnWeak, Part, PhotoRef, explain
 from workers.errors import BadRequest, LedgerError, NotFound, ObjectTooLarge, SettingsError, StoreError, WorkerError
 from workers.ledger.batch_ledger import Ledger, all_of, new_batch_id, open_ledger
+from workers.ledger.forgotten import forgotten_among
 from workers.ledger.open_batches import open_ids, register, roots, unregister
 from workers.ledger.report_cache import open_shards
 from workers.store import Store, canonical_url, inside, open_store
@@ -38,6 +39,15 @@ def find_ledger(destination: str, settings: Settings) -> Ledger:
     return open_ledger(canonical_url(destination), ledger_url=settings.ledger_root, s3=settings.s3)
 
 
+def ledgers_of(destination: str, settings: Settings) -> list[Ledger]:
+    """Return the ledger of a destination's new batches, and the one beside its outputs that an older setting used."""
+    ledgers = [find_ledger(destination, settings)]
+    if settings.ledger_root:
+        with suppress(NotFound):  # a folder that was never made
+            ledgers.append(open_ledger(canonical_url(destination), s3=settings.s3))
+    return ledgers
+
+
 def find_batch(destination: str, batch_id: str | None, settings: Settings) -> tuple[Ledger, str]:
     """Return a batch that is there, and the ledger that it is in; None: the newest of the destination.
 
@@ -46,10 +56,7 @@ def find_batch(destination: str, batch_id: str | None, settings: Settings) -> tu
     Raises:
         LedgerError: there is no such batch.
     """
-    ledgers = [find_ledger(destination, settings)]
-    if settings.ledger_root:
-        with suppress(NotFound):  # a folder that was never made
-            ledgers.append(open_ledger(canonical_url(destination), s3=settings.s3))
+    ledgers = ledgers_of(destination, settings)
     if batch_id:
         found = [(batch_id, ledger) for ledger in ledgers if ledger.has_batch(batch_id)]
         missing = f"there is no batch {batch_id!r} in {{}}: `apf status` without a batch shows the last"
@@ -94,6 +101,7 @@ class BatchOptions:
     no_face: Literal["copy", "skip"] = "copy"
     overwrite: bool = False
     on_weak: OnWeak = "publish"
+    include_forgotten: bool = False
     lane: Lane = "bulk"
     tenant: str = ""
     callback: str | None = None
@@ -151,6 +159,7 @@ def new_batch(
     if asked.private:
         check_private(recipe)
     exclude = excluded_in(open_store(source, s3=settings.s3), asked.exclude) if listed and not photo else ()
+    exclude = _naming_none_forgotten(exclude, destination, settings)
     if photo:
         check_folder(destination)
     if asked.on_weak == "fail":
@@ -195,6 +204,17 @@ def excluded_in(source: Store, patterns: Sequence[str]) -> tuple[str, ...]:
     return found
 
 
+def _naming_none_forgotten(patterns: tuple[str, ...], destination: str, settings: Settings) -> tuple[str, ...]:
+    """Return the patterns that do not name a forgotten photo, which is left out anyway."""
+    if not patterns:
+        return ()
+    keys = {pattern.removeprefix("/") for pattern in patterns} - {""}
+    with suppress(NotFound):  # a destination that is not made yet
+        gone = forgotten_among(find_ledger(destination, settings), keys)
+        return tuple(pattern for pattern in patterns if pattern.removeprefix("/") not in gone)
+    return patterns
+
+
 def create_batch(
     source: str, destination: str, asked: BatchOptions, settings: Settings, *, batch_id: str | None = None
 ) -> tuple[Ledger, Batch]:
@@ -217,6 +237,23 @@ def write_new(ledger: Ledger, batch: Batch, settings: Settings) -> None:
     # First: a batch that is registered and not there yet is passed over, one that is not registered is forgotten.
     register(ledger, batch, settings)
     ledger.write_batch(batch)
+
+
+class AllForgotten(BadRequest):
+    """Raised when all photos that are named were forgotten."""
+
+    def __init__(self, destination: str) -> None:
+        super().__init__(
+            "what was named was forgotten, and is not protected again: let it be by apf remember "
+            f"{destination} KEY, or protect it once by --include-forgotten (include_forgotten=True)"
+        )
+
+
+def check_not_forgotten(ledger: Ledger, batch: Batch) -> None:
+    """Raise AllForgotten where a batch is of photos that are named, and all of them were forgotten."""
+    keys = {ref.key for ref in batch.named}
+    if keys and not batch.include_forgotten and forgotten_among(ledger, keys) == keys:
+        raise AllForgotten(batch.destination)
 
 
 class OtherRecipe(WorkerError):

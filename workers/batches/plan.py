@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from apf.exclusions import Exclusions
 from workers.core.clock import now
-from workers.core.records import Batch, PhotoRef
+from workers.core.records import FORGOTTEN, Batch, PhotoRef
 from workers.errors import LedgerError
 from workers.ledger.batch_ledger import Ledger, all_of
+from workers.ledger.forgotten import forgotten_among, forgotten_in
 from workers.ledger.left_out import Gathered
 from workers.store import AFTER_ALL, ObjectInfo, Store
 from workers.store.media_types import estimated_megapixels, is_taken
@@ -142,10 +143,14 @@ def plan(
     """
     exclusions = Exclusions(batch.exclude)
     batch = _written(ledger, batch.model_copy(update={"planner": planner, "note": ""}), taking=True)
-    aside = Gathered(ledger, batch, exclusions, lambda key: _in_part(key, batch))
+    is_forgotten = forgotten_for(ledger, batch)
+    aside = Gathered(ledger, batch, exclusions, lambda key: _in_part(key, batch) and not is_forgotten(key))
     stretch = _PlanBuffer.after(batch.cursor, batch.cursor)
     written = time.monotonic()
     for info in source.list(start_after=batch.cursor, left_out=aside.meet):
+        if is_forgotten(info.key):  # named nowhere, also not as how far the listing is
+            aside.passed_forgotten(info.key)
+            continue
         is_photo = is_taken(info, private=batch.private)
         excluded = is_photo and exclusions.match(info.key)
         aside.passed(info.key, excluded=excluded)
@@ -182,6 +187,12 @@ def plan(
     yield _close(ledger, batch, stretch, aside, planned=True)
 
 
+def forgotten_for(ledger: Ledger, batch: Batch) -> Callable[[str], bool]:
+    """Return whether a key is forgotten, and not asked for all the same; as the marks are now."""
+    marks = None if batch.include_forgotten else forgotten_in(ledger)
+    return (lambda key: marks.name(key) in marks.every) if marks else lambda key: False
+
+
 def _is_whole(batch: Batch) -> bool:
     """Return whether the batch is of all that the source has; a schedule's source may be filled later."""
     return not (batch.schedule or batch.changed_since) and batch.fraction >= 1 and batch.part == "fraction"
@@ -211,7 +222,8 @@ def plan_named(ledger: Ledger, batch: Batch) -> None:
 
 def cut_named(batch: Batch) -> dict[int, list[PhotoRef]]:
     plans = cut(batch, batch.named, range(len(batch.named)))
-    return {shard: photos for shard, photos in plans.items() if photos}
+    there = {shard: [ref for ref in photos if ref.key != FORGOTTEN] for shard, photos in plans.items()}
+    return {shard: photos for shard, photos in there.items() if photos}
 
 
 def cut(batch: Batch, refs: Sequence[PhotoRef], shards: range) -> dict[int, list[PhotoRef]]:
@@ -231,6 +243,7 @@ def cut(batch: Batch, refs: Sequence[PhotoRef], shards: range) -> dict[int, list
 def _close(ledger: Ledger, batch: Batch, stretch: _PlanBuffer, aside: Gathered, *, planned: bool = False) -> Batch:
     # Before the plans, too: whoever lost the batch must not write over the plans of who has it.
     _check_planner(ledger, batch)
+    stretch = _as_of_now(ledger, batch, stretch)
     shards = dict(enumerate((shard for shard in stretch.shards if shard.photos), start=batch.shards))
     done = all_of(lambda number: ledger.has_report(batch.id, number), list(shards))
     if any(done):  # a stale record: these shards were planned, and are done
@@ -253,6 +266,23 @@ def _close(ledger: Ledger, batch: Batch, stretch: _PlanBuffer, aside: Gathered, 
         }
     )
     return _written(ledger, after)
+
+
+def _as_of_now(ledger: Ledger, batch: Batch, stretch: _PlanBuffer) -> _PlanBuffer:
+    """Return shards without what was forgotten since the planner began; whoever forgets waits for planners."""
+    keys = {ref.key for shard in stretch.shards for ref in shard.photos} | {stretch.cursor} - {""}
+    gone = frozenset() if batch.include_forgotten else forgotten_among(ledger, keys)
+    if not gone:
+        return stretch
+    count, before = 0, ""
+    for shard in stretch.shards:
+        left = [ref for ref in shard.photos if ref.key not in gone]
+        count += len(shard.photos) - len(left)
+        shard.after = before if shard.after in gone else shard.after
+        shard.photos = left
+        before = left[-1].key if left else shard.after
+    cursor = stretch.cursor if stretch.cursor not in gone else stretch.last_photo
+    return replace(stretch, cursor=cursor, photos=stretch.photos - count)
 
 
 def _written(ledger: Ledger, batch: Batch, *, taking: bool = False) -> Batch:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import takewhile
 
 from apf.exclusions import Exclusions
-from workers.batches.plan import cut, cut_named, is_chosen
+from workers.batches.plan import cut, cut_named, forgotten_for, is_chosen
 from workers.core.records import Batch, PhotoRef
 from workers.errors import LedgerError, NewerRecord
 from workers.ledger.batch_ledger import Ledger
@@ -36,7 +36,7 @@ def planned_anew(ledger: Ledger, batch: Batch, shard: int, source: Store) -> dic
     They are cut into shards as before. A shard that is reported needs no plan any more: its report says its photos.
     """
     if batch.named:
-        return {shard: cut_named(batch)[shard]}
+        return {shard: cut_named(batch).get(shard, [])}
     end = batch.shards if batch.first_retry is None else batch.first_retry
     first, last = shard, shard
     while first > 0 and _keys(ledger, batch, first - 1) is None:
@@ -50,7 +50,8 @@ def planned_anew(ledger: Ledger, batch: Batch, shard: int, source: Store) -> dic
     listed = takewhile(lambda info: info.key.encode() < stop, source.list(start_after=next(below, "")))
     found = (info for info in listed if is_taken(info, private=batch.private) and is_chosen(info, batch))
     exclusions = Exclusions(batch.exclude)
-    photos = (info for info in found if not exclusions.match(info.key))
+    is_forgotten = forgotten_for(ledger, batch)
+    photos = (info for info in found if not exclusions.match(info.key) and not is_forgotten(info.key))
     refs = [PhotoRef(key=info.key, etag=info.etag, size=info.size) for info in photos]
     return cut(batch, refs, range(first, last + 1))
 

@@ -43,6 +43,8 @@ class Settings(BaseSettings):
     #: Where batches' ledgers lie, with the photos' names, tenants and callbacks; "beside-outputs": in `.apf` of each
     #: destination. None: there too, but for destinations in a bucket, which are refused: many are published.
     ledger_url: Text | None = None
+    #: Days after which the ledger's records of an ended batch are deleted, by the periodic pass; None: never.
+    ledger_keep: float | None = Field(default=None, gt=0)
     #: Buckets and folders under which a queue's worker may read and write, as URLs with spaces between; * for all.
     #: Without a queue everything is allowed that the user may do.
     allowed_urls: Text | None = None

@@ -31,6 +31,9 @@ BULK: Lane = "bulk"
 QUEUE = r"^(interactive|bulk)(\.\d\d(\.\d)?)?$"
 
 
+#: What stands in the ledger where the name of a forgotten photo stood (`workers.batches.forget`).
+FORGOTTEN = "[forgotten]"
+
 OnWeak = Literal["publish", "fail"]
 
 #: A schedule's fraction of the photos, or all others.
@@ -281,7 +284,7 @@ class Attempt(WorkerOutput):
 class Batch(VersionedRecord):
     """One run of the command over a source: what was asked, and how far planning has come."""
 
-    newer_fields = ("private", "exclude", "overwrite", "on_weak")
+    newer_fields = ("private", "exclude", "overwrite", "on_weak", "include_forgotten")
 
     #: As `workers.ledger.batch_ledger.new_batch_id` gives it.
     id: str = Field(min_length=1)
@@ -298,6 +301,8 @@ class Batch(VersionedRecord):
     overwrite: bool = False
     #: What happens to a photo with a weak face, which a juror still knows: published all the same, or failed.
     on_weak: OnWeak = "publish"
+    #: Whether forgotten photos are protected all the same (`workers.ledger.forgotten`).
+    include_forgotten: bool = False
     #: Interactive shards overtake bulk ones; within a lane tenants get equal shares, and so do a tenant's batches.
     lane: Lane = BULK
     #: The queue that was chosen for its shards; empty: as `workers.broker.queues.queue_of` says.

@@ -18,7 +18,7 @@ from apf.errors import ApfError, OtherVersion
 from apf.recipe import Recipe
 from apf.runtime.stage_clock import StageClock
 from workers.access.batch_records import check_batch
-from workers.access.output_claims import sources_in
+from workers.access.output_claims import delete_output, sources_in
 from workers.config.access import check_allowed
 from workers.config.settings import Settings
 from workers.core.clock import now
@@ -32,6 +32,7 @@ from workers.execution.load_engine import load_engine
 from workers.execution.shard_pipeline import DESTINATION_GONE, ShardPreempted, ShardRunner, already_done, in_order
 from workers.ledger.batch_ledger import STOPS, Ledger, is_single, open_batch
 from workers.ledger.checkpoints import forget_begun, note_begun, read_begun
+from workers.ledger.forgotten import forgotten_among
 from workers.ledger.leases import ShardLease, attempts_at, crash_counts, renewed
 from workers.store import RESERVED, Store, open_store
 from workers.store.listing import Absent
@@ -106,9 +107,8 @@ def run_shard(
         return ShardRun(batch, report.totals)
     deaths = crash_counts(attempts)
     begun = read_begun(ledger, batch, job.shard, refs)
-    left = [ref for ref in refs if ref.key not in begun]
     destination = open_store(batch.destination, s3=settings.s3, create=True)
-    absent = Absent(destination, [ref.key for ref in left])
+    absent = Absent(destination, [ref.key for ref in refs if ref.key not in begun])
     source_of = sources_in(ledger, Ledger(destination, RESERVED.rstrip("/")))
     started = time.monotonic()
 
@@ -143,6 +143,9 @@ def run_shard(
             _quiet(refs, settings),
             renewed(lease, interval_s=settings.progress_interval_s, on_beat=renew),
         ):
+            # Once the try is known: whoever forgets photos waits for those that began before.
+            refs = without_forgotten(ledger, batch, refs)
+            left = [ref for ref in refs if ref.key not in begun]
             try:
                 photos = _outcomes(runner, left, lease, others_may=settings.broker_url is not None)
                 if not last_try and any(photo.transient for photo in photos):
@@ -151,7 +154,9 @@ def run_shard(
                 if runner.reports:
                     note_begun(ledger, batch, job.shard, done())
                 raise
-            photos = in_order([*begun.values(), *photos], refs)
+            kept = without_forgotten(ledger, batch, refs, written_to=destination)
+            there = {ref.key for ref in kept}
+            photos = in_order([photo for photo in (*begun.values(), *photos) if photo.key in there], kept)
             photos = [photo.model_copy(update={"attempts": 1 + deaths.of(photo.key)}) for photo in photos]
             if (present := _as_it_is_now(ledger, batch)) is None:
                 return None
@@ -167,6 +172,17 @@ def run_shard(
         raise ShardResumed(f"shard {job.shard} was stopped and resumed") from stop
     malloc_trim.trim_heap()
     return ShardRun(present, report.totals)
+
+
+def without_forgotten(
+    ledger: Ledger, batch: Batch, refs: Sequence[PhotoRef], *, written_to: Store | None = None
+) -> list[PhotoRef]:
+    """Return the photos that are not forgotten; outputs of the others are taken out of `written_to`, where given."""
+    gone = frozenset() if batch.include_forgotten else forgotten_among(ledger, [ref.key for ref in refs])
+    if written_to:
+        for key in gone:
+            delete_output(written_to, key)
+    return [ref for ref in refs if ref.key not in gone]
 
 
 def _attempts_if_open(ledger: Ledger, batch: Batch, shard: int) -> list[Attempt] | None:
@@ -206,7 +222,8 @@ def report_lost_shard(job: ShardJob, settings: Settings, reason: str) -> None:
     batch = ledger.read_batch(batch_id)
     check_batch(ledger, batch, settings)
     destination = open_store(batch.destination, s3=settings.s3, create=True)
-    photos = [_written_or_failed(ref, batch, destination, reason) for ref in ledger.read_plan(batch_id, job.shard)]
+    refs = without_forgotten(ledger, batch, ledger.read_plan(batch_id, job.shard))
+    photos = [_written_or_failed(ref, batch, destination, reason) for ref in refs]
     _write_report(ledger, batch_id, batch.lane, _shard_report(job, photos, StageClock(), 0.0))
 
 

@@ -43,6 +43,8 @@ class LeftOuts(_Record):
     total: int = Field(default=0, ge=0)
     #: Part of the batch's `ignored`.
     excluded: int = Field(default=0, ge=0)
+    #: Photos that are left out as they were forgotten (`workers.ledger.forgotten`).
+    forgotten: int = Field(default=0, ge=0)
     #: The first ones, in the order of their keys.
     named: tuple[Named, ...] = ()
 
@@ -67,7 +69,8 @@ class Gathered:
         known = read_left_outs(ledger, batch)
         self._ledger, self._batch, self._exclusions, self._is_part = ledger, batch, exclusions, is_part
         self._upto, self._total, self._excluded, self._named = known.upto, known.total, known.excluded, [*known.named]
-        self._kept = (known.total, known.excluded)
+        self._forgotten = known.forgotten
+        self._kept = (known.total, known.excluded, known.forgotten)
         self._met: list[LeftOut] = []
         #: Whether the listing has come to where an earlier one ended.
         self._is_new = False
@@ -88,12 +91,23 @@ class Gathered:
             self._named += [Named(key=one.key, reason=one.reason) for one in counting[: NAMED - len(self._named)]]
             self._met.clear()
 
+    def passed_forgotten(self, key: str) -> None:
+        """As `passed`, of a forgotten photo, whose key is kept nowhere."""
+        self._is_new = self._is_new or key.encode() > self._upto.encode()
+        self._forgotten += self._is_new
+
     def write(self) -> None:
-        """Keep it, where something was left out or excluded since."""
-        if self._kept == (self._total, self._excluded):
+        """Keep it, where something was left out, excluded or passed as forgotten since."""
+        if self._kept == (self._total, self._excluded, self._forgotten):
             return
-        self._kept = (self._total, self._excluded)
-        record = LeftOuts(upto=self._upto, total=self._total, excluded=self._excluded, named=tuple(self._named))
+        self._kept = (self._total, self._excluded, self._forgotten)
+        record = LeftOuts(
+            upto=self._upto,
+            total=self._total,
+            excluded=self._excluded,
+            forgotten=self._forgotten,
+            named=tuple(self._named),
+        )
         self._ledger.put_json(self._ledger.key(self._batch.id, RECORD), record)
 
     def _is_photos(self, one: LeftOut) -> bool:

@@ -126,7 +126,8 @@ def considered(schedule: Schedule, state: State, due: Due, settings: Settings, k
     reason = _reason(schedule, state, asked=due.asked, covered=all_covered)
     if reason is None and "new" in schedule.on_change:
         destination = open_store(schedule.destination, s3=settings.s3, create=True)
-        reason = NEW if has_new(schedule, state, wanted, source, destination, keep) else None
+        ledger = find_ledger(schedule.destination, settings)
+        reason = NEW if has_new(schedule, state, wanted, source, destination, keep, ledger) else None
         if reason is None:  # everything there is is covered
             return state.model_copy(update={"as_of": as_of})
     if reason is None:

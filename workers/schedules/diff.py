@@ -16,6 +16,8 @@ from workers.batches.plan import in_fraction, is_since
 from workers.config.settings import Settings
 from workers.core.clock import now
 from workers.errors import Forbidden, InvalidKey, StoreFull
+from workers.ledger.batch_ledger import Ledger
+from workers.ledger.forgotten import forgotten_in
 from workers.schedules.models import Piece, RecipeFields, Schedule, State
 from workers.schedules.outcome import digest
 from workers.store import ObjectInfo, Store
@@ -90,7 +92,7 @@ def since(state: State) -> str:
 
 def has_new(
     schedule: Schedule, state: State, wanted: Sequence[Wanted], source: Store, destination: Store,
-    keep: Callable[[], None],
+    keep: Callable[[], None], ledger: Ledger,
 ) -> bool:  # fmt: skip
     """Return whether the source holds a photo that no run has dealt with.
 
@@ -102,11 +104,14 @@ def has_new(
     """
     known, start = set(state.without_output), since(state)
     exclusions = Exclusions(excluded_in(source, schedule.exclude))
+    marks = forgotten_in(ledger)
     has_output = partial(_has_output, schedule=schedule, wanted=wanted, destination=destination)
 
     def doubtful() -> Iterator[ObjectInfo]:
         for info in source.list():
             keep()
+            if marks and marks.name(info.key) in marks.every:
+                continue
             taken = is_taken(info, private=schedule.private) and not exclusions.match(info.key)
             if taken and is_since(info, start) and digest(info.key, info.etag) not in known:
                 yield info

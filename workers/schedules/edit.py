@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
@@ -11,17 +12,20 @@ from pydantic import ValidationError
 from apf.exclusions import Exclusions
 from apf.recipe import check_jury, check_private, make_recipe
 from workers.access.sources import find_source
-from workers.batches.create import OverlapError, check_ledger_place
+from workers.batches.create import OverlapError, check_ledger_place, find_ledger
 from workers.config.access import check_allowed
 from workers.config.settings import Settings
 from workers.core.clock import now
 from workers.core.records import explain
-from workers.errors import BadRequest, LedgerError, NotFound, StoreGone
+from workers.errors import BadRequest, LedgerError, NotFound, StoreError, StoreGone
+from workers.ledger.audit import note_act
 from workers.schedules.models import Change, RecipeFields, Rollout, Schedule
 from workers.schedules.repository import ScheduleRepository, all_schedules, repository_for
 from workers.schedules.trigger import Trigger, seconds
 from workers.store import canonical_url, open_store, overlap
 from workers.webhooks.ssrf import parse_target
+
+log = logging.getLogger(__name__)
 
 #: A schedule that only waits for changes looks for them so often.
 DEFAULT_EVERY = "15m"
@@ -131,6 +135,16 @@ def changes(names: Sequence[str]) -> tuple[Change, ...]:
             case _:
                 raise BadRequest(f"--on-change {name!r}: use recipe (it or the weights changed) or new (photos)")
     return tuple(dict.fromkeys(found))
+
+
+def note_schedule_act(schedule: Schedule, who: str, act: str, settings: Settings, **facts: str | float | bool) -> None:
+    """Keep a line in the audit log of the schedule's destination; as `workers.ledger.audit.note_act`."""
+    try:
+        ledger = find_ledger(schedule.destination, settings)
+    except StoreError as error:  # its folder is gone
+        log.error("the audit log lacks a line (%s of schedule %s by %s): %s", act, schedule.name, who, error)
+        return
+    note_act(ledger, who, f"schedule {act}", schedule=schedule.name, **facts)
 
 
 def _checked(fields: dict[str, Any], settings: Settings) -> Schedule:

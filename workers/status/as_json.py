@@ -54,6 +54,7 @@ def json_object(summary: BatchSummary) -> dict[str, object]:
         "peak_memory_bytes": summary.peak_memory_bytes,
         "failures": failures(summary.failures),
         "excluded": summary.left_out.excluded,
+        "forgotten": summary.left_out.forgotten,
         "left_out_first": [one.model_dump() for one in summary.left_out.named],
         "callback": summary.callback.as_json() if summary.callback else None,
     }
