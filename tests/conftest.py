@@ -25,9 +25,6 @@ from typing import Any, NoReturn
 #: Processes that share two cores, each with a thread of NumPy's or torch's on every core, wait for one another, busily:
 #: a test that takes one second takes ten. Read when NumPy is first imported; what tests start inherits it.
 os.environ.update({"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"})
-#: Hundreds of processes find their modules compiled: anew for each, it takes as long again as what they are started for.
-os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-sys.dont_write_bytecode = False
 
 import boto3
 import hypothesis
@@ -38,6 +35,10 @@ from botocore.config import Config
 from tests import rotation
 
 HERE = Path(__file__).parent
+
+# Hundreds of processes find their modules compiled: anew for each, it takes as long again as what they are started for.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 #: Shared machines stall for seconds: a slow example is no failure.
 hypothesis.settings.register_profile("apf", deadline=None, max_examples=50)
