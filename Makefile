@@ -3,6 +3,8 @@ SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test bench soak lint audit coverage constraints clean
 export PHOTOS
+# Where no bytecode is kept, each process that tests start compiles all that it imports.
+unexport PYTHONDONTWRITEBYTECODE
 
 BIN := .venv/bin
 # One resolution, with hashes, serves every platform and Python version.

@@ -36,6 +36,10 @@ from tests import rotation
 
 HERE = Path(__file__).parent
 
+# Hundreds of processes find their modules compiled: anew for each, it takes as long again as what they are started for.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
 #: Shared machines stall for seconds: a slow example is no failure.
 hypothesis.settings.register_profile("apf", deadline=None, max_examples=50)
 hypothesis.settings.load_profile("apf")

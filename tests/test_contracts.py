@@ -59,13 +59,6 @@ def _processor_s() -> float:
     return times.children_user + times.children_system
 
 
-def test_imports_run_the_way_the_data_runs() -> None:
-    """Producer -> workers -> apf and never back; apf knows no queue; the producer reaches no torch, however far."""
-    linter = Path(sys.executable).with_name("lint-imports")
-    ran = subprocess.run([linter, "--no-cache"], capture_output=True, text=True, cwd=ROOT, check=False)
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-
-
 @pytest.mark.parametrize(
     "module", ["producer.cli", "workers.broker.app", "workers.config.settings", "workers.store", "apf.recipe"]
 )

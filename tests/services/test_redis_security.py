@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import kombu.pools
@@ -28,43 +29,42 @@ pytestmark = pytest.mark.timeout(180)
 JOB = ShardJob(batch_url="memory://x/.apf/batches/b1", shard=0)
 
 
-@pytest.fixture
-def tls_redis(tmp_path: Path) -> Iterator[tuple[str, Path]]:
+@pytest.fixture(scope="module")
+def tls_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
     """The URL of a Redis that speaks TLS alone, and the file of the authority that signed its certificate."""
-    issuer = certificate(tmp_path, "authority")
-    certificate(tmp_path, "server", issuer)
-    port = _free_ports([0])
-    options = [
-        "--port",
-        "0",
-        "--tls-port",
-        str(port),
-        "--bind",
-        "127.0.0.1",
-        "--save",
-        "",
-        "--appendonly",
-        "yes",
-        "--dir",
-        str(tmp_path),
-        "--tls-cert-file",
-        str(tmp_path / "server.pem"),
-        "--tls-auth-clients",
-        "no",
-        "--tls-key-file",
-        str(tmp_path / "server.key"),
-        "--tls-ca-cert-file",
-        str(tmp_path / "authority.pem"),
-    ]
-    process = subprocess.Popen([_redis_binary(), *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    folder = tmp_path_factory.mktemp("tls")
+    certificate(folder, "server", certificate(folder, "authority"))
+    port, authority = _free_ports([0]), folder / "authority.pem"
+    options = {"port": 0, "tls-port": port, "bind": "127.0.0.1", "save": "", "appendonly": "yes", "dir": folder}
+    options |= {"tls-cert-file": folder / "server.pem", "tls-key-file": folder / "server.key"}
+    options |= {"tls-ca-cert-file": authority, "tls-auth-clients": "no"}
+    command = [_redis_binary(), *(str(part) for name, value in options.items() for part in (f"--{name}", value))]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        time.sleep(0.5)
-        if process.poll() is not None:
+        if not _answers(process, port):
             pytest.skip("this redis-server was built without TLS")
-        yield f"rediss://127.0.0.1:{port}/0", tmp_path / "authority.pem"
+        yield f"rediss://127.0.0.1:{port}/0", authority
     finally:
         process.kill()
         process.wait()
+
+
+def _answers(process: subprocess.Popen[bytes], port: int) -> bool:
+    """Whether it takes connections, before it ends."""
+    while process.poll() is None:
+        with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@pytest.fixture
+def tls_redis(tls_process: tuple[str, Path]) -> tuple[str, Path]:
+    """The same, empty."""
+    url, authority = tls_process
+    with closing(redis.Redis.from_url(url, ssl_ca_certs=str(authority))) as client:
+        client.flushall()
+    return tls_process
 
 
 def test_a_certificate_that_is_verified_is_accepted(tls_redis: tuple[str, Path]) -> None:

@@ -169,8 +169,11 @@ def test_what_cannot_run_says_so_with_the_cure_and_exits_with_2(
     assert "Traceback" not in ended.stderr
 
 
-@pytest.mark.parametrize("variables", [{}, {"APF_SHARD_PHOTOS": "none"}], ids=["not set", "malformed"])
-@pytest.mark.parametrize("command", ["worker", "beat"])
+@pytest.mark.parametrize(
+    ("command", "variables"),
+    [("worker", {}), ("beat", {"APF_SHARD_PHOTOS": "none"})],
+    ids=["not set", "malformed"],
+)
 def test_help_needs_no_settings(command: str, variables: dict[str, str]) -> None:
     """Whoever asks for help has not set anything up yet."""
     assert f"celery {command} [OPTIONS]" in apf_process(command, "--help", **variables).stdout
