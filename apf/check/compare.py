@@ -95,10 +95,7 @@ def ask(recogniser: Recogniser, clean: Sequence[CleanFace], protected: Sequence[
     likeness = now @ known.T if len(clean) and len(protected) else np.zeros((len(protected), len(clean)), np.float32)
     people = np.array([face.person for face in clean])
     marks = recogniser.marks or estimated(_strangers(known, people, clean))
-    said = tuple(
-        _said(face, cosines, known, clean, marks)
-        for face, cosines in zip(protected, likeness, strict=True)
-    )
+    said = tuple(_said(face, cosines, known, clean, marks) for face, cosines in zip(protected, likeness, strict=True))
     pairs = [
         float(now[i] @ now[j])
         for i, one in enumerate(protected)

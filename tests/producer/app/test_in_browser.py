@@ -18,7 +18,9 @@ from tests.producer.app.conftest import App, small_photos
 from tests.workers.report.conftest import browser_here
 
 #: On a busy machine the filter loads in a minute.
-SLOW_MS = 150_000
+SLOW_MS = 240_000
+
+pytestmark = pytest.mark.timeout(900)
 
 
 @pytest.fixture(scope="module")
