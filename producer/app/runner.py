@@ -19,7 +19,7 @@ from workers.broker.embedded import EmbeddedWorker, embedded_worker
 from workers.config.settings import Settings
 from workers.errors import WorkerError
 from workers.ledger.batch_ledger import Ledger, new_batch_id
-from workers.ledger.lifecycle import close
+from workers.ledger.lifecycle import cancel, close
 from workers.status.batch_status import BatchMonitor, BatchSummary
 
 log = logging.getLogger(__name__)
@@ -43,10 +43,14 @@ class Runner:
         self._celery = make_app(settings)
         self._jobs: queue.Queue[Job] = queue.Queue()
         self._waiting: set[str] = set()
+        #: Albums that were stopped, perhaps before their batch was there.
+        self._stopped: set[str] = set()
         self._lock = threading.Lock()
         #: By album: how far its batch is, and why it stopped.
         self.progress: dict[str, BatchSummary] = {}
-        self.errors: dict[str, str] = {}
+        self._errors: dict[str, str] = {}
+        #: Why no album can be protected any more.
+        self._broken = ""
 
     def start(self) -> None:
         """Begin, and go on with what an earlier process was killed at."""
@@ -62,8 +66,13 @@ class Runner:
             if album_id in self._waiting:
                 return
             self._waiting.add(album_id)
-        self.errors.pop(album_id, None)
+            self._stopped.discard(album_id)
+        self._errors.pop(album_id, None)
         self._jobs.put(Job(album_id, again))
+
+    def error(self, album_id: str) -> str:
+        """Return why an album's work has stopped; empty where it has not."""
+        return self._errors.get(album_id, self._broken if self.is_at(album_id) else "")
 
     def is_at(self, album_id: str) -> bool:
         """Return whether an album is being protected, or waits for it."""
@@ -81,7 +90,23 @@ class Runner:
         self._albums.change(album.id, recipe=recipe, batch=new_batch_id(), chosen=True, confirmed=False)
         self.add(album.id)
 
+    def stop(self, album: Album) -> None:
+        """Have an album's batch end early; what is done stays, and `add` goes on with it."""
+        self._stopped.add(album.id)
+        ledger = self._ledger(album)
+        if album.batch and ledger.has_batch(album.batch):
+            summary = BatchMonitor(ledger, album.batch).poll()
+            if not summary.done:
+                cancel(ledger, summary.batch, self._settings)
+
     def _run(self) -> None:
+        try:
+            self._work()
+        except Exception as error:  # else the page would wait for ever
+            log.exception("the worker has ended")
+            self._broken = f"The program cannot work any more ({error}): end it, and start it again"
+
+    def _work(self) -> None:
         sender = Broker(self._celery)
         with embedded_worker(self._celery) as worker:
             while True:
@@ -89,10 +114,10 @@ class Runner:
                 try:
                     self._protect(job, sender, worker)
                 except (WorkerError, ApfError) as error:
-                    self.errors[job.album_id] = str(error)
+                    self._errors[job.album_id] = str(error)
                 except Exception as error:  # one album must not end the thread for all others
                     log.exception("album %s stopped, in a way that nobody foresaw", job.album_id)
-                    self.errors[job.album_id] = f"unexpected: {error!r}"
+                    self._errors[job.album_id] = f"unexpected: {error!r}"
                 finally:
                     with self._lock:
                         self._waiting.discard(job.album_id)
@@ -100,8 +125,12 @@ class Runner:
 
     def _protect(self, job: Job, sender: Broker, worker: EmbeddedWorker) -> None:
         album = self._albums.get(job.album_id)
+        if album.id in self._stopped:
+            return
         ledger = self._ledger(album)
         self._send(ledger, album, job, sender)
+        if album.id in self._stopped:  # meanwhile, when there was no batch to be stopped yet
+            self.stop(album)
         watch = BatchMonitor(ledger, album.batch)
         mind = periodic_rescuer(ledger, album.batch, sender, self._settings, lambda: queue_snapshot(self._celery))
         while True:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, quote
+from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader
 from starlette.applications import Starlette
@@ -25,8 +25,6 @@ from workers.config.settings import Settings
 from workers.errors import BadRequest, NotFound, WorkerError
 
 PAGES = Path(__file__).with_name("pages")
-#: Largest form.
-FORM_BYTES = 2**20
 
 
 class Pages:
@@ -100,7 +98,7 @@ class Pages:
     def album(self, request: Request) -> Response:
         album = self._album(request)
         step = views.step(album, self.runner)
-        values: dict[str, Any] = {"album": album, "step": step, "error": self.runner.errors.get(album.id, "")}
+        values: dict[str, Any] = {"album": album, "step": step, "error": self.runner.error(album.id)}
         if step == "choose":
             values["count"] = views.count(self.albums.source(album))
         elif step == "looks":
@@ -116,16 +114,16 @@ class Pages:
 
     def photo(self, request: Request) -> Response:
         album, number = self._album(request), request.path_params["number"]
-        card, count = self.helper.card(album, number), len(self.helper.reports(album))
-        checked = self.helper.check(album)
+        card, reports = self.helper.card(album, number), self.helper.reports(album)
+        said = views.checked(self.helper.check(album), reports)["photos"].get(number)
         return self._page(
             "photo.html",
             album=album,
             card=card,
             number=number,
-            count=count,
+            count=len(reports),
             split=views.split(card),
-            sentence=views.sentence_of(checked, card),
+            sentence=said["sentence"] if said else "",
             cure=views.plain_cure(card),
         )
 
@@ -138,13 +136,14 @@ class Pages:
     def state(self, request: Request) -> Response:
         album = self._album(request)
         step = views.step(album, self.runner)
-        found: dict[str, Any] = {"step": step, "error": self.runner.errors.get(album.id, "")}
+        found: dict[str, Any] = {"step": step, "error": self.runner.error(album.id)}
         if step == "looks":
             found["looks"] = self.helper.looks(album)
         elif step in ("work", "done"):
             found |= views.counts(album, self.runner)
         if step == "done":
-            found["check"] = views.checked(self.helper.check(album), self.helper.reports(album))
+            said = self.helper.check(album)
+            found["check"] = views.checked(said, self.helper.reports(album) if said["done"] else ())
         return JSONResponse(found)
 
     def look(self, request: Request) -> Response:
@@ -180,7 +179,7 @@ class Pages:
     # What changes something.
 
     async def new(self, request: Request) -> Response:
-        form = await _form(request)
+        form = await uploads.form_of(request.stream())
         return await run_in_threadpool(self._new, form)
 
     def _new(self, form: Mapping[str, str]) -> Response:
@@ -203,7 +202,7 @@ class Pages:
         return JSONResponse({"kept": key})
 
     async def act(self, request: Request) -> Response:
-        form = await _form(request)
+        form = await uploads.form_of(request.stream())
         return await run_in_threadpool(self._act, self._album(request), request.path_params["act"], form)
 
     def _act(self, album: Album, act: str, form: Mapping[str, str]) -> Response:  # noqa: PLR0911  one a button
@@ -211,7 +210,11 @@ class Pages:
             case "chosen":
                 self.helper.forget_looks(album)
                 return _to(self.albums.change(album.id, chosen=True))
+            case "stop":
+                self.runner.stop(album)
+                return _to(album)
             case "back":
+                self.runner.stop(album)
                 return _to(self.albums.change(album.id, chosen=bool(album.folder) and "looks" not in form, batch=""))
             case "protect":
                 self.runner.begin(album, views.recipe(form.get("recipe", "")))
@@ -250,15 +253,6 @@ class Pages:
 
     def _album(self, request: Request) -> Album:
         return self.albums.get(request.path_params["album_id"])
-
-
-async def _form(request: Request) -> dict[str, str]:
-    """Return a form's fields; several of one name with commas between."""
-    data = await uploads.body_of(request.stream(), FORM_BYTES)
-    found: dict[str, str] = {}
-    for name, value in parse_qsl(data.decode("utf-8", "replace"), keep_blank_values=True):
-        found[name] = f"{found[name]},{value}" if name in found else value
-    return found
 
 
 def _to(album: Album) -> Response:

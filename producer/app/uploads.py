@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path, PurePosixPath
+from urllib.parse import parse_qsl
 
 from workers.errors import BadRequest, ObjectTooLarge
 from workers.store import Store, open_store
 from workers.store.media_types import has_photos_suffix
+
+#: Largest form.
+FORM_BYTES = 2**20
 
 
 def key_of(name: str) -> str:
@@ -32,6 +36,15 @@ async def body_of(pieces: AsyncIterator[bytes], max_bytes: int) -> bytes:
         if len(found) > max_bytes:
             raise ObjectTooLarge(f"The photo is larger than {max_bytes // 2**20} MB: scale it down")
     return bytes(found)
+
+
+async def form_of(pieces: AsyncIterator[bytes]) -> dict[str, str]:
+    """Return a form's fields; several of one name with commas between."""
+    data = await body_of(pieces, FORM_BYTES)
+    found: dict[str, str] = {}
+    for name, value in parse_qsl(data.decode("utf-8", "replace"), keep_blank_values=True):
+        found[name] = f"{found[name]},{value}" if name in found else value
+    return found
 
 
 def keep(folder: Path, name: str, data: bytes) -> str:

@@ -62,12 +62,13 @@ def counts(album: Album, runner: Runner) -> dict[str, Any]:
     """Return how far an album's batch is, as plain numbers."""
     found = runner.look(album)
     if found is None:
-        return {"photos": 0, "done": 0, "faces": 0}
+        return {"photos": 0, "done": 0, "faces": 0, "stopped": not runner.is_at(album.id)}
     done = found.totals.photos + found.running.photos
     return {
         "photos": found.photos if found.batch.planned else 0,
         "done": done,
         "faces": found.faces + found.running.faces,
+        "stopped": not runner.is_at(album.id),
     }
 
 
@@ -76,9 +77,7 @@ def batch(album: Album, runner: Runner) -> dict[str, Any]:
     found = runner.look(album)
     failures = found.failures if found else ()
     return {
-        "summary": found,
-        "is_at": runner.is_at(album.id),
-        "choice": next((choice for choice in CHOICES if choice.recipe == album.recipe), None),
+        "stopped": not runner.is_at(album.id),
         "failures": [(one.key, one.reason, plain(one.reason, transient=one.transient)) for one in failures],
         "left_out": [(one.key, one.reason) for one in found.left_out.named] if found else [],
     }
@@ -119,14 +118,6 @@ def checked(found: Mapping[str, Any], reports: Sequence[PhotoReport]) -> dict[st
             if report.key in said and said[report.key]["verdict"] not in (None, "alone")
         },
     }
-
-
-def sentence_of(found: Mapping[str, Any], card: Mapping[str, Any]) -> str:
-    """Return what the check says of one photo; empty where it says nothing."""
-    for photo in found.get("photos", ()):
-        if photo["photo"] == card["name"] and photo["verdict"]:
-            return str(photo["sentence"])
-    return ""
 
 
 def split(card: Mapping[str, Any]) -> int:

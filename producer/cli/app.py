@@ -30,7 +30,10 @@ def app_command(
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 0,
     open_it: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in the browser.")] = True,
 ) -> None:
-    """Open a page in the browser, on this machine alone, to protect photos without commands. Ends with Ctrl-C."""
+    """Open a page in the browser, on this machine alone, to protect photos without commands.
+
+    Ends with Ctrl-C, or by the page's own button.
+    """
     if reason := lacking(extra_of(load_settings())):
         fail(f"this command does the work itself, and {reason}")
     from producer.app.serve import OtherApp, serve  # noqa: PLC0415  the HTTP server loads where it is used

@@ -156,7 +156,7 @@
       setTimeout(look, 3000);  // the program is started again, perhaps
       return;
     }
-    if (found.step !== step || (step === "work" && found.error && byId("bar"))) { location.reload(); return; }
+    if (found.step !== step || (byId("bar") && (found.error || found.stopped))) { location.reload(); return; }
     let over = false;
     if (step === "looks") over = showLooks(found.looks);
     if (step === "work") showWork(found);

@@ -18,7 +18,9 @@ from tests.producer.app.conftest import App, small_photos
 from tests.workers.report.conftest import browser_here
 
 #: On a busy machine the filter loads in a minute.
-SLOW_MS = 150_000
+SLOW_MS = 240_000
+
+pytestmark = pytest.mark.timeout(900)
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +106,15 @@ def test_a_person_protects_an_album_by_mouse_alone(app: App, page: Page) -> None
     assert "100%" in clip or clip.startswith("inset(0")
     page.get_by_role("link", name="All photos").click()
 
+    # Who is who: a face that is ticked away counts no more.
+    page.get_by_role("link", name="Look who was taken for whom").click()
+    expect(page.get_by_role("checkbox", name="not")).to_have_count(20)
+    page.get_by_role("checkbox", name="not").first.check()
+    page.get_by_role("button", name="The others are right").click()
+    expect(page.locator("#check-status")).to_contain_text("Two programs compared 19 photos", timeout=SLOW_MS)
+    expect(page.locator("#check-status")).not_to_contain_text("itself found out")
+    expect(page.locator(".said").filter(has_text="of the 18 other photos")).to_have_count(19)
+
     with page.expect_download() as download:
         page.get_by_role("link", name="Save as a zip").click()
     with zipfile.ZipFile(download.value.path()) as archive:
@@ -152,6 +163,27 @@ def test_a_killed_process_goes_on_where_it_was(app: App, page: Page) -> None:
     assert {name: (protected / name).stat().st_mtime_ns for name in done} == done  # none was done twice
     kept = protected.parent / "photos"
     assert {path.name: path.read_bytes() for path in kept.glob("*.jpg")} == photos
+
+
+def test_a_person_may_stop_go_on_and_choose_anew(app: App, page: Page) -> None:
+    """What was done stays; another look protects all photos anew."""
+    photos = small_photos(app.home / "Pictures" / "Holiday", 12)
+    page.goto(app.links[0])
+    page.get_by_role("link", name="Choose a folder").click()
+    page.get_by_role("link", name="Holiday").click()
+    page.get_by_role("button", name="Take “Holiday”").click()
+    page.get_by_role("button", name="Protect 12 photos").click()
+    page.get_by_role("button", name="Stop").click()
+    expect(page.get_by_role("heading", name="It has stopped")).to_be_visible(timeout=SLOW_MS)
+    page.get_by_role("button", name="Go on").click()
+    expect(page.get_by_role("heading", name="12 photos are ready")).to_be_visible(timeout=SLOW_MS)
+    protected = next((app.home / "data" / "apf" / "app").glob("2*")) / "protected"
+    before = {name: (protected / name).read_bytes() for name in photos}
+    page.get_by_role("button", name="Choose another look").click()
+    page.get_by_role("radio", name="Hardly seen").check()
+    page.get_by_role("button", name="Protect 12 photos").click()
+    expect(page.get_by_role("heading", name="12 photos are ready")).to_be_visible(timeout=SLOW_MS)
+    assert all((protected / name).read_bytes() != data for name, data in before.items())
 
 
 @pytest.mark.parametrize("width", [390, 1200])

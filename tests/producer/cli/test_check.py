@@ -75,9 +75,8 @@ def test_a_photo_is_as_badly_off_as_its_worst_face(result: dict[str, Any]) -> No
     (photo,) = result["photos"]
     known = [face for face in photo["faces"] if face["verdict"] in ("matched", "partly")]
     assert 0 < len(known) < 6 and result["still_matched"] == result["compared"] == 1
-    assert photo["sentence"].startswith(
-        f"Of 6 faces, {len(known)} {'is' if len(known) == 1 else 'are'} still recognised"
-    )
+    are = "is" if len(known) == 1 else "are"
+    assert photo["sentence"].startswith(f"Of 6 faces, {len(known)} {are} still recognised")
     assert not result["confirmed"]
     assert [(one["photo"], "cannot be decoded" in one["reason"]) for one in result["unread"]] == [
         ("others/broken.jpg", True)
