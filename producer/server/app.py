@@ -14,6 +14,7 @@ from starlette.concurrency import run_in_threadpool
 
 from producer.server import problems
 from producer.server.middleware import Guard
+from producer.server.pages import overview as pages
 from producer.server.routes import actions, batches, events, health, photos, protect, schedules
 from producer.server.services import Services
 from workers.errors import WorkerError
@@ -38,6 +39,7 @@ def make_app(services: Services) -> FastAPI:
     problems.install(app)
     for routes in (batches, actions, events, photos, protect, schedules, health):
         app.include_router(routes.router)
+    pages.install(app)
     # Now, and not at the first requests, several at once.
     app.openapi()
     app.add_middleware(Guard, serve=services.serve, has_tokens=bool(services.keyring))

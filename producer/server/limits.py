@@ -50,10 +50,11 @@ class Counters:
         self._here: OrderedDict[str, int] = OrderedDict()
         self._lock = threading.Lock()
         self._alone_until = 0.0
-        self._redis: Any = None
+        #: None where Redis cannot be asked by its URL.
+        self.redis: Any = None
         if (settings.broker_url or "").startswith(ASKABLE):
             patience = {"socket_timeout": PATIENCE_S, "socket_connect_timeout": PATIENCE_S}
-            self._redis = open_redis(str(settings.broker_url), settings, **patience)
+            self.redis = open_redis(str(settings.broker_url), settings, **patience)
 
     def add(self, name: str, amount: int, window_s: int) -> int:
         """Add to what was used in this window, and return it: the most that this server or Redis knows of."""
@@ -66,12 +67,12 @@ class Counters:
         return max(here, self._in_redis(key, amount, window_s))
 
     def _in_redis(self, key: str, amount: int, window_s: int) -> int:
-        if self._redis is None or time.monotonic() < self._alone_until:
+        if self.redis is None or time.monotonic() < self._alone_until:
             return 0
         import redis  # noqa: PLC0415  where there is one
 
         try:
-            with self._redis.pipeline(transaction=False) as pipe:
+            with self.redis.pipeline(transaction=False) as pipe:
                 pipe.incrby(key, amount)
                 pipe.expire(key, 2 * window_s)
                 return int(pipe.execute()[0])
@@ -90,22 +91,22 @@ class Counters:
 
     def answers(self) -> bool:
         """Return whether Redis answers; True, too, where it cannot be asked."""
-        if self._redis is None:
+        if self.redis is None:
             return True
         import redis  # noqa: PLC0415
 
         try:
-            return bool(self._redis.ping())
+            return bool(self.redis.ping())
         except redis.RedisError:
             return False
 
     def _asked(self, ask: Any, name: str, *, default: bool) -> bool:
-        if self._redis is None:
+        if self.redis is None:
             return default
         import redis  # noqa: PLC0415
 
         with suppress(redis.RedisError):
-            return bool(ask(self._redis, f"{self._prefix}apf-serve-claim.{name}"))
+            return bool(ask(self.redis, f"{self._prefix}apf-serve-claim.{name}"))
         return default
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
@@ -60,9 +59,13 @@ def page(
 
 
 def _summary(the: Services, entry: Entry) -> BatchSummary | None:
-    with suppress(LedgerError):  # taken back, or damaged
-        return the.board.summary(Ledger(the.root, entry.place), entry.id)
-    return None
+    ledger = Ledger(the.root, entry.place)
+    try:
+        return the.board.summary(ledger, entry.id)
+    except LedgerError:  # taken back, or damaged
+        if not ledger.has_batch(entry.id):
+            the.index.remove(entry.place, [entry.id])
+        return None
 
 
 def _fits(summary: BatchSummary, state: State | None, having: Having | None) -> bool:

@@ -102,7 +102,10 @@ def status_of(error: Exception) -> HTTPStatus:
 
 
 def answer(request: Request, status: HTTPStatus, detail: str, headers: dict[str, str] | None = None) -> Response:
-    """Return the problem as a response."""
+    """Return the problem as a response: a page where a page was asked for."""
+    if as_page := request.scope.get("apf_as_page"):
+        found: Response = as_page(status, detail, headers)
+        return found
     facts = ProblemDetails(
         title=status.phrase, status=status, detail=detail, request_id=request.scope.get("apf_request_id", "")
     )

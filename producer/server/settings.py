@@ -48,6 +48,8 @@ class ServeSettings(BaseSettings):
     #: Streams of events at once; connections at once.
     streams: int = Field(default=100, ge=1)
     connections: int = Field(default=500, ge=1)
+    #: Signs the cookies of the operator's page, alike for all servers; not set: one that is lost with the process.
+    cookie_secret: SecretStr | None = Field(default=None, min_length=16)
     #: What a tenant may do whose token does not say it; 0: no limit.
     requests_per_minute: int = Field(default=0, ge=0)
     photos_per_hour: int = Field(default=0, ge=0)

@@ -134,11 +134,15 @@ class Keyring:
 
     def grant_of(self, token: str) -> Grant | None:
         """Return what the token's holder may do; None where nobody knows it."""
+        return self.grant_by_digest(digest(token))
+
+    def grant_by_digest(self, kept: str) -> Grant | None:
+        """As `grant_of`, by what is kept of a token."""
         with self._lock:
             if self._path and time.monotonic() - self._looked > LOOK_EVERY_S:
                 self._looked = time.monotonic()
                 self._look()
-        return self._read.by_digest.get(digest(token))
+        return self._read.by_digest.get(kept)
 
     def _look(self) -> None:
         if self._path is None or (stamp := _stamp(self._path)) == self._read.stamp:

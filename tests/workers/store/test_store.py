@@ -291,6 +291,13 @@ class TestFileStore:
             with pytest.raises(InvalidKey, match="symbolic link"):
                 call("out")
 
+    def test_folders_of_the_root_itself_are_named(self, folder: FileStore) -> None:
+        """As of any other prefix, and as a bucket does; the store's own is among them."""
+        folder.put("one/x", b"x")
+        folder.put("two/y/z", b"x")
+        folder.put("three", b"x")
+        assert set(folder.folders("")) - {".apf"} == {"one", "two"}
+
     def test_does_not_follow_linked_folders(self, folder: FileStore, tmp_path: Path) -> None:
         """Photos behind a linked folder are neither listed, nor read, nor written: no loops, no way out."""
         (tmp_path / "outside").mkdir()
