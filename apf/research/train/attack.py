@@ -14,9 +14,8 @@ from apf.attack.bound import Bound
 from apf.guides.torch_recogniser import Recogniser
 from apf.recipe import BUILT_IN
 from apf.research.train import augment
-from apf.research.train.bounds import bounds, drawn, in_colour, outline
+from apf.research.train.bounds import Attacked, field_along, in_colour
 from apf.research.train.data import Faces
-from apf.research.train.ssim import ssim
 from apf.research.train.teachers import channels_last
 from apf.research.train.whole_photo import pasted
 
@@ -45,20 +44,66 @@ SHARPENED, SHARPEST = 0.6, 1.0
 LIGHT_STD = 0.12
 #: Levels: most photos go through the modules under the recipe that is theirs alone; the network serves all.
 EPSILONS = (10.0, 10.0, 10.0, 9.0, 8.0, 12.0)
-#: Share of colour, as that recipe has it.
+#: Share of colour, and how far points shift in shares of the face's side, as that recipe has it.
 CHROMA = float(str(BUILT_IN["fast"]["chroma"]))
+WARP = 0.006
+#: Share of the faces' batches that are warped.
+WARPED = 0.9
 
 
-@dataclass(frozen=True, eq=False)
-class Attacked:
-    """Faces (B, 3, 112, 112) in [0, 1], and noise of that shape in units of their bound."""
+@dataclass
+class Ensemble:
+    """The teachers with their cached embeddings (N, D) of the clean faces, by name."""
 
-    faces: Tensor
-    noise: Tensor
-    allowed: Bound
+    teachers: dict[str, Recogniser]
+    clean: dict[str, Tensor]
+
+    def likeness(self, index: Tensor, attacked: Attacked, generator: torch.Generator) -> dict[str, Tensor]:
+        """How alike (B,) each drawn teacher finds cached clean faces and perturbed ones, through transforms of its own.
+
+        Perturbed ones may have lost their colour or be over-exposed; the cached ones have not.
+
+        The cosine on a scale on which the same face has 1 and strangers have 0 on average: raw, it is 0.85 for one
+        teacher's strangers and 0 for another's.
+        """
+        found = {}
+        for name in self._draw(generator):
+            if augment.uniform(generator) < PASTED:
+                seen = pasted(attacked, generator)
+            else:
+                seen = transformed(attacked.protected, generator)
+            clean = self.clean[name][index].to(seen.device)
+            cosine = (self.teachers[name](channels_last(seen)).float() * clean).sum(1)
+            found[name] = (cosine - self.strangers[name]) / (1 - self.strangers[name])
+        return found
 
     @cached_property
-    def varied(faces: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def strangers(self) -> dict[str, float]:
+        """The mean cosine of two different clean faces, by teacher."""
+        found = {}
+        for name, clean in self.clean.items():
+            count = len(clean)
+            found[name] = (float(clean.sum(0).square().sum()) - count) / (count * (count - 1))
+        return found
+
+    def _draw(self, generator: torch.Generator) -> list[str]:
+        names = sorted(self.teachers)
+        weights = torch.tensor([SHARES.get(name, 1.0) for name in names])
+        drawn = torch.multinomial(weights, min(ASKED, len(names)), generator=generator)
+        return [names[i] for i in drawn]
+
+
+def transformed(faces: Tensor, generator: torch.Generator) -> Tensor:
+    """Return a random alignment, and what platforms do: a smaller size and back, JPEG, or JPEG at the smaller size."""
+    faces = augment.affine(faces, AFFINE_STD, generator)
+    scale = 0.4 + 0.5 * augment.uniform(generator) if augment.uniform(generator) < 0.35 else 1.0
+    seen = augment.smaller(faces, scale) if scale < 1 else faces
+    if augment.uniform(generator) < 0.4:
+        seen = augment.jpeg(seen, int(60 + 35 * augment.uniform(generator)))
+    return augment.enlarged(seen, faces.shape[-1]) if scale < 1 else seen
+
+
+def varied(faces: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Faces (B, 3, 112, 112) as photos are: sharp and soft, bright and dark, some over-exposed, some grey; and which
     of them are grey (B, 1, 1, 1).
     """
@@ -85,21 +130,24 @@ def visible(attacked: Attacked) -> Tensor:
     return ROUGHNESS_WEIGHT * rough + SSIM_WEIGHT * F.relu(lost - FREE_DISSIMILARITY).mean()
 
 
-#: Faces (B, 3, 112, 112), epsilon and a generator to a perturbation of the same shape.
-Perturb = Callable[[Tensor, float, torch.Generator], Tensor]
+#: Faces (B, 3, 112, 112), epsilon and a generator to a perturbation of the same shape, and to the momentum that a warp
+#: follows, if there is one.
+Perturb = Callable[[Tensor, float, torch.Generator], tuple[Tensor, Tensor | None]]
 
 
 def attack_step(
     perturb: Perturb, faces: Faces, ensemble: Ensemble, batch: int, device: str, generator: torch.Generator
 ) -> tuple[Tensor, dict[str, float]]:
-    """Return the loss of `perturb(faces, epsilon, generator) -> delta` on a random batch, with figures for the log."""
+    """Return the loss of what `perturb` does to a random batch, with figures for the log."""
     index = torch.randint(len(faces), (batch,), generator=generator)
-    allowed = Bound(EPSILONS[int(torch.randint(len(EPSILONS), (), generator=generator))], CHROMA, warp=0)
+    warp = WARP if augment.uniform(generator) < WARPED else 0.0
+    allowed = Bound(EPSILONS[int(torch.randint(len(EPSILONS), (), generator=generator))], CHROMA, warp)
     seen, grey = varied(faces.batch(index).to(device), generator)
     epsilon = allowed.epsilon / 255
-    delta = perturb(seen, epsilon, generator).float()  # a network's answer is bfloat16 under autocast
-    noise = in_colour(delta / epsilon, torch.where(grey, 0.0, CHROMA))  # a grey photo stays grey
-    attacked = Attacked(seen, noise, allowed)
+    delta, momentum = perturb(seen, epsilon, generator)
+    # A network's answer is bfloat16 under autocast; a grey photo stays grey.
+    noise = in_colour(delta.float() / epsilon, torch.where(grey, 0.0, CHROMA))
+    attacked = Attacked(seen, noise, allowed, None if momentum is None else field_along(momentum.float(), seen))
     likenesses = ensemble.likeness(index, attacked, generator)
     total = fooled(list(likenesses.values())) + visible(attacked)
     alike = torch.stack([s.detach().mean() for s in likenesses.values()]).mean().item()

@@ -1,21 +1,61 @@
-"""The perceptual bound in training: `apf.attack.bound` and what pasting does within it, for a batch and with gradients.
+"""The perceptual bound and the warp in training: what `apf.attack` has of them, for a batch and with gradients.
 
 The bound is a constant of each face: no gradient goes through it.
 """
 
 from __future__ import annotations
 
-from functools import cache
+from dataclasses import dataclass
+from functools import cache, cached_property
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from apf.attack.bound import Bound, bound_map
-from apf.attack.perturbation import face_mask, rim
+from apf.attack.perturbation import FACE_SIDE, FEATHER, FIELD_SOFTNESS, TINY, WARP_FEATHER, face_mask, rim, spread
 from apf.faces.alignment import CROP
 from apf.faces.geometry import Float64
 from apf.research.train import augment
+from apf.research.train.ssim import ssim
+
+
+@dataclass(frozen=True, eq=False)
+class Attacked:
+    """Faces (B, 3, 112, 112) in [0, 1], and what is done to them: noise of that shape in units of their bound, and a
+    warp's field (B, 2, 6, 6).
+    """
+
+    faces: Tensor
+    noise: Tensor
+    allowed: Bound
+    field: Tensor | None = None
+
+    @cached_property
+    def bound(self) -> Tensor:
+        """In whole levels, (B, 1, 112, 112)."""
+        return bounds(self.faces, self.allowed)
+
+    @cached_property
+    def warped(self) -> Tensor:
+        """The faces under the warp alone."""
+        if self.field is None or not self.allowed.warp:
+            return self.faces
+        return warped(self.faces, self.field, self.allowed.warp)
+
+    @cached_property
+    def protected(self) -> Tensor:
+        """The faces as protected where a photo has the template's own size."""
+        return self._drawn(self.warped)
+
+    @cached_property
+    def lost(self) -> Tensor:
+        """Structural dissimilarity (B,) of luma, 1 - SSIM, with the warp undone."""
+        return 1 - ssim(*(augment.luma(one)[:, :1] for one in (self.faces, self._drawn(self.faces))))
+
+    def _drawn(self, faces: Tensor) -> Tensor:
+        return drawn(faces, self.noise * outline(self.noise), self.bound)
 
 
 def in_colour(noise: Tensor, chroma: Tensor | float) -> Tensor:
@@ -55,8 +95,8 @@ def outline(like: Tensor) -> Tensor:
 
 
 @cache
-def _outline(side: int) -> Tensor:
-    return torch.from_numpy(face_mask(side).copy())
+def _outline(side: int, feather: float = FEATHER) -> Tensor:
+    return torch.from_numpy(face_mask(side, feather).copy())
 
 
 def drawn(pictures: Tensor, noise: Tensor, bound: Tensor) -> Tensor:
@@ -64,7 +104,35 @@ def drawn(pictures: Tensor, noise: Tensor, bound: Tensor) -> Tensor:
 
     In whole levels; the gradient passes as if nothing were rounded.
     """
-    base = (pictures.detach() * 255).round()
-    moved = base + noise * bound
-    whole = moved + (moved.round() - moved).detach()
+    levels = pictures * 255
+    moved = levels + noise * bound
+    whole = moved + ((levels.round() + noise * bound).round() - moved).detach()
     return whole.clamp(0, 255) / 255
+
+
+def field_along(momentum: Tensor, faces: Tensor) -> Tensor:
+    """As `apf.attack.perturbation.field_along`, of a batch: (B, 2, 6, 6)."""
+    mask, knots = _outline(CROP, WARP_FEATHER).to(faces), _spread().to(faces)
+    slopes = torch.gradient(faces, dim=(3, 2))
+    along = torch.stack([(momentum * slope).sum(1) * mask for slope in slopes], 1)
+    with torch.autocast(faces.device.type, enabled=False):
+        found = knots.T @ along @ knots
+    size = found.abs().mean((1, 2, 3), keepdim=True).clamp_min(TINY)
+    return torch.tanh(FIELD_SOFTNESS / size * found)
+
+
+def warped(faces: Tensor, field: Tensor, most: float) -> Tensor:
+    """Faces (B, 3, 112, 112) with their points shifted by fields (B, 2, 6, 6), at most by this share of the face."""
+    knots = _spread().to(faces)
+    with torch.autocast(faces.device.type, enabled=False):  # places need all of float32
+        shift = knots @ field @ knots.T
+        still = F.affine_grid(torch.eye(2, 3)[None].to(faces), [1, 1, CROP, CROP], align_corners=False)
+    length = shift.square().sum(1, keepdim=True).clamp_min(TINY).sqrt()
+    shift = most * FACE_SIDE * shift / length.clamp_min(1) * _outline(CROP, WARP_FEATHER).to(faces)
+    grid = still + 2 / CROP * shift.permute(0, 2, 3, 1)
+    return F.grid_sample(faces, grid, mode="bicubic", padding_mode="border", align_corners=False).clamp(0, 1)
+
+
+@cache
+def _spread() -> Tensor:
+    return torch.from_numpy(spread())

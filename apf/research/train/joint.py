@@ -20,7 +20,9 @@ from apf.research.train.data import Faces
 from apf.research.train.loop import Budget, Pace, Stateful, draw, one_cycle, train
 from apf.research.train.teachers import channels_last, half_precision
 from apf.research.train.universal import UniversalPerturbation
-from apf.stages.compose import STAGES, join_stages
+from apf.stages.compose import STAGES, finish, start_of
+from apf.stages.constants import CHANNELS
+from apf.stages.gradient import gradient
 from apf.stages.probe import Probe
 from apf.stages.transfer_network import TransferNet
 
@@ -50,19 +52,16 @@ class Modules:
             module.to(device).to(memory_format=torch.channels_last).requires_grad_(True)
         return self
 
-    def perturb(self, seen: Tensor, epsilon: float, generator: torch.Generator) -> Tensor:
+    def perturb(self, seen: Tensor, epsilon: float, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
         """Return the perturbation (B, 3, 112, 112) by all three stages, or by those that a recipe may leave, at
-        random.
+        random, and the gradient stage's momentum.
         """
-        return join_stages(
-            self.probe,
-            self.network,
-            self.uap.perturbation,
-            channels_last(seen),
-            epsilon,
-            _drawn(augment.uniform(generator)),
-            differentiable=True,
-        )
+        stages, found = _drawn(augment.uniform(generator)), None
+        if "gradient" in stages:
+            start = start_of(self.uap.perturbation, stages, len(seen))
+            found = gradient(self.probe, channels_last(seen), epsilon, start, differentiable=True)
+        delta = finish(self.network, self.uap.perturbation, found, len(seen), epsilon, stages)
+        return delta, None if found is None else found[:, CHANNELS // 2 :]
 
 
 def _drawn(chance: float) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from apf.attack.bound import Bound
 from apf.faces.alignment import CROP
 from apf.research.train import augment
-from apf.research.train.bounds import bounds, drawn, outline
+from apf.research.train.bounds import Attacked, bounds, drawn, outline
 
 #: Photo pixels a template pixel, drawn evenly on a logarithmic scale: faces of 40 to 280 pixels. Larger ones lose no
 #: more than those.
@@ -58,14 +58,14 @@ class Place:
         beyond = _grid(self.to_template, self.side).abs().amax(-1)[:, None] > 1
         return _sampled(small * outline(small), self.to_template, self.side).masked_fill(beyond, 0)
 
-    def bounds(self, faces: Tensor, photos: Tensor, allowed: Bound) -> Tensor:
+    def bounds(self, faces: Tensor, own: Tensor, allowed: Bound) -> Tensor:
         """How far each pixel of the photos may move, in levels: (B, 1, side, side).
 
-        Photos that are larger than the template have no detail beyond the faces', and get the faces' own bound.
+        Photos that are larger than the template have no detail beyond the faces', and get the faces' `own` bound.
         """
         if self.side <= CROP:
-            return bounds(photos, allowed, self.to_template)
-        return self.drawn(bounds(faces, allowed)).round()
+            return bounds(self.drawn(faces), allowed, self.to_template)
+        return self.drawn(own).round()
 
     def cut(self, photos: Tensor, to_template: Tensor | None = None) -> Tensor:
         """Photos (B, C, side, side) to aligned pictures (B, C, 112, 112), by these maps or by others'."""
@@ -73,19 +73,16 @@ class Place:
         return _sampled(small, _inverse(self.to_template if to_template is None else to_template), CROP)
 
 
-def pasted(faces: Tensor, noise: Tensor, allowed: Bound, generator: torch.Generator) -> Tensor:
+def pasted(attacked: Attacked, generator: torch.Generator) -> Tensor:
     """Return what a recogniser sees of faces that were protected in whole photos.
 
-    Args:
-        faces: (B, 3, 112, 112) in [0, 1].
-        noise: the same shape, in units of each pixel's bound, within [-1, 1].
-
     Returns:
-        The protected faces, aligned anew, (B, 3, 112, 112); gradients flow to `noise`.
+        The protected faces, aligned anew, (B, 3, 112, 112); gradients flow to the noise and the warp.
     """
+    faces = attacked.faces
     place = Place.draw(faces, generator)
-    photos = place.drawn(faces)
-    photos = drawn(photos, place.inside(noise), place.bounds(faces, photos, allowed))
+    bound = place.bounds(faces, attacked.bound, attacked.allowed)
+    photos = drawn(place.drawn(attacked.warped), place.inside(attacked.noise), bound)
     quality = LOWEST_QUALITY + int((HIGHEST_QUALITY - LOWEST_QUALITY + 1) * augment.uniform(generator))
     if augment.uniform(generator) < JPEG_SHARE:
         photos = augment.jpeg(photos, quality)
