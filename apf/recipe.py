@@ -26,7 +26,7 @@ from apf.stages.constants import Stage
 from apf.weight_files import WEIGHTS_DIR, check_weights, weights_digest
 
 #: Of what the code does to pixels, whatever the weights.
-VERSION = 5
+VERSION = 6
 
 #: The largest bound of a pixel, as a share of epsilon.
 MOST = 1.625

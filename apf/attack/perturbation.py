@@ -127,6 +127,12 @@ def field_along(momentum: Float32, face: Float32) -> Float32:
     return field
 
 
+def change_of(delta: Float32, epsilon: float, face: Float32 | None = None, momentum: Float32 | None = None) -> Change:
+    """Return the change of a perturbation within epsilon, (3, 112, 112), and of the warp that a momentum leads to."""
+    warp = None if face is None or momentum is None else field_along(momentum, face)
+    return Change(delta / np.float32(epsilon), warp)
+
+
 class Canvas:
     """The photo around a face, reduced to `DETAIL` pixels a template pixel where it has more, with its bound.
 

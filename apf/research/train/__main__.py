@@ -46,7 +46,8 @@ Seed = Annotated[int, typer.Option(help="The same seed gives the same run.")]
 Steps = Annotated[int, typer.Option(help="Steps of the training.")]
 Minutes = Annotated[float, typer.Option(help="Break off after so many minutes; the same command goes on.")]
 Paced = Annotated[
-    bool, typer.Option("--paced", help="Be done when the minutes, of all runs together, are up: fit the course to them.")
+    bool,
+    typer.Option("--paced", help="Be done when the minutes, of all runs together, are up: fit the course to them."),
 ]
 Device = Annotated[str, typer.Option(help="cpu or cuda.")]
 GoOn = Annotated[bool, typer.Option("--go-on", help="Go on from what `out` holds, at lower learning rates.")]

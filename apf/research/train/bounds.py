@@ -81,7 +81,7 @@ def bounds(pictures: Tensor, allowed: Bound, to_template: Tensor | None = None) 
 
 
 def in_pixels(to_template: Tensor, side: int) -> list[Float64]:
-    """Maps (B, 2, 3) with edges at -1 and 1, as maps (2, 3) of pixels of a square picture to those of the template."""
+    """Return maps (B, 2, 3), edges at -1 and 1, as maps (2, 3) of a square picture's pixels to the template's."""
     to_unit = np.array([[2 / side, 0, 1 / side - 1], [0, 2 / side, 1 / side - 1], [0, 0, 1]])
     half = CROP / 2
     to_pixel = np.array([[half, 0, half - 0.5], [0, half, half - 0.5], [0, 0, 1]])

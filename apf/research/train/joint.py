@@ -20,9 +20,7 @@ from apf.research.train.data import Faces
 from apf.research.train.loop import Budget, Pace, Stateful, draw, one_cycle, train
 from apf.research.train.teachers import channels_last, half_precision
 from apf.research.train.universal import UniversalPerturbation
-from apf.stages.compose import STAGES, finish, start_of
-from apf.stages.constants import CHANNELS
-from apf.stages.gradient import gradient
+from apf.stages.compose import STAGES, answered
 from apf.stages.probe import Probe
 from apf.stages.transfer_network import TransferNet
 
@@ -56,12 +54,9 @@ class Modules:
         """Return the perturbation (B, 3, 112, 112) by all three stages, or by those that a recipe may leave, at
         random, and the gradient stage's momentum.
         """
-        stages, found = _drawn(augment.uniform(generator)), None
-        if "gradient" in stages:
-            start = start_of(self.uap.perturbation, stages, len(seen))
-            found = gradient(self.probe, channels_last(seen), epsilon, start, differentiable=True)
-        delta = finish(self.network, self.uap.perturbation, found, len(seen), epsilon, stages)
-        return delta, None if found is None else found[:, CHANNELS // 2 :]
+        stages, seen = _drawn(augment.uniform(generator)), channels_last(seen)
+        parts = self.probe, self.network, self.uap.perturbation
+        return answered(*parts, seen, epsilon, stages, differentiable=True)
 
 
 def _drawn(chance: float) -> tuple[str, ...]:

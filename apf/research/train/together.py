@@ -53,5 +53,5 @@ def average_gradients(parameters: Iterable[Tensor]) -> None:
     flat = torch.cat([(torch.zeros_like(one) if one.grad is None else one.grad).reshape(-1) for one in own])
     dist.all_reduce(flat)
     flat /= size()
-    for one, mean in zip(own, flat.split([one.numel() for one in own]), strict=True):
+    for one, mean in zip(own, torch.split(flat, [one.numel() for one in own]), strict=True):
         one.grad = mean.view_as(one).clone(memory_format=torch.preserve_format)
