@@ -26,7 +26,7 @@ from apf.stages.constants import Stage
 from apf.weight_files import WEIGHTS_DIR, check_weights, weights_digest
 
 #: Of what the code does to pixels, whatever the weights.
-VERSION = 5
+VERSION = 6
 
 #: The largest bound of a pixel, as a share of epsilon.
 MOST = 1.625
@@ -135,7 +135,7 @@ BUILT_IN: dict[str, dict[str, object]] = {
     "light": {"epsilon_levels": 6, "warp_percent": 0.5},
     "standard": {"epsilon_levels": 8},
     "strong": {"epsilon_levels": 12, "warp_percent": 0.8},
-    "fast": {"epsilon_levels": 10, "warp_percent": 0.0, "steps": 0},
+    "fast": {"epsilon_levels": 10, "chroma": 0.3, "steps": 0},
 }
 
 

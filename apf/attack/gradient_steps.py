@@ -95,7 +95,7 @@ def start_climb(
     guides: Sequence[Guide],
     allowed: Bound,
     *,
-    start: Float32 | None = None,
+    start: Change | None = None,
     grey: bool = False,
 ) -> Climb:
     """Return a face before its first step.
@@ -103,7 +103,7 @@ def start_climb(
     Args:
         pixels: (H, W, 3) uint8 RGB, the whole photo.
         matrix: (2, 3), photo pixels to template pixels.
-        start: (3, 112, 112) in units of the bound, where the steps begin; a little noise where it is None.
+        start: where the steps begin; from a little noise, and a little warp, where it has none.
     """
     canvas = Canvas(pixels, matrix, allowed)
     content = canvas.pixels.tobytes() + np.round(canvas.matrix, 3).tobytes()
@@ -111,8 +111,10 @@ def start_climb(
     side = min(CROP, max(1, round(CROP / scale_of(canvas.matrix))))
     noise = START * rng.standard_normal((3, side, side), np.float32)
     if start is not None:
-        noise = _reduced(start.transpose(1, 2, 0), side).transpose(2, 0, 1)
+        noise = _reduced(start.noise.transpose(1, 2, 0), side).transpose(2, 0, 1)
     warp = START * rng.standard_normal((2, KNOTS, KNOTS), np.float32)
+    if start is not None and start.field is not None:
+        warp = start.field.copy()
     crop = seen_by(canvas.pixels.astype(np.float32), canvas.matrix)
     own = [identity(guide, crop) for guide in guides]
     away = [_with_decoy(one, rng) for one in own] if len(guides) > 1 else own

@@ -15,6 +15,9 @@ from apf.faces.resampling import reduce_area, warp_affine
 
 #: Side of the warp's grid of control points.
 KNOTS = 6
+#: Values of a field's mean size take tanh(2) = 0.96 of the largest shift.
+FIELD_SOFTNESS = 2.0
+TINY = 1e-20
 #: Side of a face in template pixels: the middle one of detectors' boxes. A warp's size is a share of it.
 FACE_SIDE = 94.0
 #: The face's outline in the template: the middle of an ellipse-like curve and its half axes, x and y.
@@ -107,6 +110,27 @@ def shifts(field: Float32) -> Float32:
     length = np.sqrt((found * found).sum(-1, keepdims=True))
     shift: Float32 = (found / np.maximum(length, 1) * face_mask(CROP, WARP_FEATHER)[..., None]).astype(np.float32)
     return shift
+
+
+def field_along(momentum: Float32, face: Float32) -> Float32:
+    """Return the field (2, 6, 6) of the warp that moves a face's pixels along a momentum, to first order.
+
+    Args:
+        momentum: (3, 112, 112), where the pixels are to go, at any scale.
+        face: (3, 112, 112) in [0, 1].
+    """
+    mask, knots = face_mask(CROP, WARP_FEATHER), spread()
+    along = [(momentum * np.gradient(face, axis=axis)).sum(0) * mask for axis in (2, 1)]
+    found = np.stack([knots.T @ one @ knots for one in along])
+    size = max(float(np.abs(found).mean()), TINY)
+    field: Float32 = np.tanh(FIELD_SOFTNESS / size * found).astype(np.float32)
+    return field
+
+
+def change_of(delta: Float32, epsilon: float, face: Float32 | None = None, momentum: Float32 | None = None) -> Change:
+    """Return the change of a perturbation within epsilon, (3, 112, 112), and of the warp that a momentum leads to."""
+    warp = None if face is None or momentum is None else field_along(momentum, face)
+    return Change(delta / np.float32(epsilon), warp)
 
 
 class Canvas:

@@ -31,8 +31,8 @@ class Task:
     #: (2, 3), photo pixels to template pixels.
     matrix: Float64
     grey: bool
-    #: (3, 112, 112) in units of the recipe's epsilon: what the three modules answer. None starts from a little noise.
-    start: Float32 | None
+    #: What the three modules answer. None starts from a little noise.
+    start: Change | None
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Hidden:
 def hide(tasks: Sequence[Task], recipe: Recipe, guides: Guides, clock: StageClock | None = None) -> list[Hidden]:
     """Return the change of each face; none depends on the others, and the same face in the same photo gets the same."""
     if not recipe.steps:
-        return [Hidden(Change(_nothing() if task.start is None else task.start)) for task in tasks]
+        return [Hidden(task.start or Change(_nothing())) for task in tasks]
     with (clock or StageClock()).stage("steps"):
         return side_by_side(lambda task: _hidden(task, recipe, guides), tasks)
 

@@ -46,7 +46,7 @@ class Runner:
 
     Args:
         name: of the work, for the process's memory of what fits (`apf.runtime.cuda.batches.limit`).
-        work: (B, c, 112, 112) to (B, 3, 112, 112), waiting for nothing but in the `Run` that it is given.
+        work: (B, c, 112, 112) to (B, d, 112, 112), waiting for nothing but in the `Run` that it is given.
         graphs: record each size as a CUDA graph; where one fails, no more are tried, and the log says so.
         capture: how a graph is made, for tests.
     """
@@ -69,7 +69,7 @@ class Runner:
         self.limit: Limit = limit(str(device), name)
 
     def __call__(self, given: Tensor, clock: StageClock) -> Tensor:
-        """(B, c, 112, 112) float32, here or on the device, to (B, 3, 112, 112) on the device; B is at least 1.
+        """(B, c, 112, 112) float32, here or on the device, to (B, d, 112, 112) on the device; B is at least 1.
 
         Raises:
             DeviceMemoryError: the device has no memory for one face.

@@ -12,6 +12,7 @@ from apf.recipe import Recipe, load_recipe
 from apf.runtime.stage_clock import StageClock
 
 if TYPE_CHECKING:
+    from apf.attack.perturbation import Change
     from apf.attack.recipe_guides import Guides
     from apf.detection.detector import Detector
     from apf.filters.precision import Precision
@@ -30,8 +31,8 @@ class PhotoFilter(Protocol):
     @property
     def guides(self) -> Guides: ...
 
-    def perturb(self, crops: Sequence[Float32], clock: StageClock | None = None) -> list[Float32]:
-        """Return the perturbation of each face, (3, 112, 112) float32 RGB in [0, 1], independent of the faces around
+    def changes(self, crops: Sequence[Float32], clock: StageClock | None = None) -> list[Change]:
+        """Return what is to be done to each face, (3, 112, 112) float32 RGB in [0, 1], independent of the faces around
         it.
         """
         ...

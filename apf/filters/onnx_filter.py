@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from apf.attack.perturbation import Change, change_of
 from apf.attack.recipe_guides import Guides, load_guides
 from apf.detection.detector import Detector, load_detector
 from apf.faces.alignment import CROP
@@ -63,18 +64,26 @@ class CpuFilter:
         return load_guides(self.recipe)
 
     def perturb(self, crops: Sequence[Float32], clock: StageClock | None = None) -> list[Float32]:
-        """Return the perturbation of each face, independent of the faces around it.
+        """As `changes`, but the perturbations alone, (3, 112, 112), no value larger than the recipe's epsilon."""
+        return [delta for delta, _ in self._answers(crops, clock)]
+
+    def changes(self, crops: Sequence[Float32], clock: StageClock | None = None) -> list[Change]:
+        """Return what is to be done to each face, independent of the faces around it.
 
         Args:
             crops: (3, 112, 112) float32 RGB in [0, 1] each, aligned to the ArcFace template.
             clock: takes the seconds of "gradient", "transfer" and "universal".
 
-        Returns:
-            (3, 112, 112) float32 for each face; no value is larger than the recipe's epsilon.
-
         Raises:
             ValueError: a face has another shape or type, or leaves [0, 1].
         """
+        found = self._answers(crops, clock)
+        return [
+            change_of(delta, self.recipe.epsilon, crop, momentum)
+            for crop, (delta, momentum) in zip(crops, found, strict=True)
+        ]
+
+    def _answers(self, crops: Sequence[Float32], clock: StageClock | None) -> list[tuple[Float32, Float32 | None]]:
         for crop in crops:
             _check(crop)
         return side_by_side(partial(self._of_face, clock=clock or StageClock()), crops)
@@ -99,12 +108,13 @@ class CpuFilter:
         deltas = side_by_side(partial(self._finish, clock=clock or StageClock()), list(gradients))
         return np.stack(deltas) if deltas else np.zeros((0, 3, CROP, CROP), np.float32)
 
-    def _of_face(self, crop: Float32, clock: StageClock) -> Float32:
+    def _of_face(self, crop: Float32, clock: StageClock) -> tuple[Float32, Float32 | None]:
+        """Return the perturbation, and the gradient stage's momentum where that stage runs."""
         if "gradient" not in self.recipe.stages:
-            return self._finish(None, clock)
+            return self._finish(None, clock), None
         with clock.stage("gradient"):
             gradient = self._probe.gradient(crop, self.recipe.epsilon, self.recipe.stages)
-        return self._finish(gradient, clock)
+        return self._finish(gradient, clock), gradient[CHANNELS // 2 :]
 
     def _finish(self, gradient: Float32 | None, clock: StageClock) -> Float32:
         """As `apf.stages.compose.finish`, of one face: (6, 112, 112) or None to (3, 112, 112)."""

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from apf.attack.perturbation import Change, change_of
 from apf.attack.recipe_guides import Guides, load_guides
 from apf.detection.detector import Detector, load_detector
 from apf.errors import WeightsError
@@ -22,7 +23,7 @@ from apf.filters.precision import Precision, at_precision, chosen
 from apf.recipe import Recipe, ready_recipe
 from apf.runtime.stage_clock import StageClock
 from apf.runtime.torch_threads import each
-from apf.stages.compose import Run, finish, join_stages
+from apf.stages.compose import Run, answered, finish
 from apf.stages.constants import CHANNELS
 from apf.stages.probe import Probe, fused
 from apf.stages.transfer_network import TransferNet
@@ -120,14 +121,22 @@ class Filter:
         Raises:
             ValueError: the faces have another shape or type, or leave [0, 1].
         """
-        _check(faces)
-        return self._in_chunks(faces, self._stages, clock)
+        return self._answers(faces, clock)[:, :3].contiguous()
 
-    def perturb(self, crops: Sequence[Float32], clock: StageClock | None = None) -> list[Float32]:
-        """As `perturbation`, of NumPy arrays (3, 112, 112)."""
+    def changes(self, crops: Sequence[Float32], clock: StageClock | None = None) -> list[Change]:
+        """Return what is to be done to faces, NumPy arrays (3, 112, 112), each independent of the others."""
         if not crops:
             return []
-        return list(self.perturbation(torch.from_numpy(np.stack(crops)), clock).cpu().numpy())
+        found = self._answers(torch.from_numpy(np.stack(crops)), clock).cpu().numpy()
+        epsilon, led = self.recipe.epsilon, "gradient" in self.recipe.stages
+        return [
+            change_of(one[:3], epsilon, crop, one[3:]) if led else change_of(one[:3], epsilon)
+            for crop, one in zip(crops, found, strict=True)
+        ]
+
+    def _answers(self, faces: Tensor, clock: StageClock | None) -> Tensor:
+        _check(faces)
+        return self._in_chunks(faces, self._stages, clock)
 
     def perturb_from(self, gradients: Float32, clock: StageClock | None = None) -> Float32:
         """As `perturbation_from`, of a NumPy array."""
@@ -154,7 +163,7 @@ class Filter:
         return self._in_chunks(gradients, self._finish, clock)
 
     def _in_chunks(self, given: Tensor, work: Callable[[Tensor, Run], Tensor], clock: StageClock | None) -> Tensor:
-        """`work` on chunks of always the same size, (B, c, 112, 112) to (B, 3, 112, 112)."""
+        """`work` on chunks of always the same size, (B, c, 112, 112) to (B, d, 112, 112)."""
         clock = clock or StageClock()
         if self._runners and len(given):
             return self._runners[work.__name__](given, clock)
@@ -175,8 +184,10 @@ class Filter:
         return torch.cat(deltas) if deltas else given.new_zeros(0, 3, CROP, CROP)
 
     def _stages(self, faces: Tensor, run: Run) -> Tensor:
+        """Return perturbations, then the momentum of each: (B, 6, 112, 112)."""
         recipe, (probe, network) = self.recipe, self._used
-        return join_stages(probe, network, self.uap, faces, recipe.epsilon, recipe.stages, run=run)
+        delta, momentum = answered(probe, network, self.uap, faces, recipe.epsilon, recipe.stages, run=run)
+        return torch.cat([delta, torch.zeros_like(delta) if momentum is None else momentum], 1)
 
     def _finish(self, gradients: Tensor, run: Run) -> Tensor:
         recipe, (_, network) = self.recipe, self._used

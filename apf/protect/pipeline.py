@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-import numpy as np
-
+from apf.attack.perturbation import Change
 from apf.attack.protect_face import Hidden, Task, hide
 from apf.faces.alignment import Face, Float32, Float64, align, alignment
 from apf.filters.load import PhotoFilter
@@ -77,22 +76,22 @@ def _hidden(
     clock: StageClock,
 ) -> list[Hidden]:
     """Return what is done to each face: the modules' answer, and the steps that go on from there."""
-    units = _starts(crops, filter, clock)
+    starts = _starts(crops, filter, clock)
     places = [(photo, matrix) for photo, own in zip(photos, matrices, strict=True) for matrix in own]
     tasks = [
-        Task(photo.pixels, matrix, photo.grey, start) for (photo, matrix), start in zip(places, units, strict=True)
+        Task(photo.pixels, matrix, photo.grey, start) for (photo, matrix), start in zip(places, starts, strict=True)
     ]
     return hide(tasks, filter.recipe, filter.guides, clock)
 
 
-def _starts(crops: Sequence[Float32], filter: PhotoFilter, clock: StageClock) -> Sequence[Float32 | None]:
-    """Return the modules' answer for each face, in units of epsilon.
+def _starts(crops: Sequence[Float32], filter: PhotoFilter, clock: StageClock) -> Sequence[Change | None]:
+    """Return the modules' answer for each face.
 
     Steps on several guides get along without it, and photos of a person stay further apart: half of it is universal.
     """
     if filter.recipe.steps and len(filter.recipe.guides) > 1:
         return [None] * len(crops)
-    return [delta / np.float32(filter.recipe.epsilon) for delta in filter.perturb(crops, clock)]
+    return filter.changes(crops, clock)
 
 
 def _pasted(photo: Photo, own: HiddenFaces, recipe: Recipe, *, in_place: bool) -> ProtectedPixels:

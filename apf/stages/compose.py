@@ -8,7 +8,7 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from apf.stages.constants import Stage
+from apf.stages.constants import CHANNELS, Stage
 from apf.stages.gradient import as_perturbation, gradient
 from apf.stages.probe import Probe
 from apf.stages.transfer import transfer
@@ -37,8 +37,24 @@ def join_stages(
     differentiable: bool = False,
     run: Run = _at_once,
 ) -> Tensor:
-    """Return the perturbation of faces by the stages that are named; the universal part is where the gradient's steps
-    start.
+    """As `answered`, but the perturbation alone."""
+    return answered(probe, network, uap, faces, epsilon, stages, differentiable=differentiable, run=run)[0]
+
+
+def answered(
+    probe: Probe,
+    network: TransferNet,
+    uap: Tensor,
+    faces: Tensor,
+    epsilon: float,
+    stages: Collection[str],
+    *,
+    differentiable: bool = False,
+    run: Run = _at_once,
+) -> tuple[Tensor, Tensor | None]:
+    """Return the perturbation of faces by the stages that are named, and the momentum that a warp follows.
+
+    The universal part is where the gradient's steps start.
 
     Args:
         uap: (3, 112, 112), in units of epsilon and not bounded yet.
@@ -49,14 +65,16 @@ def join_stages(
         run: called with each stage's name and work.
 
     Returns:
-        (B, 3, 112, 112), no value larger than epsilon.
+        (B, 3, 112, 112), no value larger than epsilon; and the gradient stage's momentum, of the same shape, where that
+        stage runs.
     """
     found = None
     if "gradient" in stages:
         start = start_of(uap, stages, len(faces), run)
         given = start if start is None or differentiable else start.detach()
         found = run("gradient", lambda: gradient(probe, faces, epsilon, given, differentiable=differentiable))
-    return finish(network, uap, found, len(faces), epsilon, stages, run=run)
+    delta = finish(network, uap, found, len(faces), epsilon, stages, run=run)
+    return delta, None if found is None else found[:, CHANNELS // 2 :]
 
 
 def start_of(uap: Tensor, stages: Collection[str], batch: int, run: Run = _at_once) -> Tensor | None:

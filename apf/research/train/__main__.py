@@ -19,6 +19,7 @@ from apf.errors import ApfError
 from apf.guides.catalogue import OWN
 from apf.research.export_probe import export as export_probe
 from apf.research.export_transfer import export as export_transfer
+from apf.research.train import together
 from apf.research.train.attack import Ensemble
 from apf.research.train.data import DataError, Faces, load_split
 from apf.research.train.guide_command import learn as learn_guide
@@ -44,6 +45,10 @@ Run = Annotated[Path, typer.Option(help="Checkpoints, logs and cached embeddings
 Seed = Annotated[int, typer.Option(help="The same seed gives the same run.")]
 Steps = Annotated[int, typer.Option(help="Steps of the training.")]
 Minutes = Annotated[float, typer.Option(help="Break off after so many minutes; the same command goes on.")]
+Paced = Annotated[
+    bool,
+    typer.Option("--paced", help="Be done when the minutes, of all runs together, are up: fit the course to them."),
+]
 Device = Annotated[str, typer.Option(help="cpu or cuda.")]
 GoOn = Annotated[bool, typer.Option("--go-on", help="Go on from what `out` holds, at lower learning rates.")]
 
@@ -161,9 +166,13 @@ def transfer_command(
 @_errors_end_the_command
 def joint_command(
     faces: FacesPath = FACES, models: ModelsPath = MODELS, out: Out = OUT, run: Run = RUN, seed: Seed = 0,
-    steps: Steps = 3000, minutes: Minutes = float("inf"), device: Device = "cpu",
+    steps: Steps = 3000, minutes: Minutes = float("inf"), paced: Paced = False, device: Device = "cpu",
 ) -> None:  # fmt: skip
-    """Train the three modules that `out` holds on together, through the steps on the probe."""
+    """Train the three modules that `out` holds on together, through the steps on the probe.
+
+    `torchrun --nproc-per-node 2 -m apf.research.train joint` trains by two processes.
+    """
+    together.begin()
     shop = Workshop.open(faces, models, run, device)
     wanted = Targets.of(shop.ensemble.teachers, shop.ensemble.clean).clean
     modules = Modules(
@@ -171,8 +180,10 @@ def joint_command(
         _restored(TransferNet(CHANNELS), out, "transfer"),
         _restored(UniversalPerturbation(), out, "universal"),
     )
-    budget = Budget(steps=steps, minutes=minutes)
+    budget = Budget(steps=steps, minutes=minutes, paced=paced)
     tune(shop.faces, shop.ensemble, wanted, modules, budget=budget, seed=seed, run=run, device=device)
+    if together.rank():
+        return
     known = unfused(modules.probe)
     for name, module in (("probe", known), ("transfer", modules.network), ("universal", modules.uap)):
         _save(out / f"{name}.safetensors", module.state_dict())

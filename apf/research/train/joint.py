@@ -8,18 +8,19 @@ where the teachers no longer know the face, as one learns an optimiser by what i
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from apf.research.train import augment
+from apf.research.train import augment, together
 from apf.research.train.attack import Ensemble, attack_step
 from apf.research.train.data import Faces
-from apf.research.train.loop import Budget, Stateful, draw, train
+from apf.research.train.loop import Budget, Pace, Stateful, draw, one_cycle, train
 from apf.research.train.teachers import channels_last, half_precision
 from apf.research.train.universal import UniversalPerturbation
-from apf.stages.compose import STAGES, join_stages
+from apf.stages.compose import STAGES, answered
 from apf.stages.probe import Probe
 from apf.stages.transfer_network import TransferNet
 
@@ -49,19 +50,13 @@ class Modules:
             module.to(device).to(memory_format=torch.channels_last).requires_grad_(True)
         return self
 
-    def perturb(self, seen: Tensor, epsilon: float, generator: torch.Generator) -> Tensor:
+    def perturb(self, seen: Tensor, epsilon: float, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
         """Return the perturbation (B, 3, 112, 112) by all three stages, or by those that a recipe may leave, at
-        random.
+        random, and the gradient stage's momentum.
         """
-        return join_stages(
-            self.probe,
-            self.network,
-            self.uap.perturbation,
-            channels_last(seen),
-            epsilon,
-            _drawn(augment.uniform(generator)),
-            differentiable=True,
-        )
+        stages, seen = _drawn(augment.uniform(generator)), channels_last(seen)
+        parts = self.probe, self.network, self.uap.perturbation
+        return answered(*parts, seen, epsilon, stages, differentiable=True)
 
 
 def _drawn(chance: float) -> tuple[str, ...]:
@@ -95,22 +90,23 @@ def tune(
     rates = {"probe": PROBE_LR, "network": NETWORK_LR, "uap": UNIVERSAL_LR}
     parameters = {name: list(getattr(modules, name).parameters()) for name in rates}
     optimiser = torch.optim.Adam([{"params": parameters[n], "lr": lr} for n, lr in rates.items()], betas=(0.9, 0.999))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, list(rates.values()), total_steps=budget.steps + 1, pct_start=0.05
-    )
+    pace, size = Pace(budget), together.size()
 
-    def step(_: int, generator: torch.Generator) -> dict[str, float]:
+    def step(done: int, generator: torch.Generator) -> dict[str, float]:
+        height = one_cycle(together.agreed(pace.share(done)))
+        for group, rate in zip(optimiser.param_groups, rates.values(), strict=True):
+            group["lr"] = rate * height
         with half_precision(device):
-            total, figures = attack_step(modules.perturb, faces, ensemble, BATCH, device, generator)
-            index = draw(len(faces), CLEAN_BATCH, generator)
+            total, figures = attack_step(modules.perturb, faces, ensemble, max(1, BATCH // size), device, generator)
+            index = draw(len(faces), max(1, CLEAN_BATCH // size), generator)
             clean = augment.affine(augment.flip(faces.batch(index).to(device), generator), 0.03, generator)
             alike = (modules.probe.blocks(channels_last(clean)) * wanted[index].to(device)).sum(-1).mean()
         optimiser.zero_grad()
         torch.autograd.backward(total + CLEAN_WEIGHT * (1 - alike))
+        together.average_gradients(chain(*parameters.values()))
         for own in parameters.values():
             torch.nn.utils.clip_grad_norm_(own, LARGEST_GRADIENT)
         optimiser.step()
-        schedule.step()
         return {**figures, "alike": alike.item()}
 
     state: dict[str, Stateful] = {
@@ -118,7 +114,7 @@ def tune(
         "network": modules.network,
         "uap": modules.uap,
         "optimiser": optimiser,
-        "schedule": schedule,
+        "pace": pace,
     }
     given = (faces.pixels, *ensemble.clean.values())
     train(step, state, budget=budget, seed=seed, run=run, name="joint", given=given)

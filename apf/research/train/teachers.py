@@ -25,7 +25,7 @@ def load_teachers(folder: Path, *, device: str = "cpu") -> dict[str, Recogniser]
 def embed(recogniser: nn.Module, faces: Faces, *, name: str = "", device: str = "cpu", batch: int = 32) -> Tensor:
     """Return unit embeddings (N, D) of all faces, on the CPU."""
     steps = tqdm(torch.split(torch.arange(len(faces)), batch), desc=f"embed {name}", mininterval=5)
-    return torch.cat([recogniser(channels_last(faces.batch(index).to(device))).cpu() for index in steps])
+    return torch.cat([recogniser(channels_last(faces.batch(index).to(device))).float().cpu() for index in steps])
 
 
 def half_precision(device: str | torch.device) -> torch.autocast:
@@ -34,11 +34,14 @@ def half_precision(device: str | torch.device) -> torch.autocast:
 
 
 def embeddings(teachers: dict[str, Recogniser], faces: Faces, cache: Path, *, device: str = "cpu") -> dict[str, Tensor]:
-    """Every teacher's embeddings of the faces, kept in the folder `cache` between runs."""
-    return {
-        name: kept_embeddings(teacher, faces, cache / f"{name}-{teacher.key[:12]}.pt", name=name, device=device)
-        for name, teacher in teachers.items()
-    }
+    """Every teacher's embeddings of the faces, kept in the folder `cache` between runs; in bfloat16, as training has
+    them.
+    """
+    with half_precision(device):
+        return {
+            name: kept_embeddings(teacher, faces, cache / f"{name}-{teacher.key[:12]}.pt", name=name, device=device)
+            for name, teacher in teachers.items()
+        }
 
 
 def kept_embeddings(

@@ -53,13 +53,13 @@ def learn(
     optimiser = torch.optim.Adam(groups, betas=(0.9, 0.99))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, peaks, total_steps=budget.steps + 1, pct_start=0.05)
 
-    def perturb(seen: Tensor, epsilon: float, generator: torch.Generator) -> Tensor:
+    def perturb(seen: Tensor, epsilon: float, generator: torch.Generator) -> tuple[Tensor, None]:
         chance, stages = augment.uniform(generator), STAGES
         if chance < ALONE:
             stages = ("universal",)
         elif chance > 1 - ALONE:
             stages = ("gradient", "transfer")
-        return join_stages(probe, network, uap.perturbation, channels_last(seen), epsilon, stages)
+        return join_stages(probe, network, uap.perturbation, channels_last(seen), epsilon, stages), None
 
     def step(_: int, generator: torch.Generator) -> dict[str, float]:
         with half_precision(device):

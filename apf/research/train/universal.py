@@ -56,8 +56,8 @@ def optimise(
     optimiser = torch.optim.Adam(uap.parameters(), lr=peak, betas=(0.9, 0.99))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(1, budget.steps // INNER))
 
-    def perturb(seen: Tensor, epsilon: float, _: torch.Generator) -> Tensor:
-        return combine([uap(len(seen))], epsilon)
+    def perturb(seen: Tensor, epsilon: float, _: torch.Generator) -> tuple[Tensor, None]:
+        return combine([uap(len(seen))], epsilon), None
 
     def step(number: int, generator: torch.Generator) -> dict[str, float]:
         with half_precision(device):

@@ -1,9 +1,7 @@
 """The road of a face through a whole photo: pasted at some size, published, found again and aligned anew.
 
-What `apf.attack.paste` and `apf.faces.alignment.align` do, for a batch of faces and with gradients, but under an even
-bound, up to the crop's edge, with lost amplitude added: the weights that ship were trained so. The photo is no larger
-than the
-crop: where a turned crop's corners leave it, its border goes on.
+What `apf.attack.paste` and `apf.faces.alignment.align` do, for a batch of faces and with gradients. The photo is no
+larger than the crop: where a turned crop's corners leave it, its border goes on.
 """
 
 from __future__ import annotations
@@ -15,12 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from apf.attack.perturbation import EDGE
+from apf.attack.bound import Bound
 from apf.faces.alignment import CROP
 from apf.research.train import augment
-
-#: How often what pasting and cutting out loses of a perturbation is added.
-CORRECTIONS = 2
+from apf.research.train.bounds import Attacked, bounds, drawn, outline
 
 #: Photo pixels a template pixel, drawn evenly on a logarithmic scale: faces of 40 to 280 pixels. Larger ones lose no
 #: more than those.
@@ -56,11 +52,20 @@ class Place:
         small = averaged(pictures, self.side) if self.side < CROP else pictures
         return _sampled(small, self.to_template, self.side)
 
-    def edge(self) -> Tensor:
-        """(B, 1, side, side): 1 well inside the template, fading to 0 at its edge, as pasting does."""
-        depth = CROP / 2 * (1 - _grid(self.to_template, self.side).abs().amax(-1))
-        faded: Tensor = (depth / EDGE).clamp(0, 1)[:, None]
-        return faded
+    def inside(self, noise: Tensor) -> Tensor:
+        """Template noise (B, C, 112, 112) as it is drawn into the photos: nothing beyond the face's outline."""
+        small = averaged(noise, self.side) if self.side < CROP else noise
+        beyond = _grid(self.to_template, self.side).abs().amax(-1)[:, None] > 1
+        return _sampled(small * outline(small), self.to_template, self.side).masked_fill(beyond, 0)
+
+    def bounds(self, faces: Tensor, own: Tensor, allowed: Bound) -> Tensor:
+        """How far each pixel of the photos may move, in levels: (B, 1, side, side).
+
+        Photos that are larger than the template have no detail beyond the faces', and get the faces' `own` bound.
+        """
+        if self.side <= CROP:
+            return bounds(self.drawn(faces), allowed, self.to_template)
+        return self.drawn(own).round()
 
     def cut(self, photos: Tensor, to_template: Tensor | None = None) -> Tensor:
         """Photos (B, C, side, side) to aligned pictures (B, C, 112, 112), by these maps or by others'."""
@@ -68,26 +73,21 @@ class Place:
         return _sampled(small, _inverse(self.to_template if to_template is None else to_template), CROP)
 
 
-def pasted(faces: Tensor, delta: Tensor, epsilon: float, generator: torch.Generator) -> Tensor:
+def pasted(attacked: Attacked, generator: torch.Generator) -> Tensor:
     """Return what a recogniser sees of faces that were protected in whole photos.
 
-    Args:
-        faces: (B, 3, 112, 112) in [0, 1].
-        delta: the same shape, within `epsilon`.
-
     Returns:
-        The protected faces, aligned anew, (B, 3, 112, 112); gradients flow to `delta`.
+        The protected faces, aligned anew, (B, 3, 112, 112); gradients flow to the noise and the warp.
     """
+    faces = attacked.faces
     place = Place.draw(faces, generator)
-    wanted = delta
-    for _ in range(CORRECTIONS):
-        delta = delta + wanted - place.cut(place.drawn(delta).clamp(-epsilon, epsilon))
-    photos = place.drawn(faces) + (place.drawn(delta) * place.edge()).clamp(-epsilon, epsilon)
+    bound = place.bounds(faces, attacked.bound, attacked.allowed)
+    photos = drawn(place.drawn(attacked.warped), place.inside(attacked.noise), bound)
     quality = LOWEST_QUALITY + int((HIGHEST_QUALITY - LOWEST_QUALITY + 1) * augment.uniform(generator))
     if augment.uniform(generator) < JPEG_SHARE:
         photos = augment.jpeg(photos, quality)
-    noise = ALIGNMENT_STD * augment.normal((len(faces), 2, 3), generator, faces)
-    return place.cut(photos.clamp(0, 1), place.to_template + noise)
+    aside = ALIGNMENT_STD * augment.normal((len(faces), 2, 3), generator, faces)
+    return place.cut(photos.clamp(0, 1), place.to_template + aside)
 
 
 def averaged(pictures: Tensor, side: int) -> Tensor:
