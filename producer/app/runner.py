@@ -14,7 +14,7 @@ from workers.batches.create import BatchOptions, check_recipe, find_ledger, new_
 from workers.batches.rescue import periodic_rescuer, plan_and_send, resume
 from workers.batches.retry import retry
 from workers.broker.app import make_app
-from workers.broker.client import Broker, queue_snapshot
+from workers.broker.client import Broker
 from workers.broker.embedded import EmbeddedWorker, embedded_worker
 from workers.config.settings import Settings
 from workers.errors import WorkerError
@@ -132,7 +132,7 @@ class Runner:
         if album.id in self._stopped:  # meanwhile, when there was no batch to be stopped yet
             self.stop(album)
         watch = BatchMonitor(ledger, album.batch)
-        mind = periodic_rescuer(ledger, album.batch, sender, self._settings, lambda: queue_snapshot(self._celery))
+        mind = periodic_rescuer(ledger, album.batch, sender, self._settings)
         while True:
             worker.check()
             mind()

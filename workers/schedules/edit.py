@@ -144,7 +144,7 @@ def note_schedule_act(schedule: Schedule, who: str, act: str, settings: Settings
     except StoreError as error:  # its folder is gone
         log.error("the audit log lacks a line (%s of schedule %s by %s): %s", act, schedule.name, who, error)
         return
-    note_act(ledger, who, f"schedule {act}", schedule=schedule.name, **facts)
+    note_act(ledger, who, f"schedule {act}", batch="", schedule=schedule.name, **facts)
 
 
 def _checked(fields: dict[str, Any], settings: Settings) -> Schedule:

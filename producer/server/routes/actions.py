@@ -14,8 +14,9 @@ from producer.server.routes.batches import Destination, IdempotencyKey
 from producer.server.services import Services
 from producer.server.tokens import Grant
 from workers.batches.create import check_recipe
-from workers.batches.rescue import Send, resume
+from workers.batches.rescue import resume
 from workers.batches.retry import retry
+from workers.broker.client import Broker
 from workers.config.settings import Settings
 from workers.ledger.batch_ledger import Ledger, Stop
 from workers.ledger.lifecycle import halt
@@ -28,7 +29,7 @@ def send_again(
     grant: Grant,
     batch: str,
     destination: str | None,
-    again: Callable[[Ledger, str, Send, Settings], int],
+    again: Callable[[Ledger, str, Broker, Settings], int],
 ) -> Sent:
     """Send failed photos, or what has no report, to the queue again; raises as `again` does."""
     ledger, summary = the.find(grant, batch, destination)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from http import HTTPStatus
 from typing import Annotated, Any
 
@@ -15,7 +14,6 @@ from producer.server.problems import Problem, described
 from producer.server.routes.batches import IdempotencyKey
 from producer.server.services import Services
 from producer.server.tokens import Grant
-from workers.broker.client import choose_queue
 from workers.errors import BadRequest, LedgerError, WorkerError
 from workers.schedules.edit import DEFAULT_EVERY, add_schedule, asked_now, change_schedule, rolled_out, trigger
 from workers.schedules.fire import run_due
@@ -160,7 +158,7 @@ def fire(the: Services, grant: Grant, name: str) -> Fired:
     if schedule.paused:
         raise LedgerError(f"schedule {name} is paused: let it go on first")
     change_schedule(shelf, name, asked_now(every_photo=True), the.settings)
-    fired = run_due(the.settings, the.broker.plan, only=name, choose_queue=partial(choose_queue, the.celery))
+    fired = run_due(the.settings, the.broker, only=name)
     if not fired and (problem := shelf.problem(name)):
         raise LedgerError(f"schedule {name} cannot run: {problem.error}")
     return Fired(name=name, batches=[batch for one in fired for _, batch in one.batches(the.settings)])
