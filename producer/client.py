@@ -81,7 +81,8 @@ class Client:
 
     Args:
         settings: None reads the `APF_*` variables.
-        actor: whom the audit log names (`workers.ledger.audit`); None: this process' user and host.
+        actor: whom the audit log names (`workers.ledger.audit`); None: this process' user and host;
+            empty: it keeps no line of what this client does.
 
     Raises:
         SettingsError: APF_BROKER_URL is not set, or a variable does not validate.
@@ -89,7 +90,7 @@ class Client:
 
     def __init__(self, settings: Settings | None = None, *, actor: str | None = None) -> None:
         self._settings = settings or load_settings()
-        self._actor = actor or local_actor()
+        self._actor = local_actor() if actor is None else actor
         if not self._settings.broker_url:
             raise SettingsError("a client needs a queue: set APF_BROKER_URL, for example to redis://localhost:6379/0")
         self._app = make_app(self._settings)
@@ -212,11 +213,13 @@ class Client:
         """
         ledger = self._ledger(destination, batch)
         cancel(ledger, ledger.read_batch(batch), self._settings)  # an unknown batch is an error, not a marker
-        note_act(ledger, self._actor, "cancel", batch=batch)
+        if self._actor:
+            note_act(ledger, self._actor, "cancel", batch=batch)
 
     def _note(self, ledger: Ledger, batch: Batch) -> None:
-        facts = {"recipe": batch.recipe.name, "lane": batch.lane, "tenant": batch.tenant}
-        note_act(ledger, self._actor, "submit", batch=batch.id, **facts)
+        if self._actor:
+            facts = {"recipe": batch.recipe.name, "lane": batch.lane, "tenant": batch.tenant}
+            note_act(ledger, self._actor, "submit", batch=batch.id, **facts)
 
     def _ledger(self, destination: str, batch: str) -> Ledger:
         return find_batch(destination, batch, self._settings)[0]

@@ -115,7 +115,9 @@ def make_services(settings: Settings, serve: ServeSettings) -> Services:
     index = BatchIndex()
     client = Client(settings)
     celery = make_app(settings)
-    scratch = Scratch(canonical_url(serve.scratch_url), client, settings) if serve.scratch_url else None
+    # Of a photo that is protected while somebody waits nothing stays, in the audit log neither.
+    unlogged = Client(settings, actor="")
+    scratch = Scratch(canonical_url(serve.scratch_url), unlogged, settings) if serve.scratch_url else None
     hidden = scratch.place if scratch else ""
     return Services(
         settings=settings,

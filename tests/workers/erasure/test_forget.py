@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.workers.fakes import FakeEngine
+from tests.workers.fakes import FakeBroker, FakeEngine
 from tests.workers.schedules.world import World, world
 from workers.batches.create import AllForgotten, BatchOptions, check_not_forgotten, create_batch, new_batch
 from workers.batches.plan import key_digest, plan
@@ -110,7 +110,7 @@ def test_nothing_names_a_forgotten_photo(world: World) -> None:
     world.add(every=3600, on_change=("new",))
     world.run()
     batch = world.run_batches()[0]
-    retry(world.ledger, batch.id, world.sent.append, world.settings)
+    retry(world.ledger, batch.id, FakeBroker(world.sent.append), world.settings)
     world.work()
     world.tick(1)
     _, upload = named_batch(world, SECRET, "a.jpg", callback="https://backend/hook")
@@ -182,7 +182,7 @@ def test_it_comes_back_where_it_is_asked_for(world: World) -> None:
     forgotten(world)
     asked = BatchOptions(recipe="light", include_forgotten=True)
     _, batch = create_batch(world.source.url, world.destination.url, asked, world.settings)
-    plan_and_send(world.ledger, batch.id, world.sent.append, world.settings)
+    plan_and_send(world.ledger, batch.id, FakeBroker(world.sent.append), world.settings)
     world.work()
     assert world.destination.head(SECRET)
     forgotten(world)
@@ -220,7 +220,7 @@ def test_a_worker_that_is_at_it_brings_nothing_back(world: World, moment: str, m
     """Whatever it does in that moment: neither output nor report names the photo when both have ended."""
     secret_world(world)
     _, batch = create_batch(world.source.url, world.destination.url, BatchOptions(recipe="light"), world.settings)
-    plan_and_send(world.ledger, batch.id, world.sent.append, world.settings)
+    plan_and_send(world.ledger, batch.id, FakeBroker(world.sent.append), world.settings)
     shard = next(job for job in world.sent if any(r.key == SECRET for r in world.ledger.read_plan(batch.id, job.shard)))
     done: list[Forgotten] = []
 
@@ -267,7 +267,7 @@ def test_a_try_that_began_before_is_waited_for(world: World, monkeypatch: pytest
     """What it writes until its end goes, too."""
     secret_world(world)
     _, batch = create_batch(world.source.url, world.destination.url, BatchOptions(recipe="light"), world.settings)
-    plan_and_send(world.ledger, batch.id, world.sent.append, world.settings)
+    plan_and_send(world.ledger, batch.id, FakeBroker(world.sent.append), world.settings)
     lease = ShardLease(world.ledger, batch.id, 0, lease_s=60)
     lease.beat()
     output = b"protected anna"
@@ -306,14 +306,14 @@ def test_a_torn_plan_is_made_anew_without_it(world: World) -> None:
     """By a listing, and of named photos as they were cut."""
     secret_world(world)
     _, batch = create_batch(world.source.url, world.destination.url, BatchOptions(recipe="light"), world.settings)
-    plan_and_send(world.ledger, batch.id, world.sent.append, world.settings)
+    plan_and_send(world.ledger, batch.id, FakeBroker(world.sent.append), world.settings)
     _, named = named_batch(world, "a.jpg", SECRET, "b.jpg", "c.jpg", "d.jpg")
     before = [[r.key for r in world.ledger.read_plan(named.id, shard)] for shard in range(named.shards)]
     forgotten(world)
     for one in (batch, named):
         for shard in range(one.shards):
             world.ledger.store.put(world.ledger.key(one.id, "plan", f"{shard:05}.jsonl"), b"{")
-        resume(world.ledger, one.id, world.sent.append, world.settings)
+        resume(world.ledger, one.id, FakeBroker(world.sent.append), world.settings)
     after = [[r.key for r in world.ledger.read_plan(named.id, shard)] for shard in range(named.shards)]
     assert after == [[key for key in keys if key != SECRET] for keys in before]
     assert naming(SECRET, [], "out") == []
@@ -323,7 +323,7 @@ def test_a_shard_that_is_given_up_does_not_name_it(world: World) -> None:
     """Nor the reason of another photo that speaks of it."""
     secret_world(world)
     _, batch = create_batch(world.source.url, world.destination.url, BatchOptions(recipe="light"), world.settings)
-    plan_and_send(world.ledger, batch.id, world.sent.append, world.settings)
+    plan_and_send(world.ledger, batch.id, FakeBroker(world.sent.append), world.settings)
     mark(world.ledger, [SECRET])
     for job in world.sent:
         report_lost_shard(job, world.settings, f"{SECRET!r} broke it")

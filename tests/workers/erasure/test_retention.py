@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from tests.workers.erasure.test_forget import named_batch
+from tests.workers.fakes import FakeBroker
 from tests.workers.schedules.world import World, world
 from workers.batches.create import BatchOptions, create_batch
 from workers.batches.rescue import plan_and_send
@@ -37,7 +38,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
 def a_batch(world: World, *, work: bool = True, **asked: object) -> Batch:
     options = BatchOptions(recipe="light", **asked)  # type: ignore[arg-type]
     ledger, batch = create_batch(world.source.url, world.destination.url, options, world.settings)
-    batch = plan_and_send(ledger, batch.id, world.sent.append, world.settings)
+    batch = plan_and_send(ledger, batch.id, FakeBroker(world.sent.append), world.settings)
     if work:
         world.work()
     return batch
