@@ -1,7 +1,7 @@
 # Every target sets up .venv by itself; all that is needed beforehand is Python 3.11 or newer with venv (PYTHON=...).
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test bench soak lint audit coverage constraints clean
+.PHONY: help install setup demo test bench soak lint audit coverage constraints clean
 export PHOTOS
 # Where no bytecode is kept, each process that tests start compiles all that it imports.
 unexport PYTHONDONTWRITEBYTECODE
@@ -30,7 +30,10 @@ help:  ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r target what; do \
 		printf 'make %-12s %s\n' "$$target" "$$what"; done
 
-setup:  ## Install everything into .venv
+install:  ## Install what protects photos here into .venv: without PyTorch, unless there is a GPU
+	$(call timed,install,:,demo)
+
+setup:  ## Install everything into .venv, what the tests need, too
 	$(call timed,setup,:)
 
 demo:  ## Protect real photos, and those of PHOTOS=folder, and show them before and after; no PyTorch without a GPU
