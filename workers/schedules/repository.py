@@ -43,9 +43,6 @@ class ScheduleRepository:
         there = {name: found for name, found in files.items() if "schedule.json" in found and NAME.fullmatch(name)}
         return {name: "error.json" in found for name, found in there.items()}
 
-    def has(self, name: str) -> bool:
-        return self.store.head(self.key(name, "schedule.json")) is not None
-
     def read(self, name: str) -> Schedule:
         """Raise LedgerError where there is none, or where it does not validate."""
         data = self.read_bytes(name, "schedule.json")
