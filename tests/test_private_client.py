@@ -106,9 +106,7 @@ def test_it_protects_a_photo(client: Client, photo: Path, tmp_path: Path) -> Non
     ours, theirs, before = (_pixels(path) for path in (tmp_path / "out.png", road_path, photo))
     changed = theirs != before
     assert changed.any()
-    assert np.abs(ours - theirs)[changed].mean() < 1, (
-        "the roads differ by over a level, by four bits a value"
-    )
+    assert np.abs(ours - theirs)[changed].mean() < 1, "the roads differ by over a level, by four bits a value"
     assert np.abs(ours - before).max() <= Bound.of(standard.recipe).most
 
 
