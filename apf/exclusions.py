@@ -32,7 +32,7 @@ DEFAULTS = (
     ".@upload_cache/", "@tmp/",
     # Windows
     "$RECYCLE.BIN/", "RECYCLER/", "System Volume Information/",
-    # Linux desktops, snapshots of file systems, and files that a server keeps for who has them open
+    # Linux desktops, snapshots of file systems, and files that a server keeps while they are open
     ".Trash-*/", ".thumbnails/", ".thumbs/", ".xvpics/", ".snapshot/", ".snapshots/", ".zfs/", ".nfs*", ".fuse_hidden*",
     # Syncthing, Resilio, Dropbox, digiKam
     ".stfolder/", ".stversions/", "~syncthing~*", ".syncthing.*", ".sync/", ".dropbox.cache/", ".dtrash/",
@@ -76,7 +76,7 @@ def patterns_in(data: bytes, where: str) -> tuple[str, ...]:
 
 
 def _spec(patterns: Sequence[str]) -> GitIgnoreSpec:
-    from pathspec import GitIgnoreSpec  # noqa: PLC0415  only who excludes something pays for it
+    from pathspec import GitIgnoreSpec  # noqa: PLC0415  loaded only where something is excluded
 
     # A file's comments are gone by now: `#recycle/` is a folder.
     lines = [f"\\{pattern}" if pattern.startswith("#") else pattern for pattern in patterns]

@@ -289,7 +289,7 @@ class Client:
 
     @contextmanager
     def _taken_back(self, ledger: Ledger, batch: Batch) -> Iterator[None]:
-        """Where the block fails, the batch is taken back: whoever is told so will submit it again."""
+        """Where the block fails, the batch is taken back: the caller will submit it again."""
         try:
             yield
         except WorkerError:

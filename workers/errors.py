@@ -13,11 +13,11 @@ WorkerError
     ├── NotFound              no object of that name
     │   └── StoreGone             no bucket or folder of that name
     ├── Forbidden             no right to do this
-    │   └── BadCredentials        nobody knows these credentials, or they have expired
+    │   └── BadCredentials        these credentials are unknown, or have expired
     ├── StoreFull             a disk or quota is used up
     ├── Changed               the object is no longer the one that was planned
     ├── NoConditions          the store knows no conditional writes
-    ├── Occupied              somebody else's object stands where an output would go
+    ├── Occupied              another object stands where an output would go
     ├── IsOutput              what should be protected is an output itself
     ├── InvalidKey            the key cannot be kept in this store
     ├── ObjectTooLarge        over the limit in bytes; nothing was read
@@ -39,7 +39,7 @@ class SettingsError(WorkerError):
 
 
 class JobError(WorkerError):
-    """Raised when a message does not validate. Permanent: it was sent by another version, or by someone else."""
+    """Raised when a message does not validate. Permanent: it was sent by another version or another program."""
 
 
 class NotAllowed(JobError):

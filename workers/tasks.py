@@ -132,7 +132,7 @@ def after_failure(
     try:
         report_lost_shard(job, load_settings(), f"the shard was given up: {exception}")
     except WorkerError as error:
-        # Nobody can learn of it from the ledger: a command that runs this worker inside must not wait for ever.
+        # The ledger does not say so: a command that runs this worker inside must not wait for ever.
         sender.app.apf_unreported = str(error)
         raise
     _after(sender.app, job)
@@ -177,7 +177,7 @@ def _protect(self: Any, job: ShardJob) -> dict[str, object] | None:
     except ShardPreempted as error:
         metrics.add("apf_retries_total", reason="overtaken")
         raise self.retry(exc=error, countdown=0) from error
-    # Also where there was nothing to do: whoever reported the shard may have died before this.
+    # Also where there was nothing to do: the worker that reported the shard may have died before this.
     _after(self.app, job, run.batch if run else None)
     return run.totals.model_dump() if run else None
 
@@ -213,7 +213,7 @@ def plan_batch(self: Any, batch_url: str) -> int:
         logger.info("not planned here: %s", error)
         return before.shards
     except StoreError as error:
-        if not error.transient:  # told to whoever asks: nobody else would say why nothing happens
+        if not error.transient:  # kept in the batch's note: nothing else would say why it stands still
             note_trouble(ledger, batch_id, str(error))
         raise
     if not batch.planned and not ledger.stopped(batch_id):
@@ -225,7 +225,7 @@ def plan_batch(self: Any, batch_url: str) -> int:
 
 @shared_task(bind=True, name=RECONCILE)
 def reconcile_all(self: Any) -> dict[str, int]:
-    """Send again what nobody is at, in every open batch that the settings let find; and delete what ended long ago."""
+    """Requeue orphaned shards in every open batch that the settings let find, and delete batches that ended long ago."""
     settings = load_settings()
     sent = reconcile(roots(settings), Broker(self.app), settings)
     prune_ended(roots(settings), settings)

@@ -33,7 +33,7 @@ class _Batch:
     given: Tensor
     #: None: the plain road.
     replay: Callable[[], Tensor] | None = None
-    #: Each stage's share of the time, as the plain road takes it: inside a graph nobody can tell.
+    #: Each stage's share of the time, as the plain road takes it: inside a graph it cannot be measured.
     shares: dict[str, float] = field(default_factory=dict)
 
 

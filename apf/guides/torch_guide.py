@@ -30,7 +30,7 @@ class TorchGuide:
         self.name, self.digest, self.key, self.spec = like.name, like.digest, like.key, like.spec
         self.centre, self.threshold, self.teachers = like.centre, like.threshold, like.teachers
         self.device = torch.device(device)
-        #: For those who keep their crops on the device: unit embeddings (N, D) of (N, 3, 112, 112), with gradients.
+        #: For callers with their crops on the device: unit embeddings (N, D) of (N, 3, 112, 112), with gradients.
         self.network = network.requires_grad_(False).eval().to(self.device)
 
     @torch.no_grad()

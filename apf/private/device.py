@@ -96,7 +96,7 @@ class Device:
 
         Args:
             data: an encoded photo.
-            name: a name for the file to hold; whoever sees the file reads it.
+            name: a name for the file to hold, for every reader of the file.
 
         Raises:
             PhotoError: the photo is corrupt, unsupported or too large.

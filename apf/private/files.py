@@ -184,7 +184,7 @@ def decode(data: bytes) -> Gradients | Perturbations:
 
 
 def read_private(path: Path) -> bytes:
-    """Return the bytes of a file that somebody else may have made.
+    """Return the bytes of an untrusted file.
 
     Raises:
         PrivateFileError: it is larger than any that APF makes; no more of it is read.
@@ -261,7 +261,7 @@ def _terms(metadata: dict[str, str]) -> Terms:
 
 
 def _shown(text: str) -> str:
-    """Somebody else's text, short and without what a terminal would obey."""
+    """Return untrusted text, short and without what a terminal would obey."""
     return ascii(text)[1:-1][:80]
 
 

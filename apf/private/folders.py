@@ -179,7 +179,7 @@ def apply_answer(
 
 
 def write_whole(path: Path, data: bytes, *, mode: int, stamp: float | None = None) -> None:
-    """Write a file so that nobody ever sees a part of it, nor more people than `mode` says."""
+    """Write a file at once, never visible in part, with the rights that `mode` says."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".apf-{secrets.token_hex(8)}")
     try:

@@ -1,4 +1,4 @@
-"""The device's own secret: it names photos to nobody but their owner."""
+"""The device's own secret: photos are named by it, so that only their owner can tell which is which."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def _make(path: Path) -> None:
     with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(secrets.token_hex(_BYTES) + "\n")
     try:
-        os.link(draft, path)  # whole, or not at all; and whoever was first stays
+        os.link(draft, path)  # whole, or not at all; and the first one stays
     except FileExistsError:
         pass
     except OSError:  # no links here, as on FAT and in Android's apps: then without a second maker in mind

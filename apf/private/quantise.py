@@ -56,7 +56,7 @@ class Reduction:
         return quantise(left, self.bits)
 
 
-#: What leaves the device where nobody says otherwise (docs/private.md: what a gradient gives away).
+#: The reduction that the commands use (docs/private.md: what a gradient gives away).
 DEFAULT = Reduction(bits=4)
 
 

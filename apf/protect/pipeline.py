@@ -11,7 +11,7 @@ from apf.attack.protect_face import Hidden, Task, hide
 from apf.faces.alignment import Face, Float32, Float64, align, alignment
 from apf.filters.load import PhotoFilter
 from apf.photo import Limits, Photo, decode
-from apf.protect.publish import Outcome, ProtectedPhoto, ProtectedPixels, encoded, pasted, published
+from apf.protect.publish import Outcome, ProtectedPhoto, ProtectedPixels, pasted, published
 from apf.recipe import Recipe
 from apf.runtime.stage_clock import StageClock
 
@@ -20,7 +20,6 @@ __all__ = [
     "Outcome",
     "ProtectedPhoto",
     "ProtectedPixels",
-    "encode_protected",
     "hide_faces",
     "protect_batch",
     "protect_photo",
@@ -111,8 +110,3 @@ def protect_photo(data: bytes, filter: PhotoFilter, *, limits: Limits | None = N
     """
     photo = decode(data, limits or Limits(), keep_metadata=filter.recipe.keep_metadata)
     return published(protect_batch([photo], filter, in_place=True)[0], filter.recipe, bytes_in=len(data))
-
-
-def encode_protected(protected: ProtectedPixels, filter: PhotoFilter) -> bytes:
-    """Encode in the source's own format, under the recipe's JPEG policy."""
-    return encoded(protected, filter.recipe)

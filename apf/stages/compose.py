@@ -18,7 +18,7 @@ from apf.stages.universal import bounded, combine, universal
 #: All stages, by name.
 STAGES: tuple[str, ...] = get_args(Stage)
 
-#: Runs one stage's work, by name; who measures or waits for a device does it there.
+#: Runs one stage's work, by name: the place to measure it, or to wait for a device.
 Run = Callable[[str, Callable[[], Tensor]], Tensor]
 
 

@@ -94,7 +94,7 @@ COMMANDS = {
     ),
     "reconcile": (
         "services:reconcile_command",
-        "Send again what nobody is at, in every open batch; `apf beat` has a worker do so by and by.",
+        "Requeue orphaned shards in every open batch; `apf beat` has a worker do so by and by.",
     ),
     "exporter": (
         "exporter:exporter_command",

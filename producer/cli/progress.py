@@ -176,7 +176,7 @@ def finish(summary: BatchSummary, *, as_json: bool, waited: bool = False, heard:
     """End a command about one batch: what became of it, on the terminal or as JSON, and the exit status.
 
     Args:
-        heard: whether somebody listens for what is left.
+        heard: whether a worker listens for what is left.
     """
     heard = heard or Listening()
     if as_json:

@@ -86,7 +86,7 @@ def _followed(ledger: Ledger, batch_id: str, settings: Settings, *, show: bool) 
 
 
 def _done_here(batches: dict[str, Ledger], settings: Settings, *, show: bool) -> Iterator[BatchSummary]:
-    """Nobody reconciles without a queue: what an earlier command has left is gone on with."""
+    """Without a queue no pass reconciles: what an earlier command has left is resumed here."""
     for shelf, name in all_schedules(settings):
         for ledger, batch in unfinished(shelf, name, settings):
             if not any(map(is_live, attempts_at(ledger, batch.id))):  # else another command is at it

@@ -32,7 +32,7 @@ from workers.store import open_store
 
 #: Celery's own, of `apf worker` and `apf beat`.
 HELP = "--help"
-#: Nobody uses what workers tell each other, which Redis hands on from each to all: for ten times the workers a hundred
+#: Gossip of workers has no reader here, and Redis hands it on from each to all: for ten times the workers a hundred
 #: times as much. And a worker that starts would wait a second for the others' answers.
 EACH_FOR_ITSELF = ("--without-gossip", "--without-mingle")
 
@@ -42,7 +42,7 @@ def reconcile_command(
     urls: Annotated[list[str] | None, typer.Argument(metavar="[URL]...", help="Default: the allowed ones.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Send again what nobody is at, in every open batch; `apf beat` has a worker do so by and by."""
+    """Requeue orphaned shards in every open batch; `apf beat` has a worker do so by and by."""
     settings = load_settings()
     if not settings.broker_url:
         fail("without a queue there is nothing to reconcile: set APF_BROKER_URL, or use apf resume")

@@ -21,7 +21,7 @@ LOOK_EVERY_S = 15.0
 class Listening:
     """What is known of the queues that a batch still needs."""
 
-    #: Those that nobody listens to; None: not known.
+    #: Those without a worker; None: not known.
     unheard: tuple[Unheard, ...] | None = ()
     #: Why it is not known.
     why: str = ""
@@ -50,7 +50,7 @@ def listening(ledger: Ledger, summary: BatchSummary, settings: Settings) -> List
     except NotKnown as error:
         return Listening(None, str(error))
     if found and any(map(is_live, attempts_at(ledger, summary.id))):
-        return Listening()  # somebody is at it: a worker inside a command that knows no queue, say
+        return Listening()  # a worker runs it: one inside a command that knows no queue, say
     return Listening(found)
 
 
@@ -65,7 +65,7 @@ def _needed(summary: BatchSummary) -> list[str]:
 
 
 class Notices:
-    """Says when nobody listens for a batch that is followed, and when somebody does again: once each."""
+    """Says once when no worker listens for a batch that is followed, and once when one does again."""
 
     def __init__(self, ledger: Ledger, settings: Settings) -> None:
         self._ledger, self._settings = ledger, settings

@@ -32,7 +32,7 @@ from workers.errors import SettingsError
 OLDEST_REDIS = 6
 SLOW_ANSWER_S = 0.05
 #: Said of decoders that the cage does not hold, or not wholly.
-UNCAGED = ": who takes a decoder over, by a hole in an image library, reaches what a worker does (SECURITY.md)"
+UNCAGED = ": a decoder that is taken over, by a hole in an image library, reaches what a worker does (SECURITY.md)"
 
 
 def examine(settings: Settings, urls: Iterable[str]) -> list[Finding]:
@@ -122,7 +122,9 @@ def _redis(client: redis.Redis, settings: Settings) -> Iterator[Finding]:
     if not (tls := redis_tls(settings)):
         yield Finding("queue encryption", True, "none: fine on a private network, else use rediss://")
     elif tls[CERT_REQS] == "none":
-        yield Finding("queue encryption", True, "with whoever answers: ssl_cert_reqs=none verifies no certificate")
+        yield Finding(
+            "queue encryption", True, "with any server that answers: ssl_cert_reqs=none verifies no certificate"
+        )
 
 
 def _version(client: redis.Redis) -> Finding:
@@ -221,7 +223,7 @@ def _cage(settings: Settings) -> Finding:
         cage = look_at_cage(settings.decoder_cage)
     except SettingsError as error:
         return Finding("decoder cage", False, str(error))
-    # Who has no queue protects photos of their own.
+    # Without a queue the user protects photos of their own.
     well = cage.whole or not settings.broker_url
     return Finding("decoder cage", well, str(cage) + ("" if cage.whole else UNCAGED))
 

@@ -21,7 +21,7 @@ from workers.store.urls import file_path
 LARGEST_SKEW = timedelta(seconds=20)
 #: Writers of one key that race in the test of conditional writes.
 RACERS = 8
-_LOOKED_FOR = "what somebody else writes to a destination within some seconds of an output may be replaced by it"
+_LOOKED_FOR = "what another program writes to a destination within some seconds of an output may be replaced by it"
 
 
 def examine_store(url: str, settings: Settings) -> list[Finding]:
@@ -66,7 +66,7 @@ def examine_ledger(url: str, settings: Settings) -> Finding:
 
 
 def _anybody_reads(store: Store, key: str) -> bool | None:
-    """Return whether a bucket gives an object to somebody without a key; None: it could not be tried."""
+    """Return whether a bucket gives an object without a key; None: it could not be tried."""
     if not store.url.startswith("s3://"):
         return None
     from workers.store.s3 import S3Store  # noqa: PLC0415  open_store has loaded it
@@ -115,7 +115,7 @@ def _no_folders_left(store: Store) -> Iterator[None]:
         # Where there was a ledger, a worker may be about to write into the folders that the store shares.
         ours = [own / "doctor"] if was_there else [*own.glob("*/*"), *own.glob("*"), own]
         for folder in ours:
-            with suppress(OSError):  # not there, or not empty: somebody else's by now
+            with suppress(OSError):  # not there, or not empty: in other use by now
                 folder.rmdir()
 
 

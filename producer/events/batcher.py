@@ -37,7 +37,7 @@ Results = dict[tuple[str, str], str]
 
 
 class Stopping(WorkerError):
-    """Raised when a message comes after the listener was asked to stop. Whoever sent it keeps it."""
+    """Raised when a message comes after the listener was asked to stop. Its sender keeps it."""
 
     transient = True
 
@@ -292,7 +292,7 @@ class EventBatcher:
                 ticket.settle()
 
     def _narrowed(self, group: _Group, keys: list[str], error: WorkerError) -> dict[str, WorkerError]:
-        """Return what fails of these keys, by key: one photo that nobody may read must not keep the others.
+        """Return what fails of these keys, by key: one unreadable photo must not keep the others.
 
         Where both halves fail, it is not for one photo, and all wait for the next time.
         """

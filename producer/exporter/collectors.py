@@ -102,7 +102,7 @@ def _look(pair: tuple[Ledger, str], memory: Memory) -> Standing | None:
     except StoreError:
         raise
     except Exception:  # whatever is wrong with one batch's objects hides no other
-        log.exception("batch %s is left out, for a reason that nobody foresaw", batch_id)
+        log.exception("batch %s is left out: unexpected error", batch_id)
         return None
 
 

@@ -29,7 +29,8 @@ from apf.faces.alignment import align, alignment
 from apf.filters.precision import Precision
 from apf.filters.torch_filter import Filter
 from apf.photo import Limits, decode
-from apf.protect.pipeline import encode_protected, protect_batch
+from apf.protect.pipeline import protect_batch
+from apf.protect.publish import encoded
 from apf.recipe import load_recipe
 from apf.research.evaluate.devices import differences
 from apf.runtime.cuda.batches import FACE_BATCHES, TILE_BATCHES
@@ -177,7 +178,7 @@ def _protect(files: list[Path], filter: Filter, threads: int) -> Figures:
             faces += sum(len(one.faces) for one in done)
             for file, one in zip(together, done, strict=True):
                 out = file.with_suffix(".out")
-                writing.append(writers.submit(lambda out=out, one=one: out.write_bytes(encode_protected(one, filter))))
+                writing.append(writers.submit(lambda out=out, one=one: out.write_bytes(encoded(one, filter.recipe))))
         for each in writing:
             each.result()
     seconds = time.perf_counter() - started

@@ -52,7 +52,8 @@ def loop(kind: str, source: Path, destination: Path) -> None:
     """In that process: warm up with the first photo, then protect all of them; prints the cost."""
     from apf import load_filter, protect_photo  # noqa: PLC0415  what they load is no matter of the parent's
     from apf.photo import Limits, decode  # noqa: PLC0415
-    from apf.protect.pipeline import encode_protected, protect_batch  # noqa: PLC0415
+    from apf.protect.pipeline import protect_batch  # noqa: PLC0415
+    from apf.protect.publish import encoded  # noqa: PLC0415
 
     filter = load_filter("standard")
 
@@ -62,7 +63,7 @@ def loop(kind: str, source: Path, destination: Path) -> None:
     def by_batch(path: Path) -> None:
         photo = decode(path.read_bytes(), Limits(), keep_metadata=filter.recipe.keep_metadata)
         (protected,) = protect_batch([photo], filter)
-        (destination / path.name).write_bytes(encode_protected(protected, filter))
+        (destination / path.name).write_bytes(encoded(protected, filter.recipe))
 
     work: Callable[[Path], None] = by_photo if kind == "photo" else by_batch
     paths = sorted(source.iterdir())

@@ -59,7 +59,7 @@ def test_each_line_is_one_object_and_tells_its_shard(world: World) -> None:
     text = worked(world, APF_LOG_FORMAT="json")
     lines: list[dict[str, Any]] = [json.loads(line) for line in text.splitlines()]
     assert all({"time", "level", "logger", "process", "message"} <= line.keys() for line in lines)
-    (foul,) = [line for line in lines if "nobody foresaw" in line["message"]]
+    (foul,) = [line for line in lines if "unexpected error" in line["message"]]
     assert (foul["batch"], foul["shard"], foul["lane"]) == (world.batch_id, 0, "bulk")
     assert {line.get("worker") for line in lines[3:]} == {"w1@here"}
     assert "RuntimeError" in foul["exc_info"]
@@ -73,7 +73,7 @@ def test_each_line_is_one_object_and_tells_its_shard(world: World) -> None:
 
 def test_text_names_batch_and_shard_behind_the_message(world: World) -> None:
     text = worked(world)
-    (line,) = [line for line in text.splitlines() if "nobody foresaw" in line]
+    (line,) = [line for line in text.splitlines() if "unexpected error" in line]
     assert line.endswith(f"[batch={world.batch_id} shard=0]")
     assert "RuntimeError" in text
     assert "anna" not in text

@@ -1,4 +1,4 @@
-"""Verify that a batch record may be executed: anybody who can write to a store could forge one."""
+"""Verify that a batch record may be executed: write access to a store is enough to forge one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from workers.ledger.batch_ledger import Ledger, ledger_url
 def check_batch(ledger: Ledger, batch: Batch, settings: Settings) -> None:
     """Raise NotAllowed where a batch may not be worked on: its record could have been forged, too.
 
-    Whoever can write somewhere into an allowed place could put a ledger there: only one that lies where its
+    Write access to an allowed place is enough to put a ledger there: only one that lies where its
     destination's has to be is believed, or has been before APF_LEDGER_URL was set: beside the outputs.
     """
     check_allowed(batch.source, settings.allowed, what="source")

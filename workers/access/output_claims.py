@@ -89,7 +89,7 @@ class Outputs:
         # Stores without conditions must not keep a photo out: a look right before the write comes as near as can be.
         if not (self.absent and self.absent.still(ref.key)):
             self._looked_at(ref)
-        if not put(None).etag:  # Swift: somebody else wrote it in the same moment, and theirs stays
+        if not put(None).etag:  # Swift: another write of the same moment won
             self._looked_at(ref)
 
     def _looked_at(self, ref: PhotoRef) -> str:

@@ -124,7 +124,7 @@ def _check_originals(store: Store, infos: Sequence[ObjectInfo], settings: Settin
     for info in islice((info for info in infos if is_taken(info, private=private)), SAMPLE):
         try:
             found = store.head(info.key)
-        except Forbidden:  # who submits may list, and not read
+        except Forbidden:  # a producer may be allowed to list, and not to read
             return
         if found is None or not is_output(found.metadata):
             return  # those that are outputs fail one by one

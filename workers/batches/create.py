@@ -72,7 +72,7 @@ def find_batch(destination: str, batch_id: str | None, settings: Settings) -> tu
 
 
 def check_ledger_place(destination: str, settings: Settings) -> None:
-    """Raise SettingsError where a new batch would publish its ledger, and nobody has said that it may."""
+    """Raise SettingsError where a new batch would publish its ledger, and no setting says that it may."""
     place = canonical_url(destination)
     if not place.startswith("s3:") or settings.ledger_url == BESIDE_OUTPUTS:
         return
@@ -276,7 +276,7 @@ def write_alone(ledger: Ledger, batch: Batch, settings: Settings) -> None:
 def check_recipe(ledger: Ledger, batch: Batch, settings: Settings) -> None:
     """Raise OtherRecipe where an open batch of the same destination has another recipe.
 
-    Parts of one schedule share the photos between them, and whoever names photos knows which: neither counts.
+    Parts of one schedule share the photos between them, and named photos are the caller's choice: neither counts.
     """
     if batch.named:
         return

@@ -123,7 +123,7 @@ class BatchTooLarge(LedgerError):
 
 
 class PlannerConflict(LedgerError):
-    """Raised when somebody else plans the batch: they took over after a silence, or were never gone."""
+    """Raised when another planner owns the batch: it took over after a silence, or was never gone."""
 
 
 def plan(
@@ -134,10 +134,10 @@ def plan(
     The plan objects are written before the batch that counts them: a planner that dies in between writes them again.
 
     Args:
-        planner: names the caller. It takes the batch over, and gives up as soon as somebody else has done so.
+        planner: names the caller. It takes the batch over, and gives up as soon as another has done so.
 
     Raises:
-        Taken: another planner has written to the batch since.
+        PlannerConflict: another planner has written to the batch since.
         BatchTooLarge: the source has more than `max_photos` photos.
         PatternError: a pattern of the batch's is malformed.
     """
@@ -241,14 +241,14 @@ def cut(batch: Batch, refs: Sequence[PhotoRef], shards: range) -> dict[int, list
 
 
 def _close(ledger: Ledger, batch: Batch, stretch: _PlanBuffer, aside: Gathered, *, planned: bool = False) -> Batch:
-    # Before the plans, too: whoever lost the batch must not write over the plans of who has it.
+    # Before the plans, too: a planner that lost the batch must not write over the plans of its owner.
     _check_planner(ledger, batch)
     stretch = _as_of_now(ledger, batch, stretch)
     shards = dict(enumerate((shard for shard in stretch.shards if shard.photos), start=batch.shards))
     done = all_of(lambda number: ledger.has_report(batch.id, number), list(shards))
     if any(done):  # a stale record: these shards were planned, and are done
         number = list(shards)[done.index(True)]
-        raise PlannerConflict(f"shard {number} of batch {batch.id} is done already: somebody else planned it")
+        raise PlannerConflict(f"shard {number} of batch {batch.id} is done already: another planner planned it")
 
     aside.write()
 

@@ -16,8 +16,8 @@ from workers.store.media_types import is_taken
 def caught_up(ledger: Ledger, batch: Batch) -> Batch:
     """Return the batch as its plans say, where its record lags behind them; not written.
 
-    It does where a planner died between the two, or where the batch was created a second time by somebody who had
-    seen none.
+    It does where a planner died between the two, or where the batch was created a second time by a caller
+    that had seen none.
     """
     while batch.first_retry is None and (keys := _keys(ledger, batch, batch.shards)):
         after = ledger.listed_after(batch.id, batch.shards) or ""

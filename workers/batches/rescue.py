@@ -56,10 +56,10 @@ class _QueueSearched(BaseModel):
 
 
 def resume(ledger: Ledger, batch_id: str, broker: Broker, settings: Settings) -> int:
-    """Take the marks of a stop away, send every shard again that is not done and that nobody is at, and plan the rest.
+    """Clear a stop, requeue every shard that is not done and that no worker holds, and plan the rest.
 
-    Returns how many were sent again. A shard that waits in the queue already is harmless there twice: whoever comes
-    second finds the report, or writes the same bytes.
+    Returns how many were sent again. A shard that waits in the queue already is harmless there twice: the
+    second run finds the report, or writes the same bytes.
     """
     batch = ledger.read_batch(batch_id)
     # A batch that was done, and is not any more, is open again: a report was torn or lost.
@@ -88,7 +88,7 @@ def reconcile(urls: Iterable[str], broker: Broker, settings: Settings) -> dict[s
         except SoftTimeLimitExceeded:
             raise
         except Exception:  # whatever is wrong with one batch's objects holds up no other
-            log.exception("batch %s is left out, for a reason that nobody foresaw", batch_id)
+            log.exception("batch %s is left out: unexpected error", batch_id)
             continue
         if count:
             sent[batch_id] = count
@@ -96,9 +96,7 @@ def reconcile(urls: Iterable[str], broker: Broker, settings: Settings) -> dict[s
 
 
 def periodic_rescuer(ledger: Ledger, batch_id: str, broker: Broker, settings: Settings) -> Callable[[], None]:
-    """Return a function to call now and then while somebody waits for a batch: it reconciles it, at most once a
-    lease.
-    """
+    """Return a function to call while a command follows a batch: it reconciles the batch, at most once a lease."""
     last = time.monotonic()
 
     def mind() -> None:
@@ -123,7 +121,7 @@ def plan_and_send(
         enough: asked after each shard, and every few seconds; where it says so, the batch is returned as it is then.
 
     Raises:
-        Taken: somebody else plans it.
+        PlannerConflict: another planner holds it.
         BatchTooLarge: the source has too many photos; those that may be are planned and sent.
     """
     # As it is now: an older record would plan anew what has been planned meanwhile.
@@ -217,7 +215,7 @@ def _taken_unseen(url: str, waiting: QueueSnapshot, attempts: list[Attempt]) -> 
 def _send(
     ledger: Ledger, batch: Batch, shards: set[int], attempts: list[Attempt], broker: Broker, settings: Settings
 ) -> int:
-    """Send those of these open shards that nobody is at, by the batch's tries. Torn plans are made anew."""
+    """Send those of these open shards that no worker holds, by the batch's tries. Torn plans are made anew."""
     wanted = sorted(shards - {attempt.shard for attempt in attempts if is_live(attempt)})
     for first in range(0, len(wanted), WINDOW):
         some = wanted[first : first + WINDOW]

@@ -19,7 +19,7 @@ def retry(ledger: Ledger, batch_id: str, broker: Broker, settings: Settings) -> 
     """Send the failed photos again, as the source has them now; returns how many there are.
 
     Raises:
-        LedgerError: the batch has shards that nobody has finished.
+        LedgerError: the batch has unfinished shards.
     """
     summary = BatchMonitor(ledger, batch_id).poll()
     batch = ledger.read_batch(batch_id)
@@ -38,7 +38,7 @@ def retry(ledger: Ledger, batch_id: str, broker: Broker, settings: Settings) -> 
         # All at once: with the first alone the batch could end, and call back, before the others are there.
         batch = batch.model_copy(update={"shards": shards.stop, "first_retry": first})
         ledger.write_batch(batch)
-        # Once more: somebody may have found the batch done, and taken it off, until now.
+        # Once more: a pass may have found the batch done, and taken it off, until now.
         register(ledger, batch, settings)
     for shard in shards:
         broker.send(job_of(ledger, batch, shard))

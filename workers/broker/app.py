@@ -29,7 +29,7 @@ def make_app(settings: Settings) -> Celery:
     app = Celery("apf", broker=without_tls(settings.broker_url or EMBEDDED_BROKER), backend=None)
     app.conf.update(
         imports=("workers.tasks",),
-        # The ledger is the truth; nobody reads a result, and none is stored.
+        # The ledger is the truth; no result is read, and none is stored.
         task_ignore_result=True,
         broker_connection_retry_on_startup=True,
         broker_connection_timeout=5,
@@ -67,7 +67,7 @@ def _messages() -> dict[str, object]:
         # Tasks about batches, that take no time, go ahead of all shards.
         "task_default_queue": INTERACTIVE,
         "task_create_missing_queues": False,
-        # Pickle would be code execution for whoever can write to Redis.
+        # With pickle, write access to Redis would be code execution.
         "task_serializer": "json",
         "accept_content": ["json"],
         "result_accept_content": ["json"],

@@ -16,7 +16,7 @@ from workers.core.records import BULK
 #: Bulk work's turn comes when so much is owed: longer turns waste less on beginning again, shorter ones hold up uploads
 #: for less.
 TURN_S = 5.0
-#: Whoever was idle for so long had nothing waiting, and owes nothing.
+#: A worker that was idle for so long had nothing waiting, and owes nothing.
 IDLE_S = 2.0
 
 

@@ -29,12 +29,12 @@ KEY = "apf-workers"
 BEAT_S, GONE_AFTER_S = 10.0, 35.0
 #: What has gone is known for so long, and of so many.
 KEPT_S, KEPT = 7 * 24 * 3600, 1000
-#: Whoever asks for a person waits no longer than this for Redis, and for workers that keep no record.
+#: A command waits no longer than this for Redis, and for workers that keep no record.
 PATIENCE_S, ANSWER_S = 2.0, 1.0
 
 
 class NotKnown(WorkerError):
-    """Raised when Redis cannot say who listens."""
+    """Raised when Redis cannot say which workers listen."""
 
     transient = True
 
@@ -94,7 +94,7 @@ def listeners(client: redis.Redis, prefix: str) -> list[Listener]:
 
 
 def unheard(queues: Iterable[str], found: Sequence[Listener]) -> list[Unheard]:
-    """Which of these queues nobody listens to, together where the same worker was the last.
+    """Which of these queues no worker listens to, together where the same worker was the last.
 
     Args:
         found: as `listeners` gives them.
@@ -108,7 +108,7 @@ def unheard(queues: Iterable[str], found: Sequence[Listener]) -> list[Unheard]:
 
 
 def look(client: redis.Redis, queues: Sequence[str], settings: Settings) -> list[Unheard]:
-    """Which of these queues nobody listens to. Workers of older versions keep no record, and are asked.
+    """Which of these queues no worker listens to. Workers of older versions keep no record, and are asked.
 
     Raises:
         RedisError, BrokerError: Redis does not answer, or refuses.
@@ -124,7 +124,7 @@ def look(client: redis.Redis, queues: Sequence[str], settings: Settings) -> list
 
 
 def look_quickly(queues: Sequence[str], settings: Settings) -> list[Unheard]:
-    """As `look`, for whoever can do without: within some seconds, whatever Redis does.
+    """As `look`, for callers that can do without: within some seconds, whatever Redis does.
 
     Raises:
         NotKnown: Redis does not answer, or refuses.

@@ -1,7 +1,7 @@
 """Queues of lanes and tenants, and the fair order in which a worker polls them.
 
     interactive          tasks about batches, and shards of producers that know no lanes; always asked first
-    interactive.RR       uploads that somebody waits for, a row for each tenant
+    interactive.RR       uploads, a row for each tenant
     bulk                 shards of producers that know no lanes
     bulk.RR.C            all other work, a row for each tenant, a column for each of its batches
 

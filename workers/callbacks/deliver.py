@@ -34,7 +34,7 @@ from workers.webhooks.ssrf import parse_target, site
 
 log = logging.getLogger(__name__)
 
-#: A task waits for no longer than this; later tries are asked for by whoever reconciles the batch.
+#: A task waits for no longer than this; later tries are asked for by the pass that reconciles the batch.
 LONGEST_COUNTDOWN_S = 320.0
 #: Added to a claim for each report, as the first try reads all of them.
 REPORT_S = 0.1
@@ -58,7 +58,7 @@ POSTPONED = Delivery("postponed")
 def deliver(batch_url: str, settings: Settings) -> Delivery:
     """Post the batch's callback once, where it is due, and write down what came of it.
 
-    Whatever keeps it from being delivered is in its record in the ledger, and in the log.
+    A reason for not delivering it is in its record in the ledger, and in the log.
 
     Raises:
         NotAllowed: the batch lies where this worker may not read.
@@ -74,7 +74,7 @@ def deliver(batch_url: str, settings: Settings) -> Delivery:
         take_off(ledger, batch, settings)
         return NOTHING_TO_DO
     if callback.due_in_s() > EARLY_S:
-        return NOTHING_TO_DO  # somebody else is at it
+        return NOTHING_TO_DO  # another worker holds the claim
     # Of one shard the report itself is read soon.
     if not callback.first_try_at and not is_single(batch) and not seems_done(ledger, batch):
         return NOTHING_TO_DO
@@ -155,7 +155,7 @@ def _claim(ledger: Ledger, batch: Batch, callback: Callback, settings: Settings)
 
 
 def _post(ledger: Ledger, batch: Batch, post: Post, settings: Settings) -> Answer | str:
-    """Return the receiver's answer, or why there is none; raises Resting where it is not asked."""
+    """Return the receiver's answer, or why there is none; raises ReceiverPaused where it is not asked."""
     names = _names(post.url)
 
     def admit(found: list[str]) -> None:

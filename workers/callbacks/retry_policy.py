@@ -66,7 +66,7 @@ def is_overdue(callback: Callback, settings: Settings, in_s: float = 0.0) -> boo
 
 
 def given_up(callback: Callback, why: str) -> Callback:
-    """Return the record of a callback that nobody tries any more; the last try's error is kept where it has one."""
+    """Return the record of a callback that is given up; the last try's error is kept where it has one."""
     ended = {"claimed_by": "", "claimed_until": "", "next_try_at": "", "gave_up_at": later(0)}
     return callback.model_copy(update={**ended, "last_error": callback.last_error or why})
 

@@ -3,7 +3,7 @@
 A worker that posts a callback protects no photo meanwhile. So a receiver that hangs must not cost its time-out for each
 of many callbacks, nor one that is slow its seconds, and all of them together get no more than half of the time. A
 receiver is known by its host, without the port, and by its addresses, of which there are fewer than names; and by its
-tenant, so that nobody has another's receiver rest. Known to this process alone: forgotten with it, and no harm done.
+tenant, so that no tenant opens the breaker of another. Known to this process alone, and forgotten with it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SLOW_BUDGET_S = 6.0
 #: Seconds of a minute that this process posts callbacks; the other half is the photos'.
 BUDGET_S = 30.0
 MINUTE_S = 60.0
-#: Receivers that are remembered: whoever names ever new ones fills no memory.
+#: Receivers that are remembered, lest ever new ones fill memory.
 MOST = 1000
 
 

@@ -99,7 +99,7 @@ class Settings(BaseSettings):
     bulk_share: float = Field(default=0.25, ge=0, le=0.9)
     #: A worker that has not been heard of for so long counts as dead.
     lease_s: float = Field(default=60, ge=1)
-    #: How often shards that nobody is at are looked for and sent again, where `apf beat` runs.
+    #: How often orphaned shards are requeued, where `apf beat` runs.
     reconcile_every_s: float = Field(default=60, ge=1)
     #: How often schedules (`apf schedule`) are looked at, where `apf beat` runs.
     schedule_every_s: float = Field(default=60, ge=1)
@@ -142,7 +142,7 @@ class Settings(BaseSettings):
 
     #: A worker's metrics (GET /metrics) and health (GET /healthz) answer on this port; 0: they are off.
     metrics_port: int = Field(default=0, ge=0, le=65535)
-    #: On this address; 0.0.0.0 is for whoever reaches the machine.
+    #: On this address; 0.0.0.0 is open to every machine that reaches this one.
     metrics_host: Text = "127.0.0.1"
     #: `apf exporter` asks Redis and the store no more often than this, however often it is scraped.
     exporter_every_s: float = Field(default=15, ge=0)
@@ -289,7 +289,7 @@ def check_worker(settings: Settings) -> None:
     if not settings.allowed:
         raise SettingsError(
             "a worker does what messages say, in buckets and folders that you name: set APF_ALLOWED_URLS, for example "
-            'to "s3://photos s3://public", or to * where everybody who can write to the queue is trusted'
+            'to "s3://photos s3://public", or to * where every program that can write to the queue is trusted'
         )
 
 

@@ -23,7 +23,7 @@ from workers.errors import JobError, LedgerError, NewerRecord, WorkerError
 
 Parsed = TypeVar("Parsed", bound=BaseModel)
 
-#: An upload that somebody waits for, or work that has time.
+#: An upload with a user waiting, or work that has time.
 Lane = Literal["interactive", "bulk"]
 INTERACTIVE: Lane = "interactive"
 BULK: Lane = "bulk"
@@ -57,8 +57,8 @@ class _Record(BaseModel):
 
 
 class WorkerOutput(_Record):
-    """What workers tell of their work: fields of a newer version are passed over. What is asked has none of these:
-    it must be understood whole.
+    """Base of workers' outputs: fields of a newer version are ignored. Requests reject them: they must be understood
+    whole.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -88,7 +88,7 @@ class ShardJob(_Record):
     shard: int = Field(ge=0, le=10**9)
     #: How often a store that was down has been waited for; deaths are counted in the ledger.
     waits: int = Field(default=0, ge=0)
-    #: Where it waits for a worker, and whoever sends it again puts it.
+    #: Where it waits for a worker, each time that it is sent.
     queue: str = Field(default=BULK, pattern=QUEUE)
 
     def encode(self) -> dict[str, str | int]:
@@ -343,7 +343,7 @@ class Batch(VersionedRecord):
     photos: int = Field(default=0, ge=0)
     #: Objects that are no photos by their name, and excluded ones.
     ignored: int = Field(default=0, ge=0)
-    #: Who plans it, and when they last wrote: another takes over only after `PLANNER_LEASE_S` of silence.
+    #: Its planner, and when that last wrote: another takes over only after `PLANNER_LEASE_S` of silence.
     planner: str = ""
     updated_at: Moment | Literal[""] = ""
     #: For people: what else there is to know, such as that the source was too large.

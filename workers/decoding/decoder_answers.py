@@ -1,6 +1,6 @@
 """What a decoder answers: a header of fixed size, then as many bytes as it says. Nothing in it is trusted.
 
-Whoever has taken a decoder over writes what they like. So every field is checked by itself and against what was asked,
+A decoder that was taken over writes anything. So every field is checked by itself and against what was asked,
 texts are cleaned, and colour profiles and EXIF tags are read once more, as those of a file are. Pixels never come this
 way, but in memory that the worker has lent and then sealed (`workers.decoding.shared_memory`).
 """
@@ -54,7 +54,7 @@ _CHUNKS = tuple(sorted(PNG_COLOUR))
 
 
 class Unforeseen(RuntimeError):
-    """Raised where a decoder failed in a way that nobody foresaw: the name and text of what it raised."""
+    """Raised for an unexpected error of a decoder: the name and text of its exception."""
 
 
 class Head(NamedTuple):
@@ -263,7 +263,7 @@ def _check_metadata(icc: bytes, exif: bytes, keep_metadata: Sequence[str]) -> No
     if icc and not is_own(icc):
         raise BadAnswer("a colour profile that is not of our own writing")
     if exif and not same_exif(exif, tuple(keep_metadata)):
-        raise BadAnswer("EXIF tags that nobody asked for")
+        raise BadAnswer("EXIF tags that were not asked for")
 
 
 def _coding(head: Head, header: Header, tables: bytes, chunks: bytes) -> Coding:

@@ -221,7 +221,7 @@ class DecoderProcess:
 
     @property
     def says_more(self) -> bool:
-        """Whether it has written something that nobody asked for."""
+        """Whether it has written something unasked."""
         self._channel.settimeout(0)
         with suppress(OSError):
             return bool(self._channel.recv(1, socket.MSG_PEEK))

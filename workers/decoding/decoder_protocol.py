@@ -21,7 +21,7 @@ GREETING = struct.Struct("<I")
 
 
 class BadAnswer(Exception):
-    """Raised where an answer is not one that a decoder of ours gives: it is broken, or somebody else's by now."""
+    """Raised where an answer is not one that a decoder of ours gives: it is broken, or was taken over."""
 
     def __str__(self) -> str:
         return f"a decoder answered what none does: {super().__str__()}"

@@ -38,8 +38,8 @@ ALLOWED = (
     *("getrandom", "getrusage", "sysinfo", "get_mempolicy", "exit", "exit_group"),
 )
 
-#: No decoder does this: who tries has taken one over, and is ended at once, by SIGSYS. All else that is not allowed
-#: fails with EPERM, as libraries try things that they can do without.
+#: No sound decoder does this: one that tries was taken over, and is ended at once, by SIGSYS. All else that is not
+#: allowed fails with EPERM, as libraries try things that they can do without.
 DEADLY = (
     *("execve", "execveat", "ptrace", "process_vm_readv", "process_vm_writev", "kill", "tkill"),
     *("pidfd_open", "pidfd_getfd", "pidfd_send_signal", "open_by_handle_at"),
@@ -75,7 +75,7 @@ class Cage:
         if wanted == "require" and not self.whole:
             raise SettingsError(
                 f"APF_DECODER_CAGE is require, and decoders here are without {'; without '.join(self.lacks)}. "
-                "Or set it to best, where nobody strange hands in photos"
+                "Or set it to best, where only known people hand in photos"
             )
 
     def __str__(self) -> str:
@@ -99,7 +99,7 @@ def end_with(parent: int) -> None:
 
 
 def limit(memory_bytes: int, threads: int) -> None:
-    """No more memory, descriptors and threads than this, and no core dump of somebody's photo."""
+    """No more memory, descriptors and threads than this, and no core dump of a photo."""
     for what, most in (
         (resource.RLIMIT_AS, memory_bytes),
         (resource.RLIMIT_CORE, 0),

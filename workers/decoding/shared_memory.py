@@ -1,8 +1,7 @@
-"""Memory that the worker lends to a decoder: what it is to read, and room for the pixels that it answers.
+"""Shared memory for a decoder: the bytes that it reads, and room for the pixels that it answers.
 
 The worker makes it of a fixed size, hands it over as a descriptor, and seals it against writing before it looks at what
-the decoder wrote: from then on nothing changes under its eyes, whoever still holds it. Only pages that are written cost
-anything, so it may be lent large.
+the decoder wrote: from then on nothing changes in it. Only pages that are written cost anything, so it may be large.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ class SharedPixels:
         write_all(self.file, parts)
 
     def seal(self) -> None:
-        """Nobody writes here any more.
+        """No process writes here any more.
 
         Raises:
             BadAnswer: a decoder keeps it open for writing, or has sealed it otherwise.

@@ -10,7 +10,7 @@ class BudgetClosed(Exception):
 
 
 class ByteBudget:
-    """Lets holders in while their bytes fit; one that alone is over the limit passes when nobody else holds any."""
+    """Lets holders in while their bytes fit; one that alone is over the limit passes when no other holds any."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit

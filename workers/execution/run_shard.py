@@ -48,7 +48,7 @@ class ShardStopped(Exception):
 
 
 class ShardResumed(Exception):
-    """Raised when a shard stopped for a mark that is gone by now: whoever took it away found it still running."""
+    """Raised when the batch was resumed before the shard had stopped: run the shard again."""
 
 
 class ShardTimedOut(SoftTimeLimitExceeded):
@@ -161,12 +161,12 @@ def run_shard(
             if (present := _as_it_is_now(ledger, batch)) is None:
                 return None
             report = _shard_report(job, photos, runner.clock, time.monotonic() - started)
-            # While the try still counts: whoever dies here is missed, too.
+            # While the lease is held: a worker that dies here is missed, too.
             _write_report(ledger, batch_id, batch.lane, report)
             if begun:
                 forget_begun(ledger, batch, job.shard)
     except ShardStopped as stop:
-        # The try is over by now, so whoever resumes the batch from here on sends the shard again.
+        # The lease is over by now, so a resume from here on sends the shard again.
         if ledger.stopped(batch_id):
             return None
         raise ShardResumed(f"shard {job.shard} was stopped and resumed") from stop

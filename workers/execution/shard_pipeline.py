@@ -56,7 +56,7 @@ BATCH_S, FIRST_BATCH_MEGAPIXELS = 2.0, 4.0
 
 
 class ShardPreempted(Exception):
-    """Raised when a shard was left for an upload that somebody waits for; what it has written stays."""
+    """Raised when a bulk shard is preempted by an upload; what it has written stays."""
 
 
 @dataclass(frozen=True)
@@ -336,7 +336,7 @@ class ShardRunner:
             return
         reason, transient = explain(error)
         if not isinstance(error, (PhotoError, StoreError)):
-            logger.exception("a photo failed in a way that nobody foresaw", exc_info=error)
+            logger.exception("unexpected error while a photo was processed", exc_info=error)
         self._report(_report(ref, Outcome.failed, reason=reason, transient=transient))
 
 

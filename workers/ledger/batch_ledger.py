@@ -200,7 +200,7 @@ class Ledger:
         return dict(self._listed(batch_id, "reports", first))
 
     def read_digest(self, batch_id: str) -> list[ShortReport]:
-        """Return what `write_digest` wrote; nothing where nobody has. Raises LedgerError where it is torn."""
+        """Return what `write_digest` wrote; nothing where it was not written. Raises LedgerError where it is torn."""
         key = self.key(batch_id, "digest.jsonl")
         data = self.read(key)
         return [] if data is None else read_lines(data, DigestHeader, ShortReport, 0, key)[1]

@@ -5,8 +5,8 @@
             callback-asked.json    when a worker was last asked to deliver it
 
 Delivered at least once: a worker posts, then notes it. One that dies in between leaves a claim that ends by itself, and
-whoever reconciles the batch asks another, which posts the same body under the same id. Until its callback is delivered
-or given up a batch stays registered as open, so nothing is lost with Redis.
+the pass that reconciles the batch asks another, which posts the same body under the same id. Until its callback is
+delivered or given up a batch stays registered as open, so nothing is lost with Redis.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Callback(BaseModel):
     end: int
     #: The `webhook-id`.
     id: str
-    #: The one that somebody is at included.
+    #: A claimed one included.
     tries: int = 0
     #: Of the last answer; None where there was none.
     status: int | None = None
@@ -58,7 +58,7 @@ class Callback(BaseModel):
     #: Or when it was first postponed.
     first_try_at: str = ""
     next_try_at: str = ""
-    #: Somebody is at it until then.
+    #: The worker that holds it, and until when.
     claimed_by: str = ""
     claimed_until: str = ""
     delivered_at: str = ""
@@ -66,7 +66,7 @@ class Callback(BaseModel):
 
     @property
     def settled(self) -> bool:
-        """Whether nobody has to do anything any more."""
+        """Whether it is delivered or given up."""
         return bool(self.delivered_at or self.gave_up_at)
 
     @property
@@ -101,7 +101,7 @@ def webhook_id(ledger: Ledger, batch: Batch) -> str:
 
 
 def new_callback(ledger: Ledger, batch: Batch) -> Callback:
-    """Return the record of an end that nobody has tried to tell."""
+    """Return the record of an end that no worker has tried to deliver."""
     return Callback(end=batch.shards, id=webhook_id(ledger, batch))
 
 
@@ -139,9 +139,9 @@ def delivery_started(ledger: Ledger, batch: Batch) -> bool:
 
 
 def request_delivery(ledger: Ledger, batch: Batch, notify: Notify, settings: Settings) -> None:
-    """Ask a worker for the callback of a batch that is done, where nobody seems to be at it; raises BrokerError."""
+    """Ask a worker for the callback of a batch that is done, where no worker seems to hold it; raises BrokerError."""
     callback = read_callback(ledger, batch)
-    # Where nobody has tried, nobody may have been asked; else whoever tried last is about to try again.
+    # Without a try, no worker may have been asked; else the one of the last try is about to try again.
     patience_s = LATE * settings.lease_s if callback.tries else 0.0
     if callback.due_in_s() > -patience_s:
         return
@@ -155,7 +155,7 @@ def request_delivery(ledger: Ledger, batch: Batch, notify: Notify, settings: Set
 
 
 def seems_done(ledger: Ledger, batch: Batch) -> bool:
-    """Return whether each shard has a report, by a listing and a few GETs, and nobody has stopped the batch."""
+    """Return whether each shard has a report, by a listing and a few GETs, and the batch is not stopped."""
     if ledger.stopped(batch.id):
         return False
     missing = set(range(batch.shards)) - ledger.reported_shards(batch.id)
@@ -169,7 +169,7 @@ def _parsed(data: bytes) -> _DeliveryRequest | None:
 
 
 def _was_heard(asked: _DeliveryRequest, callback: Callback) -> bool:
-    """Return whether whoever was asked has set a moment for the next try, so that no message of it waits any more."""
+    """Return whether the worker that was asked has set the next try's moment, so that no message waits any more."""
     moment = callback.next_try_at
     return bool(moment) and datetime.fromisoformat(moment) > datetime.fromisoformat(asked.at)
 

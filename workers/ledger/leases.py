@@ -1,7 +1,7 @@
 """Shard leases and crash counts, in the ledger: no restart of anything forgets them.
 
 A try writes `attempts/<shard>/<id>.json` when it starts, renews it while it runs, and takes it away when it ends, well
-or not. Whoever is killed cannot do that: a record that is no longer renewed is a death. Shards whose workers die are
+or not. A killed worker cannot do that: a record that is no longer renewed is a death. Shards whose workers die are
 run photo by photo, and then the record names the photo in hand (`workers.execution.isolation`).
 """
 
@@ -45,10 +45,10 @@ class CrashCounts:
 
 
 def is_live(attempt: Attempt) -> bool:
-    """Return whether somebody still runs it, as far as can be known."""
+    """Return whether a worker still runs it, as far as can be known."""
     if attempt.timed_out or now() - datetime.fromisoformat(attempt.seen_at) > timedelta(seconds=attempt.lease_s):
         return False
-    # On its own host a process can be asked after, and need not be waited for.
+    # On its own host a process can be looked up, and need not be waited for.
     return attempt.host != socket.gethostname() or _runs(attempt.pid)
 
 

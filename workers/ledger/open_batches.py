@@ -38,7 +38,7 @@ def check_registry(settings: Settings) -> None:
     """Raise SettingsError where producers and workers of a queue would not look for open batches in one place."""
     if settings.broker_url and not roots(settings):
         raise SettingsError(
-            "nothing says where open batches are registered, so that nobody could find and reconcile them: set "
+            "nothing says where open batches are registered, so that none could be found and reconciled: set "
             "APF_ALLOWED_URLS to buckets and folders (not *), or APF_LEDGER_URL, alike for producers, workers and beat"
         )
 

@@ -2,7 +2,7 @@
 
     <batch>/digest.jsonl    a line for each report: its ETag, its sums, the photos that failed
 
-It is no truth of its own, and may be deleted at any time: whoever has read many reports writes it, and a line counts
+A cache: it may be deleted at any time. A reader of many reports writes it, and a line counts
 only as long as a listing shows its report with the same ETag, which means untouched since.
 """
 
@@ -50,7 +50,7 @@ def open_shards(ledger: Ledger, batch: Batch) -> set[int]:
 
 
 def note_reports(ledger: Ledger, batch_id: str, reports: Iterable[ShortReport]) -> None:
-    """Write the digest, as well as may be: who only reads needs no right to. A newer version's is left to it."""
+    """Write the digest, as well as may be: a reader needs no right to write. A newer version's is left to it."""
     lines = [report for report in reports if report.etag and len(report.failed) <= FEW_FAILURES]
     with suppress(StoreError):
         if not ledger.has_newer_digest(batch_id):

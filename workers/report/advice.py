@@ -32,7 +32,7 @@ _CURES: tuple[tuple[str, str], ...] = (
     (r"deleted while", "Nothing to do, unless it was deleted by mistake: then put it back." + _AGAIN),
     (
         r"APF_ALLOWED_URLS|overlap|belongs into|set APF_DETECTOR",
-        "Whoever runs the workers has to allow this place or detector." + _RETRY,
+        "The workers' operator has to allow this place or detector." + _RETRY,
     ),
     (r"(de|en)coding took longer", "Save it again in a photo program, or raise APF_DECODE_LIMIT_S." + _AGAIN),
     (r"raw file|camera raw", "Develop it to a JPEG or TIFF in your raw converter." + _AGAIN),

@@ -59,7 +59,7 @@ class Target:
             apart: canonical URLs of source and destination: what lies there is protected, or published.
 
         Raises:
-            TargetError: it lies in one of these, or somebody else's file or folder has its name.
+            TargetError: it lies in one of these, or another program's file or folder has its name.
         """
         with _explained(self.page):
             self.folder.exists()

@@ -129,7 +129,7 @@ def _privacy(scope: Scope) -> str:
     if scope.with_originals:
         return (
             '<p class="privacy warn" role="note"><strong>This page holds unprotected photos.</strong> Keep it to '
-            "yourself: it was made with <code>--with-originals</code>, and whoever has it has your originals, reduced "
+            "yourself: it was made with <code>--with-originals</code>, and it shows your originals, reduced "
             "in size.</p>"
         )
     return (
@@ -173,7 +173,7 @@ def _facts(summary: BatchSummary, scope: Scope) -> str:
 
 
 def _jury(recipe: Recipe) -> str:
-    # Whoever gets the page need not know where files lie.
+    # A reader of the page need not know where files lie.
     names = ", ".join(name.rstrip("/").rsplit("/", 1)[-1] for name in recipe.jury or recipe.guides)
     if recipe.jury:
         return f"{names}: recognisers that the filter did not work on say which faces are weak"

@@ -67,7 +67,7 @@ def merged(pieces: Sequence[Piece]) -> tuple[Piece, ...]:
 
 
 def identity(recipe: Recipe, schedule: Schedule) -> str:
-    """Return what tells recipes apart: all of them, or, where nobody waits for other weights or code, all but these."""
+    """Return what tells recipes apart: all of them, or, without these where no run waits for other weights or code."""
     if not schedule.on_change or "recipe" in schedule.on_change:
         return recipe.id
     return recipe.model_copy(update={"weights": "", "version": 0}).id

@@ -80,7 +80,7 @@ def look(
     """Fire the schedule if it is due; returns the run once its batches are made.
 
     Raises:
-        TurnLost: somebody else looks at it.
+        ScheduleLeaseLost: another process holds its lease.
         WorkerError, ApfError: source, destination, recipe or record are not as they should be.
     """
     schedule, state = shelf.read(name), shelf.state(name)
@@ -88,8 +88,8 @@ def look(
         return None
     with lease_at(shelf, name) as turn:
         if turn is None:
-            raise ScheduleLeaseLost(f"schedule {name} is looked at by somebody else")
-        state = settled(schedule, shelf.state(name), settings, turn.keep)  # somebody may have been here meanwhile
+            raise ScheduleLeaseLost(f"schedule {name} is evaluated by another process")
+        state = settled(schedule, shelf.state(name), settings, turn.keep)  # it may have changed until now
         due = due_at(schedule, state, now())
         _check_place(shelf, name, schedule, settings)
         if due and (state.run is None or state.run.created):
@@ -113,7 +113,7 @@ def _has_business(schedule: Schedule, state: State, at: datetime, settings: Sett
 
 
 def _check_place(shelf: ScheduleRepository, name: str, schedule: Schedule, settings: Settings) -> None:
-    """Raise LedgerError where a record lies elsewhere than it should: somebody else may have put it there."""
+    """Raise LedgerError where a record lies elsewhere than it should: it may be forged."""
     wanted = repository_for(schedule.destination, settings).store.url
     if (shelf.store.url, name) != (wanted, schedule.name):
         raise LedgerError(

@@ -1,7 +1,7 @@
 """Lease on a schedule, in the object store: one process evaluates it at a time.
 
-It spares work and is not what correctness rests on, as no store promises it without conditional writes: two who look at
-once find the same moment due, and make the same batches of it.
+It spares work and correctness does not rest on it, as no store promises it without conditional writes: two processes
+that evaluate at once find the same moment due, and make the same batches of it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ FILE = "turn.json"
 
 
 class ScheduleLeaseLost(LedgerError):
-    """Raised when somebody else has taken the turn over: what was found out meanwhile is for them to say."""
+    """Raised when another process has taken the lease over: what was found meanwhile is dropped."""
 
 
 class _Holder(BaseModel):
@@ -45,15 +45,15 @@ class ScheduleLease:
     _renewed: float = field(default_factory=time.monotonic)
 
     def keep(self) -> None:
-        """To be called now and then; raises TurnLost."""
+        """Renew it where it is time; raises ScheduleLeaseLost."""
         if time.monotonic() - self._renewed > RENEW_S:
             self.check()
             self.write()
 
     def check(self) -> None:
-        """Raise TurnLost where somebody else has the turn."""
+        """Raise ScheduleLeaseLost where another process holds the lease."""
         if (holder := self.holder()) is None or holder.token != self.token:
-            raise ScheduleLeaseLost(f"schedule {self.name} is looked at by somebody else now")
+            raise ScheduleLeaseLost(f"schedule {self.name} is evaluated by another process now")
 
     def write(self) -> None:
         self._renewed = time.monotonic()
@@ -69,7 +69,7 @@ class ScheduleLease:
 
 @contextmanager
 def lease_at(shelf: ScheduleRepository, name: str) -> Iterator[ScheduleLease | None]:
-    """Provide the turn at a schedule; None while somebody else has it."""
+    """Provide the lease on a schedule; None while another process holds it."""
     turn = ScheduleLease(shelf, name)
     holder = turn.holder()
     if holder and holder.until > now():

@@ -107,7 +107,7 @@ class RunPart(_Record):
 
 
 class Run(_Record):
-    """One fire of a schedule. It is noted before its batches are made: whoever finds it unmade makes them."""
+    """One fire of a schedule. It is noted before its batches are made: the next look makes missing ones."""
 
     #: ISO 8601, UTC: of the trigger's moment, not of the look.
     fire_time: str

@@ -71,7 +71,7 @@ def outcome_of(ledger: Ledger, batch: Batch, keep: Callable[[], None] = lambda: 
 
 
 def _is_left(ledger: Ledger, batch: Batch) -> bool:
-    """Return whether nobody is at a cancelled batch any more: workers finish the photos in hand."""
+    """Return whether no worker runs a shard of a cancelled batch any more: photos in hand are finished."""
     return not any(map(is_live, attempts_at(ledger, batch.id)))
 
 

@@ -1,9 +1,9 @@
 """Schedules in the object store: Redis may be flushed, and no clock has anything to remember.
 
     <root>/.apf/schedules/<name>/schedule.json   what was asked; commands write it
-                                /last.json       what became of it; who looks at it writes it, and nobody else
+                                /last.json       its state; written by the holder of the lease alone
                                 /error.json      why it could not be looked at
-                                /turn.json       who looks at it (`workers.schedules.lease`)
+                                /turn.json       the lease (`workers.schedules.lease`)
 
 The root is that of the destination's open batches (`workers.ledger.open_batches`).
 """
@@ -42,9 +42,6 @@ class ScheduleRepository:
             files.setdefault(name, set()).add(file)
         there = {name: found for name, found in files.items() if "schedule.json" in found and NAME.fullmatch(name)}
         return {name: "error.json" in found for name, found in there.items()}
-
-    def has(self, name: str) -> bool:
-        return self.store.head(self.key(name, "schedule.json")) is not None
 
     def read(self, name: str) -> Schedule:
         """Raise LedgerError where there is none, or where it does not validate."""
@@ -172,7 +169,7 @@ def by_shelf(
             names = shelf.names()
         except NotFound as error:
             if not url.startswith("s3:") or url in former:
-                continue  # a folder that nobody has made yet
+                continue  # a folder that is not made yet
             _tell(complain, url, error)
         except WorkerError as error:
             if url not in former:  # a source that may not be listed, or not now

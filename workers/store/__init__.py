@@ -42,7 +42,7 @@ def open_store(url: str | Path, *, s3: S3Options | None = None, create: bool = F
         from workers.store.memory import MemoryStore  # noqa: PLC0415
 
         return MemoryStore(url)
-    # boto3 takes long to load: only those who use S3 pay for it.
+    # boto3 takes long to load: only users of S3 pay for it.
     from workers.store.s3 import S3Store  # noqa: PLC0415
 
     return S3Store(url, s3 or S3Options())

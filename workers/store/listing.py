@@ -14,14 +14,14 @@ from workers.store.base import Store
 WORTH_LISTING = 8
 #: No more than a page is listed: where other objects fill it, the rest is asked for one by one.
 PAGE = 1000
-#: For who writes without conditions, a listing is good for so long.
+#: Before a write without conditions, a listing is good for so long.
 GOOD_FOR_S = 5.0
 
 
 def absent_keys(store: Store, keys: Sequence[str]) -> frozenset[str]:
     """Those of the keys that are known to have no object; none where a listing saves no requests.
 
-    That is as of now: a listing may lag, and others may write. Who skips a HEAD for it must be able to do without.
+    That is as of now: a listing may lag, and others may write. A caller that skips a HEAD for it must cope with that.
     """
     if not store.lists_pages or len(keys) < WORTH_LISTING:
         return frozenset()
@@ -36,7 +36,7 @@ def absent_keys(store: Store, keys: Sequence[str]) -> frozenset[str]:
 
 
 class Absent:
-    """The `absent_keys` of a shard, listed anew for who has to know what came there since. Threads may share it."""
+    """The `absent_keys` of a shard, listed anew to see what came there since. Threads may share it."""
 
     def __init__(self, store: Store, keys: Sequence[str]) -> None:
         self._store, self._keys, self._lock = store, keys, threading.Lock()

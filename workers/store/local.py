@@ -315,7 +315,7 @@ class FileStore:
             path.unlink(missing_ok=True)
             return
         self._make(path.parent)
-        # Nobody reads it before its object appears: no rename. On disk by then: an output without it would be no run's.
+        # It is not read before its object appears: no rename. On disk by then: an output without it would be no run's.
         with path.open("w", encoding="utf-8") as file:
             json.dump({"key": key, "metadata": dict(metadata)}, file)
             file.flush()
@@ -458,7 +458,7 @@ def _fault(key: str) -> str | None:
 
 @dataclass(frozen=True)
 class _Tour:
-    """One listing: what is wanted of it, and who is told of what is left out."""
+    """One listing: its bounds, and a callback for what is left out."""
 
     #: Where it begins.
     base: str

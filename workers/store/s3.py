@@ -162,7 +162,7 @@ class S3Store:
                 Metadata=kept,
                 **_condition(over),
             )
-        # Swift answers 202 without an ETag when someone else wrote the key in the same moment, and theirs stays.
+        # Swift answers 202 without an ETag when another write of the same moment won.
         return ObjectInfo(key=key, size=len(data), etag=_unquoted(written.get("ETag", "")), metadata=kept)
 
     def put_if_absent(self, key: str, data: bytes) -> bool:

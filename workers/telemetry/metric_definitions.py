@@ -69,7 +69,7 @@ COUNTERS = {
         {"reason": ("died", "timeout", "caged", "invalid")},
     ),
     "apf_callbacks_total": Measure("Tries of callbacks, by what came of them.", {"result": get_args(Result)}),
-    "apf_reconciled_shards_total": Measure("Shards that nobody was at, sent again by the periodic task."),
+    "apf_reconciled_shards_total": Measure("Orphaned shards, requeued by the periodic task."),
 }
 
 HISTOGRAMS = {

@@ -64,7 +64,7 @@ def shard_reported(report: ShardReport, lane: Lane) -> None:
 
 
 def _note_gpu_memory() -> None:
-    torch = sys.modules.get("torch")  # whoever has not loaded it uses no GPU
+    torch = sys.modules.get("torch")  # a process without it uses no GPU
     if torch is None or not torch.cuda.is_initialized():
         return
     for number in range(torch.cuda.device_count()):

@@ -66,7 +66,7 @@ def _forms(key: str) -> list[str]:
 
 
 def alias(key: str) -> str:
-    """How a log names a photo: whoever has the key can find it."""
+    """How a log names a photo: with the key at hand it can be found."""
     return f"photo-{hashlib.sha256(key.encode('utf-8', 'surrogatepass')).hexdigest()[:10]}"
 
 
@@ -87,7 +87,7 @@ def install() -> None:
         keys = [arg for arg in record.args or () if isinstance(arg, PhotoKey)] if hides_keys else []
         record.msg, record.args = masked(record.getMessage(), keys), ()
         if record.exc_info and isinstance(record.exc_info[1], (WorkerError, ApfError)):
-            record.exc_info = None  # the message holds the reason and its cure; where it was raised helps nobody
+            record.exc_info = None  # the message holds the reason and its cure; a traceback adds nothing
         if record.exc_info:
             record.exc_text = masked(_FORMAT.formatException(record.exc_info))
         record.apf_at = current_context()

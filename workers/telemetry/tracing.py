@@ -68,7 +68,7 @@ def shard_reported(report: ShardReport) -> None:
 
 @worker_process_init.connect
 def start_child(**_: object) -> None:
-    """Start tracing in a worker's child: a fresh process, which nobody has told yet."""
+    """Start tracing in a worker's child, which is a fresh process."""
     if load_settings().otel:
         start()
 

@@ -21,7 +21,7 @@ from workers.errors import CallbackError
 from workers.webhooks.signing import signed_headers
 from workers.webhooks.ssrf import AddressPolicy, Target, addresses, parse_target
 
-#: Of the answer; nobody looks at it.
+#: Of the answer, which is not used.
 ANSWER_BYTES = 4096
 #: Addresses of a host that are tried in turn, and the part of the time that each has to connect.
 TRIED_ADDRESSES = 3

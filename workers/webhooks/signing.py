@@ -36,7 +36,7 @@ def parse_secrets(text: str) -> tuple[bytes, ...]:
 
 
 def signed_headers(message_id: str, body: bytes, keys: Sequence[bytes], moment: datetime) -> dict[str, str]:
-    """Return the three headers that prove who sent a body, and when; a signature for each key."""
+    """Return the three headers that prove a body's sender and moment; a signature for each key."""
     timestamp = str(int(moment.timestamp()))
     signatures = [base64.b64encode(one).decode() for one in digests(message_id.encode(), timestamp, body, keys)]
     return {

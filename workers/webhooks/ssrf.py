@@ -1,6 +1,6 @@
 """SSRF guard: the form of a callback's URL, and the addresses that its host may have.
 
-A callback's URL comes from whoever submits photos, and is posted to from inside the operator's network. So the host's
+A callback's URL comes from the submitter of photos, and is posted to from inside the operator's network. So the host's
 addresses are looked up once, all of them are checked, and the connection is made to one of these very addresses: a name
 server that answers differently a moment later changes nothing.
 """
@@ -73,7 +73,7 @@ class Target:
 
 
 def parse_target(url: str) -> Target:
-    """Return the parts of a callback's URL; asks nobody whether it may be reached.
+    """Return the parts of a callback's URL; whether it may be reached is not looked up.
 
     Raises:
         CallbackError: it is no http or https URL, holds a user or password, or names a port that it may not.

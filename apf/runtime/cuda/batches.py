@@ -26,7 +26,7 @@ class Limit:
 
     @property
     def most(self) -> int | None:
-        """None: nobody has found out yet."""
+        """None: not measured yet."""
         return self._most
 
     def find(self, most: int) -> None:
@@ -56,7 +56,7 @@ class Limit:
 
 @cache
 def limit(device: str, work: str) -> Limit:
-    """Return the process's limit for a kind of work on a device: all who do it share what was found."""
+    """Return the process's limit for a kind of work on a device: one measurement serves all callers."""
     return Limit()
 
 

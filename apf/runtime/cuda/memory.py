@@ -65,7 +65,7 @@ def in_batches(
 
 
 def empty_cache() -> None:
-    """Give back what torch keeps for later, and what is left of filters that nobody uses any more."""
+    """Give back what torch keeps for later, and what is left of filters that are not used any more."""
     gc.collect()
     with suppress(RuntimeError):  # before torch 2.12 a CUDA graph that failed leaves an allocator that refuses
         torch.cuda.empty_cache()

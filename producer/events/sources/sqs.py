@@ -187,7 +187,7 @@ def sqs_client(queue_url: str, *, endpoint_url: str | None, region: str | None) 
     found = _REGION.match(host)
     if found is None and endpoint_url is None:
         parts = urlsplit(queue_url)
-        endpoint_url = f"{parts.scheme}://{parts.netloc}"  # an SQS of somebody else's
+        endpoint_url = f"{parts.scheme}://{parts.netloc}"  # an SQS other than AWS's
     region = (found[1] or found[2]) if found else region
     config = Config(
         retries={"mode": "standard", "total_max_attempts": 3},

@@ -20,7 +20,8 @@ from apf.guides.loading import find_source
 from apf.guides.torch_guide import torch_guide
 from apf.guides.torch_recogniser import load_recognisers
 from apf.photo import decode
-from apf.protect.pipeline import encode_protected, protect_batch
+from apf.protect.pipeline import protect_batch
+from apf.protect.publish import encoded
 from apf.recipe import Recipe, load_recipe, make_recipe
 from apf.weight_files import WEIGHTS_DIR, weights_digest
 from tests.apf.conftest import SHARED
@@ -113,7 +114,7 @@ def test_steps_on_a_shipped_guide_hide_real_faces(name: str, shared_models: Path
     likenesses = []
     for path in photos:
         photo = decode(path.read_bytes())
-        published = decode(encode_protected(protect_batch([photo], filter_)[0], filter_)).pixels
+        published = decode(encoded(protect_batch([photo], filter_)[0], filter_.recipe)).pixels
         known, found = (main_face(pixels, filter_) for pixels in (photo.pixels, published))
         likenesses.append([float((judge(known) * judge(found)).sum()) for judge in judges.values()])
     assert np.mean(likenesses) < MOST_ALIKE[name]

@@ -206,7 +206,7 @@ def test_only_one_has_the_turn(world: World, monkeypatch: pytest.MonkeyPatch) ->
         mine.write()
         with lease_at(world.shelf, "nightly") as other:
             assert other is not None
-            with pytest.raises(lease.ScheduleLeaseLost, match="nightly is looked at by somebody else"):
+            with pytest.raises(lease.ScheduleLeaseLost, match="nightly is evaluated by another process"):
                 mine.check()
 
 
