@@ -128,9 +128,11 @@ class Keyring:
         self._lock = Lock()
         self._looked = time.monotonic()
         self._read = self._now()
+        # For good: a server whose last token is taken back lets nobody in.
+        self._guards = bool(self._read.by_digest) or self._path is not None
 
     def __bool__(self) -> bool:
-        return bool(self._read.by_digest) or self._path is not None
+        return self._guards
 
     def grant_of(self, token: str) -> Grant | None:
         """Return what the token's holder may do; None where nobody knows it."""

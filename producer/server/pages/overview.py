@@ -36,7 +36,7 @@ router = APIRouter(include_in_schema=False)
 
 #: Batches whose recipes are counted.
 COUNTED = 200
-FILES = {"page.css": "text/css", "page.js": "text/javascript"}
+FILES = {"page.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}
 
 SeesMetrics = Annotated[Session, Depends(seeing("operate"))]
 
@@ -120,7 +120,7 @@ def page_metrics(session: SeesMetrics) -> Response:
 
 @router.get("/static/{name}")
 def static(name: str) -> Response:
-    """Answer the style or the script."""
+    """Answer the style, the script or the icon."""
     if name not in FILES:
         raise Problem(HTTPStatus.NOT_FOUND, f"there is no {name!r}")
     return FileResponse(render.HERE / name, media_type=FILES[name], headers={"Cache-Control": "max-age=300"})

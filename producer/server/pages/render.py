@@ -40,13 +40,19 @@ def span(seconds: float) -> str:
     return f"{max(0, int(seconds))} s"
 
 
-_templates.filters.update(ago=ago, span=span, grouped=lambda number: f"{number:,}".replace(",", "\N{THIN SPACE}"))
+def grouped(number: int) -> str:
+    """Return a number with its thousands apart."""
+    return f"{number:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
+
+
+_templates.filters.update(ago=ago, span=span, grouped=grouped)
 
 
 def page(template: str, session: Session | None, status: int = 200, **facts: Any) -> HTMLResponse:
     """Return a page."""
     text = _templates.get_template(template).render(session=session, **facts)
-    return HTMLResponse(text, status, {"Content-Security-Policy": POLICY})
+    # A browser that may tell no site where it was would send forms from origin "null".
+    return HTMLResponse(text, status, {"Content-Security-Policy": POLICY, "Referrer-Policy": "same-origin"})
 
 
 def problem_page(
