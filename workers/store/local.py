@@ -88,7 +88,7 @@ class FileStore:
             yield from self._walk(folder, base, _Tour(base, prefix, start_after.encode(), left_out or self._log))
 
     def folders(self, prefix: str) -> Sequence[str]:
-        if _fault(prefix[:-1]):
+        if prefix and _fault(prefix[:-1]):
             return []
         folder = self._absolute(prefix)
         if os.path.realpath(folder) != folder.rstrip("/"):
