@@ -72,12 +72,23 @@ def protect(
     callback: Annotated[
         str | None, typer.Option(metavar="URL", help="POST there when the batch is done (docs/callbacks.md).")
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say how many photos, how long and how dear; nothing is written.")
+    ] = False,
+    price: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=USD",
+            help="With --dry-run: worker-hour, million-writes, million-reads or tb-month. May be repeated.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Protect every photo of SRC into DST; only what is new or changed since the last time."""
     settings = load_settings()
-    _refuse_what_cannot_run(settings, wait)
-    if callback is not None:
+    if not dry_run:
+        _refuse_what_cannot_run(settings, wait)
+    if callback is not None and not dry_run:
         check_callback_here(callback, settings)
     asked = BatchOptions(
         recipe=recipe,
@@ -91,6 +102,11 @@ def protect(
         callback=callback,
         exclude=tuple(exclude or ()),
     )
+    if dry_run:
+        from producer.cli.estimate import print_estimate  # noqa: PLC0415  as a rule it is not needed
+
+        print_estimate(source, destination, asked, settings, price or (), as_json=as_json)
+        return
     found = find_source(source, settings, private=private)
     ledger, batch = new_batch(found.url, destination, asked, settings, photo=found.photo)
     check_not_forgotten(ledger, batch)

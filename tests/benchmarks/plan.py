@@ -40,7 +40,7 @@ class Assumptions:
     #: Requests to the store: of a photo (GET; PUT), of a shard, and of a worker at each progress mark.
     photo_reads: float = 1.0
     photo_writes: float = 1.0
-    shard_reads: float = 7.0
+    shard_reads: float = 9.0
     shard_writes: float = 4.0
     mark_reads: float = 2.0
     mark_writes: float = 1.0

@@ -140,6 +140,25 @@ def look_quickly(queues: Sequence[str], settings: Settings) -> list[Unheard]:
         raise NotKnown(f"whether a worker is listening is not known: {masked(str(error))}") from error
 
 
+def count_listening(lane: str, settings: Settings) -> int:
+    """Return how many workers listen to a lane; those of older versions keep no record, and do not count.
+
+    Raises:
+        NotKnown: Redis does not answer, or cannot be asked.
+    """
+    if not can_be_asked(settings):
+        raise NotKnown("workers that listen are not known: only redis:// and rediss:// can be asked")
+    from redis import RedisError  # noqa: PLC0415  as above
+
+    options = {"socket_timeout": PATIENCE_S, "socket_connect_timeout": PATIENCE_S}
+    try:
+        with closing(open_redis(settings.broker_url or "", settings, **options)) as client:
+            found = listeners(client, settings.broker_key_prefix)
+    except RedisError as error:
+        raise NotKnown(f"workers that listen are not known: Redis does not answer ({masked(str(error))})") from error
+    return sum(one.listens and lane in one.queues for one in found)
+
+
 def can_be_asked(settings: Settings) -> bool:
     """Return whether workers are outside of this command, on a Redis that can be asked after them."""
     return bool(settings.broker_url) and str(settings.broker_url).startswith(ASKABLE)

@@ -137,7 +137,7 @@ def changes(names: Sequence[str]) -> tuple[Change, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def note_schedule_act(schedule: Schedule, who: str, act: str, settings: Settings, **facts: str | float | bool) -> None:
+def note_schedule_act(schedule: Schedule, who: str, act: str, settings: Settings, **facts: Any) -> None:
     """Keep a line in the audit log of the schedule's destination; as `workers.ledger.audit.note_act`."""
     try:
         ledger = find_ledger(schedule.destination, settings)

@@ -102,6 +102,9 @@ class Store(Protocol):
             ObjectTooLarge: the object is over `max_bytes`; its body was not read.
         """
 
+    def start(self, key: str, count: int) -> bytes:
+        """Return an object's first bytes, or all of a shorter one; raises NotFound."""
+
     def put(
         self,
         key: str,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
@@ -130,15 +131,21 @@ def test_a_pass_is_once_a_day_and_only_where_it_is_set(world: World, clock: list
     assert prune_ended(["memory://out"], keeping) == 1, "by the schedule's destination"
 
 
-def test_all_ledgers_of_a_place_of_their_own_are_found(world: World, clock: list[float]) -> None:
+@pytest.mark.parametrize("kind", ["memory", "file"])
+def test_all_ledgers_of_a_place_of_their_own_are_found(
+    world: World, clock: list[float], kind: str, tmp_path: Path
+) -> None:
     """Below APF_LEDGER_URL, whatever their destinations."""
-    open_store("memory://ledgers", create=True)
-    settings = world.settings.model_copy(update={"ledger_url": "memory://ledgers", "ledger_keep": KEEP})
+    place = "memory://ledgers" if kind == "memory" else tmp_path.as_uri()
+    open_store(place, create=True)
+    settings = world.settings.model_copy(
+        update={"ledger_url": place, "ledger_keep": KEEP, "allowed_urls": f"memory://in memory://out {place}"}
+    )
     world.settings = settings
     world.photos("a")
     a_batch(world)
     clock[0] = KEEP + 1
-    assert prune_ended(["memory://ledgers"], settings) == 1
+    assert prune_ended([place], settings) == 1
 
 
 def test_what_was_taken_back_is_swept(world: World, clock: list[float]) -> None:
