@@ -215,7 +215,7 @@ class Pages:
                 return _to(album)
             case "back":
                 self.runner.stop(album)
-                return _to(self.albums.change(album.id, chosen=bool(album.folder) and "looks" not in form, batch=""))
+                return _to(self.albums.change(album.id, chosen=bool(album.folder) or "looks" in form, batch=""))
             case "protect":
                 self.runner.begin(album, views.recipe(form.get("recipe", "")))
                 return _to(album)

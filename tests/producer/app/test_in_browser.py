@@ -97,6 +97,7 @@ def test_a_person_protects_an_album_by_mouse_alone(app: App, page: Page) -> None
 
     page.get_by_role("link", name="Compare photo 07.jpg").click()
     slider = page.get_by_role("slider", name="Before and after")
+    expect(slider).to_have_attribute("aria-valuetext", re.compile("% before"))  # the script has given it its shape
     box = slider.bounding_box()
     assert box
     assert 30 < float(slider.input_value()) < 70  # where the face is
