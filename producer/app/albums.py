@@ -56,7 +56,7 @@ class Albums:
     """The albums of one folder."""
 
     def __init__(self, root: Path) -> None:
-        self._root = root
+        self.root = root
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def new(self, name: str, folder: Path | None = None) -> Album:
@@ -94,7 +94,7 @@ class Albums:
 
     def all(self) -> Iterator[Album]:
         """Yield the albums, the newest first."""
-        for place in sorted(self._root.iterdir(), reverse=True):
+        for place in sorted(self.root.iterdir(), reverse=True):
             if _ID.match(place.name):
                 try:
                     yield self.get(place.name)
@@ -105,7 +105,7 @@ class Albums:
         """Return a place of the app's own; raises BadRequest where the id is none."""
         if not _ID.match(album_id):
             raise BadRequest(f"{album_id!r} names no album")
-        return self._root.joinpath(album_id, *parts)
+        return self.root.joinpath(album_id, *parts)
 
     def source(self, album: Album) -> Path:
         return Path(album.folder) if album.folder else self.place(album.id, "photos")

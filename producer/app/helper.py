@@ -6,6 +6,7 @@ import importlib
 import json
 import logging
 import queue
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -113,6 +114,9 @@ class Helper:
 
     def _viewer(self, album: Album) -> Any:
         if album.batch not in self._viewers:
+            for older in self._albums.place(album.id, "cards").glob("*"):
+                if older.name != album.batch:
+                    shutil.rmtree(older, ignore_errors=True)
             build: Any = importlib.import_module("workers.report.build")
             batch = self._ledger(album).read_batch(album.batch)
             self._viewers = {

@@ -186,6 +186,10 @@ class Pages:
         if "folder" not in form:
             return _to(self.albums.new("My photos"))
         folder = self.places.inside(form["folder"])
+        if self.albums.root.resolve().is_relative_to(folder):
+            raise BadRequest(
+                f"{folder} holds this program's own files, too: choose a folder in it that holds your photos"
+            )
         if not views.count(folder):
             raise BadRequest(f"There is no photo in {folder}: choose another folder")
         album = self.albums.new(folder.name or str(folder), folder)
@@ -215,7 +219,7 @@ class Pages:
                 return _to(album)
             case "back":
                 self.runner.stop(album)
-                return _to(self.albums.change(album.id, chosen=bool(album.folder) and "looks" not in form, batch=""))
+                return _to(self.albums.change(album.id, chosen=bool(album.folder) or "looks" in form, batch=""))
             case "protect":
                 self.runner.begin(album, views.recipe(form.get("recipe", "")))
                 return _to(album)

@@ -64,8 +64,9 @@
     drop.addEventListener("drop", async (event) => {
       event.preventDefault();
       drop.classList.remove("over");
-      const items = [...event.dataTransfer.items].map((item) => item.webkitGetAsEntry()).filter(Boolean);
-      const files = (await Promise.all(items.map(below))).flat();
+      const items = [...event.dataTransfer.items].map((item) => item.webkitGetAsEntry());
+      const plain = [...event.dataTransfer.files].map((file) => ({ file, name: file.name }));
+      const files = items.every(Boolean) ? (await Promise.all(items.map(below))).flat() : plain;
       handOver(files, drop.dataset.kind);
     });
   }

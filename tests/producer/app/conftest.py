@@ -37,6 +37,7 @@ class App:
     home: Path
     process: subprocess.Popen[str] | None = None
     links: list[str] = field(default_factory=list)
+    text: str = ""
 
     def start(self) -> str:
         """Start it, and return its link."""
@@ -70,18 +71,23 @@ class App:
     def token(self) -> str:
         return urlsplit(self.links[-1]).query.removeprefix("token=")
 
-    def ask(self, method: str, path: str, headers: dict[str, str] | None = None) -> http.client.HTTPResponse:
-        """Ask it something, with the user's cookie and Origin unless the headers say otherwise; "" leaves one out."""
+    def ask(
+        self, method: str, path: str, headers: dict[str, str] | None = None, body: bytes = b""
+    ) -> http.client.HTTPResponse:
+        """Ask it something, with the user's cookie and Origin unless the headers say otherwise; "" leaves one out.
+
+        What it answers is in `text`.
+        """
         asked = {"Host": f"127.0.0.1:{self.port}", "Cookie": f"apf-app-{self.port}={self.token}"}
         asked |= {"Origin": f"http://127.0.0.1:{self.port}", **(headers or {})}
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         connection.putrequest(method, path, skip_host=True)
-        for name, value in {**asked, "Content-Length": "0"}.items():
+        for name, value in {**asked, "Content-Length": str(len(body))}.items():
             if value:
                 connection.putheader(name, value)
-        connection.endheaders()
+        connection.endheaders(body)
         answer = connection.getresponse()
-        answer.read()
+        self.text = answer.read().decode("utf-8", "replace")
         connection.close()
         return answer
 

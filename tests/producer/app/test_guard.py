@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote, urlencode
 
 import pytest
 
@@ -94,6 +95,35 @@ def test_it_listens_on_loopback_alone(app: App) -> None:
 def test_what_is_none_of_the_apps_is_not_shown(app: App, path: str) -> None:
     """Unknown albums, files beside its own, and folders that the user did not name."""
     assert app.ask("GET", path).status in (400, 404)
+
+
+@pytest.mark.parametrize(
+    ("folder", "message"),
+    [
+        ("", "own files, too"),  # its home, where the app keeps its albums
+        ("empty", "There is no photo in"),
+        ("../elsewhere", "is not among your own folders"),
+        ("none", "There is no folder"),
+    ],
+)
+def test_a_folder_that_cannot_be_an_album_is_refused_in_words(app: App, folder: str, message: str) -> None:
+    """No album is made of it."""
+    (app.home / "empty").mkdir(exist_ok=True)
+    answer = app.ask("POST", "/albums", body=urlencode({"folder": str(app.home / folder)}).encode())
+    assert answer.status == 400 and message in app.text
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "status"),
+    [("a.jpg", b"x", 200), ("a.exe", b"x", 400), ("../a.jpg", b"x", 400), ("a.jpg", b"x" * (100 * 2**20 + 1), 400)],
+)
+def test_uploads_are_bounded_and_stay_in_their_album(app: App, name: str, body: bytes, status: int) -> None:
+    """By the limit on photos, and under names that stay in their folder."""
+    place = app.ask("POST", "/albums").headers["location"]
+    assert app.ask("PUT", f"{place}/photos?name={quote(name)}", body=body).status == status
+    assert app.ask("PUT", f"{place}/protected?name=a.jpg", body=b"x").status == 404
+    kept = app.home / "data" / "apf" / "app" / place.removeprefix("/albums/") / "photos"
+    assert [path.name for path in kept.glob("[!.]*")] == (["a.jpg"] if status == 200 else [])
 
 
 def test_a_second_start_names_the_first_ones_link(app: App, tmp_path: Path) -> None:

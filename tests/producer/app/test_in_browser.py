@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 import threading
 import time
@@ -97,6 +98,7 @@ def test_a_person_protects_an_album_by_mouse_alone(app: App, page: Page) -> None
 
     page.get_by_role("link", name="Compare photo 07.jpg").click()
     slider = page.get_by_role("slider", name="Before and after")
+    expect(slider).to_have_attribute("aria-valuetext", re.compile("% before"))  # the script has given it its shape
     box = slider.bounding_box()
     assert box
     assert 30 < float(slider.input_value()) < 70  # where the face is
@@ -184,6 +186,38 @@ def test_a_person_may_stop_go_on_and_choose_anew(app: App, page: Page) -> None:
     page.get_by_role("button", name="Protect 12 photos").click()
     expect(page.get_by_role("heading", name="12 photos are ready")).to_be_visible(timeout=SLOW_MS)
     assert all((protected / name).read_bytes() != data for name, data in before.items())
+
+
+#: Lets a file fall onto the page, as from a file manager.
+DROP = """(place, [name, base64]) => {
+  const bytes = Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
+  const dataTransfer = new DataTransfer();
+  dataTransfer.items.add(new File([bytes], name));
+  place.dispatchEvent(new DragEvent("drop", { dataTransfer, bubbles: true, cancelable: true }));
+}"""
+
+
+def test_photos_are_dropped_and_others_are_given_to_compare_with(app: App, page: Page) -> None:
+    """One photo has nothing to be compared with, until others of the person are given; these are not protected."""
+    photos = small_photos(app.home / "elsewhere", 3)
+    page.goto(app.links[0])
+    page.get_by_role("button", name="Choose photos").click()
+    drop = page.locator("#drop")
+    drop.evaluate(DROP, ["notes.txt", "eA=="])
+    expect(page.get_by_text("1 file left out: no photo.")).to_be_visible()
+    drop.evaluate(DROP, ["photo 00.jpg", base64.b64encode(photos["photo 00.jpg"]).decode()])
+    expect(page.locator("#count")).to_have_text("1")
+    page.get_by_role("button", name="Next").click()
+    page.get_by_role("button", name="Protect 1 photo").click()
+    expect(page.get_by_role("heading", name="1 photo is ready")).to_be_visible(timeout=SLOW_MS)
+    expect(page.locator("#check-status")).to_contain_text("there is nothing to compare", timeout=SLOW_MS)
+    others = [app.home / "elsewhere" / f"photo 0{number}.jpg" for number in (1, 2)]
+    page.locator('input[data-kind="others"]').set_input_files(others)
+    expect(page.locator("#upload-status")).to_contain_text("2 photos to compare with")
+    expect(page.locator("#check-status")).to_contain_text("Two programs compared 1 photo", timeout=SLOW_MS)
+    expect(page.locator('.said[data-photo="0"]')).to_contain_text("of the 2 other photos of this person")
+    protected = next((app.home / "data" / "apf" / "app").glob("2*")) / "protected"
+    assert [path.name for path in protected.glob("[!.]*")] == ["photo 00.jpg"]
 
 
 @pytest.mark.parametrize("width", [390, 1200])

@@ -183,6 +183,22 @@ def test_without_the_workers_libraries_it_says_what_to_install(checked: tuple[Pa
     assert "cv2 is not installed" in ended.stderr
 
 
+def test_no_torch_is_needed(checked: tuple[Path, Path]) -> None:
+    """On a CPU all is done by ONNX Runtime."""
+    code = (
+        "import sys; sys.modules.update(torch=None, torchvision=None)\n"
+        "import apf\n"
+        "from workers.check.run import Question, judge, look\n"
+        "from workers.config.settings import Settings\n"
+        "seen = look(Question(protected=sys.argv[1], others=sys.argv[2]), Settings(device='cpu'))\n"
+        "print(judge(seen, ()).compared)"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code, *map(str, checked)], capture_output=True, text=True, check=False
+    )
+    assert ended.stdout == "1\n", ended.stderr
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
