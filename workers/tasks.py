@@ -225,7 +225,7 @@ def plan_batch(self: Any, batch_url: str) -> int:
 
 @shared_task(bind=True, name=RECONCILE)
 def reconcile_all(self: Any) -> dict[str, int]:
-    """Requeue orphaned shards in every open batch that the settings let find, and delete batches that ended long ago."""
+    """Requeue orphaned shards in every open batch that the settings let find; delete batches that ended long ago."""
     settings = load_settings()
     sent = reconcile(roots(settings), Broker(self.app), settings)
     prune_ended(roots(settings), settings)

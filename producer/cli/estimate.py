@@ -6,9 +6,10 @@ import importlib
 import json
 from collections.abc import Sequence
 
+from apf.extras import lacking
 from apf.recipe import Recipe, load_recipe
 from producer.cli.console import echo
-from producer.doctor.dependencies import missing_worker_parts
+from producer.doctor.dependencies import extra_of
 from workers.batches.create import BatchOptions
 from workers.batches.estimate import CountFaces, Estimate, Prices, estimate
 from workers.broker.presence import NotKnown, count_listening
@@ -47,7 +48,7 @@ def _workers(asked: BatchOptions, settings: Settings) -> int | None:
 
 def _looks_here(asked: BatchOptions, settings: Settings) -> CountFaces | None:
     """Return what counts faces where this machine is a worker itself; the producer has no image library."""
-    if settings.broker_url or missing_worker_parts():
+    if settings.broker_url or lacking(extra_of(settings)):
         return None
     recipe = asked.recipe if isinstance(asked.recipe, Recipe) else load_recipe(asked.recipe, detector=settings.detector)
     counter: CountFaces = importlib.import_module("workers.execution.face_sample").counter(recipe, settings)

@@ -98,7 +98,7 @@ def named_batch(world: World, *keys: str, **asked: Any) -> tuple[Ledger, Batch]:
     batch = counted(batch.model_copy(update={"named": refs, "planner": "p"}))
     register(ledger, batch, world.settings)
     ledger.write_batch(batch)
-    send_named(ledger, batch, world.sent.append)
+    send_named(ledger, batch, FakeBroker(world.sent.append))
     return ledger, batch
 
 
