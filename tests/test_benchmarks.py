@@ -71,17 +71,22 @@ def test_ratios_are_of_pairs() -> None:
 
 
 def test_pairing_runs_the_code_of_both_commits(tmp_path: Path) -> None:
-    """A benchmark that the commit lacks is lent to it, runs on its code, and its worktree is gone in the end."""
+    """A benchmark and networks that the commit lacks are lent to it, run on its code, and its worktree is gone then."""
     here = tmp_path / "repository"
     (here / "tests/benchmarks").mkdir(parents=True)
     for name in ("__init__.py", "record.py", "paired.py"):
         (here / "tests/benchmarks" / name).write_text((ROOT / "tests/benchmarks" / name).read_text())
     (here / "tests/__init__.py").touch()
-    (here / "measured.py").write_text("seconds = 2.0\n")
+    (here / "apf").mkdir()
+    (here / "apf/__init__.py").touch()
+    reading = "seconds = float((Path(__file__).parent / 'apf/third_party/weight').read_text())\n"
+    (here / "measured.py").write_text(f"from pathlib import Path\n{reading}")
     identity = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
     for command in (["init", "-q"], ["add", "."], [*identity, "commit", "-qm", "before"]):
         subprocess.run(["git", *command], cwd=here, check=True)
     (here / "measured.py").write_text("seconds = 3.0\n")
+    (here / "apf/third_party").mkdir()
+    (here / "apf/third_party/weight").write_text("2.0")
     (here / "tests/benchmarks/bench_it.py").write_text(
         "from measured import seconds\nfrom tests.benchmarks.record import record\nrecord('it', {'s': seconds})\n"
     )

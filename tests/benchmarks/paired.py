@@ -25,6 +25,7 @@ from pathlib import Path
 from tests.benchmarks.record import ROOT, record, table
 
 BENCHMARKS = Path("tests/benchmarks")
+THIRD_PARTY = Path("apf/third_party")
 
 Figures = Mapping[str, float]
 
@@ -111,6 +112,9 @@ def checked_out(commit: str, *, same_benchmark: bool = False) -> Iterator[Path]:
             raise SystemExit(f"no worktree of {commit}: {ended.stderr.strip()}")
         try:
             lend_benchmarks(ROOT / BENCHMARKS, tree / BENCHMARKS, overwrite=same_benchmark)
+            # In no commit: set-up brings them (infra/build_hook.py).
+            if (ROOT / THIRD_PARTY).exists() and (tree / THIRD_PARTY).parent.exists():
+                (tree / THIRD_PARTY).symlink_to(ROOT / THIRD_PARTY)
             yield tree
         finally:
             subprocess.run([*git, "remove", "--force", str(tree)], check=True, capture_output=True)
