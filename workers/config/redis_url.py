@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 #: URLs that redis-py itself understands.
 ASKABLE = ("redis://", "rediss://")
-#: What a query may say of TLS: files and folders are taken as they are.
+#: A query's words on TLS: files and folders are taken as they are.
 CERT_REQS, CHECK_HOSTNAME = "ssl_cert_reqs", "ssl_check_hostname"
 TLS = (CERT_REQS, CHECK_HOSTNAME, "ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile")
 #: redis-py's words, which are Celery's in small letters.

@@ -50,7 +50,7 @@ class Settings(BaseSettings):
     detector: Text | None = None
     #: "auto" takes CUDA where there is one.
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
-    #: What the filter's networks compute in on a GPU; "auto": bfloat16 where it has units for that. A CPU: float32.
+    #: The precision of the filter's networks on a GPU; "auto": bfloat16 where it has units for that. A CPU: float32.
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     #: Whether a GPU runs the filter by CUDA graphs; without, each kernel is launched by itself.
     cuda_graphs: bool = True
@@ -253,7 +253,7 @@ class Settings(BaseSettings):
 
     @property
     def s3(self) -> S3Options:
-        """What `open_store` needs to know about S3."""
+        """The options of S3 for `open_store`."""
         return S3Options(
             endpoint_url=self.s3_endpoint_url,
             region=self.s3_region,
