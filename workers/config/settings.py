@@ -11,7 +11,7 @@ from pydantic import Field, SecretStr, StringConstraints, ValidationError, field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from workers.config.access import EVERYTHING
-from workers.config.redis_url import REDIS_PYS, check_query
+from workers.config.redis_url import check_query
 from workers.errors import CallbackError, SettingsError, StoreError
 from workers.store import S3Options, canonical_url
 from workers.webhooks.http_client import Posting
@@ -115,8 +115,6 @@ class Settings(BaseSettings):
     listen_secret_file: Text | None = None
     listen_token: SecretStr | None = None
     listen_token_file: Text | None = None
-    #: `apf listen --redis`: the Redis of the list; None: the queue's.
-    listen_redis_url: Text | None = None
     #: `apf listen --sqs`: endpoint of an SQS-compatible queue; None: as its URL says.
     listen_sqs_endpoint_url: Text | None = None
 
@@ -178,12 +176,6 @@ class Settings(BaseSettings):
                 "%2F %23 %3F %40"
             ) from None
         check_query(url or "")
-        return url
-
-    @field_validator("listen_redis_url")
-    @classmethod
-    def _query_is_known(cls, url: str | None) -> str | None:
-        check_query(url or "", more=REDIS_PYS)
         return url
 
     @field_validator("allowed_urls")
