@@ -30,7 +30,7 @@ VERSION = 6
 
 #: The largest bound of a pixel, as a share of epsilon.
 MOST = 1.625
-#: What steps climb on unless a recipe or `APF_GUIDES` names others.
+#: The guides of steps unless a recipe or `APF_GUIDES` names others.
 DEFAULT_GUIDES = ("dlib", "apf-mfn")
 #: The version from which recipes have steps on guides, and the fields that came with it.
 STEPS_VERSION = 5
@@ -43,7 +43,7 @@ def most_levels(epsilon_levels: float) -> int:
 
 
 class Recipe(BaseModel):
-    """What is done to a photo. Two recipes with equal fields have equal ids, on any machine."""
+    """How to protect a photo. Two recipes with equal fields have equal ids, on any machine."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -121,7 +121,7 @@ class Recipe(BaseModel):
 
     @property
     def epsilon(self) -> float:
-        """What the three modules work at, in units of [0, 1] pixels."""
+        """The bound that the three modules work at, in units of [0, 1] pixels."""
         return self.epsilon_levels / 255
 
     @property

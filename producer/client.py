@@ -205,7 +205,7 @@ class Client:
             time.sleep(pauses.next(summary))
 
     def cancel(self, destination: str, batch: str) -> None:
-        """Shards that wait are dropped, running ones end early. What is done already stays.
+        """Shards that wait are dropped, running ones end early. Outputs that are there stay.
 
         Raises:
             LedgerError: there is no such batch.

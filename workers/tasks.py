@@ -66,7 +66,7 @@ LOOK_FOR_UPLOADS_S = 1.0
 REDIS_PAUSE_S = 30.0
 
 
-#: What this process owes bulk work, while that waits for uploads.
+#: This process's debt to bulk work that waits for uploads.
 _owed = BulkCredit()
 #: Celery tells of a hard time limit twice.
 _sent_again: deque[str] = deque(maxlen=1000)

@@ -43,7 +43,7 @@ SHADE, IN_SHADE = 0.6, 0.6
 
 @dataclass(frozen=True)
 class Bound:
-    """What a recipe allows on a face."""
+    """The largest change of a face that a recipe allows."""
 
     #: In levels of 255: a lit pixel with some contrast around it moves by `LEAST` to `MOST` times this.
     epsilon: float

@@ -66,7 +66,7 @@ class Climb:
     canvas: Canvas
     allowed: Bound
     rng: np.random.Generator
-    #: What set the face apart for each guide, as it was (`identity`), and what the steps lead away from.
+    #: The face's direction for each guide, as it was (`identity`): the steps lead away from it.
     own: list[Float32]
     away: list[Float32]
     latents: list[Float32]
@@ -85,7 +85,7 @@ class Climb:
 
     @property
     def change(self) -> Change:
-        """What the steps have found."""
+        """The perturbation that the steps have found."""
         return Change(self.latents[0], self.latents[1] if self.allowed.warp > 0 else None)
 
 

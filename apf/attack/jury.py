@@ -20,7 +20,7 @@ QUALITY, VIEWS = 85, 2
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the jury says of one protected face."""
+    """The jury's verdict on one protected face."""
 
     #: The largest likeness that a juror sees, in units of what it takes for one person: from 1 on it knows the face.
     likeness: float

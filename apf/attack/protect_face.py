@@ -37,7 +37,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Hidden:
-    """What is done to a face, and what the jury says of it; no word where the recipe takes no steps."""
+    """The change of a face, and the jury's verdict on it; none where the recipe takes no steps."""
 
     change: Change
     verdict: Verdict | None = None

@@ -32,7 +32,7 @@ PART_OF_FACE_CUT = 0.4
 
 
 class Found(NamedTuple):
-    """What a network found in one tile, in the tile's pixels."""
+    """A network's finds in one tile, in the tile's pixels."""
 
     boxes: Float32  # (n, 4): x1, y1, x2, y2
     landmarks: Float32  # (n, 5, 2): x, y

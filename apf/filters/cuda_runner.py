@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 #: Faces of the trial that finds the largest batch.
 TRIAL = 32
-#: What fills up a batch.
+#: Fills up a batch.
 GREY = 0.5
 
 

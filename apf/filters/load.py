@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class PhotoFilter(Protocol):
-    """What protects photos: `apf.Filter` on a GPU, `apf.filters.onnx_filter.CpuFilter` without one."""
+    """A filter of photos: `apf.Filter` on a GPU, `apf.filters.onnx_filter.CpuFilter` without one."""
 
     recipe: Recipe
     #: Whether several photos at once are faster than one after the other.

@@ -13,7 +13,7 @@ from apf.weight_files import CURE, THIRD_PARTY_DIR, WEIGHTS_DIR, shipped_sums, w
 
 #: Where InsightFace keeps its packs.
 PACKS = Path("~/.insightface/models")
-#: What the files of guides that ship are called, in the folder of weights.
+#: The names of the files of guides that ship, in the folder of weights.
 OWN = "apf-"
 #: Where dlib's network lies.
 DLIB_FILE = THIRD_PARTY_DIR / "dlib_face_recognition_resnet_model_v1.dat"
@@ -98,7 +98,7 @@ class Standing:
     sha256: str
     licence: str
     origin: str
-    #: What to do where it is not here.
+    #: The cure where it is not here.
     cure: str = ""
 
 

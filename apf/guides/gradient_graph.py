@@ -1,7 +1,7 @@
 """Build one ONNX graph of value and gradient from a recogniser's network.
 
 The network is gone through backwards, operation by operation, by the rules of `apf.guides.backward_rules`,
-`activations` and `convolutions`. What is not known there is refused by name.
+`activations` and `convolutions`. An operation that is unknown there is refused by name.
 """
 
 from __future__ import annotations

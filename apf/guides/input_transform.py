@@ -15,7 +15,7 @@ Float32 = NDArray[np.float32]
 
 
 class Feeding:
-    """What `apf.guides.torch_recogniser.Recogniser` does to a face before its network, and the transpose of that."""
+    """The map that `apf.guides.torch_recogniser.Recogniser` applies to a face before its network, and its transpose."""
 
     def __init__(self, spec: InputSpec) -> None:
         self.size = spec.height, spec.width

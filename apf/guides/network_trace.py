@@ -27,7 +27,7 @@ class Step:
     """One operation on values that depend on the face."""
 
     kind: str
-    #: What the file calls it, for messages.
+    #: Its name in the file, for messages.
     name: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]

@@ -25,7 +25,7 @@ _PRIMARIES, _TRANSFERS = {1, *range(4, 13), 22}, {1, *range(4, 19)}
 
 @dataclass(frozen=True)
 class Coding:
-    """What the source's encoder chose, as far as its format has the choice."""
+    """The choices of the source's encoder, as far as its format has the choice."""
 
     #: Size of the compressed picture in the source; lossy WebP, HEIC and AVIF aim for it.
     source_bytes: int

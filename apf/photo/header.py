@@ -86,13 +86,13 @@ _UNSUPPORTED_PHRASES = (
 
 @dataclass(frozen=True)
 class Limits:
-    """What a photo may cost, checked before decoding."""
+    """Limits of a photo's cost, checked before decoding."""
 
     #: Encoded size.
     max_bytes: int = 100 * 2**20
     #: Width times height.
     max_pixels: int = 200_000_000
-    #: What raises each of the two, for the message.
+    #: The setting that raises each of the two, for the message.
     bytes_setting: str = "APF_MAX_PHOTO_BYTES (max_bytes of Limits in Python)"
     pixels_setting: str = "APF_MAX_PHOTO_PIXELS (max_pixels of Limits in Python)"
 

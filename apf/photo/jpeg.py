@@ -17,7 +17,7 @@ _FULL_CHROMA = 0  # Pillow's number for 4:4:4
 
 @dataclass(frozen=True)
 class JpegCoding:
-    """What a JPEG's encoder chose."""
+    """The choices of a JPEG's encoder."""
 
     #: One table a component, as far as they are known: (grey), or (Y, Cb, Cr).
     tables: tuple[Table, ...]

@@ -25,7 +25,7 @@ from apf.stages.constants import CHANNELS
 
 #: Of the format.
 VERSION = "1"
-#: What the files' names end in, and what they are served as.
+#: The suffix of the files' names, and their media type.
 SUFFIX = ".safetensors"
 CONTENT_TYPE = "application/octet-stream"
 GRADIENT, PERTURBATION = "apf-gradient", "apf-perturbation"
@@ -45,7 +45,7 @@ Int8 = NDArray[np.int8]
 
 @dataclass(frozen=True)
 class Terms:
-    """What of a recipe the server's part depends on: both sides must mean the same."""
+    """The part of a recipe that the server's work depends on: both sides must mean the same."""
 
     epsilon_levels: int
     stages: tuple[str, ...]
@@ -73,7 +73,7 @@ class Terms:
 
 @dataclass(frozen=True, eq=False)
 class Gradients:
-    """What leaves the device: the gradients of a photo's faces."""
+    """The gradients of a photo's faces, as they leave the device."""
 
     #: Of the photo, chosen by its owner's device; says nothing to anybody else.
     id: str
@@ -106,7 +106,7 @@ class Gradients:
 
     @property
     def reduction(self) -> Reduction:
-        """What was taken away from them."""
+        """The reduction of them."""
         return Reduction(self.bits, self.packed.shape[1] == CHANNELS, self.noise)
 
     @property
@@ -135,7 +135,7 @@ class Gradients:
 
 @dataclass(frozen=True, eq=False)
 class Perturbations:
-    """What the server answers: one perturbation for each gradient, in their order."""
+    """The server's answer: one perturbation for each gradient, in their order."""
 
     #: As in the gradient file.
     id: str

@@ -33,7 +33,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Turn:
-    """What became of one photo."""
+    """The outcome of one photo."""
 
     photo: str
     #: "skipped": it was there already; "failed": nothing was written.
@@ -47,7 +47,7 @@ class Turn:
 
 @dataclass(frozen=True)
 class Found:
-    """What the paths that were named hold."""
+    """The photos in the paths that were named."""
 
     sources: list[Source]
     #: Files in folders that are no photos, or excluded.

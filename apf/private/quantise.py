@@ -27,13 +27,13 @@ MAX_NOISE = 16.0
 MU, LARGEST = 255.0, 24.0
 #: The first three channels are the perturbation reached, the others the momentum.
 REACHED = 3
-#: What a server reads one bit as, of either: the middles of the cells would have it perturb too little or too much.
+#: A server's reading of one bit, of either: the middles of the cells would have it perturb too little or too much.
 SIGN_OF_REACHED, SIGN_OF_MOMENTUM = 0.8, 1.0
 
 
 @dataclass(frozen=True)
 class Reduction:
-    """What is taken away from gradients before they leave the device."""
+    """The reduction of gradients before they leave the device."""
 
     #: Left of each value, one of `BITS`.
     bits: int = 8

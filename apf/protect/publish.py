@@ -30,7 +30,7 @@ class ProtectedPixels:
     #: (H, W, 3) uint8 RGB, upright.
     pixels: np.ndarray
     faces: tuple[Face, ...]
-    #: What the jury says of each face; None where the recipe takes no steps.
+    #: The jury's verdict on each face; None where the recipe takes no steps.
     verdicts: tuple[Verdict | None, ...] = ()
 
     @property
@@ -57,7 +57,7 @@ class ProtectedPhoto:
     bytes_out: int
     #: On metadata that was to be kept and could not be, a sentence each.
     notes: tuple[str, ...] = ()
-    #: What the jury says of each face; None where the recipe takes no steps.
+    #: The jury's verdict on each face; None where the recipe takes no steps.
     verdicts: tuple[Verdict | None, ...] = ()
 
 

@@ -19,7 +19,7 @@ GAIN = 10
 
 
 class Eyes(Protocol):
-    """What comparing needs: `apf.protect.viewer.CpuEyes`."""
+    """The measures that comparing needs: `apf.protect.viewer.CpuEyes`."""
 
     @property
     def detector(self) -> Detector: ...

@@ -21,7 +21,7 @@ class CpuEyes:
     def __init__(self, recipe: Recipe) -> None:
         self.detector: Detector = load_detector(recipe.detector)
         self._guide = load_guide(next(iter(recipe.guides), "probe"))
-        #: What the recogniser is called.
+        #: The recogniser's name.
         self.name: str = self._guide.name
 
     def embedding(self, face: Float32) -> Float32:

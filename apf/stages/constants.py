@@ -16,7 +16,7 @@ AFFINE_STD = 0.04
 CHANNELS = 6
 #: Size of the start where no universal perturbation is given, in units of epsilon, and the side of its cells.
 START, CELL = 0.5, 8
-#: What a division by a mean size is kept from zero by.
+#: The least mean size that is divided by.
 TINY = 1e-20
 
 Stage = Literal["gradient", "transfer", "universal"]

@@ -12,7 +12,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 BLOCKS = 5
 #: Size of a block: the teacher's leading principal components.
 BLOCK_DIM = 64
-#: What BatchNorm adds to a variance: torch's default.
+#: BatchNorm's addition to a variance: torch's default.
 NORM_EPSILON = 1e-5
 
 

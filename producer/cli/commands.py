@@ -103,7 +103,7 @@ COMMANDS = {
     "guides": ("guides:app", "Which recognisers attack steps can climb on; fetch further ones."),
     "doctor": ("services:examine", "Check settings, queue, weights and stores, and say what to mend."),
 }
-#: What follows `apf worker` and `apf beat` is Celery's, its `--help` too; so with the device's commands.
+#: Options behind `apf worker` and `apf beat` are Celery's, `--help` too; so with the device's commands.
 PASSED_ON = {"private", "worker", "beat"}
 THEIRS = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": ["--apf-help"]}
 

@@ -19,7 +19,7 @@ LOOK_EVERY_S = 15.0
 
 @dataclass(frozen=True)
 class Listening:
-    """What is known of the queues that a batch still needs."""
+    """The queues that a batch still needs, and their workers."""
 
     #: Those without a worker; None: not known.
     unheard: tuple[Unheard, ...] | None = ()

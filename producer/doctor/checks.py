@@ -55,7 +55,7 @@ def _settings(settings: Settings) -> Finding:
 
 
 def _ledger(settings: Settings, urls: list[str]) -> list[Finding]:
-    """Where ledgers lie, and whether anybody can read them there."""
+    """Where ledgers lie, and whether they are public there."""
     if settings.ledger_root:
         return [examine_ledger(settings.ledger_root, settings)]
     buckets = [url for url in dict.fromkeys([*urls, *settings.allowed]) if url.startswith("s3:")]

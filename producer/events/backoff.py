@@ -9,7 +9,7 @@ FIRST_S, LONGEST_S = 1.0, 30.0
 
 
 class Backoff:
-    """How long a source should take nothing more. Safe to share between threads."""
+    """Backoff of a source that takes nothing more for a while. Safe to share between threads."""
 
     def __init__(self, stop: threading.Event) -> None:
         self._stop = stop
@@ -18,7 +18,7 @@ class Backoff:
         self._length = 0.0
 
     def failed(self) -> None:
-        """Wait from now on, twice as long as the last time. What fails while it waits changes nothing."""
+        """Wait from now on, twice as long as the last time. A failure while it waits changes nothing."""
         with self._lock:
             now = time.monotonic()
             if now >= self._until:

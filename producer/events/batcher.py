@@ -26,7 +26,7 @@ from workers.telemetry.redaction import keys_hidden
 
 log = logging.getLogger(__name__)
 
-#: What becomes of an object, as metrics and answers have it; `Ignored` has the rest.
+#: Outcomes of an object, as metrics and answers have them; `Ignored` has the rest.
 SUBMITTED, MISSING, DUPLICATE = "submitted", "missing", "duplicate"
 #: Batches that are submitted at once: one that waits for a slow store does not hold up the others.
 SUBMITTERS = 4
@@ -71,7 +71,7 @@ class Gathering:
 
 @dataclass(frozen=True)
 class Taken:
-    """What became of the objects of a message that is done with."""
+    """The outcomes of the objects of a message that is done with."""
 
     #: By bucket and key, in the event's order: "submitted", "missing", "duplicate", or why it is left alone.
     results: Mapping[tuple[str, str], str]

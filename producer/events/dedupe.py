@@ -105,5 +105,5 @@ def redis_client(url: str, settings: Settings) -> redis.Redis:
         SettingsError: redis-py cannot ask at such a URL, as at Sentinel's.
     """
     if not url.startswith(ASKABLE):
-        raise SettingsError(f"{masked(url)} begins with none of {', '.join(ASKABLE)}: set APF_LISTEN_REDIS_URL to one")
+        raise SettingsError(f"{masked(url)} begins with none of {', '.join(ASKABLE)}: set APF_BROKER_URL to one")
     return open_redis(url, settings, socket_timeout=15, socket_connect_timeout=5, health_check_interval=30)

@@ -25,7 +25,7 @@ class Route:
 
     source: str
     destination: str
-    #: What is taken are gradient files, and not photos.
+    #: Whether it is of gradient files, and not of photos.
     private: bool = False
 
 
@@ -40,7 +40,7 @@ class Ignored(StrEnum):
     reserved = "reserved"
     #: Its suffix says that it is no photo; of a private route, no gradient file.
     no_photo = "no_photo"
-    #: What file systems and NAS boxes leave behind: `apf.exclusions.DEFAULTS`.
+    #: Remains of file systems and NAS boxes: `apf.exclusions.DEFAULTS`.
     excluded = "excluded"
 
 

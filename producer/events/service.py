@@ -25,7 +25,6 @@ from workers.config.settings import Settings
 from workers.core.records import OnWeak
 from workers.errors import SettingsError
 from workers.ledger.batch_ledger import ledger_url
-from workers.telemetry.redaction import masked
 
 log = logging.getLogger(__name__)
 
@@ -37,9 +36,8 @@ class Listening:
     #: As `s3://from/here=s3://to/there`, of photos and of gradient files.
     routes: tuple[str, ...]
     private_routes: tuple[str, ...] = ()
-    #: A queue's URL, a list's key, and host and port; None: not from there.
+    #: A queue's URL, and host and port; None: not from there.
     sqs: str | None = None
-    redis: str | None = None
     http: str | None = None
     #: light, standard, strong, or a TOML file.
     recipe: str = "standard"
@@ -62,12 +60,12 @@ def run(asked: Listening, settings: Settings) -> bool:
     """
     if not settings.broker_url:
         raise SettingsError("listening needs a queue that others work on: set APF_BROKER_URL")
-    if not (asked.sqs or asked.redis or asked.http):
-        raise SettingsError("nothing to listen to: give --sqs, --redis or --http")
+    if not (asked.sqs or asked.http):
+        raise SettingsError("nothing to listen to: give --sqs or --http")
     stop = threading.Event()
     intake = _intake(asked, settings.broker_url, settings)
     sources = list(_sources(asked, intake, stop, settings))
-    for name, given in (("sqs", asked.sqs), ("redis", asked.redis), ("http", asked.http)):
+    for name, given in (("sqs", asked.sqs), ("http", asked.http)):
         if given:
             start_at_zero(name)
     if asked.metrics_port:
@@ -101,12 +99,6 @@ def _sources(asked: Listening, intake: EventBatcher, stop: threading.Event, sett
         endpoint = settings.listen_sqs_endpoint_url
         log.info("events come from the queue %s", asked.sqs)
         yield SqsSource(asked.sqs, intake, stop, endpoint_url=endpoint, region=settings.s3_region)
-    if asked.redis:
-        from producer.events.sources.redis_list import RedisSource  # noqa: PLC0415
-
-        url = settings.listen_redis_url or settings.broker_url or ""
-        log.info("events come from the list %s of %s", asked.redis, masked(url))
-        yield RedisSource(redis_client(url, settings), asked.redis, intake, stop)
     if asked.http:
         from producer.events.sources.http import EventsApp, HttpSource  # noqa: PLC0415
 

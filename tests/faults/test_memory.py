@@ -6,22 +6,22 @@ on a real Redis and an S3 server.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-import redis
+import urllib3
 
 from tests.benchmarks.memory import Curves, growth
 from tests.benchmarks.processes import APF, a_photo, await_that, running
 from tests.benchmarks.record import record, table
-from tests.conftest import RedisServer, S3Server
+from tests.conftest import RedisServer, S3Server, _free_ports
 from tests.producer.events import samples
+from tests.producer.events.test_auth import TOKEN
 
 SOAK = os.environ.get("APF_SOAK") == "1"
 #: Read while tests are collected: once they run, no APF_ variable is left.
@@ -30,7 +30,6 @@ SOAK_S = float(os.environ.get("APF_SOAK_S", "3600"))
 EVERY_S = 3.0
 #: Uploads of a round, which the listener submits as one or two batches; sides of the photos, in pixels.
 UPLOADS, SIDES = 8, (384, 512, 640, 800)
-KEY = "apf:uploads"
 #: What each process below a worker is: Celery's child runs the filter, and has the decoders.
 BELOW = {"worker": ("its child", "its decoders")}
 #: Over the last two thirds of the run, a process may gain so many mebibytes, and such a share of what it holds. A leak
@@ -46,9 +45,10 @@ def test_memory_does_not_grow(
     """Over the last two thirds of the run no process gains more than the bound; every upload was protected."""
     caplog.set_level(logging.WARNING, "werkzeug")  # a line for each request, for an hour
     bucket, curves, photos = moto_server.new_bucket("soak"), Curves(), 0
-    with service(tmp_path, redis_server, moto_server, bucket) as parents:
+    port = _free_ports([0])
+    with service(tmp_path, redis_server, moto_server, bucket, port) as parents:
         for number in rounds(curves.started):
-            protect_uploads(number, bucket, moto_server, redis_server)
+            protect_uploads(number, bucket, moto_server, port)
             photos += UPLOADS
             if not curves.samples or time.monotonic() - curves.started - curves.samples[-1][0] >= EVERY_S:
                 curves.sample(parents, BELOW)
@@ -60,7 +60,7 @@ def test_memory_does_not_grow(
 
 
 @contextmanager
-def service(folder: Path, broker: RedisServer, s3: S3Server, bucket: str) -> Iterator[dict[str, int]]:
+def service(folder: Path, broker: RedisServer, s3: S3Server, bucket: str, port: int) -> Iterator[dict[str, int]]:
     """A worker, a listener and a clock that have begun; their process ids by role."""
     places = f"s3://{bucket}/in", f"s3://{bucket}/out"
     variables = {
@@ -69,8 +69,9 @@ def service(folder: Path, broker: RedisServer, s3: S3Server, bucket: str) -> Ite
         "APF_ALLOWED_URLS": f"s3://{bucket}",
         "APF_RECONCILE_EVERY_S": "10",
         "APF_SCHEDULE_EVERY_S": "10",
+        "APF_LISTEN_TOKEN": TOKEN,
     }
-    listen = ("listen", "--route", "=".join(places), "--redis", KEY, "--photos", str(UPLOADS))
+    listen = ("listen", "--route", "=".join(places), "--http", f"127.0.0.1:{port}", "--photos", str(UPLOADS))
     started = {"worker": ("worker",), "listener": listen, "clock": ("beat",)}
     with ExitStack() as stack:
         yield {
@@ -87,16 +88,22 @@ def rounds(started: float) -> Iterator[int]:
         number += 1
 
 
-def protect_uploads(number: int, bucket: str, s3: S3Server, broker: RedisServer) -> None:
+def protect_uploads(number: int, bucket: str, s3: S3Server, port: int) -> None:
     """Upload some photos, tell of them, wait until they are protected, and take them away again."""
     keys = [f"{number:06}/{upload}.jpg" for upload in range(UPLOADS)]
-    with closing(redis.Redis(port=broker.port)) as client:
-        for upload, key in enumerate(keys):
-            data = a_photo(number * UPLOADS + upload, SIDES[(number + upload) % len(SIDES)])
-            etag = s3.client.put_object(Bucket=bucket, Key=f"in/{key}", Body=data)["ETag"].strip('"')
-            event = samples.s3_record(f"in/{key}", eTag=etag)
-            event["s3"]["bucket"]["name"] = bucket
-            client.lpush(KEY, json.dumps({"Records": [event]}))
+    records = []
+    for upload, key in enumerate(keys):
+        data = a_photo(number * UPLOADS + upload, SIDES[(number + upload) % len(SIDES)])
+        etag = s3.client.put_object(Bucket=bucket, Key=f"in/{key}", Body=data)["ETag"].strip('"')
+        event = samples.s3_record(f"in/{key}", eTag=etag)
+        event["s3"]["bucket"]["name"] = bucket
+        records.append(event)
+    url, headers = f"http://127.0.0.1:{port}/events", {"Authorization": f"Bearer {TOKEN}"}
+    until_it_serves = urllib3.Retry(connect=20, backoff_factor=0.2)
+    answer = urllib3.request(
+        "POST", url, json={"Records": records}, headers=headers, timeout=60, retries=until_it_serves
+    )
+    assert answer.status == 200
     prefix = f"out/{number:06}/"
 
     def protected() -> bool:

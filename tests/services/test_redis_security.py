@@ -167,7 +167,7 @@ def test_a_certificate_of_another_name_is_refused_unless_the_url_says_otherwise(
 def _reached(url: str, **more: str) -> tuple[bool, bool, bool]:
     """Whether Celery, doctor, and a listener's marks get through to Redis."""
     kombu.pools.reset()  # they tell apps apart by place and user alone
-    settings = Settings(broker_url=url, listen_redis_url=url, allowed_urls="*", **more)
+    settings = Settings(broker_url=url, allowed_urls="*", **more)
     app = make_app(settings)
     app.conf.task_publish_retry = False
     try:

@@ -93,7 +93,7 @@ def check_ledger_place(destination: str, settings: Settings) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class BatchOptions:
-    """What a batch is to do, besides from where to where; fields as in `workers.core.records.Batch`."""
+    """Options of a batch, besides source and destination; fields as in `workers.core.records.Batch`."""
 
     #: light, standard, strong, a TOML file, or the recipe itself.
     recipe: str | Recipe = "standard"

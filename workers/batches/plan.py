@@ -52,7 +52,7 @@ def is_since(info: ObjectInfo, moment: str) -> bool:
     return not moment or info.last_modified is None or info.last_modified >= datetime.fromisoformat(moment)
 
 
-#: What a step on guides costs a photo of a face or two, in megapixels of photos without: 40 take as long as five.
+#: The cost of a step on guides for a photo of a face or two, in megapixels of photos without: 40 take as long as five.
 MEGAPIXELS_PER_STEP = 0.125
 
 
@@ -119,7 +119,7 @@ class _PlanBuffer:
 
 
 class BatchTooLarge(LedgerError):
-    """Raised when a source holds more photos than a batch may. What is planned already is done all the same."""
+    """Raised when a source holds more photos than a batch may. The planned part is done all the same."""
 
 
 class PlannerConflict(LedgerError):

@@ -51,7 +51,7 @@ def _schedule(settings: Settings) -> dict[str, object]:
     passes = {"reconcile": (RECONCILE, settings.reconcile_every_s)}
     passes |= {"schedules": (RUN_SCHEDULES, settings.schedule_every_s)}
     return {
-        # Nothing to remember between starts: no file. What schedules have done lies in the object store.
+        # Nothing to remember between starts: no file. The state of schedules lies in the object store.
         "beat_scheduler": "celery.beat:Scheduler",
         "beat_schedule": {
             name: {"task": task, "schedule": every, "options": {"queue": INTERACTIVE, "expires": every}}

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 KEY = "apf-workers"
 #: A worker says so often that it listens, and is taken for gone when it has not for the second.
 BEAT_S, GONE_AFTER_S = 10.0, 35.0
-#: What has gone is known for so long, and of so many.
+#: Workers that have gone are known for so long, and so many of them.
 KEPT_S, KEPT = 7 * 24 * 3600, 1000
 #: A command waits no longer than this for Redis, and for workers that keep no record.
 PATIENCE_S, ANSWER_S = 2.0, 1.0

@@ -10,7 +10,7 @@ from workers.core.records import ShardJob
 
 @dataclass(frozen=True)
 class QueueSnapshot:
-    """What the broker holds."""
+    """The messages that the broker holds."""
 
     #: Messages by queue; what is missing is empty.
     queued: Mapping[str, int]

@@ -44,7 +44,7 @@ EARLY_S = 1.0
 
 @dataclass(frozen=True)
 class Delivery:
-    """What came of asking for a callback; `result` is what metrics count."""
+    """The outcome of one delivery task; `result` is counted by metrics."""
 
     result: Result
     #: Try again in so many seconds; None: not by this task.

@@ -47,7 +47,7 @@ class FailedPhoto(_Part):
 
 
 class PhotoResult(_Part):
-    """What became of one photo."""
+    """The outcome of one photo."""
 
     key: str
     outcome: Outcome

@@ -16,20 +16,15 @@ if TYPE_CHECKING:
 
 #: URLs that redis-py itself understands.
 ASKABLE = ("redis://", "rediss://")
-#: What a query may say of TLS: files and folders are taken as they are.
+#: A query's words on TLS: files and folders are taken as they are.
 CERT_REQS, CHECK_HOSTNAME = "ssl_cert_reqs", "ssl_check_hostname"
 TLS = (CERT_REQS, CHECK_HOSTNAME, "ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile")
 #: redis-py's words, which are Celery's in small letters.
 VERIFIED = ("required", "optional", "none")
-#: Further names that redis-py reads; Celery's connection fails of them.
-REDIS_PYS = frozenset({
-    "db", "username", "password", "client_name", "protocol", "timeout", "socket_timeout", "socket_connect_timeout",
-    "socket_keepalive", "retry_on_timeout", "max_connections", "health_check_interval",
-})  # fmt: skip
 
 
-def check_query(url: str, *, more: frozenset[str] = frozenset()) -> None:
-    """Whether the query says what is understood: of TLS, or by these further names. Values may be secret: not told.
+def check_query(url: str) -> None:
+    """Check that the query says what is understood, of TLS. Values may be secret: not told.
 
     Raises:
         ValueError: naming what is not, and its cure.
@@ -37,10 +32,8 @@ def check_query(url: str, *, more: frozenset[str] = frozenset()) -> None:
     if not url.startswith(ASKABLE):
         return
     for name, value in _query(url).items():
-        if name in more:
-            continue
         if name not in TLS:
-            known = ", ".join(sorted({*TLS, *more}))
+            known = ", ".join(sorted(TLS))
             raise ValueError(f"has {name!r} in its query, which is not known: leave it away, or use one of {known}")
         if not url.startswith("rediss://"):
             raise ValueError(f"has {name}={value}, which is about TLS, and begins with redis://: write rediss://")

@@ -11,7 +11,7 @@ from pydantic import Field, SecretStr, StringConstraints, ValidationError, field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from workers.config.access import EVERYTHING
-from workers.config.redis_url import REDIS_PYS, check_query
+from workers.config.redis_url import check_query
 from workers.errors import CallbackError, SettingsError, StoreError
 from workers.store import S3Options, canonical_url
 from workers.webhooks.http_client import Posting
@@ -52,7 +52,7 @@ class Settings(BaseSettings):
     detector: Text | None = None
     #: "auto" takes CUDA where there is one.
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
-    #: What the filter's networks compute in on a GPU; "auto": bfloat16 where it has units for that. A CPU: float32.
+    #: The precision of the filter's networks on a GPU; "auto": bfloat16 where it has units for that. A CPU: float32.
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     #: Whether a GPU runs the filter by CUDA graphs; without, each kernel is launched by itself.
     cuda_graphs: bool = True
@@ -117,8 +117,6 @@ class Settings(BaseSettings):
     listen_secret_file: Text | None = None
     listen_token: SecretStr | None = None
     listen_token_file: Text | None = None
-    #: `apf listen --redis`: the Redis of the list; None: the queue's.
-    listen_redis_url: Text | None = None
     #: `apf listen --sqs`: endpoint of an SQS-compatible queue; None: as its URL says.
     listen_sqs_endpoint_url: Text | None = None
 
@@ -180,12 +178,6 @@ class Settings(BaseSettings):
                 "%2F %23 %3F %40"
             ) from None
         check_query(url or "")
-        return url
-
-    @field_validator("listen_redis_url")
-    @classmethod
-    def _query_is_known(cls, url: str | None) -> str | None:
-        check_query(url or "", more=REDIS_PYS)
         return url
 
     @field_validator("allowed_urls")
@@ -255,7 +247,7 @@ class Settings(BaseSettings):
 
     @property
     def s3(self) -> S3Options:
-        """What `open_store` needs to know about S3."""
+        """The options of S3 for `open_store`."""
         return S3Options(
             endpoint_url=self.s3_endpoint_url,
             region=self.s3_region,

@@ -1,1 +1,1 @@
-"""What everything else stands on: records, the clock, the logging context, names on the wire. Knows no store."""
+"""The ground floor: records, the clock, the logging context, names on the wire. Knows no store."""

@@ -72,7 +72,7 @@ class VersionedRecord(_Record):
     newer_fields: ClassVar[tuple[str, ...]] = ()
 
     @model_serializer(mode="wrap")
-    def _without_what_asks_for_nothing(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _omit_defaults(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
         written: dict[str, Any] = write(self)
         for name in self.newer_fields:
             if getattr(self, name) == type(self).model_fields[name].default:
@@ -122,7 +122,7 @@ class PhotoRef(_Record):
 
 
 class Outcome(StrEnum):
-    """What became of a photo. Each photo of a batch has exactly one, or is still pending."""
+    """The outcome of a photo. Each photo of a batch has exactly one, or is still pending."""
 
     #: Its faces are protected; the output is written.
     protected = "protected"
@@ -144,7 +144,7 @@ class Word(WorkerOutput):
 
 
 class PhotoReport(WorkerOutput):
-    """What became of one photo."""
+    """The report of one photo."""
 
     key: str = Field(min_length=1)
     etag: str
@@ -222,7 +222,7 @@ class Totals(WorkerOutput):
 
 
 class ShardReport(WorkerOutput):
-    """What became of a shard. Once it lies in the ledger, the shard is done."""
+    """The report of a shard. Once it lies in the ledger, the shard is done."""
 
     shard: int = Field(ge=0)
     photos: tuple[PhotoReport, ...]
@@ -244,7 +244,7 @@ class ShardReport(WorkerOutput):
 
 
 class ShortReport(WorkerOutput):
-    """What became of a shard, without the photos of which nothing more is to be told than that they are counted."""
+    """The report of a shard in short: sums, and the photos that failed."""
 
     shard: int = Field(ge=0)
     #: Of the object that holds the whole report.
@@ -295,11 +295,11 @@ class Batch(VersionedRecord):
     #: Its objects are gradient files, and become perturbation files (`apf.private`): the photos stay with their owners.
     #: Where "photo" is said of a batch, here and elsewhere, one of its objects is meant.
     private: bool = False
-    #: What happens to a photo without a face: copied with the same metadata policy, or left out.
+    #: A photo without a face is copied with the same metadata policy, or left out.
     no_face: Literal["copy", "skip"] = "copy"
     #: Whether outputs may replace what no run wrote for the same photo; else such a photo fails.
     overwrite: bool = False
-    #: What happens to a photo with a weak face, which a juror still knows: published all the same, or failed.
+    #: A photo with a weak face, which a juror still knows, is published all the same, or fails.
     on_weak: OnWeak = "publish"
     #: Whether forgotten photos are protected all the same (`workers.ledger.forgotten`).
     include_forgotten: bool = False

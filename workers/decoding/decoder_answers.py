@@ -1,4 +1,4 @@
-"""What a decoder answers: a header of fixed size, then as many bytes as it says. Nothing in it is trusted.
+"""A decoder's answer: a header of fixed size, then as many bytes as it says. Nothing in it is trusted.
 
 A decoder that was taken over writes anything. So every field is checked by itself and against what was asked,
 texts are cleaned, and colour profiles and EXIF tags are read once more, as those of a file are. Pixels never come this
@@ -27,7 +27,7 @@ from workers.decoding.decoder_protocol import DECODE, ENCODE, FAULT, HEADER, Bad
 if TYPE_CHECKING:
     from apf.photo import Limits
 
-#: What a decoder may raise, by number. Anything else is the last.
+#: The errors of a decoder, by number. Anything else is the last.
 FAULTS: tuple[type[Exception], ...] = (
     CorruptPhoto,
     UnsupportedPhoto,
@@ -58,7 +58,7 @@ class Unforeseen(RuntimeError):
 
 
 class Head(NamedTuple):
-    """The fixed part. What a kind of answer does not use is 0."""
+    """The fixed part. Fields that a kind of answer does not use are 0."""
 
     #: Of the request.
     serial: int

@@ -1,4 +1,4 @@
-"""What runs in decoders' processes: `python -m workers.decoding.decoder_child CONTROL`, started by
+"""The program of decoders' processes: `python -m workers.decoding.decoder_child CONTROL`, started by
 `workers.decoding.decoder_process`.
 
 The first process loads the libraries and sees no photo, ever. At the worker's word it forks decoders, which find all

@@ -47,7 +47,7 @@ ENCODE_S_PER_MEGAPIXEL = 3.0
 ENCODED_BYTES_PER_PIXEL, ENCODED_BYTES = 16, 32 * 2**20
 
 Result = TypeVar("Result")
-#: What to make of an answer's header, the bytes behind it and the memory that it was lent.
+#: Parses an answer's header, the bytes behind it and the memory that it was lent.
 Reading = Callable[["Head", bytes, SharedPixels], Result]
 #: Decoders that are idle, and None for each that is not made yet.
 _Slots = queue.LifoQueue[DecoderProcess | None]

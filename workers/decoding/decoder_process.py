@@ -157,7 +157,7 @@ def _end(process: subprocess.Popen[bytes], control: socket.socket) -> None:
 
 @dataclass
 class Request:
-    """What a decoder is asked."""
+    """A request to a decoder."""
 
     serial: int
     kind: int

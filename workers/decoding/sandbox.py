@@ -1,7 +1,7 @@
 """The cage around a decoder: from then on the process can compute, read and write what it was handed, and nothing else.
 
 No privilege can be gained, no file be opened (Landlock without any path), no system call be made but those of the list
-(seccomp). It holds for the process and all its threads, for good. What the kernel lacks is left out, and told.
+(seccomp). It holds for the process and all its threads, for good. A part that the kernel lacks is left out, and told.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MAX_FILES = 16
 #: Threads of the user's that there may be at least: codecs start a few. New processes are refused by system call.
 LEAST_THREADS, MORE_THREADS = 4096, 1024
 
-#: What decoding, encoding and Python's interpreter need, and no more.
+#: The system calls of decoding, encoding and Python's interpreter, and no more.
 ALLOWED = (
     *("read", "readv", "pread64", "preadv", "write", "writev", "pwrite64", "recvmsg", "close"),
     *("munmap", "mremap", "brk", "madvise", "futex", "membarrier", "rseq", "set_robust_list", "get_robust_list"),
@@ -55,9 +55,9 @@ _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, _INSTRUCTION_BYTES = 22, 2, 8
 
 @dataclass(frozen=True)
 class Cage:
-    """What holds a decoder."""
+    """The confinement of a decoder."""
 
-    #: What is there, and what is not, each with its reason.
+    #: The parts that are there, and those that are not, each with its reason.
     holds: tuple[str, ...] = ()
     lacks: tuple[str, ...] = ()
 

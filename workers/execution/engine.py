@@ -34,7 +34,7 @@ BYTES_PER_PIXEL_IN_PLACE = 4 + 4
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What a file will cost, known before it is decoded."""
+    """The cost of a file, known before it is decoded."""
 
     #: Of its output.
     content_type: str
@@ -42,12 +42,12 @@ class Cost:
     held: int
     #: Of the photo; 0 where it is not here.
     megapixels: float
-    #: What the filter has to do, in megapixels of photos that take it as long.
+    #: The filter's work, in megapixels of photos that take it as long.
     work: float
 
 
 class Result(Protocol):
-    """What the filter made of a file."""
+    """The filter's result for a file."""
 
     @property
     def outcome(self) -> str: ...
@@ -57,7 +57,7 @@ class Result(Protocol):
 
 
 class Engine(Protocol):
-    """What a shard needs done to its files. Decoding and encoding run in many threads.
+    """The operations of a shard on its files. Decoding and encoding run in many threads.
 
     `Any` stands for the engine's own form of a decoded file and of its result.
     """
@@ -151,7 +151,7 @@ def placement(settings: Settings) -> Placement:
     return Placement(device=device, precision=precision, graphs=settings.cuda_graphs)
 
 
-#: What a GPU's driver brings: without any of these torch finds no GPU, and need not be loaded to say so.
+#: Devices of a GPU's driver: without any of these torch finds no GPU, and need not be loaded to say so.
 DRIVERS = ("libcuda.so.1", "nvcuda.dll", "libamdhip64.so")
 
 

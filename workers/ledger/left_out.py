@@ -36,7 +36,7 @@ class Named(_Record):
 
 
 class LeftOuts(_Record):
-    """What is not protected though it looks like photos, and what was excluded by patterns."""
+    """Entries that look like photos and are not protected, and those that patterns excluded."""
 
     #: Counted up to and with this key.
     upto: str = ""

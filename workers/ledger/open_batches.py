@@ -70,7 +70,7 @@ def unregister(ledger: Ledger, batch: Batch, settings: Settings) -> None:
 
 
 def open_batches(urls: Iterable[str], settings: Settings) -> Iterator[tuple[Ledger, str]]:
-    """Yield the batches that are registered under these URLs. What cannot be read is logged and left out."""
+    """Yield the batches that are registered under these URLs. Entries that cannot be read are logged and left out."""
     for url in urls:
         try:
             store = open_store(url, s3=settings.s3)

@@ -37,7 +37,7 @@ SINGLE_FILE_PHOTOS = 50
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """What the user wants to see."""
+    """Options of a report."""
 
     with_originals: bool = False
     #: Photos whose faces are found anew and measured: each takes about a third of a second.

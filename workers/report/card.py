@@ -30,7 +30,7 @@ class Card:
     key: str
     #: protected, no_face, skipped or failed, as the batch's report has it.
     outcome: str
-    #: What else there is to know, in sentences.
+    #: Remarks, in sentences.
     notes: tuple[str, ...] = ()
     #: Of a failed photo.
     reason: str = ""

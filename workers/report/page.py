@@ -29,13 +29,13 @@ from workers.store.urls import file_path
 
 #: Failures that stand in the page's text; the grid shows all of them.
 LISTED_FAILURES = 100
-#: What was left out of the source, and stands in the page's facts.
+#: Left out of the source; stands in the page's facts.
 LISTED_LEFT_OUT = 20
 
 
 @dataclass(frozen=True)
 class Scope:
-    """What the page holds of the batch."""
+    """The batch as the page shows it."""
 
     shown: int
     #: Photos with an outcome; more than `shown` where the page was limited.

@@ -24,7 +24,7 @@ MAX_CANDIDATES = 2000
 
 @dataclass
 class Side:
-    """What one recipe made of its photos."""
+    """The outcomes of one recipe's photos."""
 
     recipe: Recipe
     photos: int = 0

@@ -18,7 +18,7 @@ NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 #: A recipe as it was asked for: a built-in one's bare name, or what a file says. It gets its weights when it is used.
 RecipeFields = dict[str, Any]
 
-#: What a look waits for; without any, each look runs.
+#: Conditions of a run; without any, each evaluation runs.
 Change = Literal["recipe", "new"]
 
 
@@ -34,7 +34,7 @@ class Rollout(_Record):
 
 
 class Schedule(VersionedRecord):
-    """What an operator asked for."""
+    """A schedule, as its operator set it."""
 
     newer_fields = ("private", "exclude", "overwrite", "on_weak")
 
@@ -124,14 +124,14 @@ class Run(_Record):
 
 
 class State(_Record):
-    """What became of a schedule."""
+    """The state of a schedule."""
 
     #: The trigger's last moment that was dealt with, whether it ran or not; ISO 8601.
     considered: str = ""
     #: The last moment at which a run was still going on, so that none began.
     skipped: str = ""
     run: Run | None = None
-    #: What photos have that the source held at `as_of`, by its clock, as far as is known.
+    #: The state of photos that the source held at `as_of`, by its clock, as far as is known.
     covered: tuple[Piece, ...] = ()
     as_of: str = ""
     #: Digests of photos that were dealt with and have no output.
@@ -148,7 +148,7 @@ class State(_Record):
 
 
 class Problem(_Record):
-    """What keeps a schedule from being looked at."""
+    """The error that keeps a schedule from being evaluated."""
 
     error: str
     #: ISO 8601.

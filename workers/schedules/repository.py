@@ -156,7 +156,7 @@ def all_schedules(settings: Settings) -> Iterator[tuple[ScheduleRepository, str]
 def by_shelf(
     settings: Settings, complain: Complain | None = None
 ) -> Iterator[tuple[ScheduleRepository, dict[str, bool]]]:
-    """Each root's schedules, as `ScheduleRepository.names`. What cannot be listed is told to `complain`, if given.
+    """Each root's schedules, as `ScheduleRepository.names`. Roots that cannot be listed go to `complain`, if given.
 
     Raises:
         LedgerError: no setting says where schedules lie.

@@ -55,7 +55,7 @@ class Overview:
     last: LastRun | None = None
     #: The last moment at which a run was still going on, so that none began.
     skipped: str = ""
-    #: What else there is to know: photos that keep failing, or that were left out.
+    #: Remarks: photos that keep failing, or that were left out.
     note: str = ""
     error: str = ""
 

@@ -57,7 +57,7 @@ class BatchSummary:
     running: Totals = field(default_factory=Totals)
     #: How far the callback is of a batch that asked for one; one that is not done has none due.
     callback: Callback | None = None
-    #: What is not protected though it looks like photos, and is no part of `photos`; and what was excluded.
+    #: Entries that look like photos and are no part of `photos`, and those that were excluded.
     left_out: LeftOuts = field(default_factory=LeftOuts)
 
     @property

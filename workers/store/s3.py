@@ -296,7 +296,7 @@ _STATUSES = {
     507: _FULL,
 }  # fmt: skip
 _TELLS_NOTHING = frozenset({"301", "400", "401", "403"})
-#: What is wrong with these is wrong with every object.
+#: Errors of the whole place, and so of every object.
 _OF_THE_PLACE = (BadCredentials, StoreGone, StoreFull)
 
 

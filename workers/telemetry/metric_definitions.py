@@ -37,7 +37,7 @@ STAGES = (
 
 @dataclass(frozen=True)
 class Measure:
-    """What a metric means."""
+    """The definition of a metric."""
 
     help: str
     #: Label to the values that are there from the start; none where they are found out later.

@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Post:
-    """What is to be posted."""
+    """A request to be posted."""
 
     url: str = field(repr=False)
     #: The same at each try, so that receivers know a callback that they had already.
@@ -52,7 +52,7 @@ class Posting:
 
 @dataclass(frozen=True)
 class Answer:
-    """What the receiver said."""
+    """The receiver's answer."""
 
     status: int
     #: It wants to be left alone for so long.

@@ -38,7 +38,7 @@ _NOT_IN_URLS = re.compile(r"[\s\\\x00-\x1f\x7f]")
 
 @dataclass(frozen=True)
 class AddressPolicy:
-    """What the operator allows beyond https to public addresses; from `APF_CALLBACK_` settings."""
+    """The operator's allowances beyond https to public addresses; from `APF_CALLBACK_` settings."""
 
     allow_http: bool = False
     #: Host names, and networks in CIDR form, that need not be public.

@@ -25,7 +25,7 @@ MAX_RECORDS = 1000
 #: SNS wraps S3's message as text in its own, once.
 MAX_WRAPPINGS = 2
 
-#: What makes an object's bytes new. MinIO has names of this family for tags and locks, too.
+#: Events that make an object's bytes new. MinIO has names of this family for tags and locks, too.
 CREATED = {f"ObjectCreated:{how}" for how in ("Put", "Post", "Copy", "CompleteMultipartUpload")}
 REMOVED = ("ObjectRemoved:", "LifecycleExpiration:")
 #: Of SNS itself. Nothing is ever fetched from the URL in it.
@@ -42,7 +42,7 @@ class Notice:
     removed: list[Removed] = field(default_factory=list)
     #: Records of other matters, such as tags, and tests.
     other: int = 0
-    #: What is wrong with each record that cannot be understood.
+    #: The error of each record that cannot be understood.
     malformed: list[str] = field(default_factory=list)
 
 

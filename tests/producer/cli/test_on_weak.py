@@ -158,7 +158,7 @@ def test_a_listener_submits_so(world: World, recipe: Path) -> None:
     submit(Route(world.source_url, world.destination_url), ["a.jpg"], tenant="")
     (batch,) = world.ledger.batches()
     assert world.ledger.read_batch(batch).on_weak == "fail"
-    listen = ["listen", "--redis", "k", "--on-weak", "fail"]
+    listen = ["listen", "--http", "127.0.0.1:0", "--on-weak", "fail"]
     where = {"APF_BROKER_URL": "redis://127.0.0.1:1/0"}
     assert "takes no steps" in apf(*listen, "--route", "s3://a=s3://b", "--recipe", "fast", code=2, **where).stderr
     assert "in private mode" in apf(*listen, "--private-route", "s3://a=s3://b", code=2, **where).stderr

@@ -40,7 +40,8 @@ LISTEN = [
     "import producer.events.sources.sqs as sqs; sqs.VISIBILITY_S, sqs.POLL_S = 4, 1\n"
     "from producer.cli import main; main()", "listen",
 ]  # fmt: skip
-KEY = "apf:events"
+#: A queue that is never asked.
+QUEUE = "https://sqs.eu-west-1.amazonaws.com/123456789012/uploads"
 
 
 class Platform:
@@ -151,6 +152,11 @@ def a_queue(platform: Platform) -> Iterator[tuple[Any, str]]:
         yield client, client.create_queue(QueueName=f"uploads-{uuid.uuid4().hex[:8]}")["QueueUrl"]
 
 
+def none_waits(client: Any, url: str) -> bool:
+    name = "ApproximateNumberOfMessages"
+    return int(client.get_queue_attributes(QueueUrl=url, AttributeNames=[name])["Attributes"][name]) == 0
+
+
 def empty(client: Any, url: str) -> bool:
     names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
     found = client.get_queue_attributes(QueueUrl=url, AttributeNames=names)["Attributes"]
@@ -175,52 +181,24 @@ def test_what_is_uploaded_is_protected(platform: Platform) -> None:
         assert platform.submitted() == sorted(photos)
 
 
-def test_a_private_route_makes_private_batches(platform: Platform, server: Any) -> None:
+def test_a_private_route_makes_private_batches(platform: Platform) -> None:
     """Of gradient files below it, and of nothing else; the route of photos beside it goes on as ever."""
     platform.upload("a.jpg")
     for key in ("private/b.safetensors", "private/c.jpg"):
         platform.upload(key)
     answers = f"s3://{platform.bucket}/answers"
-    platform.start("--redis", KEY, "--gather", "0", "--private-route", f"{platform.source}/private={answers}")
+    port, route = _free_ports([0]), f"{platform.source}/private={answers}"
+    platform.start("--http", f"127.0.0.1:{port}", "--gather", "0", "--private-route", route)
+    until(lambda: _answers(port), 30, "it serves")
     for key in ("a.jpg", "private/b.safetensors", "private/c.jpg"):
-        server.rpush(KEY, platform.event(key))
-    until(lambda: not server.llen(KEY) and platform.submitted() == ["a.jpg"], 30, "the photo is submitted")
+        assert post(port, platform.event(key)) == 200
+    assert platform.submitted() == ["a.jpg"]
     ledger = find_ledger(answers, platform.settings)
     until(lambda: len(ledger.batches()) == 1, 30, "and the gradient file")
     batch = ledger.read_batch(ledger.batches()[0])
     assert (batch.private, [ref.key for ref in batch.named]) == (True, ["b.safetensors"])
     ledger = find_ledger(platform.destination, platform.settings)
     assert [ledger.read_batch(batch_id).private for batch_id in ledger.batches()] == [False]
-
-
-def test_a_killed_listener_loses_no_entry_of_a_list(platform: Platform, server: Any) -> None:
-    """SIGKILL when entries are taken and not yet submitted, and again in the midst of submitting."""
-    keys = [f"{number:02}.jpg" for number in range(20)]
-    for key in keys:
-        platform.upload(key)
-        server.rpush(KEY, platform.event(key, etag=key))
-
-    def taken() -> int:
-        return sum(server.llen(name) for name in server.scan_iter(f"{KEY}:taken:*"))
-
-    first = platform.start("--redis", KEY, "--gather", "20", "--photos", "100")
-    until(lambda: taken() == len(keys), 30, "all entries are taken")
-    os.killpg(first.pid, signal.SIGKILL)
-    assert platform.submitted() == []
-    _time_passes(server)
-    second = platform.start("--redis", KEY, "--gather", "0", "--photos", "3")
-    until(lambda: len(platform.submitted()) >= 3, 30, "some are submitted")
-    os.killpg(second.pid, signal.SIGKILL)
-    second.wait()
-    _time_passes(server)
-    platform.start("--redis", KEY)
-    until(lambda: set(platform.submitted()) == set(keys) and not server.llen(KEY) and not taken(), 60, "all are")
-
-
-def _time_passes(server: Any) -> None:
-    """So long that a listener that is dead is known to be."""
-    for name in server.scan_iter(f"{KEY}:alive:*"):
-        server.delete(name)
 
 
 def test_a_killed_listener_loses_no_message_of_a_queue(platform: Platform) -> None:
@@ -232,12 +210,7 @@ def test_a_killed_listener_loses_no_message_of_a_queue(platform: Platform) -> No
             client.send_message(QueueUrl=url, MessageBody=platform.event(key, etag=key))
         first = platform.start("--sqs", url, "--gather", "20", "--photos", "100")
 
-        def none_waits() -> bool:
-            name = "ApproximateNumberOfMessages"
-            found = client.get_queue_attributes(QueueUrl=url, AttributeNames=[name])
-            return int(found["Attributes"][name]) == 0
-
-        until(none_waits, 30, "all messages are taken")
+        until(lambda: none_waits(client, url), 30, "all messages are taken")
         os.killpg(first.pid, signal.SIGKILL)
         assert platform.submitted() == []
         platform.start("--sqs", url)
@@ -257,24 +230,23 @@ def post(port: int, body: str) -> int:
     return int(urllib3.request("POST", url, body=body, headers=headers, timeout=60, retries=False).status)
 
 
-def test_an_event_that_comes_by_two_ways_is_submitted_once(platform: Platform, server: Any) -> None:
-    """By HTTP and by the list; a photo that is gone harms no other; SIGTERM ends the process well; metrics tell."""
+def test_an_event_that_comes_twice_is_submitted_once(platform: Platform) -> None:
+    """Over HTTP; a photo that is gone harms no other; SIGTERM ends the process well; metrics tell."""
     port, metrics = _free_ports([0]), _free_ports([0])
     platform.upload("a.jpg")
     platform.upload("b.jpg")
-    process = platform.start("--http", f"127.0.0.1:{port}", "--redis", KEY, "--metrics-port", str(metrics))
+    process = platform.start("--http", f"127.0.0.1:{port}", "--metrics-port", str(metrics))
     until(lambda: _answers(port), 30, "it serves")
     assert post(port, platform.event("a.jpg")) == 200
     assert post(port, platform.event("a.jpg")) == 200
-    server.rpush(KEY, platform.event("a.jpg"), platform.event("gone.jpg"), platform.event("b.jpg"))
-    until(lambda: platform.submitted() == ["a.jpg", "b.jpg"] and not server.llen(KEY), 30, "both are, once")
+    assert post(port, platform.event("b.jpg")) == 200
+    assert platform.submitted() == ["a.jpg", "b.jpg"]
     assert post(port, platform.event("gone.jpg", etag="other")) == 207, "nothing but a photo that is gone"
     text = urllib3.request("GET", f"http://127.0.0.1:{metrics}/metrics").data.decode()
     assert "apf_build_info{" in text
     assert _answers(metrics), "health is told there, too"
     assert not _listens_everywhere(metrics), "and on APF_METRICS_HOST alone"
     assert 'apf_listen_events_total{result="duplicate",source="http"} 1.0' in text
-    assert 'apf_listen_events_total{result="duplicate",source="redis"} 1.0' in text
     assert platform.submitted() == ["a.jpg", "b.jpg"]
     started = time.monotonic()
     process.send_signal(signal.SIGTERM)
@@ -316,30 +288,31 @@ def test_while_the_queue_is_down_the_sender_is_asked_to_come_again(
     assert platform.submitted() == ["a.jpg"]
 
 
-def test_a_stop_leaves_nothing_in_between(platform: Platform, server: Any) -> None:
-    """SIGTERM in the midst of gathering: each photo is submitted at once or back in the list; the process ends well."""
-    for number in range(5):
-        platform.upload(f"{number}.jpg")
-        server.rpush(KEY, platform.event(f"{number}.jpg"))
-    process = platform.start("--redis", KEY, "--gather", "30")
-    until(lambda: not server.llen(KEY), 30, "the entries are taken")
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(20) == 0, platform.log.read_text()
-    submitted, left = platform.submitted(), [entry.decode() for entry in server.lrange(KEY, 0, -1)]
-    assert "0.jpg" in submitted, "the first was gathered long ago"
-    assert left == [platform.event(f"{number}.jpg") for number in range(5) if f"{number}.jpg" not in submitted]
-    assert set(server.scan_iter(f"{KEY}*")) <= {KEY.encode()}
+def test_a_stop_leaves_nothing_in_between(platform: Platform) -> None:
+    """SIGTERM in the midst of gathering: each photo is submitted once, now or by the next listener."""
+    with a_queue(platform) as (client, url):
+        keys = [f"{number}.jpg" for number in range(5)]
+        for key in keys:
+            platform.upload(key)
+            client.send_message(QueueUrl=url, MessageBody=platform.event(key, etag=key))
+        process = platform.start("--sqs", url, "--gather", "30")
+        until(lambda: none_waits(client, url), 30, "all messages are taken")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0, platform.log.read_text()
+        platform.start("--sqs", url, "--gather", "0")
+        until(lambda: platform.submitted() == keys, 60, "all are submitted, each once")
+        until(lambda: empty(client, url), 30, "and deleted")
 
 
 @pytest.mark.parametrize(
     ("options", "change", "message"),
     [
         (["--route", "s3://a=s3://b"], None, "nothing to listen to"),
-        (["--redis", "k"], None, "no route"),
-        (["--route", "s3://a=s3://a/b", "--redis", "k"], None, "overlap"),
-        (["--route", "s3://a=s3://b", "--redis", "k"], {"APF_BROKER_URL": ""}, "set APF_BROKER_URL"),
-        (["--route", "s3://a=s3://b", "--redis", "k"], {"APF_ALLOWED_URLS": "s3://a"}, "s3://b lies under none"),
-        (["--route", "s3://a=s3://b", "--redis", "k", "--recipe", "nope"], None, "nope"),
+        (["--sqs", QUEUE], None, "no route"),
+        (["--route", "s3://a=s3://a/b", "--sqs", QUEUE], None, "overlap"),
+        (["--route", "s3://a=s3://b", "--sqs", QUEUE], {"APF_BROKER_URL": ""}, "set APF_BROKER_URL"),
+        (["--route", "s3://a=s3://b", "--sqs", QUEUE], {"APF_ALLOWED_URLS": "s3://a"}, "s3://b lies under none"),
+        (["--route", "s3://a=s3://b", "--sqs", QUEUE, "--recipe", "nope"], None, "nope"),
         (["--route", "s3://a=s3://b", "--http", "127.0.0.1:0"], None, "needs a secret"),
         (["--route", "s3://a=s3://b", "--http", "127.0.0.1:0"], {"APF_LISTEN_SECRET_FILE": "/no"}, "cannot be read"),
         (["--route", "s3://a=s3://b", "--http", "127.0.0.1:0"],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from pydantic import ValidationError
 
 from tests.command import apf
 from workers.broker.app import make_app
@@ -40,7 +39,6 @@ def test_tls_of_the_url_is_merged_into_the_other_settings(query: str, changed: d
     assert given["password"] == "pa55word"
 
 
-@pytest.mark.parametrize("variable", ["broker_url", "listen_redis_url"])
 @pytest.mark.parametrize(
     ("url", "said"),
     [
@@ -53,12 +51,12 @@ def test_tls_of_the_url_is_merged_into_the_other_settings(query: str, changed: d
         (f"redis://{HOST}?colour=hunter2", "has 'colour' in its query, which is not known: leave it away, or use one"),
     ],
 )
-def test_what_is_not_understood_is_named(monkeypatch: pytest.MonkeyPatch, variable: str, url: str, said: str) -> None:
+def test_what_is_not_understood_is_named(monkeypatch: pytest.MonkeyPatch, url: str, said: str) -> None:
     """Before anything is asked of Redis, and without what may be secret."""
-    monkeypatch.setenv(f"APF_{variable.upper()}", url)
+    monkeypatch.setenv("APF_BROKER_URL", url)
     with pytest.raises(SettingsError) as caught:
         load_settings()
-    assert f"APF_{variable.upper()}: {said}" in str(caught.value)
+    assert f"APF_BROKER_URL: {said}" in str(caught.value)
     assert "pa55word" not in str(caught.value)
     assert "hunter2" not in str(caught.value)
 
@@ -75,15 +73,6 @@ def test_a_command_ends_with_the_cure_and_no_traceback() -> None:
     told = apf("doctor", code=1, APF_BROKER_URL="rediss://127.0.0.1:1/0?ssl_cert_reqs=CERT_REQUIRED").stderr
     assert "does not answer" in told
     assert "Traceback" not in told
-
-
-def test_the_lists_redis_is_asked_as_its_url_says() -> None:
-    """redis-py's own names stay; a database by its number, say."""
-    settings = Settings(listen_redis_url="rediss://queue?db=2&ssl_cert_reqs=CERT_OPTIONAL", broker_ca_file="/ca.pem")
-    given = open_redis(str(settings.listen_redis_url), settings, socket_timeout=15).connection_pool.connection_kwargs
-    assert (given["db"], given["ssl_cert_reqs"], given["ssl_ca_certs"]) == (2, "optional", "/ca.pem")
-    with pytest.raises(ValidationError, match="'db' in its query"):
-        Settings(broker_url="redis://queue?db=2")
 
 
 def test_other_urls_are_left_alone() -> None:
