@@ -19,8 +19,8 @@ import pytest
 import redis
 import yaml
 
-from tests.kustomize import Manifest, build, containers, pod_of, read
 from producer.server.settings import ServeSettings
+from tests.kustomize import Manifest, build, containers, pod_of, read
 from workers.broker.app import make_app
 from workers.broker.client import Broker, queue_snapshot
 from workers.config.settings import Settings, check_worker
