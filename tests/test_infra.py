@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
+from producer.server.settings import ServeSettings
 from workers.broker.app import make_app
 from workers.config.settings import Settings, check_worker
 
@@ -24,7 +25,7 @@ DOCKERFILE = (INFRA / "Dockerfile").read_text()
 COMPOSE: dict[str, Any] = yaml.safe_load((INFRA / "compose.yaml").read_text())
 SERVICES: dict[str, Any] = COMPOSE["services"]
 #: What runs our own images.
-OURS = ("worker", "worker-cpu", "producer", "beat", "exporter", "listener")
+OURS = ("worker", "worker-cpu", "producer", "beat", "exporter", "listener", "server")
 LOCKS = sorted(INFRA.glob("constraints*.txt"))
 
 
@@ -67,6 +68,7 @@ def names_in_environment() -> set[str]:
 def test_compose_settings_exist() -> None:
     """Each APF_ variable that compose or the Dockerfile sets is one that the workers read: a typo would do nothing."""
     known = {f"APF_{field.upper()}" for field in Settings.model_fields}
+    known |= {f"APF_SERVE_{field.upper()}" for field in ServeSettings.model_fields}
     assert names_in_environment() - known == set()
 
 

@@ -19,6 +19,7 @@ import pytest
 import redis
 import yaml
 
+from producer.server.settings import ServeSettings
 from tests.kustomize import Manifest, build, containers, pod_of, read
 from workers.broker.app import make_app
 from workers.broker.client import Broker, queue_snapshot
@@ -286,15 +287,17 @@ def test_settings_are_known_and_accepted(workload: Manifest, monkeypatch: pytest
     """Each APF_ variable is a setting, with a value that the program takes; the rest is meant for libraries."""
     variables = variables_of(workload)
     known = {f"APF_{field.upper()}" for field in Settings.model_fields}
+    known |= {f"APF_SERVE_{field.upper()}" for field in ServeSettings.model_fields}
     assert {name for name in variables if name.startswith("APF_")} - known == set()
     others = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION", "PROMETHEUS_MULTIPROC_DIR"}
     assert {name for name in variables if not name.startswith("APF_")} <= others
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     check_worker(Settings())
+    ServeSettings()
 
 
-@pytest.mark.parametrize("name", ["apf-worker", "apf-listener"])
+@pytest.mark.parametrize("name", ["apf-worker", "apf-listener", "apf-server"])
 def test_pods_get_time_to_end_what_they_hold(name: str) -> None:
     """Kubernetes waits longer than the program does; a worker's grace is longer than a shard as a rule (20 to 60 s)."""
     deployment = of_kind("Deployment")[name]
@@ -350,6 +353,7 @@ def test_metrics_answer_where_they_are_looked_for() -> None:
         "apf-listener": int(listener[listener.index("--metrics-port") + 1]),
         "apf-exporter": int(exporter[exporter.index("--port") + 1]),
         "apf-beat": None,
+        "apf-server": None,  # on the port of its API, for who has a token
     }
 
 
@@ -370,7 +374,8 @@ def test_an_apply_does_not_stop_the_workers_that_keda_started() -> None:
         "gpu": None,
         "cpu": 1,
     }
-    assert all(d["spec"]["replicas"] == 1 for name, d in of_kind("Deployment").items() if name != "apf-worker")
+    others = {name: d["spec"]["replicas"] for name, d in of_kind("Deployment").items() if name != "apf-worker"}
+    assert others == {"apf-beat": 1, "apf-listener": 1, "apf-exporter": 1, "apf-server": 2}
 
 
 def test_monitors_name_the_jobs_that_dashboard_and_alerts_ask_for() -> None:

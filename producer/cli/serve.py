@@ -9,11 +9,12 @@ from typing import Annotated
 import typer
 
 from producer.cli.console import echo, errors_end_the_command
-from producer.server.settings import load_serve_settings
-from producer.server.tokens import SCOPES, Grant, append, digest, line_of, new_token
-from workers.config.settings import load_settings
+from producer.doctor.finding import Finding
+from producer.server.settings import check_serving, load_serve_settings, serving_asked
+from producer.server.tokens import SCOPES, Grant, Keyring, append, digest, line_of, new_token
+from workers.config.settings import Settings, load_settings
 from workers.core.records import explain
-from workers.errors import BadRequest
+from workers.errors import BadRequest, WorkerError
 
 tokens = typer.Typer(help="Tokens of `apf serve`.", no_args_is_help=True)
 
@@ -33,6 +34,20 @@ def serve(
     configure()
     logging.getLogger("producer").setLevel(logging.INFO)
     run(asked, settings)
+
+
+def examine_serving(settings: Settings) -> list[Finding]:
+    """Return whether `apf serve` would start with these settings; nothing where none of its own is set."""
+    if not serving_asked():
+        return []
+    try:
+        asked = load_serve_settings()
+        keyring = Keyring(asked.tokens.get_secret_value() if asked.tokens else "", asked.tokens_file)
+        check_serving(asked, settings, has_tokens=bool(keyring))
+    except WorkerError as error:
+        return [Finding("server", False, str(error))]
+    protecting = f"photos that one waits for lie in {asked.scratch_url}" if asked.scratch_url else "no POST /v1/protect"
+    return [Finding("server", True, f"{len(keyring)} tokens; {protecting}")]
 
 
 @tokens.command("new")

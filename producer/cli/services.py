@@ -15,6 +15,7 @@ from rich.markup import escape
 
 from apf.extras import lacking
 from producer.cli.console import DONE, SOME_FAILED, AsJson, console, echo, errors_end_the_command, fail
+from producer.cli.serve import examine_serving
 from producer.doctor import checks
 from producer.doctor.dependencies import extra_of
 from workers.batches.rescue import reconcile
@@ -150,7 +151,8 @@ def examine(
     as_json: AsJson = False,
 ) -> None:
     """Check settings, queue, weights and stores, and say what to mend."""
-    findings = checks.examine(load_settings(), urls or [])
+    settings = load_settings()
+    findings = [*checks.examine(settings, urls or []), *examine_serving(settings)]
     if as_json:
         print(json.dumps([finding.as_dict() for finding in findings]))
     else:

@@ -13,6 +13,8 @@ from workers.status.batch_status import BatchMonitor, BatchSummary
 
 #: Batches that are followed at once; of the others the reports are read anew when somebody asks.
 FOLLOWED = 512
+#: Reports in short that are held of all of them, at about a kilobyte each.
+MOST_REPORTS = 100_000
 
 State = Literal["planning", "running", "paused", "cancelled", "done"]
 STATES: tuple[State, ...] = get_args(State)
@@ -51,7 +53,20 @@ class StatusBoard:
             if one.summary is None or time.monotonic() - one.read_at > self._every_s:
                 one.summary = one.monitor.poll(running=True)
                 one.read_at = time.monotonic()
+                self._drop_what_is_too_much(url)
             return one.summary
+
+    def _drop_what_is_too_much(self, kept: str) -> None:
+        """Forget the batches that nobody has asked for the longest, while all together hold too many reports."""
+        with self._lock:
+            held = {url: one.summary.reported_shards for url, one in self._watched.items() if one.summary}
+            too_many = sum(held.values()) - MOST_REPORTS
+            for url, shards in held.items():
+                if too_many <= 0:
+                    return
+                if url != kept:
+                    del self._watched[url]
+                    too_many -= shards
 
     def forget(self, ledger: Ledger, batch_id: str) -> None:
         """Read the batch anew the next time: somebody has just changed it."""

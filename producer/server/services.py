@@ -16,6 +16,7 @@ from producer.server.index import BatchIndex
 from producer.server.index_sync import IndexSync
 from producer.server.limits import Counters, Limits
 from producer.server.problems import NoSuchBatch
+from producer.server.readiness import Readiness
 from producer.server.scratch import Scratch
 from producer.server.settings import ServeSettings
 from producer.server.tokens import Grant, Keyring
@@ -24,10 +25,14 @@ from workers.broker.app import make_app
 from workers.broker.client import Broker
 from workers.config.access import check_allowed
 from workers.config.settings import Settings
-from workers.errors import LedgerError, NotAllowed, StoreError
-from workers.ledger.batch_ledger import Ledger, all_of
+from workers.errors import InvalidKey, LedgerError, NotAllowed, NotFound, StoreError
+from workers.ledger.batch_ledger import Ledger, all_of, open_batch
+from workers.ledger.open_batches import OPEN
 from workers.status.batch_status import BatchSummary
 from workers.store import Store, canonical_url, open_store
+
+#: Ledgers that are asked for a batch of which nothing but its id is known.
+ASKED_ONE_BY_ONE = 200
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,7 @@ class Services:
     root: Store
     #: Where photos of `POST /v1/protect` lie for the moment; None: that route is closed.
     scratch: Scratch | None
+    readiness: Readiness
     #: The process is to end: streams stop, and nobody is told that it is ready.
     stopping: threading.Event = field(default_factory=threading.Event)
     #: A place for each stream of events, and for each photo that is protected while somebody waits.
@@ -94,9 +100,17 @@ class Services:
         return Ledger(self.root, places[0])
 
     def _places(self, batch_id: str) -> list[str]:
-        """Return the ledgers with a batch of this id: by the index, or by asking each."""
+        """Return the ledgers with a batch of this id: by the index, as an open one, or by asking each.
+
+        Another server's may not be in the index yet. Of many ledgers each is not asked: whoever has the destination, as
+        every answer to a submission names it, need not be.
+        """
         if known := self.index.places_of(batch_id):
             return known
+        with suppress(NotFound, LedgerError, InvalidKey, UnicodeDecodeError):
+            url = self.root.get(OPEN + batch_id, max_bytes=4096).data.decode()
+            ledger, _ = open_batch(url, s3=self.settings.s3)
+            return [ledger.prefix] if ledger.store.url == self.root.url else []
 
         def here(place: str) -> str | None:
             with suppress(LedgerError):
@@ -104,7 +118,7 @@ class Services:
             return None
 
         asked = [place for place in self.root.folders("") if not place.startswith(".")]
-        return [place for place in all_of(here, asked) if place]
+        return [place for place in all_of(here, asked) if place] if len(asked) <= ASKED_ONE_BY_ONE else []
 
 
 def make_services(settings: Settings, serve: ServeSettings) -> Services:
@@ -134,6 +148,7 @@ def make_services(settings: Settings, serve: ServeSettings) -> Services:
         sync=IndexSync(root, index, serve.index_every_s, settings.s3, left_out=hidden),
         root=root,
         scratch=scratch,
+        readiness=Readiness(counters, root),
         streams=Semaphore(serve.streams),
         protecting=Semaphore(serve.protect_at_once),
     )

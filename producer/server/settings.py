@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from ipaddress import ip_address, ip_network
 from typing import Annotated
 
@@ -82,6 +83,11 @@ def load_serve_settings() -> ServeSettings:
         found = error.errors(include_url=False, include_input=False)
         told = (f"APF_SERVE_{str(e['loc'][0]).upper()}: {e['msg'].removeprefix('Value error, ')}" for e in found)
         raise SettingsError(f"settings do not validate: {'; '.join(told)}") from error
+
+
+def serving_asked() -> bool:
+    """Return whether any `APF_SERVE_*` variable is set here: then a server is meant to run."""
+    return any(name.startswith("APF_SERVE_") and value for name, value in os.environ.items())
 
 
 def is_loopback(host: str) -> bool:

@@ -134,6 +134,9 @@ class Keyring:
     def __bool__(self) -> bool:
         return self._guards
 
+    def __len__(self) -> int:
+        return len(self._read.by_digest)
+
     def grant_of(self, token: str) -> Grant | None:
         """Return what the token's holder may do; None where nobody knows it."""
         return self.grant_by_digest(digest(token))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import islice
 from typing import Annotated, Any
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Header, Query, Response
 
@@ -60,7 +61,8 @@ def submit(asked: BatchRequest, grant: Submitter, the: The, response: Response, 
 
     request = ["POST /v1/batches", asked.model_dump(mode="json")]
     answer, replayed = the.requests.once(grant, key, request, act)
-    response.headers["Location"] = f"/v1/batches/{answer['batch']}"
+    # With its destination every server finds it at once, also one whose index does not have it yet.
+    response.headers["Location"] = f"/v1/batches/{answer['batch']}?{urlencode({'destination': answer['destination']})}"
     if replayed:
         response.headers["Idempotency-Replayed"] = "true"
     return Accepted.model_validate(answer)

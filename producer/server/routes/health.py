@@ -10,8 +10,6 @@ from starlette.responses import JSONResponse, Response
 
 from producer.server.auth import Operator, The
 from producer.server.problems import Problem, described
-from workers.errors import WorkerError
-from workers.ledger.open_batches import OPEN
 
 router = APIRouter(tags=["health"])
 
@@ -25,15 +23,7 @@ def healthz() -> JSONResponse:
 @router.get("/readyz", include_in_schema=False)
 def readyz(the: The) -> JSONResponse:
     """Say whether requests would be done: the queue and the ledger's store answer, and the server is not to end."""
-    problems = {}
-    if the.stopping.is_set():
-        problems["server"] = "it is to end"
-    if not the.counters.answers():
-        problems["queue"] = "Redis does not answer"
-    try:
-        next(the.root.list(OPEN), None)
-    except WorkerError:
-        problems["store"] = "the ledger's store does not answer"
+    problems = {"server": "it is to end"} if the.stopping.is_set() else the.readiness.problems()
     return JSONResponse({"ok": not problems, **problems}, HTTPStatus.SERVICE_UNAVAILABLE if problems else HTTPStatus.OK)
 
 

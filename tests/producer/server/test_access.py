@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from producer.cli.serve import examine_serving
 from producer.server.settings import ServeSettings, check_serving
 from producer.server.tokens import Grant, Keyring, append, digest, new_token, parse_tokens
 from tests.conftest import RedisServer
@@ -180,3 +183,38 @@ def test_the_file_of_tokens_is_read_anew(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_line_that_is_no_token_is_told_by_its_number(line: str) -> None:
     with pytest.raises(SettingsError, match="line 2 of tokens"):
         parse_tokens("# tokens\n" + line, "tokens")
+
+
+@pytest.mark.parametrize(
+    ("variables", "ok", "told"),
+    [
+        ({}, None, ""),
+        ({"APF_SERVE_PORT": "99999"}, False, "APF_SERVE_PORT"),
+        ({"APF_SERVE_HOST": "0.0.0.0"}, False, "apf token new"),
+        ({"APF_SERVE_TOKENS_FILE": "/nowhere/tokens"}, False, "APF_SERVE_TOKENS_FILE"),
+        ({"APF_SERVE_SCRATCH_URL": "s3://elsewhere"}, False, "APF_SERVE_SCRATCH_URL"),
+        ({"APF_SERVE_PROXIES": "10.0.0.0/8"}, True, "0 tokens"),
+    ],
+)
+def test_doctor_says_whether_the_server_would_start(
+    place: Platform, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], ok: bool | None, told: str
+) -> None:
+    """Where a variable of the server is set: with what is wrong, by its name; else nothing is said of it."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    found = examine_serving(place.world.settings)
+    assert [one.ok for one in found] == ([] if ok is None else [ok])
+    assert all(told in one.detail for one in found)
+
+
+def test_a_token_is_printed_once_and_kept_as_a_digest(tmp_path: Path) -> None:
+    """`apf token new` prints it on stdout alone; the file has a line that lets its holder in, and no token."""
+    path = tmp_path / "tokens"
+    command = [sys.executable, "-m", "producer", "token", "new", "ops", "--scope", "operate", "--file", str(path)]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True)
+    token = ran.stdout.strip()
+    assert token.startswith("apf_") and len(token) > 40 and token not in path.read_text() + ran.stderr
+    found = Keyring("", str(path)).grant_of(token)
+    assert found and found.name == "ops" and found.scopes == {"operate"}
+    bad = subprocess.run([*command[:-4], "--scope", "everything"], capture_output=True, text=True, check=False)
+    assert bad.returncode == 2 and "everything" not in bad.stdout and "scopes" in bad.stderr

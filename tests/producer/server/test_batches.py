@@ -16,7 +16,7 @@ def submit(api: Api, place: Platform, **more: object) -> str:
     body = {"source": place.source, "destination": place.destination, "recipe": "light", **more}
     answer = api("POST", "/v1/batches", body)
     assert answer.status == 202, answer.data
-    assert answer.headers["Location"] == f"/v1/batches/{answer.json['batch']}"
+    assert api("GET", answer.headers["Location"]).json["batch"] == answer.json["batch"]
     return str(answer.json["batch"])
 
 
