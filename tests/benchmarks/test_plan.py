@@ -17,12 +17,12 @@ def test_a_plan_is_what_its_formulas_say() -> None:
     assert found["workers"] == 15  # 1,280,000 s of work, 86,400 s a day
     assert found["machines"] == 1
     assert found["batches"] == 2
-    # 2 a photo; 10,000 shards of 11; 128,000 marks of 3.
-    assert found["requests a photo"] == pytest.approx(2 + 110_000 / 1_280_000 + 3 * 128_000 / 1_280_000)
+    # 2 a photo; 10,000 shards of 13; 128,000 marks of 3.
+    assert found["requests a photo"] == pytest.approx(2 + 130_000 / 1_280_000 + 3 * 128_000 / 1_280_000)
     assert found["ledger, million objects"] == pytest.approx(0.02)
     assert found["Redis, GB"] == pytest.approx(10_000 * 1250 / 1e9)
     assert found["computing, USD"] == pytest.approx(1_280_000 / 3600 * 0.08)
-    writes, reads = 1_280_000 + 40_000 + 128_000, 1_280_000 + 70_000 + 256_000
+    writes, reads = 1_280_000 + 40_000 + 128_000, 1_280_000 + 90_000 + 256_000
     assert found["requests, USD"] == pytest.approx(writes * 5e-6 + reads * 0.4e-6)
 
 
