@@ -109,6 +109,7 @@ def checked(found: Mapping[str, Any], reports: Sequence[PhotoReport]) -> dict[st
     return {
         "done": bool(found.get("done")),
         "nothing": bool(found.get("nothing")),
+        "error": found.get("error", ""),
         "confirmed": bool(found.get("confirmed")),
         "compared": found.get("compared", 0),
         "stillMatched": found.get("still_matched", 0),

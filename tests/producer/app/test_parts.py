@@ -11,10 +11,12 @@ import pytest
 
 from producer.app.albums import Albums
 from producer.app.folders import Folders, save
+from producer.app.helper import Helper
 from producer.app.uploads import keep, key_of
-from producer.app.views import split
+from producer.app.views import checked, split
 from producer.app.words import plain, without_commands
 from producer.app.zipping import PIECE, zipped
+from workers.config.settings import Settings
 from workers.errors import BadRequest, NotFound
 from workers.report import advice
 
@@ -114,3 +116,17 @@ def test_records_survive_and_foreign_names_are_refused(tmp_path: Path) -> None:
 def test_the_slider_starts_at_the_largest_face(faces: list[dict[str, list[float]]], at: int) -> None:
     """Both of its halves are seen before anybody moves it."""
     assert split({"faces": faces}) == at
+
+
+def test_a_check_or_a_look_that_fails_is_told_and_not_tried_for_ever(tmp_path: Path) -> None:
+    """The page gets the reason, once; a detector that is missing serves as one."""
+    albums = Albums(tmp_path / "work")
+    album = albums.new("Ann")
+    helper = Helper(albums, Settings(detector=str(tmp_path / "nothing")))
+    for folder in ("photos", "protected"):
+        albums.place(album.id, folder).mkdir()
+    helper._make_looks(album)
+    assert "nothing" in helper.looks(album)["error"] and helper.looks(album)["done"]
+    helper._check(album)
+    said = checked(helper.check(album), ())
+    assert said["done"] and (said["nothing"] or said["error"])
