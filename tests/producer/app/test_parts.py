@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import zipfile
 from pathlib import Path
@@ -27,6 +28,7 @@ def test_only_folders_below_the_roots_are_shown(tmp_path: Path) -> None:
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "home" / "link").symlink_to(tmp_path / "other")
     (tmp_path / "home" / ".hidden").mkdir()
+    (tmp_path / "home" / os.fsdecode(b"old \xff")).mkdir()
     for name in ("a.jpg", "b.HEIC", "notes.txt"):
         (tmp_path / "home" / "album" / name).touch()
     places = Folders([tmp_path / "home"])
