@@ -14,10 +14,11 @@ from producer.app.albums import Albums
 from producer.app.folders import Folders, save
 from producer.app.helper import Helper
 from producer.app.uploads import keep, key_of
-from producer.app.views import checked, split
+from producer.app.views import checked, photos, split
 from producer.app.words import plain, without_commands
 from producer.app.zipping import PIECE, zipped
 from workers.config.settings import Settings
+from workers.core.records import Outcome, PhotoReport
 from workers.errors import BadRequest, NotFound
 from workers.report import advice
 
@@ -132,3 +133,9 @@ def test_a_check_or_a_look_that_fails_is_told_and_not_tried_for_ever(tmp_path: P
     helper._check(album)
     said = checked(helper.check(album), ())
     assert said["done"] and (said["nothing"] or said["error"])
+
+
+def test_names_that_would_turn_the_text_around_are_spelt_out() -> None:
+    """As in the report."""
+    (photo,) = photos([PhotoReport(key="safe\u202egnp.jpg", etag="e", outcome=Outcome.no_face)])
+    assert photo["name"] == "safe\\u{202e}gnp.jpg" and photo["no_face"]
