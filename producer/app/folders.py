@@ -43,7 +43,7 @@ class Folders:
         return path
 
     def look(self, text: str) -> Folder:
-        """Return what is in a folder; names that begin with a dot are left out."""
+        """Return what is in a folder; names that begin with a dot, or are no text, are left out."""
         path = self.inside(text)
         root = max((root for root in self.roots if path.is_relative_to(root)), key=lambda root: len(root.parts))
         way = [path, *path.parents][: len(path.parts) - len(root.parts) + 1]
@@ -51,7 +51,7 @@ class Folders:
         try:
             with os.scandir(path) as entries:
                 for _, entry in zip(range(LOOKED_AT), entries, strict=False):
-                    if entry.name.startswith("."):
+                    if entry.name.startswith(".") or not entry.name.isprintable():  # no text, that a page could show
                         continue
                     if entry.is_dir(follow_symlinks=False):
                         folders.append(Path(entry.path))

@@ -80,8 +80,8 @@ class Helper:
                 (folder / f"{name}.jpg").write_bytes(look.picture)
                 made.append(name)
                 _write(folder / "looks.json", {"made": made})
-        except (WorkerError, ApfError) as problem:
-            error = str(problem)
+        except Exception as problem:  # whatever it is, the page must not wait for ever
+            error = _told(problem)
         _write(folder / "looks.json", {"made": made, "done": True, "error": error})
 
     # Pictures to compare.
@@ -169,9 +169,11 @@ class Helper:
                 seen = run.confirmed(seen, _read(self._albums.place(album.id, "people.json")))
             else:
                 self._keep_faces(album, seen)
-            answer |= run.judge(seen, ()).as_json()
-        except (WorkerError, ApfError) as problem:
+            answer |= run.judge(seen).as_json()
+        except BadRequest as problem:
             answer["nothing"] = str(problem)
+        except Exception as problem:  # whatever it is, the page must not wait for ever
+            answer["error"] = _told(problem)
         _write(self._albums.place(album.id, "check.json"), answer)
 
     def _keep_faces(self, album: Album, seen: Any) -> None:
@@ -184,6 +186,13 @@ class Helper:
 
     def _ledger(self, album: Album) -> Any:
         return find_ledger(str(self._albums.destination(album)), self._settings)
+
+
+def _told(problem: Exception) -> str:
+    if isinstance(problem, (WorkerError, ApfError)):
+        return str(problem)
+    log.exception("the helper met what nobody foresaw")
+    return f"unexpected: {problem!r}"
 
 
 def _kept(folder: Path, name: str, data: bytes) -> str:

@@ -13,6 +13,7 @@ from producer.app.runner import Runner
 from producer.app.words import CHOICES, plain
 from workers.core.records import Outcome, PhotoReport
 from workers.errors import BadRequest, StoreError
+from workers.report.card import legible
 from workers.status.batch_status import BatchSummary
 from workers.store import open_store
 from workers.store.media_types import may_be_photo
@@ -78,8 +79,10 @@ def batch(album: Album, runner: Runner) -> dict[str, Any]:
     failures = found.failures if found else ()
     return {
         "stopped": not runner.is_at(album.id),
-        "failures": [(one.key, one.reason, plain(one.reason, transient=one.transient)) for one in failures],
-        "left_out": [(one.key, one.reason) for one in found.left_out.named] if found else [],
+        "failures": [
+            (legible(one.key), legible(one.reason), plain(one.reason, transient=one.transient)) for one in failures
+        ],
+        "left_out": [(legible(one.key), legible(one.reason)) for one in found.left_out.named] if found else [],
     }
 
 
@@ -88,7 +91,7 @@ def photos(reports: Sequence[PhotoReport]) -> list[dict[str, Any]]:
     return [
         {
             "number": number,
-            "name": report.key,
+            "name": legible(report.key),
             "outcome": OUTCOMES[report.outcome],
             "no_face": report.outcome is Outcome.no_face,
             "weak": report.weak,
@@ -109,6 +112,7 @@ def checked(found: Mapping[str, Any], reports: Sequence[PhotoReport]) -> dict[st
     return {
         "done": bool(found.get("done")),
         "nothing": bool(found.get("nothing")),
+        "error": found.get("error", ""),
         "confirmed": bool(found.get("confirmed")),
         "compared": found.get("compared", 0),
         "stillMatched": found.get("still_matched", 0),

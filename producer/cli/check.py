@@ -81,7 +81,7 @@ def check(
     if sort_into:
         _sort(sort_into, seen, as_json=as_json)
         return
-    result: Result = run.judge(seen, question.recognisers)
+    result: Result = run.judge(seen)
     place.publish(importlib.import_module("workers.check.page").render(result))
     if as_json:
         print(json.dumps({**result.as_json(), "page": str(place.page)}))

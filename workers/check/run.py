@@ -51,8 +51,8 @@ class Seen:
     looked: Looked
     people: who.People
     confirmed: bool
-    #: The recipe that the photos were protected with, as far as it is known.
-    recipe: Recipe
+    #: The jury of the recipe that the photos were protected with, as far as it is known, and the user's own.
+    asked: tuple[Recogniser, ...]
 
 
 def look(question: Question, settings: Settings, *, progress: Progress = lambda done, total: None) -> Seen:
@@ -66,6 +66,9 @@ def look(question: Question, settings: Settings, *, progress: Progress = lambda 
     originals, recipe = _origin(question, settings)
     if question.person_folders and question.others is None:
         raise BadRequest("--person-folders compares two folders with one folder a person each: name OTHERS, too")
+    # What is wrong with these is said before anybody waits for the photos.
+    asked = tuple(_asked(recipe, question.recognisers))
+    sorted_faces = who.by_hand(question.sorted_faces) if question.sorted_faces else None
     after, before, others = (_store(url, settings) for url in (question.protected, originals, question.others))
     assert after  # noqa: S101  it is always named
     looker = Looker(
@@ -86,8 +89,8 @@ def look(question: Question, settings: Settings, *, progress: Progress = lambda 
         if others:
             looker.clean(key, others, key if question.person_folders else f"{_last(others)}/{key}", found)
         progress(count, len(keys) + len(more))
-    people, confirmed = _people(question, found)
-    return Seen(found, people, confirmed, recipe)
+    people = sorted_faces or (who.by_folder if question.person_folders else who.by_recognisers)(found.faces)
+    return Seen(found, people, question.person_folders or sorted_faces is not None, asked)
 
 
 def confirmed(seen: Seen, people: who.People) -> Seen:
@@ -95,14 +98,9 @@ def confirmed(seen: Seen, people: who.People) -> Seen:
     return replace(seen, people=people, confirmed=True)
 
 
-def judge(seen: Seen, recognisers: Sequence[str]) -> Result:
-    """Ask the jury, and the user's own recognisers.
-
-    Raises:
-        GuideError: one cannot be loaded.
-        BadRequest: there is nothing to compare.
-    """
-    result = judged(seen.looked, seen.people, _asked(seen.recipe, recognisers), confirmed=seen.confirmed)
+def judge(seen: Seen) -> Result:
+    """Ask the jury, and the user's own recognisers; raises BadRequest where there is nothing to compare."""
+    result = judged(seen.looked, seen.people, seen.asked, confirmed=seen.confirmed)
     if not result.compared:
         raise BadRequest(
             "no protected face has another photo of its person to be compared with: name a folder of other photos of "
@@ -141,11 +139,3 @@ def _store(url: str | None, settings: Settings) -> Store | None:
 
 def _last(store: Store) -> str:
     return store.url.rstrip("/").rsplit("/", 1)[-1]
-
-
-def _people(question: Question, found: Looked) -> tuple[who.People, bool]:
-    if question.person_folders:
-        return who.by_folder(found.faces), True
-    if question.sorted_faces:
-        return who.by_hand(question.sorted_faces), True
-    return who.by_recognisers(found.faces), False

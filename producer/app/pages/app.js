@@ -128,9 +128,10 @@
     compare.style.setProperty("--w", `min(100%, ${(75 * ratio).toFixed(2)}vh)`);
   }
 
-  function showCheck({ done, nothing, compared, stillMatched, confirmed, photos }) {
+  function showCheck({ done, nothing, error, compared, stillMatched, confirmed, photos }) {
     if (!done) return false;
     const status = byId("check-status");
+    if (error) { status.textContent = `It could not be found out: ${error}`; return true; }
     if (nothing || !compared) {
       status.textContent = "Nobody is on two of these photos, so there is nothing to compare. Add other photos of these people below.";
       return true;

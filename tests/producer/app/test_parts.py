@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import zipfile
 from pathlib import Path
@@ -11,10 +12,13 @@ import pytest
 
 from producer.app.albums import Albums
 from producer.app.folders import Folders, save
+from producer.app.helper import Helper
 from producer.app.uploads import keep, key_of
-from producer.app.views import split
+from producer.app.views import checked, photos, split
 from producer.app.words import plain, without_commands
 from producer.app.zipping import PIECE, zipped
+from workers.config.settings import Settings
+from workers.core.records import Outcome, PhotoReport
 from workers.errors import BadRequest, NotFound
 from workers.report import advice
 
@@ -25,6 +29,7 @@ def test_only_folders_below_the_roots_are_shown(tmp_path: Path) -> None:
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "home" / "link").symlink_to(tmp_path / "other")
     (tmp_path / "home" / ".hidden").mkdir()
+    (tmp_path / "home" / os.fsdecode(b"old \xff")).mkdir()
     for name in ("a.jpg", "b.HEIC", "notes.txt"):
         (tmp_path / "home" / "album" / name).touch()
     places = Folders([tmp_path / "home"])
@@ -114,3 +119,23 @@ def test_records_survive_and_foreign_names_are_refused(tmp_path: Path) -> None:
 def test_the_slider_starts_at_the_largest_face(faces: list[dict[str, list[float]]], at: int) -> None:
     """Both of its halves are seen before anybody moves it."""
     assert split({"faces": faces}) == at
+
+
+def test_a_check_or_a_look_that_fails_is_told_and_not_tried_for_ever(tmp_path: Path) -> None:
+    """The page gets the reason, once; a detector that is missing serves as one."""
+    albums = Albums(tmp_path / "work")
+    album = albums.new("Ann")
+    helper = Helper(albums, Settings(detector=str(tmp_path / "nothing")))
+    for folder in ("photos", "protected"):
+        albums.place(album.id, folder).mkdir()
+    helper._make_looks(album)
+    assert "nothing" in helper.looks(album)["error"] and helper.looks(album)["done"]
+    helper._check(album)
+    said = checked(helper.check(album), ())
+    assert said["done"] and (said["nothing"] or said["error"])
+
+
+def test_names_that_would_turn_the_text_around_are_spelt_out() -> None:
+    """As in the report."""
+    (photo,) = photos([PhotoReport(key="safe\u202egnp.jpg", etag="e", outcome=Outcome.no_face)])
+    assert photo["name"] == "safe\\u{202e}gnp.jpg" and photo["no_face"]

@@ -191,7 +191,7 @@ def test_no_torch_is_needed(checked: tuple[Path, Path]) -> None:
         "from workers.check.run import Question, judge, look\n"
         "from workers.config.settings import Settings\n"
         "seen = look(Question(protected=sys.argv[1], others=sys.argv[2]), Settings(device='cpu'))\n"
-        "print(judge(seen, ()).compared)"
+        "print(judge(seen).compared)"
     )
     ended = subprocess.run(
         [sys.executable, "-c", code, *map(str, checked)], capture_output=True, text=True, check=False
