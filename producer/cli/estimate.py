@@ -64,7 +64,8 @@ def _lines(found: Estimate) -> list[str]:
         f"{found.photos} photos: {found.done} have their output already, {todo} to protect"
         + (f"; {found.forgotten} forgotten, not protected again" if found.forgotten else ""),
         f"{found.megapixels:,.0f} megapixels, {found.bytes / 1e6:,.1f} MB, about {found.faces:,.0f} faces",
-        when or f"about {_span(found.wall_s or 0.0)} on {found.workers} worker{"s" * (found.workers != 1)} ({_span(found.work_s)} of work)",
+        when
+        or f"about {_span(found.wall_s or 0.0)} on {found.workers} worker{'s' * (found.workers != 1)} ({_span(found.work_s)} of work)",
         f"{found.reads:,} reads and {found.writes:,} writes of the store, {found.shards:,} shards",
         f"USD {found.computing_usd:,.2f} for computing, {found.requests_usd:,.2f} for requests, "
         f"{found.keeping_usd_month:,.2f} a month for keeping the outputs",
