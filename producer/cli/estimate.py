@@ -57,6 +57,7 @@ def _looks_here(asked: BatchOptions, settings: Settings) -> CountFaces | None:
 
 def _lines(found: Estimate) -> list[str]:
     todo = found.photos - found.done
+    workers = "worker" if found.workers == 1 else "workers"
     when = {None: "workers that listen: not known", 0: "no worker listens: start one with apf worker"}.get(
         found.workers
     )
