@@ -10,12 +10,11 @@ from typing import NoReturn
 
 import typer
 
-from apf.extras import lacking
+from apf.extras import extra_for, lacking
 from producer.cli.callbacks import await_callback
 from producer.cli.console import DONE, INTERRUPTED, SOME_FAILED, echo, fail
 from producer.cli.progress import follow, is_short, print_summary
 from producer.cli.worker_check import Notices
-from producer.doctor.dependencies import extra_of
 from workers.batches.rescue import periodic_rescuer, resume
 from workers.broker.app import make_app
 from workers.broker.client import Broker, choose_queue, queue_snapshot
@@ -38,7 +37,7 @@ def fire(settings: Settings, *, only: str | None = None) -> list[Fired]:
     if settings.broker_url:
         celery = make_app(settings)
         return run_due(settings, Broker(celery).plan, only=only, choose_queue=partial(choose_queue, celery))
-    if reason := lacking(extra_of(settings)):
+    if reason := lacking(extra_for(settings.device)):
         fail(f"without a queue this command does the work itself, and {reason}, or set APF_BROKER_URL")
     return run_due(settings, lambda batch_url: None, only=only)
 
