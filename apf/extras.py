@@ -25,6 +25,11 @@ PURPOSES = {
 }
 
 
+def extra_for(device: str) -> str:
+    """Return the extra by which photos are protected on a device; one that is looked for is the CPU without torch."""
+    return "cpu" if device in ("auto", "cpu") else "gpu"
+
+
 def lacking(extra: str) -> str:
     """Return which modules of an extra are missing, and how it is installed; empty where it is all here."""
     missing = [name for name in MODULES[extra] if find_spec(name) is None]

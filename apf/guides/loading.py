@@ -12,7 +12,7 @@ from onnx import TensorProto, numpy_helper
 from pydantic import ValidationError
 
 from apf.errors import GuideError, WeightsError
-from apf.extras import need
+from apf.extras import extra_for, need
 from apf.guides.catalogue import DLIB, FETCHED, PACKS, Known, fetched_path, own_names, own_path, pack_folder
 from apf.guides.dlib_file import read_dlib
 from apf.guides.guide import Guide, ProbeGuide, RuntimeGuide, Source
@@ -38,7 +38,7 @@ def load_guide(name: str, device: str = "cpu") -> Guide:
     Raises:
         GuideError: it is unknown, missing, damaged, or (UnsupportedGuide) holds operations that are not known.
     """
-    need("cpu" if device == "cpu" else "gpu", f"guide {name!r} on device {device!r}")
+    need(extra_for(device), f"guide {name!r} on device {device!r}")
     if device == "cpu":
         return ProbeGuide() if name == "probe" else RuntimeGuide(find_source(name))
     from apf.guides.torch_guide import torch_guide, torch_probe  # noqa: PLC0415  a CPU does without torch

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from apf.extras import lacking
+from apf.extras import extra_for, lacking
 from producer.cli.callbacks import await_callback, check_callback_here
 from producer.cli.console import (
     INTERRUPTED,
@@ -31,7 +31,6 @@ from producer.cli.console import (
 )
 from producer.cli.progress import LONGEST_PAUSE_S, POLL_S, finish, follow
 from producer.cli.worker_check import Notices, listening
-from producer.doctor.dependencies import extra_of
 from workers.access.sources import find_source
 from workers.batches.create import BatchOptions, check_not_forgotten, check_recipe, find_batch, new_batch, write_alone
 from workers.batches.rescue import periodic_rescuer, plan_and_send, resume, send_named
@@ -224,5 +223,5 @@ def _refuse_what_cannot_run(settings: Settings, wait: bool) -> None:
         return
     if not wait:
         fail("--no-wait needs a queue that others work on: set APF_BROKER_URL, or leave the flag away")
-    if reason := lacking(extra_of(settings)):
+    if reason := lacking(extra_for(settings.device)):
         fail(f"without a queue this command does the work itself, and {reason}, or set APF_BROKER_URL")

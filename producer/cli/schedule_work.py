@@ -9,12 +9,11 @@ from typing import NoReturn
 
 import typer
 
-from apf.extras import lacking
+from apf.extras import extra_for, lacking
 from producer.cli.callbacks import await_callback
 from producer.cli.console import DONE, INTERRUPTED, SOME_FAILED, echo, fail
 from producer.cli.progress import follow, is_short, print_summary
 from producer.cli.worker_check import Notices
-from producer.doctor.dependencies import extra_of
 from workers.batches.rescue import periodic_rescuer, resume
 from workers.broker.app import make_app
 from workers.broker.client import Broker
@@ -36,7 +35,7 @@ def fire(settings: Settings, *, only: str | None = None) -> list[Fired]:
     """Fire what is due; with a queue its workers plan it, without one `work` does."""
     if settings.broker_url:
         return run_due(settings, Broker(make_app(settings)), only=only)
-    if reason := lacking(extra_of(settings)):
+    if reason := lacking(extra_for(settings.device)):
         fail(f"without a queue this command does the work itself, and {reason}, or set APF_BROKER_URL")
     return run_due(settings, None, only=only)
 

@@ -13,11 +13,10 @@ import typer
 from celery import Celery
 from rich.markup import escape
 
-from apf.extras import lacking
+from apf.extras import extra_for, lacking
 from producer.cli.console import DONE, SOME_FAILED, AsJson, console, echo, errors_end_the_command, fail
 from producer.cli.serve import examine_serving
 from producer.doctor import checks
-from producer.doctor.dependencies import extra_of
 from workers.batches.rescue import reconcile
 from workers.broker.app import make_app
 from workers.broker.client import Broker, BrokerError
@@ -118,7 +117,7 @@ def worker(context: typer.Context) -> None:
     if HELP not in context.args:
         settings = load_settings()
         check_worker(settings)
-        if reason := lacking(extra_of(settings)):
+        if reason := lacking(extra_for(settings.device)):
             fail(f"a worker protects photos, and {reason}")
         check_reachable(settings.allowed_for_batches, settings.s3)
         checks.check_eviction(settings)

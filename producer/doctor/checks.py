@@ -13,10 +13,9 @@ from typing import Any
 import redis
 
 from apf.errors import ApfError, WeightsError
-from apf.extras import PURPOSES, lacking
+from apf.extras import PURPOSES, extra_for, lacking
 from apf.recipe import load_recipe, other_guides
 from apf.weight_files import check_weights, weights_digest
-from producer.doctor.dependencies import extra_of
 from producer.doctor.finding import Finding
 from producer.doctor.store_checks import LARGEST_SKEW, examine_ledger, examine_store
 from workers.batches.create import check_ledger_place
@@ -199,7 +198,7 @@ def _guides() -> list[Finding]:
 
 
 def _worker_parts(settings: Settings) -> list[Finding]:
-    extra = extra_of(settings)
+    extra = extra_for(settings.device)
     if reason := lacking(extra):
         alone = Finding("worker", True, f"this machine is a producer alone: {reason} to have a worker here")
         here = f"the recipe `standard` needs the extra `{extra}` on the device {settings.device}: {reason}"

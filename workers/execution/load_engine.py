@@ -6,6 +6,7 @@ import logging
 import time
 from functools import lru_cache
 
+from apf.extras import extra_for, need
 from apf.recipe import Recipe
 from apf.runtime.stage_clock import StageClock
 from workers.config.settings import Settings
@@ -22,7 +23,9 @@ def load_engine(recipe: Recipe, settings: Settings, private: bool = False) -> En
 
     Raises:
         ApfError: the weights are not the recipe's, its detector cannot be loaded, or it has no private mode.
+        MissingExtra: the device's libraries are not installed.
     """
+    need(extra_for(settings.device), "a worker")
     started, clock = time.monotonic(), StageClock()
     take_share(settings)
     engine = _gradient_engine(recipe, settings) if private else FilterEngine(recipe, settings, clock)
