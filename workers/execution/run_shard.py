@@ -23,17 +23,17 @@ from workers.config.access import check_allowed
 from workers.config.settings import Settings
 from workers.core.clock import now
 from workers.core.log_context import log_context
-from workers.core.records import Attempt, Batch, Lane, Outcome, PhotoRef, PhotoReport, ShardJob, ShardReport, Totals
+from workers.core.records import Batch, Lane, Outcome, PhotoRef, PhotoReport, ShardJob, ShardReport, Totals
 from workers.errors import LedgerError, NotAllowed, StoreError
 from workers.execution import malloc_trim
 from workers.execution.engine import Engine
 from workers.execution.isolation import SPLIT_AFTER, OneByOneRunner
 from workers.execution.load_engine import load_engine
 from workers.execution.shard_pipeline import DESTINATION_GONE, ShardPreempted, ShardRunner, already_done, in_order
-from workers.ledger.batch_ledger import STOPS, Ledger, is_single, open_batch
+from workers.ledger.batch_ledger import Ledger, is_single, open_batch
 from workers.ledger.checkpoints import forget_begun, note_begun, read_begun
 from workers.ledger.forgotten import forgotten_among
-from workers.ledger.leases import ShardLease, attempts_at, crash_counts, renewed
+from workers.ledger.leases import ShardLease, attempts_if_open, crash_counts, renewed
 from workers.store import RESERVED, Store, open_store
 from workers.store.listing import Absent
 from workers.telemetry import metrics, tracing
@@ -96,7 +96,7 @@ def run_shard(
     """
     ledger, batch_id = opened(job, settings)
     batch = ledger.read_batch(batch_id)
-    if (attempts := _attempts_if_open(ledger, batch, job.shard)) is None:
+    if (attempts := attempts_if_open(ledger, batch, job.shard)) is None:
         return None
     refs = _planned(ledger, batch, job.shard)
     try:
@@ -183,21 +183,6 @@ def without_forgotten(
         for key in gone:
             delete_output(written_to, key)
     return [ref for ref in refs if ref.key not in gone]
-
-
-def _attempts_if_open(ledger: Ledger, batch: Batch, shard: int) -> list[Attempt] | None:
-    """Return the shard's earlier tries; None where it is reported, or its batch is stopped.
-
-    A batch of one shard, as an upload's is, has a dozen objects: one listing shows all of it. Where a listing lags, the
-    shard runs again to the same report, or a stop of this very moment is seen as late as one of the next.
-    """
-    if is_single(batch):
-        names = ledger.names(batch.id)
-        if not {"reports/00000.jsonl", *STOPS} & {*names}:
-            return attempts_at(ledger, batch.id, shard, names=names)
-    if ledger.has_report(batch.id, shard) or ledger.stopped(batch.id):
-        return None
-    return attempts_at(ledger, batch.id, shard)
 
 
 def _planned(ledger: Ledger, batch: Batch, shard: int) -> list[PhotoRef]:

@@ -20,9 +20,9 @@ from datetime import datetime, timedelta
 
 from workers.core.clock import now
 from workers.core.log_context import current_context, inherit_context
-from workers.core.records import Attempt, Totals, parse
+from workers.core.records import Attempt, Batch, Totals, parse
 from workers.errors import LedgerError, NotFound, StoreError
-from workers.ledger.batch_ledger import Ledger
+from workers.ledger.batch_ledger import STOPS, Ledger, is_single
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +65,21 @@ def attempts_at(
         names = ledger.names(batch_id, folder)
     found = [_read(ledger, ledger.key(batch_id, name)) for name in names if name.startswith(folder)]
     return sorted((attempt for attempt in found if attempt), key=lambda attempt: attempt.id)
+
+
+def attempts_if_open(ledger: Ledger, batch: Batch, shard: int) -> list[Attempt] | None:
+    """Return the shard's earlier tries; None where it is reported, or its batch is stopped.
+
+    A batch of one shard, as an upload's is, has a dozen objects: one listing shows all of it. Where a listing lags, the
+    shard runs again to the same report, or a stop of this very moment is seen as late as one of the next.
+    """
+    if is_single(batch):
+        names = ledger.names(batch.id)
+        if not {"reports/00000.jsonl", *STOPS} & {*names}:
+            return attempts_at(ledger, batch.id, shard, names=names)
+    if ledger.has_report(batch.id, shard) or ledger.stopped(batch.id):
+        return None
+    return attempts_at(ledger, batch.id, shard)
 
 
 def crash_counts(attempts: Iterable[Attempt]) -> CrashCounts:

@@ -7,9 +7,8 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 
 from workers.core.records import Batch, Outcome, PhotoReport, ShortReport
-from workers.errors import LedgerError
 from workers.ledger.batch_ledger import Ledger, all_of
-from workers.status.reports import WINDOW
+from workers.status.reports import WINDOW, photos_of
 
 
 class LatestOutcomes:
@@ -32,7 +31,7 @@ class LatestOutcomes:
         if batch.first_retry is None:
             return
         for shard in range(max(batch.first_retry, self._looked), batch.shards):
-            for key in _retried(ledger, batch.id, shard):
+            for key in photos_of(ledger, batch.id, shard):
                 self._shards.setdefault(key, set()).add(shard)
         self._looked = batch.shards
 
@@ -69,12 +68,3 @@ class LatestOutcomes:
             for report in filter(None, all_of(partial(ledger.read_report, batch.id), numbers)):
                 others = (photo for photo in report.photos if photo.outcome is not Outcome.failed)
                 yield from (p for p in others if p.key in keys and self.replaces(report.shard, p))
-
-
-def _retried(ledger: Ledger, batch_id: str, shard: int) -> list[str]:
-    try:
-        return [photo.key for photo in ledger.read_plan(batch_id, shard)]
-    except LedgerError:
-        if report := ledger.read_report(batch_id, shard):
-            return [photo.key for photo in report.photos]
-        raise

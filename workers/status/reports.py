@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -38,9 +39,20 @@ def retries(ledger: Ledger, batch: Batch) -> dict[str, int]:
     """Return the last shard that repeats a photo, by key; empty for a batch without retries."""
     found: dict[str, int] = {}
     for shard in range(batch.first_retry if batch.first_retry is not None else batch.shards, batch.shards):
-        try:
-            found |= {ref.key: shard for ref in ledger.read_plan(batch.id, shard)}
-        except LedgerError:  # torn after it was reported
-            report = ledger.read_report(batch.id, shard)
-            found |= {photo.key: shard for photo in report.photos} if report else {}
+        with suppress(LedgerError):  # neither is left: the shard is not done
+            found |= dict.fromkeys(photos_of(ledger, batch.id, shard), shard)
     return found
+
+
+def photos_of(ledger: Ledger, batch_id: str, shard: int) -> list[str]:
+    """Return the keys of a shard's photos, by its plan, or by its report where the plan is torn.
+
+    Raises:
+        LedgerError: neither can be read.
+    """
+    try:
+        return [photo.key for photo in ledger.read_plan(batch_id, shard)]
+    except LedgerError:
+        if report := ledger.read_report(batch_id, shard):
+            return [photo.key for photo in report.photos]
+        raise
