@@ -11,10 +11,9 @@ from typing import Annotated
 
 import typer
 
-from apf.extras import lacking
+from apf.extras import extra_for, lacking
 from producer.app.albums import work_folder
 from producer.cli.console import echo, errors_end_the_command, fail
-from producer.doctor.dependencies import extra_of
 from workers.config.settings import Settings, load_settings
 
 #: How often a running batch writes how far it is, for the page.
@@ -34,7 +33,7 @@ def app_command(
 
     Ends with Ctrl-C, or by the page's own button.
     """
-    if reason := lacking(extra_of(load_settings())):
+    if reason := lacking(extra_for(load_settings().device)):
         fail(f"this command does the work itself, and {reason}")
     from producer.app.serve import OtherApp, serve  # noqa: PLC0415  the HTTP server loads where it is used
 

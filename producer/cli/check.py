@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from apf.extras import lacking
+from apf.extras import extra_for, lacking
 from producer.cli.console import DONE, SOME_FAILED, AsJson, console, echo, errors_end_the_command, fail
 from producer.cli.report import bar
-from producer.doctor.dependencies import extra_of
 from workers.config.settings import load_settings
 from workers.report.output_files import Target
 from workers.store import canonical_url
@@ -60,7 +59,7 @@ def check(
     as_json: AsJson = False,
 ) -> None:
     """Tell whether recognisers still match protected photos to other photos of their people, with a page of pairs."""
-    if reason := lacking(extra_of(load_settings())):
+    if reason := lacking(extra_for(load_settings().device)):
         fail(f"the faces cannot be compared: {reason}")
     settings = load_settings()
     place = Target(output.expanduser().absolute() if output else Path.cwd() / "apf-check.html")

@@ -6,10 +6,9 @@ import importlib
 import json
 from collections.abc import Sequence
 
-from apf.extras import lacking
+from apf.extras import extra_for, lacking
 from apf.recipe import Recipe, load_recipe
 from producer.cli.console import echo
-from producer.doctor.dependencies import extra_of
 from workers.batches.create import BatchOptions
 from workers.batches.estimate import CountFaces, Estimate, Prices, estimate
 from workers.broker.presence import NotKnown, count_listening
@@ -48,7 +47,7 @@ def _workers(asked: BatchOptions, settings: Settings) -> int | None:
 
 def _looks_here(asked: BatchOptions, settings: Settings) -> CountFaces | None:
     """Return what counts faces where this machine is a worker itself; the producer has no image library."""
-    if settings.broker_url or lacking(extra_of(settings)):
+    if settings.broker_url or lacking(extra_for(settings.device)):
         return None
     recipe = asked.recipe if isinstance(asked.recipe, Recipe) else load_recipe(asked.recipe, detector=settings.detector)
     counter: CountFaces = importlib.import_module("workers.execution.face_sample").counter(recipe, settings)
@@ -57,16 +56,14 @@ def _looks_here(asked: BatchOptions, settings: Settings) -> CountFaces | None:
 
 def _lines(found: Estimate) -> list[str]:
     todo = found.photos - found.done
-    workers = "worker" if found.workers == 1 else "workers"
-    when = {None: "workers that listen: not known", 0: "no worker listens: start one with apf worker"}.get(
-        found.workers
-    )
+    unheard = {None: "workers that listen: not known", 0: "no worker listens: start one with apf worker"}
+    when = unheard.get(found.workers)
+    workers = "1 worker" if found.workers == 1 else f"{found.workers} workers"
     return [
         f"{found.photos} photos: {found.done} have their output already, {todo} to protect"
         + (f"; {found.forgotten} forgotten, not protected again" if found.forgotten else ""),
         f"{found.megapixels:,.0f} megapixels, {found.bytes / 1e6:,.1f} MB, about {found.faces:,.0f} faces",
-        when
-        or f"about {_span(found.wall_s or 0.0)} on {found.workers} worker{'s' * (found.workers != 1)} ({_span(found.work_s)} of work)",
+        when or f"about {_span(found.wall_s or 0.0)} on {workers} ({_span(found.work_s)} of work)",
         f"{found.reads:,} reads and {found.writes:,} writes of the store, {found.shards:,} shards",
         f"USD {found.computing_usd:,.2f} for computing, {found.requests_usd:,.2f} for requests, "
         f"{found.keeping_usd_month:,.2f} a month for keeping the outputs",

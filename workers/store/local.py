@@ -36,7 +36,7 @@ from workers.errors import (
     StoreGone,
     StoreUnavailable,
 )
-from workers.store.base import NO_METADATA, RESERVED, Blob, LeftOut, ObjectInfo, check_key, check_metadata
+from workers.store.base import NO_METADATA, RESERVED, Blob, LeftOut, ObjectInfo, check_key, check_metadata, hidden
 from workers.store.urls import file_path
 
 log = logging.getLogger(__name__)
@@ -96,7 +96,8 @@ class FileStore:
         with _explained(prefix):
             try:
                 with os.scandir(folder) as entries:
-                    return [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+                    names = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+                    return [name for name in names if not hidden(f"{prefix}{name}/", prefix)]
             except (FileNotFoundError, NotADirectoryError):
                 return []
 

@@ -101,7 +101,8 @@ class S3Store:
         )
         root = len(self._root + prefix)
         with self._explained(prefix):
-            return [found["Prefix"][root:-1] for page in pages for found in page.get("CommonPrefixes", [])]
+            names = [found["Prefix"][root:-1] for page in pages for found in page.get("CommonPrefixes", [])]
+        return [name for name in names if not hidden(f"{prefix}{name}/", prefix)]
 
     def _pages(self, prefix: str, after: str) -> Iterator[ObjectInfo]:
         pages = self._client.get_paginator("list_objects_v2").paginate(

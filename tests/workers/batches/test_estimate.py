@@ -16,8 +16,7 @@ from workers.batches.create import BatchOptions, OverlapError
 from workers.batches.estimate import SHARD_READS, SHARD_WRITES, Estimate, Prices, estimate
 from workers.config.settings import Settings
 from workers.erasure.forget import forget
-from workers.errors import BadRequest, NotFound
-from workers.store import open_store
+from workers.errors import BadRequest
 from workers.store.memory import MemoryStore
 from workers.store.photo_size import FIRST_BYTES, pixels_in
 
@@ -48,18 +47,6 @@ def test_sizes_are_read_from_first_bytes(kind: str, options: dict[str, Any], siz
     for end in (0, 1, 3, 12, 20, 23):
         assert pixels_in(data[:end]) is None
     assert pixels_in(b"no picture at all, but long enough to be one") is None
-
-
-@pytest.mark.parametrize("kind", ["memory", "file"])
-def test_a_store_gives_first_bytes(kind: str, tmp_path: Path) -> None:
-    """As many as there are."""
-    store = open_store("memory://starts" if kind == "memory" else str(tmp_path), create=True)
-    store.put("a/b.jpg", b"0123456789")
-    store.put("empty", b"")
-    assert [store.start("a/b.jpg", count) for count in (0, 4, 10, 99)] == [b"", b"0123", b"0123456789", b"0123456789"]
-    assert store.start("empty", 5) == b""
-    with pytest.raises(NotFound):
-        store.start("none", 4)
 
 
 def test_photos_and_megapixels_are_those_of_the_source(world: World) -> None:

@@ -20,6 +20,7 @@ from workers.batches.create import AllForgotten, BatchOptions, check_not_forgott
 from workers.batches.plan import key_digest, plan
 from workers.batches.rescue import plan_and_send, resume
 from workers.batches.retry import retry
+from workers.config.settings import Settings
 from workers.core.clock import now
 from workers.core.records import Batch, Outcome, PhotoRef, ShardJob
 from workers.erasure import forget as forget_module
@@ -408,3 +409,38 @@ def test_other_keys_that_look_alike_stay(world: World) -> None:
     forgotten(world, "1.jpg")
     batch = world.run_batches()[0]
     assert [p.key for p in BatchMonitor(world.ledger, batch.id).photos()] == ["1.jpg.png", "11.jpg", "a/1.jpg"]
+
+
+@pytest.mark.parametrize("server", ["moto_server", "swift"])
+def test_a_bucket_is_swept_as_a_folder_is(request: pytest.FixtureRequest, server: str) -> None:
+    """With the ledger in a bucket of its own; Swift knows no conditional writes."""
+    s3 = request.getfixturevalue(server)
+    bucket, ledgers = s3.new_bucket(), s3.new_bucket()
+    settings = Settings(
+        s3_endpoint_url=s3.endpoint_url,
+        ledger_url=f"s3://{ledgers}/private",
+        shard_photos=2,
+        allowed_urls=f"s3://{bucket}",
+    )
+    source = open_store(f"s3://{bucket}/in", s3=settings.s3)
+    for key in ("a.jpg", SECRET, "c.jpg"):
+        source.put(key, b"face of " + key[:1].encode())
+    asked = BatchOptions(recipe="light")
+    ledger, batch = create_batch(source.url, f"s3://{bucket}/out", asked, settings)
+    sent: list[ShardJob] = []
+    plan_and_send(ledger, batch.id, sent.append, settings)
+    for job in sent:
+        run_shard(job, settings, load=lambda *_: FakeEngine())
+    done = forget(batch.destination, [SECRET], settings, actor="me")
+    assert (done.outputs, done.left) == (1, ())
+    for name in (bucket, ledgers):
+        store = open_store(f"s3://{name}", s3=settings.s3)
+        for info in store.list():
+            if info.key != f"in/{SECRET}":
+                data = info.key.encode() + store.get(info.key).data
+                assert not [form for form in forms(SECRET, []) if form in data], info.key
+    assert source.head(SECRET)
+    assert [photo.key for photo in BatchMonitor(ledger, batch.id).photos()] == ["a.jpg", "c.jpg"]
+    again = create_batch(source.url, batch.destination, asked, settings)[1]
+    plan_and_send(ledger, again.id, sent.append, settings)
+    assert BatchMonitor(ledger, again.id).poll().left_out.forgotten == 1

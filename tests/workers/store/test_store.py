@@ -756,3 +756,20 @@ def test_a_file_that_was_copied_with_its_times_is_new_all_the_same(tmp_path: Pat
     changed = next(iter(store.list())).last_modified
     assert changed is not None
     assert datetime.now(UTC) - changed < timedelta(minutes=1)
+
+
+def test_first_bytes_are_read_alone(store: Store) -> None:
+    """As many as there are; of an empty object none."""
+    store.put("a/b.jpg", b"0123456789")
+    store.put("empty", b"")
+    assert [store.start("a/b.jpg", count) for count in (0, 4, 10, 99)] == [b"", b"0123", b"0123456789", b"0123456789"]
+    assert store.start("empty", 5) == b""
+    with pytest.raises(NotFound):
+        store.start("none", 4)
+
+
+def test_folders_at_the_root_are_found(store: Store) -> None:
+    """By the empty prefix."""
+    for key in ("one/batches/1/a", "two/b", "three"):
+        store.put(key, b"x")
+    assert sorted(store.folders("")) == ["one", "two"]
