@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
@@ -95,6 +96,12 @@ class Client:
             raise SettingsError("a client needs a queue: set APF_BROKER_URL, for example to redis://localhost:6379/0")
         self._app = make_app(self._settings)
         self._broker = Broker(self._app)
+
+    def acting_for(self, actor: str) -> Client:
+        """Return this client with another `actor`."""
+        other = copy(self)
+        other._actor = actor
+        return other
 
     def submit(
         self,

@@ -15,7 +15,18 @@ from starlette.concurrency import run_in_threadpool
 from producer.server import problems
 from producer.server.middleware import Guard
 from producer.server.pages import overview as pages
-from producer.server.routes import actions, batches, events, health, photos, protect, schedules
+from producer.server.routes import (
+    actions,
+    audit,
+    batches,
+    erasure,
+    estimate,
+    events,
+    health,
+    photos,
+    protect,
+    schedules,
+)
 from producer.server.services import Services
 from workers.errors import WorkerError
 
@@ -37,7 +48,7 @@ def make_app(services: Services) -> FastAPI:
     )  # fmt: skip
     app.state.services = services
     problems.install(app)
-    for routes in (batches, actions, events, photos, protect, schedules, health):
+    for routes in (batches, estimate, actions, events, photos, erasure, protect, schedules, audit, health):
         app.include_router(routes.router)
     pages.install(app)
     # Now, and not at the first requests, several at once.

@@ -42,17 +42,18 @@ def grant_of(the: Services, token: str | None) -> Grant:
     return grant
 
 
-def holding(scope: Scope) -> Callable[..., Grant]:
-    """Return a dependency: the request's grant, where it has the scope."""
+def holding(*scopes: Scope) -> Callable[..., Grant]:
+    """Return a dependency: the request's grant, where it has one of the scopes."""
 
     def check(request: Request, the: The, credentials: Credentials) -> Grant:
         grant = grant_of(the, credentials.credentials if credentials else None)
         request.scope["apf_token"] = grant.name
         the.limits.request(grant)
-        if scope not in grant.scopes:
+        if grant.scopes.isdisjoint(scopes):
+            wanted = " or ".join(map(repr, scopes))
             raise Problem(
                 HTTPStatus.FORBIDDEN,
-                f"token {grant.name!r} has no scope {scope!r}, which this needs: use one that has it",
+                f"token {grant.name!r} has no scope {wanted}, which this needs: use one that has it",
             )
         return grant
 

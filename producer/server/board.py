@@ -15,6 +15,8 @@ from workers.status.batch_status import BatchMonitor, BatchSummary
 FOLLOWED = 512
 #: Reports in short that are held of all of them, at about a kilobyte each.
 MOST_REPORTS = 100_000
+#: So are those of all after so long: a photo that was forgotten by another process is named no longer than this.
+ANEW_S = 60.0
 
 State = Literal["planning", "running", "paused", "cancelled", "done"]
 STATES: tuple[State, ...] = get_args(State)
@@ -26,6 +28,7 @@ class _Watched:
     lock: threading.Lock = field(default_factory=threading.Lock)
     summary: BatchSummary | None = None
     read_at: float = 0.0
+    followed_since: float = field(default_factory=time.monotonic)
 
 
 class StatusBoard:
@@ -45,7 +48,9 @@ class StatusBoard:
         """
         url = ledger.batch_url(batch_id)
         with self._lock:
-            one = self._watched.pop(url, None) or _Watched(BatchMonitor(ledger, batch_id))
+            one = self._watched.pop(url, None)
+            if one is None or time.monotonic() - one.followed_since > ANEW_S:
+                one = _Watched(BatchMonitor(ledger, batch_id))
             self._watched[url] = one
             while len(self._watched) > FOLLOWED:
                 self._watched.popitem(last=False)
@@ -72,6 +77,12 @@ class StatusBoard:
         """Read the batch anew the next time: somebody has just changed it."""
         with self._lock:
             self._watched.pop(ledger.batch_url(batch_id), None)
+
+    def forget_all(self, ledger: Ledger) -> None:
+        """As `forget`, of all batches of a ledger."""
+        with self._lock:
+            for url in [url for url in self._watched if url.startswith(f"{ledger.url}/batches/")]:
+                del self._watched[url]
 
 
 def state_of(summary: BatchSummary) -> State:

@@ -4,11 +4,15 @@
 
 The ledger's store keeps them, so that Redis may be flushed and servers may die: a request that was cut short is taken
 up under the batch id that it was given at first, which makes it the same batch again.
+
+A record names no photo: an answer has to be given without their keys (`workers.erasure`), and what was asked is kept as
+a digest that only whoever knows the idempotency key can make.
 """
 
 from __future__ import annotations
 
 import hashlib
+import hmac
 import logging
 from collections.abc import Callable
 from contextlib import suppress
@@ -63,7 +67,7 @@ class Requests:
 
         Args:
             asked: route and body, as plain values.
-            act: does it, given a batch id of this request's own where there is a key.
+            act: does it, given a batch id of this request's own where there is a key; its answer names no photo.
 
         Raises:
             Problem: 422, the key was another request's; 409, that request is not done yet.
@@ -72,7 +76,7 @@ class Requests:
         if key is None:
             return act(None), False
         name = hashlib.sha256(f"{grant.name}\0{key}".encode()).hexdigest()
-        fingerprint = hashlib.sha256(repr(asked).encode()).hexdigest()
+        fingerprint = hmac.digest(key.encode(), repr(asked).encode(), "sha256").hex()
         if not self._counters.claim(name, HELD_S):
             raise Problem(
                 HTTPStatus.CONFLICT,

@@ -70,6 +70,8 @@ class Accepted(BaseModel):
     photos: int | None
     #: Named photos that are not there, where that is no error.
     missing: list[str] = []
+    #: Named photos that are left out, as they were forgotten.
+    forgotten: list[str] = []
 
 
 class BatchView(BaseModel):

@@ -33,6 +33,8 @@ from workers.store import Store, canonical_url, open_store
 
 #: Ledgers that are asked for a batch of which nothing but its id is known.
 ASKED_ONE_BY_ONE = 200
+#: Estimates and erasures at once.
+LONG_ACTS = 4
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,8 @@ class Services:
     #: A place for each stream of events, and for each photo that is protected while somebody waits.
     streams: Semaphore = field(default_factory=Semaphore)
     protecting: Semaphore = field(default_factory=Semaphore)
+    #: Places for acts that read a whole source or ledger.
+    long_acts: threading.Semaphore = field(default_factory=lambda: threading.BoundedSemaphore(LONG_ACTS))
 
     def find(self, grant: Grant, batch_id: str, destination: str | None = None) -> tuple[Ledger, BatchSummary]:
         """Return a batch that the grant's holder may see, and where it stands.

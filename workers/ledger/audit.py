@@ -10,6 +10,7 @@ from __future__ import annotations
 import getpass
 import logging
 import socket
+from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import datetime
@@ -68,12 +69,16 @@ def note_act(
         log.error("the audit log lacks a line (%s of batch %r by %s): %s", act, batch, who, error)
 
 
-def acts(ledger: Ledger, since: datetime | None = None) -> Iterator[Act]:
-    """Yield the lines since then, oldest first; raises StoreError. Torn ones are passed over."""
+def acts(ledger: Ledger, since: datetime | None = None, *, newest: int | None = None) -> Iterator[Act]:
+    """Yield the lines since then, oldest first; raises StoreError. Torn ones are passed over.
+
+    Args:
+        newest: so many at the most.
+    """
     folder = f"{ledger.prefix}/{FOLDER}/"
     # A clock that is a little behind may have written some before.
     after = f"{folder}{since:%Y%m%d-%H%M%S}" if since else ""
-    keys = [info.key for info in ledger.store.list(folder, start_after=after)]
+    keys = [info.key for info in deque(ledger.store.list(folder, start_after=after), maxlen=newest)]
     for first in range(0, len(keys), WINDOW):
         for key, data in zip(keys[first:], all_of(ledger.read, keys[first : first + WINDOW]), strict=False):
             with suppress(LedgerError):

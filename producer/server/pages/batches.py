@@ -111,6 +111,7 @@ SAID = {
     "resume": "The batch goes on.",
     "pause": "The batch is held until you resume it.",
     "cancel": "The batch is stopped. What was done already stays.",
+    "forget": "The photo is forgotten.",
 }
 
 

@@ -18,6 +18,7 @@ from workers.batches.rescue import resume
 from workers.batches.retry import retry
 from workers.broker.client import Broker
 from workers.config.settings import Settings
+from workers.ledger.audit import note_act
 from workers.ledger.batch_ledger import Ledger, Stop
 from workers.ledger.lifecycle import halt
 
@@ -35,7 +36,9 @@ def send_again(
     ledger, summary = the.find(grant, batch, destination)
     check_recipe(ledger, summary.batch, the.settings)
     try:
-        return Sent(batch=batch, sent=again(ledger, batch, the.broker, the.settings))
+        sent = again(ledger, batch, the.broker, the.settings)
+        note_act(ledger, grant.name, "retry" if again is retry else "resume", batch=batch, sent=sent)
+        return Sent(batch=batch, sent=sent)
     finally:
         the.board.forget(ledger, batch)
 
@@ -44,6 +47,7 @@ def stop(the: Services, grant: Grant, batch: str, destination: str | None, how: 
     """Hold a batch, or stop it; raises BadRequest where it is done."""
     ledger, summary = the.find(grant, batch, destination)
     halt(ledger, summary.batch, how, the.settings)
+    note_act(ledger, grant.name, "cancel" if how == "cancelled" else "pause", batch=batch)
     the.board.forget(ledger, batch)
     return Stopped(batch=batch, state=state_of(the.board.summary(ledger, batch)))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from itertools import islice
 from typing import Annotated, Any
 from urllib.parse import urlencode
@@ -50,14 +51,17 @@ def submit(asked: BatchRequest, grant: Submitter, the: The, response: Response, 
         the.limits.check_bytes(grant, tenant)
         photos, size = _counted(the, grant, asked, tenant)
         with the.limits.work(grant, tenant, photos=photos, size=size):
-            submitted = the.client.submit(**asked.model_dump(exclude={"tenant"}), tenant=tenant, batch_id=batch_id)
+            client = the.client.acting_for(grant.name)
+            submitted = client.submit(**asked.model_dump(exclude={"tenant"}), tenant=tenant, batch_id=batch_id)
         _note(the, grant, submitted, tenant)
-        return Accepted(
-            batch=submitted.batch,
-            destination=submitted.destination,
-            photos=submitted.photos,
-            missing=list(submitted.missing),
-        ).model_dump()
+        return {
+            "batch": submitted.batch,
+            "destination": submitted.destination,
+            "photos": submitted.photos,
+            # Where they stand in the request: the answer is kept, and names no photo.
+            "missing": _places(asked, submitted.missing),
+            "forgotten": _places(asked, submitted.forgotten),
+        }
 
     request = ["POST /v1/batches", asked.model_dump(mode="json")]
     answer, replayed = the.requests.once(grant, key, request, act)
@@ -65,7 +69,14 @@ def submit(asked: BatchRequest, grant: Submitter, the: The, response: Response, 
     response.headers["Location"] = f"/v1/batches/{answer['batch']}?{urlencode({'destination': answer['destination']})}"
     if replayed:
         response.headers["Idempotency-Replayed"] = "true"
-    return Accepted.model_validate(answer)
+    named = asked.photos or []
+    keys = {field: [named[place] for place in answer[field]] for field in ("missing", "forgotten")}
+    return Accepted.model_validate(answer | keys)
+
+
+def _places(asked: BatchRequest, keys: Collection[str]) -> list[int]:
+    named = asked.photos or []
+    return sorted((named.index(key) for key in keys), key=lambda place: named[place])
 
 
 def _counted(the: Services, grant: Grant, asked: BatchRequest, tenant: str) -> tuple[int, int]:

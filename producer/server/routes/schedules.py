@@ -15,7 +15,15 @@ from producer.server.routes.batches import IdempotencyKey
 from producer.server.services import Services
 from producer.server.tokens import Grant
 from workers.errors import BadRequest, LedgerError, WorkerError
-from workers.schedules.edit import DEFAULT_EVERY, add_schedule, asked_now, change_schedule, rolled_out, trigger
+from workers.schedules.edit import (
+    DEFAULT_EVERY,
+    add_schedule,
+    asked_now,
+    change_schedule,
+    note_schedule_act,
+    rolled_out,
+    trigger,
+)
 from workers.schedules.fire import run_due
 from workers.schedules.models import NAME, Schedule
 from workers.schedules.repository import ScheduleRepository, all_schedules
@@ -87,6 +95,7 @@ def add(
             "trigger": trigger(asked.cron, asked.timezone, asked.every or (None if asked.cron else DEFAULT_EVERY)),
         }
         schedule = add_schedule(fields, the.settings)
+        note_schedule_act(schedule, grant.name, "add", the.settings)
         return show(schedule.name, grant, the).model_dump()
 
     answer, _ = the.requests.once(grant, key, ["POST /v1/schedules", asked.model_dump(mode="json")], act)
@@ -101,7 +110,8 @@ def change(name: Name, asked: ScheduleChange, grant: Operator, the: The) -> Sche
     fields = _changed(before, asked)
     if not fields:
         raise BadRequest("nothing to change: name a field, as /openapi.json lists them")
-    change_schedule(shelf, name, fields, the.settings)
+    after = change_schedule(shelf, name, fields, the.settings)
+    note_schedule_act(after, grant.name, "change", the.settings, fields=" ".join(sorted(fields)))
     return show(name, grant, the)
 
 
@@ -158,6 +168,7 @@ def fire(the: Services, grant: Grant, name: str) -> Fired:
     if schedule.paused:
         raise LedgerError(f"schedule {name} is paused: let it go on first")
     change_schedule(shelf, name, asked_now(every_photo=True), the.settings)
+    note_schedule_act(schedule, grant.name, "run-now", the.settings)
     fired = run_due(the.settings, the.broker, only=name)
     if not fired and (problem := shelf.problem(name)):
         raise LedgerError(f"schedule {name} cannot run: {problem.error}")
@@ -179,12 +190,14 @@ def go_on(name: Name, grant: Operator, the: The) -> ScheduleView:
 def set_paused(the: Services, grant: Grant, name: str, *, paused: bool) -> ScheduleView:
     """Hold a schedule, or let it go on."""
     shelf, _ = found_schedule(the, grant, name)
-    change_schedule(shelf, name, {"paused": paused}, the.settings)
+    after = change_schedule(shelf, name, {"paused": paused}, the.settings)
+    note_schedule_act(after, grant.name, "pause" if paused else "go-on", the.settings)
     return show(name, grant, the)
 
 
 @router.delete("/v1/schedules/{name}", status_code=204, responses=described(404, 409))
 def remove(name: Name, grant: Operator, the: The) -> None:
     """Remove a schedule. Batches that it has begun go on, and outputs stay."""
-    shelf, _ = found_schedule(the, grant, name)
+    shelf, schedule = found_schedule(the, grant, name)
     shelf.remove(name)
+    note_schedule_act(schedule, grant.name, "remove", the.settings)

@@ -1,0 +1,99 @@
+"""Estimate a batch before it is submitted."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Annotated
+
+from fastapi import APIRouter, Depends
+from pydantic import BaseModel, ConfigDict, Field
+
+from producer.client import MAX_NAMED
+from producer.server.auth import The, check_place, holding
+from producer.server.erasure import one_of_few
+from producer.server.models import Key, Place, RecipeName
+from producer.server.problems import described
+from producer.server.tokens import Grant
+from workers.batches.create import BatchOptions
+from workers.batches.estimate import Prices, estimate
+from workers.broker.presence import NotKnown, count_listening
+from workers.core.records import BULK, INTERACTIVE, Lane
+
+router = APIRouter(tags=["batches"])
+
+Price = Annotated[float, Field(ge=0, le=1e6)]
+
+
+class PricesRequest(BaseModel):
+    """What things cost, in US dollars; what is left away is a large cloud's price (docs/scale.md)."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    worker_hour: Price = Prices.worker_hour
+    million_writes: Price = Prices.million_writes
+    million_reads: Price = Prices.million_reads
+    tb_month: Price = Prices.tb_month
+
+
+class EstimateRequest(BaseModel):
+    """A batch that might be submitted: fields as of POST /v1/batches."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    source: Place
+    destination: Place
+    photos: Annotated[list[Key], Field(min_length=1, max_length=MAX_NAMED)] | None = None
+    recipe: RecipeName = "standard"
+    lane: Lane | None = None
+    exclude: Annotated[list[Key], Field(max_length=1000)] = []
+    private: bool = False
+    prices: PricesRequest = PricesRequest()
+
+
+class EstimateView(BaseModel):
+    """What the batch would be and cost. All but the first three are of the photos that have no output yet."""
+
+    photos: int
+    #: With an output of this version and recipe; and forgotten ones, that are not protected again.
+    done: int
+    forgotten: int
+    bytes: int
+    megapixels: float
+    faces: float
+    #: Seconds of one worker, and until the end on those that listen now; null: not known.
+    work_s: float
+    workers: int | None
+    wall_s: float | None
+    shards: int
+    reads: int
+    writes: int
+    computing_usd: float
+    requests_usd: float
+    keeping_usd_month: float
+    #: What is assumed, and from what the rest was measured.
+    because: list[str]
+
+
+@router.post("/v1/estimate", responses=described(409))
+def of_batch(
+    asked: EstimateRequest, grant: Annotated[Grant, Depends(holding("read", "submit"))], the: The
+) -> EstimateView:
+    """Tell what a batch would be: photos, pixels, faces, time, requests, money. Nothing is written or sent."""
+    for what, url in (("source", asked.source), ("destination", asked.destination)):
+        check_place(grant, the.checked(url, what), what)
+    lane = asked.lane or (BULK if asked.photos is None else INTERACTIVE)
+    options = BatchOptions(recipe=asked.recipe, lane=lane, exclude=tuple(asked.exclude), private=asked.private)
+    workers = None
+    with suppress(NotKnown):
+        workers = count_listening(lane, the.settings)
+    with one_of_few(the):
+        found = estimate(
+            asked.source,
+            asked.destination,
+            options,
+            the.settings,
+            workers=workers,
+            photos=asked.photos,
+            prices=Prices(**asked.prices.model_dump()),
+        )
+    return EstimateView.model_validate(found.as_dict())
