@@ -120,13 +120,13 @@ def test_order_of_stages_does_not_matter() -> None:
 
 @pytest.mark.usefixtures("with_steps")
 @pytest.mark.parametrize(
-    ("name", "levels", "warp"), [("light", 6, 0.5), ("standard", 8, 0.6), ("strong", 12, 0.8), ("fast", 10, 0.0)]
+    ("name", "levels", "warp"), [("light", 6, 0.5), ("standard", 8, 0.6), ("strong", 12, 0.8), ("fast", 10, 0.6)]
 )
 def test_built_in(name: str, levels: int, warp: float) -> None:
     """The built-in recipes have the promised bounds, all stages, and the weights and guides that are installed."""
     recipe = load_recipe(name)
     assert recipe.epsilon_levels == levels and recipe.epsilon == levels / 255
-    assert (recipe.chroma, recipe.warp_percent) == (0.45, warp)
+    assert (recipe.chroma, recipe.warp_percent) == (0.3 if name == "fast" else 0.45, warp)
     assert recipe.stages == ("gradient", "transfer", "universal")
     assert (recipe.steps, recipe.guides) == ((0, ()) if name == "fast" else (20, ("dlib", "apf-mfn")))
     assert recipe.guide_digests == (() if name == "fast" else guide_digests(["dlib", "apf-mfn"]))

@@ -20,7 +20,7 @@ from apf.research.train.data import DataError
 #: The row that costs are compared with.
 YARDSTICK = "MI-DI-40"
 
-#: Modules of ours, alone: what to change in the recipe besides its steps and warp, by the name of the row.
+#: Modules of ours, alone: what to change in the recipe besides its steps, by the name of the row.
 STAGES: dict[str, dict[str, object]] = {
     "ours: gradient": {"stages": ("gradient",)},
     "ours: universal": {"stages": ("universal",)},
@@ -92,7 +92,7 @@ def chosen(methods: Iterable[Method], names: Sequence[str]) -> list[Method]:
 
 def alone(recipe: Recipe, update: Mapping[str, object]) -> Recipe:
     """Return the recipe with other fields, and without what goes on from its modules."""
-    return Recipe.model_validate({**recipe.model_dump(), **update, "steps": 0, "warp_percent": 0.0})
+    return Recipe.model_validate({**recipe.model_dump(), **update, "steps": 0})
 
 
 def _filter(name: str, recipe: Recipe, device: str, curve: str = "") -> Method:

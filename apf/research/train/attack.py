@@ -32,8 +32,11 @@ AFFINE_STD = 0.04
 ROUGHNESS_WEIGHT = 0.03
 #: Structural dissimilarity of luma, 1 - SSIM, from which on it costs, at `REFERENCE_LEVELS`; it grows as this power of
 #: epsilon (measured). Power within the bound is free.
-FREE_DISSIMILARITY, SSIM_WEIGHT = 0.054, 8.0
+FREE_DISSIMILARITY, SSIM_WEIGHT = 0.060, 8.0
 REFERENCE_LEVELS, SSIM_GROWTH = 10.0, 1.6
+#: Mean square of the noise's luma in cells of so many pixels, in units of the bound, from which on it costs: SSIM hardly
+#: sees shading, and eyes see it as blotches.
+CELL, FREE_SHADING, SHADING_WEIGHT = 8, 0.06, 3.0
 #: Share of what teachers see that went through a whole photo (`apf.research.train.whole_photo`).
 PASTED = 0.5
 #: Shares of grey and of over-exposed faces, and how far exposure goes.
@@ -123,11 +126,13 @@ def fooled(likenesses: Sequence[Tensor]) -> Tensor:
 
 
 def visible(attacked: Attacked) -> Tensor:
-    """Return the price of being seen: roughness, and lost structure."""
+    """Return the price of being seen: roughness, lost structure, and shading."""
     noise = attacked.noise
     rough = (noise.diff(dim=2).abs().mean() + noise.diff(dim=3).abs().mean()) / 2
     lost = attacked.lost / (attacked.allowed.epsilon / REFERENCE_LEVELS) ** SSIM_GROWTH
-    return ROUGHNESS_WEIGHT * rough + SSIM_WEIGHT * F.relu(lost - FREE_DISSIMILARITY).mean()
+    structure = F.relu(lost - FREE_DISSIMILARITY).mean()
+    shading = F.avg_pool2d(augment.luma(noise)[:, :1], CELL).square().mean((1, 2, 3))
+    return ROUGHNESS_WEIGHT * rough + SSIM_WEIGHT * structure + SHADING_WEIGHT * F.relu(shading - FREE_SHADING).mean()
 
 
 #: Faces (B, 3, 112, 112), epsilon and a generator to a perturbation of the same shape, and to the momentum that a warp

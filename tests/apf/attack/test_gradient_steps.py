@@ -101,15 +101,18 @@ def test_another_face_goes_another_way(portrait: np.ndarray, matrix: np.ndarray,
 
 
 def test_the_steps_go_on_from_their_start(portrait: np.ndarray, matrix: np.ndarray) -> None:
-    """Before its first step a face has the start's noise, reduced to the face's own size."""
+    """Before its first step a face has the start's noise, reduced to the face's own size, and its warp."""
     start = np.random.default_rng(0).uniform(-1, 1, (3, CROP, CROP)).astype(np.float32)
-    face = start_climb(portrait, matrix, [], STANDARD, start=start)
+    field = np.random.default_rng(1).uniform(-1, 1, (2, KNOTS, KNOTS)).astype(np.float32)
+    face = start_climb(portrait, matrix, [], STANDARD, start=Change(start, field))
+    np.testing.assert_array_equal(face.change.field, field)
     side = round(CROP / scale_of(matrix))
     assert face.change.noise.shape == (3, min(side, CROP), min(side, CROP))
     assert face.change.noise.mean() == pytest.approx(start.mean(), abs=1e-4)
     assert face.change.field is not None and np.abs(face.change.field).max() < 5 * gradient_steps.START
-    whole = start_climb(busy_photo(400, 400), face_at(200, 200, 300), [], STANDARD, start=start)
+    whole = start_climb(busy_photo(400, 400), face_at(200, 200, 300), [], STANDARD, start=Change(start))
     np.testing.assert_array_equal(whole.change.noise, start)
+    assert 0 < np.abs(whole.change.field).mean() < 0.1
 
 
 @pytest.mark.parametrize("room", [0.3, 1.0])

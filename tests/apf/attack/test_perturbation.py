@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apf.attack.bound import LUMA
+from apf.attack.bound import LUMA, Bound
+from apf.attack.paste import paste
 from apf.attack.perturbation import (
     DETAIL,
     KNOTS,
     Canvas,
     Change,
+    change_of,
     face_mask,
+    field_along,
     in_colour,
     in_colour_back,
     rim,
@@ -150,3 +154,30 @@ def test_the_rim_is_around_the_features() -> None:
     features = [*ARCFACE_TEMPLATE, (38, 42), (74, 42), (30, 44), (82, 44)]
     assert max(at(x, y) for x, y in features) == 0
     assert min(at(x, y) for x, y in [(10, 60), (100, 60), (55, 8), (15, 95), (95, 95)]) == 1
+
+
+@given(SEEDS)
+def test_a_field_leads_along_the_momentum(seed: int) -> None:
+    """Warped by it a face moves along the momentum; by its opposite, against it; the momentum's size does not count."""
+    photo = busy_photo(CROP, CROP)
+    face = np.ascontiguousarray(photo.transpose(2, 0, 1).astype(np.float32) / 255)
+    momentum = cv2.GaussianBlur(np.random.default_rng(seed).standard_normal((CROP, CROP, 3)), (0, 0), 4)
+    momentum = np.ascontiguousarray(momentum.transpose(2, 0, 1), np.float32)
+    field = field_along(momentum, face)
+    np.testing.assert_allclose(field_along(100 * momentum, face), field, atol=1e-4)
+    allowed, eye = Bound(8, 1, 0.006), np.eye(2, 3)
+
+    def moved(field: np.ndarray) -> float:
+        out = paste(photo, [Change(NOISE, field)], [eye], allowed)
+        return float(((out.astype(np.float32) - photo).transpose(2, 0, 1) * momentum).sum())
+
+    assert moved(field) > 0 > moved(-field)
+
+
+def test_a_change_of_an_answer() -> None:
+    """Its noise is in units of epsilon; without a momentum it has no warp."""
+    delta = np.full((3, CROP, CROP), 4 / 255, np.float32)
+    face = np.random.default_rng(0).random((3, CROP, CROP), np.float32)
+    plain, led = change_of(delta, 8 / 255), change_of(delta, 8 / 255, face, face)
+    assert plain.field is None and np.allclose(plain.noise, 0.5) and np.array_equal(plain.noise, led.noise)
+    np.testing.assert_array_equal(led.field, field_along(face, face))

@@ -14,6 +14,7 @@ from PIL import Image
 
 from apf.attack.gradient_steps import Climb, climb, identity, seen_by, start_climb
 from apf.attack.jury import Verdict, verdict
+from apf.attack.perturbation import KNOTS, Change
 from apf.attack.protect_face import FIRST_ROOM, FIRST_STEPS, Hidden, Task, hide
 from apf.attack.recipe_guides import Guides, load_guides
 from apf.errors import GuideError
@@ -27,7 +28,10 @@ from apf.recipe import Recipe, make_recipe
 from apf.runtime.stage_clock import StageClock
 from tests.apf.attack.scenes import STANDARD
 
-START = np.random.default_rng(0).uniform(-1, 1, (3, CROP, CROP)).astype(np.float32)
+START = Change(
+    np.random.default_rng(0).uniform(-1, 1, (3, CROP, CROP)).astype(np.float32),
+    np.random.default_rng(1).uniform(-1, 1, (2, KNOTS, KNOTS)).astype(np.float32),
+)
 
 
 def stepping(steps: int, **more: object) -> Recipe:
@@ -56,7 +60,7 @@ class Counted:
 
 @pytest.fixture
 def task(portrait: np.ndarray, matrix: np.ndarray) -> Task:
-    return Task(portrait, matrix, grey=False, start=START * 0)
+    return Task(portrait, matrix, grey=False, start=Change(START.noise * 0))
 
 
 def judged(face: Climb, jury: Sequence[Guide], *, independent: bool = True) -> Verdict:
@@ -98,11 +102,10 @@ def test_being_judged_changes_no_step(portrait: np.ndarray, matrix: np.ndarray, 
 
 
 def test_without_steps_the_answer_is_drawn_as_it_is(task: Task) -> None:
-    """The three modules' answer, no warp, and no word of a jury; no guide is needed."""
+    """The three modules' answer, warp included, and no word of a jury; no guide is needed."""
     clock = StageClock()
     (found,) = hide([Task(task.pixels, task.matrix, False, START)], stepping(0), Guides(), clock)
-    np.testing.assert_array_equal(found.change.noise, START)
-    assert found.change.field is None and found.verdict is None and not clock.seconds
+    assert found.change is START and found.verdict is None and not clock.seconds
 
 
 def test_without_a_jury_the_guides_say_how_it_stands(task: Task, dlib: Guide) -> None:
@@ -132,7 +135,7 @@ def test_a_face_gets_the_same_whatever_is_beside_it(portrait: np.ndarray, matrix
     tasks = [
         Task(portrait, matrix, False, START),
         Task(turned, other, False, START),
-        Task(portrait, matrix, False, -START),
+        Task(portrait, matrix, False, Change(-START.noise)),
     ]
     recipe, guides = stepping(2), Guides((dlib,))
     alone = [hide([task], recipe, guides)[0] for task in tasks]

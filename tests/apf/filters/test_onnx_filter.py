@@ -22,6 +22,7 @@ from apf.research.export_transfer import export, shipped
 from apf.runtime.onnx_session import RuntimeNetwork
 from apf.stages.affine_sampling import Sampling
 from apf.stages.compose import start_of
+from apf.stages.constants import Stage
 from apf.stages.gradient import gradient, maps
 from apf.stages.sparse_sampling import SparseSampling
 from apf.weight_files import WEIGHTS_DIR, check_weights, weights_digest
@@ -76,8 +77,28 @@ def test_a_face_is_alone(fast: CpuFilter, crops: torch.Tensor) -> None:
 
 def test_nothing_gives_nothing(fast: CpuFilter) -> None:
     """No face and no gradient are no error."""
-    assert fast.perturb([]) == []
+    assert fast.perturb([]) == fast.changes([]) == []
     assert fast.perturb_from(np.zeros((0, 6, 112, 112), np.float32)).shape == (0, 3, 112, 112)
+
+
+def test_changes_are_torchs(fast: CpuFilter, crops: torch.Tensor) -> None:
+    """Perturbation and warp of each face are those of the filter by torch, and the perturbation is `perturb`'s."""
+    some = list(crops[:3].numpy())
+    wanted, found = Filter.load(fast.recipe).changes(some), fast.changes(some)
+    for ours, theirs, delta in zip(found, wanted, fast.perturb(some), strict=True):
+        np.testing.assert_array_equal(ours.noise, delta / np.float32(fast.recipe.epsilon))
+        assert np.abs(ours.noise - theirs.noise).max() * fast.recipe.epsilon < CLOSE
+        assert ours.field is not None and theirs.field is not None
+        assert np.abs(ours.field - theirs.field).max() < 0.02 and np.abs(ours.field).mean() > 0.3
+
+
+@pytest.mark.parametrize("stages", [("universal",), ("gradient",)])
+def test_the_gradient_leads_the_warp(crops: torch.Tensor, stages: tuple[Stage, ...]) -> None:
+    """Without the gradient stage there is none to lead it."""
+    recipe = load_recipe("fast").model_copy(update={"stages": stages})
+    for filter_ in (CpuFilter.load(recipe), Filter.load(recipe)):
+        (change,) = filter_.changes([crops[0].numpy()])
+        assert (change.field is None) is ("gradient" not in stages)
 
 
 @pytest.mark.parametrize(

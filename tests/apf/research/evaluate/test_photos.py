@@ -61,8 +61,8 @@ class Signs(Filter):
         self.device = torch.device("cpu")
         self.levels, self.detector = levels, detector
 
-    def perturbation(self, faces: Tensor, clock: object = None) -> Tensor:
-        return (PATTERN * self.levels / 255).expand_as(faces)
+    def _answers(self, faces: Tensor, clock: object = None) -> Tensor:
+        return torch.cat([(PATTERN * self.levels / 255).expand_as(faces), torch.zeros_like(faces)], 1)
 
 
 class Finder(nn.Module):

@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from typer.testing import CliRunner, Result
 
+from apf.attack.bound import Bound
 from apf.errors import WeightsError
 from apf.filters.onnx_filter import TRANSFER_ONNX
 from apf.filters.torch_filter import Filter
@@ -28,13 +29,14 @@ from apf.guides.torch_recogniser import Recogniser
 from apf.research.train import attack, joint, loop, probe, teachers, transfer, universal
 from apf.research.train.__main__ import Workshop, app
 from apf.research.train.attack import Ensemble, Perturb
+from apf.research.train.bounds import Attacked
 from apf.research.train.data import DataError, Faces, is_held_out, load_faces
 from apf.research.train.loop import Budget
 from apf.research.train.probe import Projection, Targets
 from apf.research.train.ssim import ssim
 from apf.research.train.verification import verification
 from apf.runtime.onnx_session import RuntimeNetwork
-from apf.stages.compose import STAGES, join_stages
+from apf.stages.compose import STAGES, answered, join_stages
 from apf.stages.constants import CHANNELS
 from apf.stages.gradient import gradient
 from apf.stages.numpy_gradient import LightProbe
@@ -441,7 +443,7 @@ def measured(perturb: Perturb, faces: Faces, ensemble: Ensemble) -> np.ndarray:
 @pytest.fixture
 def large_epsilon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Teachers so crude need much before they are fooled."""
-    monkeypatch.setattr(attack, "EPSILONS", (32 / 255,))
+    monkeypatch.setattr(attack, "EPSILONS", (32.0,))
 
 
 @pytest.mark.usefixtures("small_batches", "large_epsilon")
@@ -449,7 +451,7 @@ def test_universal_learns(shop: Workshop, fragile: Ensemble, tmp_path: Path) -> 
     """Sixty mini-batches make one perturbation under which the teachers know most faces less, at a lower loss."""
 
     def by(uap: universal.UniversalPerturbation) -> Perturb:
-        return lambda seen, epsilon, _: combine([uap(len(seen))], epsilon)
+        return lambda seen, epsilon, _: (combine([uap(len(seen))], epsilon), None)
 
     before = measured(by(fresh_universal()), shop.faces, fragile)
     found = universal.optimise(shop.faces, fragile, budget=Budget(steps=60), seed=0, run=tmp_path)
@@ -463,10 +465,10 @@ def test_transfer_learns(shop: Workshop, fragile: Ensemble, tmp_path: Path) -> N
     uap = fresh_universal()
 
     def by(network: TransferNet, *, together: bool) -> Perturb:
-        def perturb(seen: Tensor, epsilon: float, _: torch.Generator) -> Tensor:
+        def perturb(seen: Tensor, epsilon: float, _: torch.Generator) -> tuple[Tensor, None]:
             parts = [uap(len(seen))] if together else []
             found = gradient(known, seen, epsilon, bounded(parts) if parts else None)
-            return combine([transfer_of(network, found), *parts], epsilon)
+            return combine([transfer_of(network, found), *parts], epsilon), None
 
         return perturb
 
@@ -500,8 +502,8 @@ def test_joint_training_learns(shop: Workshop, fragile: Ensemble, tmp_path: Path
     wanted = Targets.of(shop.ensemble.teachers, shop.ensemble.clean).clean
     modules = joint.Modules(fused(fresh_probe()), TransferNet(CHANNELS), fresh_universal())
 
-    def whole(seen: Tensor, epsilon: float, _: torch.Generator) -> Tensor:
-        return join_stages(modules.probe, modules.network, modules.uap.perturbation, seen, epsilon, STAGES)
+    def whole(seen: Tensor, epsilon: float, _: torch.Generator) -> tuple[Tensor, Tensor | None]:
+        return answered(modules.probe, modules.network, modules.uap.perturbation, seen, epsilon, STAGES)
 
     before = measured(whole, shop.faces, fragile)
     start = {name: value.clone() for name, value in modules.probe.state_dict().items()}
@@ -516,13 +518,13 @@ def test_joint_training_leaves_stages_out(monkeypatch: pytest.MonkeyPatch, shop:
     modules = joint.Modules(fused(fresh_probe()), TransferNet(CHANNELS), fresh_universal())
     seen: list[tuple[str, ...]] = []
 
-    def recorded(*given: Any, differentiable: bool) -> Tensor:
+    def recorded(*given: Any, differentiable: bool) -> tuple[Tensor, None]:
         *_, faces, _, stages = given
         seen.append(stages)
         assert differentiable
-        return torch.zeros_like(faces)
+        return torch.zeros_like(faces), None
 
-    monkeypatch.setattr(joint, "join_stages", recorded)
+    monkeypatch.setattr(joint, "answered", recorded)
     for number in range(90):
         modules.perturb(torch.rand(1, 3, 112, 112), 0.1, torch.Generator().manual_seed(number))
     assert set(seen) == {STAGES, ("gradient", "transfer"), ("gradient", "universal"), ("universal",)}
@@ -596,30 +598,35 @@ def busy_faces() -> Tensor:
     return torch.rand((1, 3, 112, 112), generator=torch.Generator().manual_seed(0))
 
 
-def test_power_costs() -> None:
-    """Beyond what is free, power has a price; below, a smooth perturbation pays for the edges of its waves alone."""
-    edges = attack.ROUGHNESS_WEIGHT / 2 * 2 / 111
-    costs = [attack.visible(busy_faces(), 0.01 * waves(height, 56), 0.01).item() for height in (0.5, 1.0)]
-    assert costs[0] == pytest.approx(0.5 * edges, rel=1e-3)
-    assert costs[1] == pytest.approx(edges + attack.POWER_WEIGHT * (1 - attack.FREE_POWER), rel=1e-3)
+def noisy(faces: Tensor, noise: Tensor, epsilon: float = 1.0) -> Attacked:
+    """Faces with noise in units of their bound, of a recipe of so many levels."""
+    return Attacked(faces, noise, Bound(epsilon, chroma=1, warp=0))
+
+
+def test_power_within_the_bound_is_free() -> None:
+    """Twice the noise pays twice for its roughness, and for nothing else, where the face hides it."""
+    costs = [attack.visible(noisy(busy_faces(), waves(height, 56))).item() for height in (0.5, 1.0)]
+    assert costs[1] == pytest.approx(2 * costs[0], rel=1e-3)
+    assert costs[1] == pytest.approx(attack.ROUGHNESS_WEIGHT / 2 * 2 / 111, rel=1e-3)
 
 
 def test_roughness_costs() -> None:
     """Alternating columns pay for each difference to a neighbour; the same values side by side do not."""
-    stripes, smooth = (attack.visible(busy_faces(), 0.005 * waves(1, width), 0.01).item() for width in (1, 2))
+    stripes, smooth = (attack.visible(noisy(busy_faces(), 0.5 * waves(1, width))).item() for width in (1, 2))
     assert stripes == pytest.approx(attack.ROUGHNESS_WEIGHT / 2, rel=1e-3)
     assert smooth == pytest.approx(attack.ROUGHNESS_WEIGHT / 2 * 55 / 111, rel=1e-3)
 
 
-def test_lost_structure_costs() -> None:
-    """Noise that is lost in a busy face shows on a flat one, and pays for it as much as SSIM says."""
-    epsilon, flat = 8 / 255, torch.full((1, 3, 112, 112), 0.5)
-    delta = 0.7 * epsilon * waves(1, 2)
-    costs = [attack.visible(faces, delta, epsilon).item() for faces in (busy_faces(), flat)]
-    lost = 1 - ssim(flat, flat + delta).item()
+@pytest.mark.parametrize("epsilon", [10.0, 12.0])
+def test_lost_structure_costs(epsilon: float) -> None:
+    """Noise beside a face's own faint grain shows, and pays for it as much as SSIM says."""
+    grain = 0.025 * torch.randn((1, 3, 112, 112), generator=torch.Generator().manual_seed(0))
+    attacked = noisy(0.5 + grain, 0.7 * waves(1, 2), epsilon)
+    lost = attacked.lost.item() / (epsilon / 10) ** attack.SSIM_GROWTH
     assert lost > attack.FREE_DISSIMILARITY
-    expected = costs[0] + attack.SSIM_WEIGHT * (lost - attack.FREE_DISSIMILARITY)
-    assert costs[1] == pytest.approx(expected, rel=1e-3)
+    rough = 0.7 * attack.ROUGHNESS_WEIGHT * 55 / 111
+    expected = rough + attack.SSIM_WEIGHT * (lost - attack.FREE_DISSIMILARITY)
+    assert attack.visible(attacked).item() == pytest.approx(expected, rel=1e-3)
 
 
 def test_a_step_asks_some_teachers(shop: Workshop) -> None:
@@ -641,7 +648,7 @@ def test_likeness_under_half_precision(shop: Workshop) -> None:
     index = torch.arange(4)
     faces = shop.faces.batch(index)
     with teachers.half_precision("cpu"):
-        found = shop.ensemble.likeness(index, faces, torch.zeros_like(faces), 0.1, torch.Generator().manual_seed(0))
+        found = shop.ensemble.likeness(index, noisy(faces, 0 * faces), torch.Generator().manual_seed(0))
     assert len(found) == attack.ASKED
     for likeness in found.values():
         assert likeness.dtype == torch.float32 and likeness.shape == (4,) and 0.6 < likeness.min() <= 1
@@ -654,9 +661,9 @@ def test_teachers_see_faces_from_both_roads(
     """Through a whole photo, within the step's own bound, or as an aligned crop."""
     seen: list[tuple[str, object]] = []
 
-    def pasted(faces: Tensor, delta: Tensor, epsilon: float, generator: torch.Generator) -> Tensor:
-        seen.append(("pasted", epsilon))
-        return faces + delta
+    def pasted(attacked: Attacked, generator: torch.Generator) -> Tensor:
+        seen.append(("pasted", attacked.allowed.epsilon))
+        return attacked.faces
 
     def transformed(faces: Tensor, generator: torch.Generator) -> Tensor:
         seen.append(("transformed", None))
@@ -666,8 +673,8 @@ def test_teachers_see_faces_from_both_roads(
     monkeypatch.setattr(attack, "pasted", pasted)
     monkeypatch.setattr(attack, "transformed", transformed)
     faces = shop.faces.batch(torch.arange(2))
-    shop.ensemble.likeness(torch.arange(2), faces, 0 * faces, 0.07, torch.Generator().manual_seed(0))
-    assert seen == [(road, 0.07 if share else None)] * attack.ASKED
+    shop.ensemble.likeness(torch.arange(2), noisy(faces, 0 * faces, 7.0), torch.Generator().manual_seed(0))
+    assert seen == [(road, 7.0 if share else None)] * attack.ASKED
 
 
 def test_strangers_are_no_likeness() -> None:
@@ -681,9 +688,17 @@ def test_strangers_are_no_likeness() -> None:
     assert ensemble.strangers["soft"] == pytest.approx(strangers, abs=2e-3)
 
 
-def test_some_faces_are_grey_or_over_exposed() -> None:
-    """Grey ones are told, and no face leaves [0, 1]; most stay as they are."""
+def test_faces_come_sharp_relit_grey_and_over_exposed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Grey ones are told, and no face leaves [0, 1]; more than half have more detail, and each has light of its own."""
     faces = torch.rand((400, 3, 8, 8), generator=torch.Generator().manual_seed(1))
+    relit, _ = attack.varied(faces, torch.Generator().manual_seed(0))
+    assert not (relit == faces).flatten(1).all(1).any() and relit.min() >= 0 and relit.max() <= 1
+    soft = 0.3 + 0.4 * faces
+    monkeypatch.setattr(attack, "LIGHT_STD", 0.0)
+    sharp, _ = attack.varied(soft, torch.Generator().manual_seed(0))
+    detail = [one.diff(dim=3).abs().mean((1, 2, 3)) for one in (soft, sharp)]
+    assert 0.5 < (detail[1] > 1.02 * detail[0]).float().mean() < 0.85
+    monkeypatch.setattr(attack, "SHARPENED", 0.0)
     seen, grey = attack.varied(faces, torch.Generator().manual_seed(0))
     is_grey = (seen == seen[:, :1]).flatten(1).all(1)
     assert torch.equal(is_grey, grey.flatten())
@@ -692,17 +707,17 @@ def test_some_faces_are_grey_or_over_exposed() -> None:
     assert 0.03 < brighter.float().mean() < 0.25
     assert seen.min() >= 0 and seen.max() <= 1
     same = (seen == faces).flatten(1).all(1)
-    assert same.float().mean() > 0.7
+    assert same.float().mean() > 0.7, "neither grey nor over-exposed"
 
 
 def test_grey_faces_get_grey_perturbations(monkeypatch: pytest.MonkeyPatch, shop: Workshop) -> None:
     """As pasting does it, so that training sees what will be left of it."""
     monkeypatch.setattr(attack, "GREY", 1.0)
     kept: list[Tensor] = []
-    monkeypatch.setattr(attack, "visible", lambda faces, delta, epsilon: kept.append(delta) or delta.sum())
+    monkeypatch.setattr(attack, "visible", lambda attacked: kept.append(attacked.noise) or attacked.noise.sum())
 
-    def coloured(seen: Tensor, epsilon: float, _: torch.Generator) -> Tensor:
-        return epsilon * torch.tensor([1.0, -1.0, 0.3]).view(1, 3, 1, 1).expand_as(seen)
+    def coloured(seen: Tensor, epsilon: float, _: torch.Generator) -> tuple[Tensor, None]:
+        return epsilon * torch.tensor([1.0, -1.0, 0.3]).view(1, 3, 1, 1).expand_as(seen), None
 
     attack.attack_step(coloured, shop.faces, shop.ensemble, 2, "cpu", torch.Generator().manual_seed(0))
     assert torch.equal(kept[0], kept[0][:, :1].expand_as(kept[0]))
