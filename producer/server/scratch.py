@@ -18,6 +18,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 from producer.client import Client
+from producer.server.engine import Engine
 from workers.batches.create import find_ledger
 from workers.config.settings import Settings
 from workers.core.clock import now
@@ -59,10 +60,10 @@ class Protected:
 class Scratch:
     """Photos that somebody waits for. Safe to share between threads."""
 
-    def __init__(self, url: str, client: Client, settings: Settings) -> None:
+    def __init__(self, url: str, submitter: Client | Engine, settings: Settings) -> None:
         """Raise StoreError where the place cannot be opened."""
         self._in, self._out = child_url(url, "in"), child_url(url, "out")
-        self._client, self._settings = client, settings
+        self._submitter, self._settings = submitter, settings
         self._sources = open_store(self._in, s3=settings.s3, create=True)
         self._outputs = open_store(self._out, s3=settings.s3, create=True)
         self._ledger: Ledger = find_ledger(self._out, settings)
@@ -94,7 +95,7 @@ class Scratch:
         deadline = time.monotonic() + timeout_s
         try:
             self._sources.put(key, data)
-            batch = self._client.submit(
+            batch = self._submitter.submit(
                 self._in, self._out, photos=[key], recipe=recipe, tenant=tenant, on_weak=on_weak, no_face=no_face
             ).batch
             report = self._report(batch, deadline, timeout_s)

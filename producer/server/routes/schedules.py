@@ -156,6 +156,7 @@ def run_now(name: Name, grant: Operator, the: The, key: IdempotencyKey = None) -
 
 def fire(the: Services, grant: Grant, name: str) -> Fired:
     """Run a schedule now; raises Problem, LedgerError where it is paused or cannot run."""
+    the.check_queue()
     shelf, schedule = found_schedule(the, grant, name)
     if schedule.paused:
         raise LedgerError(f"schedule {name} is paused: let it go on first")
