@@ -10,9 +10,9 @@ from fastapi import APIRouter, Path, Response
 
 from apf.recipe import recipe_fields
 from producer.server.auth import Operator, Reader, The, check_place, tenant_for
-from producer.server.models import Fired, ScheduleChange, ScheduleList, ScheduleRequest, ScheduleView
 from producer.server.problems import Problem, described
 from producer.server.routes.batches import IdempotencyKey
+from producer.server.schedule_models import Fired, ScheduleChange, ScheduleList, ScheduleRequest, ScheduleView
 from producer.server.services import Services
 from producer.server.tokens import Grant
 from workers.broker.client import choose_queue
