@@ -71,6 +71,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         with suppress(asyncio.CancelledError):
             await sweeper
         await run_in_threadpool(services.sync.stop)
+        if services.engine:
+            await run_in_threadpool(services.engine.stop)
 
 
 async def _sweep_now_and_then(services: Services) -> None:

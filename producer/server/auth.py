@@ -21,8 +21,8 @@ bearer = HTTPBearer(auto_error=False, description="A token of `apf token new`.")
 Credentials = Annotated[HTTPAuthorizationCredentials | None, Security(bearer)]
 
 
-def services_of(request: Request) -> Services:
-    """Return what this server works with."""
+async def services_of(request: Request) -> Services:
+    """Return what this server works with; awaited, as it needs no thread."""
     found: Services = request.app.state.services
     return found
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import logging
+import secrets
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
@@ -118,7 +119,9 @@ class Requests:
 
     def sweep(self) -> None:
         """Delete what is old; raises StoreError."""
-        for count, info in enumerate(self._root.list(FOLDER)):
+        # From anywhere, so that each has its turn however many there are.
+        start = FOLDER + secrets.token_hex(1)
+        for count, info in enumerate(self._root.list(FOLDER, start if secrets.randbelow(2) else "")):
             if count >= SWEPT:
                 return
             if info.last_modified is not None and now() - info.last_modified > KEPT:

@@ -11,7 +11,6 @@ from producer.client import MAX_NAMED
 from producer.server.board import State, state_of
 from workers.core.records import Lane, OnWeak, PhotoReport
 from workers.report.advice import cure
-from workers.schedules.models import NAME, Change
 from workers.status.as_json import counts
 from workers.status.batch_status import BatchSummary, Failure
 
@@ -36,11 +35,13 @@ Callback = Annotated[str, Field(min_length=1, max_length=4096)]
 NoFace = Literal["copy", "skip"]
 
 
-class _Asked(BaseModel):
+class Asked(BaseModel):
+    """What a request says: nothing that is not known."""
+
     model_config = ConfigDict(extra="forbid")
 
 
-class BatchRequest(_Asked):
+class BatchRequest(Asked):
     """Photos to protect."""
 
     source: Place
@@ -209,74 +210,3 @@ class PhotoView(BaseModel):
             **facts, words=words, outcome=report.outcome.value, destination=destination, batch=batch,
             recipe_id=recipe_id,
         )  # fmt: skip
-
-
-ScheduleName = Annotated[str, Field(pattern=f"^{NAME.pattern}$")]
-
-
-class ScheduleChange(_Asked):
-    """What a schedule is to do from its next run on; what is left away stays."""
-
-    #: Minute, hour, day, month, weekday.
-    cron: Annotated[str, Field(max_length=200)] | None = None
-    timezone: Annotated[str, Field(max_length=64)] | None = None
-    #: A time span such as 15m, 6h or 1d.
-    every: Annotated[str, Field(max_length=20)] | None = None
-    #: Run only if something has changed; an empty list: at each moment.
-    on_change: Annotated[list[Change], Field(max_length=2)] | None = None
-    recipe: RecipeName | None = None
-    #: Give the recipe to this part of the photos first.
-    fraction: Annotated[float, Field(gt=0, le=1)] | None = None
-    no_face: NoFace | None = None
-    overwrite: bool | None = None
-    on_weak: OnWeak | None = None
-    exclude: Annotated[list[Key], Field(max_length=1000)] | None = None
-    callback: Annotated[str, Field(max_length=4096)] | None = None
-
-
-class ScheduleRequest(_Asked):
-    """A library to protect again and again."""
-
-    name: ScheduleName
-    source: Place
-    destination: Place
-    cron: Annotated[str, Field(max_length=200)] | None = None
-    timezone: Annotated[str, Field(max_length=64)] = "UTC"
-    every: Annotated[str, Field(max_length=20)] | None = None
-    on_change: Annotated[list[Change], Field(max_length=2)] = []
-    recipe: RecipeName = "standard"
-    tenant: Tenant | None = None
-    callback: Callback | None = None
-    no_face: NoFace = "copy"
-    overwrite: bool = False
-    on_weak: OnWeak = "publish"
-    exclude: Annotated[list[Key], Field(max_length=1000)] = []
-    private: bool = False
-
-
-class ScheduleView(BaseModel):
-    """A schedule, and its last run."""
-
-    model_config = ConfigDict(extra="allow")
-
-    name: str
-    source: str
-    destination: str
-    trigger: str
-    recipe: str
-    tenant: str = ""
-    paused: bool
-    next: str
-    error: str
-    note: str
-
-
-class ScheduleList(BaseModel):
-    schedules: list[ScheduleView]
-
-
-class Fired(BaseModel):
-    """The batches that a schedule's run has begun; none where one still goes on, and it runs after that."""
-
-    name: str
-    batches: list[str]

@@ -1,7 +1,7 @@
 """The place where photos of `POST /v1/protect` lie for the moment, and how they are done with and swept away.
 
-    <APF_SERVE_SCRATCH_URL>/in/<id>/photo.jpg      as it came, of whatever format
-                           /out/<id>/photo.jpg     protected
+    <APF_SERVE_SCRATCH_URL>/in/<random>.jpg      as it came, of whatever format
+                           /out/<random>.jpg     protected
 
 Each is a batch of its own on the interactive lane, deleted with its records once it is answered. What a server that
 died has left is swept away by the others.
@@ -18,6 +18,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 from producer.client import Client
+from producer.server.engine import Engine
 from workers.batches.create import find_ledger
 from workers.config.settings import Settings
 from workers.core.clock import now
@@ -31,7 +32,7 @@ from workers.store.output_metadata import BATCH, OUTCOME, RECIPE
 log = logging.getLogger(__name__)
 
 #: A worker goes by the bytes; without a suffix it would look whether they are a photo at all, and say less.
-NAME = "photo.jpg"
+SUFFIX = ".jpg"
 #: Longer than any request takes: what is older was left by a server that died.
 LEFT = timedelta(hours=1)
 FIRST_POLL_S, LAST_POLL_S = 0.1, 1.0
@@ -59,10 +60,10 @@ class Protected:
 class Scratch:
     """Photos that somebody waits for. Safe to share between threads."""
 
-    def __init__(self, url: str, client: Client, settings: Settings) -> None:
+    def __init__(self, url: str, submitter: Client | Engine, settings: Settings) -> None:
         """Raise StoreError where the place cannot be opened."""
         self._in, self._out = child_url(url, "in"), child_url(url, "out")
-        self._client, self._settings = client, settings
+        self._submitter, self._settings = submitter, settings
         self._sources = open_store(self._in, s3=settings.s3, create=True)
         self._outputs = open_store(self._out, s3=settings.s3, create=True)
         self._ledger: Ledger = find_ledger(self._out, settings)
@@ -89,12 +90,12 @@ class Scratch:
             NotInTime: it took longer than `timeout_s`.
             WorkerError: queue or store do not answer.
         """
-        key = f"{secrets.token_hex(16)}/{NAME}"
+        key = f"{secrets.token_hex(16)}{SUFFIX}"
         batch = ""
         deadline = time.monotonic() + timeout_s
         try:
             self._sources.put(key, data)
-            batch = self._client.submit(
+            batch = self._submitter.submit(
                 self._in, self._out, photos=[key], recipe=recipe, tenant=tenant, on_weak=on_weak, no_face=no_face
             ).batch
             report = self._report(batch, deadline, timeout_s)
@@ -117,6 +118,7 @@ class Scratch:
                 made = datetime.strptime(batch[: len("20260131-235959")], "%Y%m%d-%H%M%S").replace(tzinfo=UTC)
                 if now() - made > LEFT:
                     self._forget(batch)
+                    self._ledger.store.prune(self._ledger.key(batch, ""))
 
     def _report(self, batch: str, deadline: float, timeout_s: float) -> PhotoReport:
         pause_s = FIRST_POLL_S

@@ -6,16 +6,18 @@ import threading
 from asyncio import Semaphore
 from contextlib import suppress
 from dataclasses import dataclass, field
+from http import HTTPStatus
 
 from celery import Celery
 
 from producer.client import Client
 from producer.server.board import StatusBoard
+from producer.server.engine import Engine
 from producer.server.idempotency import Requests
 from producer.server.index import BatchIndex
 from producer.server.index_sync import IndexSync
 from producer.server.limits import Counters, Limits
-from producer.server.problems import NoSuchBatch
+from producer.server.problems import NoSuchBatch, Problem
 from producer.server.readiness import Readiness
 from producer.server.scratch import Scratch
 from producer.server.settings import ServeSettings
@@ -47,7 +49,10 @@ class Services:
     counters: Counters
     limits: Limits
     requests: Requests
-    client: Client
+    #: None where there is no queue.
+    own_client: Client | None
+    #: A worker beside the server, where there is no queue.
+    engine: Engine | None
     celery: Celery
     broker: Broker
     board: StatusBoard
@@ -65,6 +70,21 @@ class Services:
     protecting: Semaphore = field(default_factory=Semaphore)
     #: Places for acts that read a whole source or ledger.
     long_acts: threading.Semaphore = field(default_factory=lambda: threading.BoundedSemaphore(LONG_ACTS))
+
+    @property
+    def client(self) -> Client:
+        """What submits batches; raises Problem (503) where there is no queue."""
+        self.check_queue()
+        assert self.own_client  # noqa: S101  as just checked
+        return self.own_client
+
+    def check_queue(self) -> None:
+        """Raise Problem (503) where there is no queue that others work on."""
+        if self.own_client is None:
+            raise Problem(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                "this server has no queue, and protects single photos alone (POST /v1/protect): set APF_BROKER_URL",
+            )
 
     def find(self, grant: Grant, batch_id: str, destination: str | None = None) -> tuple[Ledger, BatchSummary]:
         """Return a batch that the grant's holder may see, and where it stands.
@@ -131,11 +151,14 @@ def make_services(settings: Settings, serve: ServeSettings) -> Services:
     counters = Counters(settings)
     root = open_store(str(settings.ledger_root), s3=settings.s3, create=True)
     index = BatchIndex()
-    client = Client(settings)
+    client = Client(settings) if settings.broker_url else None
+    engine = None if client else Engine()
     celery = make_app(settings)
     # Of a photo that is protected while somebody waits nothing stays, in the audit log neither.
-    unlogged = Client(settings, actor="")
-    scratch = Scratch(canonical_url(serve.scratch_url), unlogged, settings) if serve.scratch_url else None
+    submitter = Client(settings, actor="") if client else engine
+    scratch = (
+        Scratch(canonical_url(serve.scratch_url), submitter, settings) if serve.scratch_url and submitter else None
+    )
     hidden = scratch.place if scratch else ""
     return Services(
         settings=settings,
@@ -144,7 +167,8 @@ def make_services(settings: Settings, serve: ServeSettings) -> Services:
         counters=counters,
         limits=Limits(counters, serve),
         requests=Requests(root, counters),
-        client=client,
+        own_client=client,
+        engine=engine,
         celery=celery,
         broker=Broker(celery),
         board=StatusBoard(serve.status_every_s),

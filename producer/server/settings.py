@@ -110,8 +110,11 @@ def check_serving(serve: ServeSettings, settings: Settings, *, has_tokens: bool)
             f"without tokens everybody who reaches {serve.host} could protect, stop and read: make one with "
             "`apf token new`, and name its file in APF_SERVE_TOKENS_FILE, or listen on 127.0.0.1"
         )
-    if not settings.broker_url:
-        raise SettingsError("the server hands work to a queue: set APF_BROKER_URL, for example to redis://localhost/0")
+    if not settings.broker_url and not serve.scratch_url:
+        raise SettingsError(
+            "the server hands work to a queue: set APF_BROKER_URL, for example to redis://localhost/0; or, for POST "
+            "/v1/protect alone, APF_SERVE_SCRATCH_URL to a private folder"
+        )
     if settings.ledger_root is None:
         raise SettingsError(
             "the server keeps its records, and finds batches, in one place: set APF_LEDGER_URL to a bucket, prefix or "

@@ -135,6 +135,11 @@ class Store(Protocol):
     def delete(self, key: str) -> None:
         """Remove the object; silent where there is none."""
 
+    def prune(self, prefix: str) -> None:
+        """Remove the folders below a prefix, and its own, that are empty; nothing where a store has none. Nobody may be
+        writing there.
+        """
+
     def clock(self) -> datetime:
         """Return what time the store thinks it is, with its zone."""
 

@@ -210,6 +210,14 @@ class FileStore:
             path.unlink()
             self._sidecar(key, str(etag)).unlink(missing_ok=True)
 
+    def prune(self, prefix: str) -> None:
+        folder = self._absolute(prefix).rstrip("/")
+        if _fault(prefix.rstrip("/")) or os.path.realpath(folder) != folder:
+            return
+        for path, _, _ in os.walk(folder, topdown=False):
+            with suppress(OSError):  # something lies in it
+                Path(path).rmdir()
+
     def _make(self, folder: Path) -> None:
         """Make a folder and those above it; `.apf` is its owner's and group's, as a web server may serve the rest."""
         own = Path(self._absolute(RESERVED))

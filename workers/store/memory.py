@@ -100,6 +100,9 @@ class MemoryStore:
             self.put(key, data)
             return True
 
+    def prune(self, prefix: str) -> None:
+        """Do nothing: there are no folders."""
+
     def clock(self) -> datetime:
         return datetime.now(UTC)
 

@@ -189,6 +189,9 @@ class S3Store:
             return False
         return True
 
+    def prune(self, prefix: str) -> None:
+        """Do nothing: there are no folders."""
+
     def clock(self) -> datetime:
         with self._explained(""):
             answer = self._client.list_objects_v2(Bucket=self._bucket, MaxKeys=1)

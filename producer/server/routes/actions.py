@@ -33,6 +33,7 @@ def send_again(
     again: Callable[[Ledger, str, Broker, Settings], int],
 ) -> Sent:
     """Send failed photos, or what has no report, to the queue again; raises as `again` does."""
+    the.check_queue()
     ledger, summary = the.find(grant, batch, destination)
     check_recipe(ledger, summary.batch, the.settings)
     try:

@@ -9,9 +9,9 @@ from fastapi import APIRouter, Path, Response
 
 from apf.recipe import recipe_fields
 from producer.server.auth import Operator, Reader, The, check_place, tenant_for
-from producer.server.models import Fired, ScheduleChange, ScheduleList, ScheduleRequest, ScheduleView
 from producer.server.problems import Problem, described
 from producer.server.routes.batches import IdempotencyKey
+from producer.server.schedule_models import Fired, ScheduleChange, ScheduleList, ScheduleRequest, ScheduleView
 from producer.server.services import Services
 from producer.server.tokens import Grant
 from workers.errors import BadRequest, LedgerError, WorkerError
@@ -164,6 +164,7 @@ def run_now(name: Name, grant: Operator, the: The, key: IdempotencyKey = None) -
 
 def fire(the: Services, grant: Grant, name: str) -> Fired:
     """Run a schedule now; raises Problem, LedgerError where it is paused or cannot run."""
+    the.check_queue()
     shelf, schedule = found_schedule(the, grant, name)
     if schedule.paused:
         raise LedgerError(f"schedule {name} is paused: let it go on first")

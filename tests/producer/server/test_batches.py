@@ -8,8 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from producer.server.problems import NoSuchBatch
+from producer.server.services import make_services
+from producer.server.tokens import LOCAL
 from tests.conftest import RedisServer
 from tests.producer.server.platform import Api, Platform, platform
+from workers.ledger.batch_ledger import Ledger
+from workers.ledger.open_batches import OPEN
 
 
 def submit(api: Api, place: Platform, **more: object) -> str:
@@ -176,3 +181,20 @@ def test_a_queue_that_is_down_is_told_and_nothing_is_submitted(tmp_path: Path, r
         assert answer.status == 503 and answer.headers["Retry-After"]
         assert api("GET", "/readyz").status == 503 and api("GET", "/healthz").status == 200
         assert place.world.ledger.batches() == []
+
+
+def test_another_servers_batch_is_found_at_once(place: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before it is in the index: as an open one, by asking each ledger, and by its destination in any case."""
+    with place.server() as (api, _):
+        batch = submit(api, place, photos=sorted(place.world.photos)[:1])
+    fresh = make_services(place.world.settings, place.settings())
+    asked: list[str] = []
+    has_batch = Ledger.has_batch
+    monkeypatch.setattr(Ledger, "has_batch", lambda self, one: (asked.append(one), has_batch(self, one))[1])
+    assert fresh.find(LOCAL, batch)[1].id == batch and asked == []
+    fresh.root.delete(OPEN + batch)
+    assert fresh.find(LOCAL, batch)[1].id == batch and asked == [batch]
+    monkeypatch.setattr("producer.server.services.ASKED_ONE_BY_ONE", 0)
+    with pytest.raises(NoSuchBatch, match="destination="):
+        fresh.find(LOCAL, batch)
+    assert fresh.find(LOCAL, batch, place.destination)[1].id == batch

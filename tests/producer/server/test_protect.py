@@ -112,6 +112,7 @@ def test_what_a_dead_server_left_is_swept_away(place: Platform, monkeypatch: pyt
         assert len(left(place)) >= 3, "it is not old"
         monkeypatch.setattr("producer.server.scratch.LEFT", timedelta(0))
         scratch.sweep()
+        assert scratch._ledger.batch_ids() == [], "nor is its folder"
     assert left(place) == []
 
 

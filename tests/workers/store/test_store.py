@@ -298,6 +298,23 @@ class TestFileStore:
         folder.put("three", b"x")
         assert set(folder.folders("")) - {".apf"} == {"one", "two"}
 
+    def test_prunes_empty_folders_alone(self, folder: FileStore, tmp_path: Path) -> None:
+        """What holds a file stays, and so does what lies beside the prefix or behind a link."""
+        for key in ("a/b/c/x", "a/d/y", "e/z"):
+            folder.put(key, b"x")
+        for key in ("a/b/c/x", "e/z"):
+            folder.delete(key)
+        (tmp_path / "outside" / "empty").mkdir(parents=True)
+        (root_of(folder) / "a" / "link").symlink_to(tmp_path / "outside")
+        folder.prune("a/")
+        folder.prune("../outside/")
+        assert sorted(path.name for path in (root_of(folder) / "a").iterdir()) == ["d", "link"]
+        assert (root_of(folder) / "e").is_dir() and (tmp_path / "outside" / "empty").is_dir()
+        (root_of(folder) / "a" / "link").unlink()
+        folder.delete("a/d/y")
+        folder.prune("a/")
+        assert not (root_of(folder) / "a").exists()
+
     def test_does_not_follow_linked_folders(self, folder: FileStore, tmp_path: Path) -> None:
         """Photos behind a linked folder are neither listed, nor read, nor written: no loops, no way out."""
         (tmp_path / "outside").mkdir()
