@@ -16,6 +16,7 @@ from functools import partial
 from workers.access.output_claims import delete_output
 from workers.batches.create import ledgers_of
 from workers.broker.event_marks import forget_events
+from workers.config.access import check_allowed
 from workers.config.settings import Settings
 from workers.core.clock import now
 from workers.erasure.ledger_sweep import LedgerSweep
@@ -86,7 +87,7 @@ def forget(
         LedgerError, StoreError: the ledger or the destination cannot be read or written; call it again.
     """
     wanted = _checked(keys)
-    place = canonical_url(destination)
+    place = _allowed(destination, settings)
     ledgers = ledgers_of(place, settings)
     output_store = open_store(place, s3=settings.s3)
     counts = _Counts()
@@ -120,7 +121,7 @@ def forget(
 def remember(destination: str, keys: Collection[str], settings: Settings, *, actor: str) -> int:
     """Let photos be protected again that were forgotten; returns how many of these were. Raises as `forget`."""
     wanted = _checked(keys)
-    ledgers = ledgers_of(canonical_url(destination), settings)
+    ledgers = ledgers_of(_allowed(destination, settings), settings)
     count = max(unmark(ledger, wanted) for ledger in ledgers)
     note_act(ledgers[0], actor, "remember", photos=count)
     return count
@@ -158,6 +159,13 @@ def _pass(
         elif was_there is None:
             counts.left[f"{key!r} in the destination was not written by apf and is left as it is"] = None
     return busy
+
+
+def _allowed(destination: str, settings: Settings) -> str:
+    place = canonical_url(destination)
+    if settings.allowed_urls:
+        check_allowed(place, settings.allowed, what="destination")
+    return place
 
 
 def _checked(keys: Collection[str]) -> list[str]:

@@ -11,14 +11,14 @@ from workers.config.settings import Settings
 from workers.errors import InvalidKey, LedgerError, NotFound
 from workers.ledger.batch_ledger import all_of
 from workers.ledger.redact import Names, redacted
-from workers.schedules.lease import lease_at
+from workers.schedules.lease import TURN_S, lease_at
 from workers.schedules.models import Schedule
 from workers.schedules.repository import ScheduleRepository, all_schedules
 from workers.store import open_store
 
 FILES = ("schedule.json", "last.json", "error.json")
-#: Somebody who looks at a schedule is waited for so long.
-WAIT_S = 60.0
+#: Somebody who looks at a schedule is waited for so long: one that died gives it back by then.
+WAIT_S = TURN_S + 10
 
 
 @dataclass

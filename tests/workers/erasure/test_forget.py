@@ -25,13 +25,14 @@ from workers.core.clock import now
 from workers.core.records import Batch, Outcome, PhotoRef, ShardJob
 from workers.erasure import forget as forget_module
 from workers.erasure.forget import Forgotten, forget, remember
-from workers.errors import BadRequest
+from workers.errors import BadRequest, NotAllowed, StoreUnavailable
 from workers.execution.run_shard import report_lost_shard, run_shard
 from workers.ledger.audit import acts
 from workers.ledger.batch_ledger import Ledger
 from workers.ledger.forgotten import PAGE, forgotten_among, forgotten_in, mark
 from workers.ledger.leases import ShardLease
 from workers.ledger.open_batches import register
+from workers.schedules import lease
 from workers.schedules.outcome import digest
 from workers.status.batch_status import BatchMonitor
 from workers.store import open_store
@@ -119,8 +120,7 @@ def test_nothing_names_a_forgotten_photo(world: World) -> None:
     key = world.ledger.key(upload.id, "callback", "00001.json")
     world.ledger.store.put(key, f'{{"data":{{"results":[{{"key":{quoted(SECRET)}}}]}}}}'.encode())
     other = named_batch(world, SECRET, "b.jpg")[1]
-    lease = ShardLease(world.ledger, other.id, 0, lease_s=0.01)
-    lease.hold(SECRET)
+    ShardLease(world.ledger, other.id, 0, lease_s=0.01).hold(SECRET)
     etags = [etag]
     assert len(naming(SECRET, etags, "out")) >= 8
     done = forgotten(world)
@@ -269,14 +269,14 @@ def test_a_try_that_began_before_is_waited_for(world: World, monkeypatch: pytest
     secret_world(world)
     _, batch = create_batch(world.source.url, world.destination.url, BatchOptions(recipe="light"), world.settings)
     plan_and_send(world.ledger, batch.id, FakeBroker(world.sent.append), world.settings)
-    lease = ShardLease(world.ledger, batch.id, 0, lease_s=60)
-    lease.beat()
+    attempt = ShardLease(world.ledger, batch.id, 0, lease_s=60)
+    attempt.beat()
     output = b"protected anna"
 
     def ends(_: float) -> None:
         marks = {"apf-source-etag": "x", "apf-recipe": "y"}
         world.destination.put(SECRET, output, metadata=marks)
-        lease.end()
+        attempt.end()
 
     monkeypatch.setattr(forget_module.time, "sleep", ends)
     done = forgotten(world)
@@ -409,6 +409,51 @@ def test_other_keys_that_look_alike_stay(world: World) -> None:
     forgotten(world, "1.jpg")
     batch = world.run_batches()[0]
     assert [p.key for p in BatchMonitor(world.ledger, batch.id).photos()] == ["1.jpg.png", "11.jpg", "a/1.jpg"]
+
+
+@pytest.mark.parametrize("dies_at", range(24))
+def test_a_command_that_dies_is_repeated(world: World, dies_at: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever of its writes fails: the second time nothing is left, and no batch is short of a photo."""
+    monkeypatch.setattr(lease, "TURN_S", 1)
+    secret_world(world)
+    world.add(every=3600, on_change=("new",))
+    world.run()
+    _, upload = named_batch(world, SECRET, "a.jpg")
+    world.work()
+    writes = 0
+
+    def failing(method: str) -> None:
+        real = getattr(MemoryStore, method)
+
+        def called(self: MemoryStore, *args: Any, **kwargs: Any) -> Any:
+            nonlocal writes
+            writes += 1
+            if writes == dies_at + 1:
+                raise StoreUnavailable("killed")
+            return real(self, *args, **kwargs)
+
+        patch.setattr(MemoryStore, method, called)
+
+    with monkeypatch.context() as patch:
+        failing("put")
+        failing("delete")
+        try:
+            forgotten(world)
+        except StoreUnavailable:
+            assert writes > dies_at
+    assert forgotten(world).left == ()
+    assert naming(SECRET, [], "out") == []
+    for batch_id in world.ledger.batches():
+        summary = BatchMonitor(world.ledger, batch_id).poll()
+        assert (summary.pending, summary.missing) == (0, 0)
+    assert world.tick(1) == [], "the schedule's run is whole"
+    assert world.ledger.read_batch(upload.id).photos <= 1
+
+
+def test_a_destination_outside_the_allowed_is_refused(world: World) -> None:
+    """Before anything is read."""
+    with pytest.raises(NotAllowed):
+        forget("memory://elsewhere/public", ["a.jpg"], world.settings, actor="me")
 
 
 @pytest.mark.parametrize("server", ["moto_server", "swift"])
