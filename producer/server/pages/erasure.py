@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import Annotated
+from typing import Annotated, Any
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends
@@ -31,7 +31,7 @@ def forget(session: Actor, form: Form, the: The) -> Response:
     _, summary = the.find(session.grant, batch, form.get("destination") or None)
     place = summary.batch.destination
     back = f"/batches/{batch}?{urlencode({'destination': place})}"
-    asked = {"batch": batch, "key": key, "destination": place, "back": back}
+    asked: dict[str, Any] = {"batch": batch, "key": key, "destination": place, "back": back}
     if form.get("sure") != "yes":
         return render.page("forget.html", session, **asked, left=[])
     found, unknown = forget_photos(the, session.grant, place, [key], batch)
