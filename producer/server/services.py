@@ -16,6 +16,7 @@ from producer.server.index import BatchIndex
 from producer.server.index_sync import IndexSync
 from producer.server.limits import Counters, Limits
 from producer.server.problems import NoSuchBatch
+from producer.server.readiness import Readiness
 from producer.server.scratch import Scratch
 from producer.server.settings import ServeSettings
 from producer.server.tokens import Grant, Keyring
@@ -27,7 +28,7 @@ from workers.config.settings import Settings
 from workers.errors import LedgerError, NotAllowed, StoreError
 from workers.ledger.batch_ledger import Ledger, all_of
 from workers.status.batch_status import BatchSummary
-from workers.store import Store, canonical_url, open_store
+from workers.store import Store, canonical_url, open_store, overlap
 
 #: Estimates and erasures at once.
 LONG_ACTS = 4
@@ -58,6 +59,7 @@ class Services:
     #: A place for each stream of events, and for each photo that is protected while somebody waits.
     streams: Semaphore = field(default_factory=Semaphore)
     protecting: Semaphore = field(default_factory=Semaphore)
+    readiness: Readiness = field(default_factory=Readiness)
     #: Places for acts that read a whole source or ledger.
     long_acts: threading.Semaphore = field(default_factory=lambda: threading.BoundedSemaphore(LONG_ACTS))
 
@@ -72,8 +74,8 @@ class Services:
         try:
             summary = self.board.summary(ledger, batch_id)
         except LedgerError as error:
-            if ledger.has_batch(batch_id):
-                raise
+            if grant.tenants is None and ledger.has_batch(batch_id):
+                raise  # a record that cannot be read says not whose it is
             raise NoSuchBatch(batch_id) from error
         if not grant.may_see(summary.batch.tenant):
             raise NoSuchBatch(batch_id)
@@ -83,6 +85,10 @@ class Services:
         """Return a URL that requests may name, canonical; raises NotAllowed, StoreError."""
         place = canonical_url(url)
         check_allowed(place, self.settings.allowed, what=what)
+        # Others' photos lie there for the moment, and everybody's records.
+        scratch = self.serve.scratch_url
+        if (scratch and overlap(place, scratch)) or _lies_in(place, str(self.settings.ledger_root)):
+            raise NotAllowed(f"{what} {place} is a place of the server's own: name one for photos alone")
         return place
 
     def find_ledger(self, destination: str) -> Ledger:
@@ -110,6 +116,13 @@ class Services:
 
         asked = [place for place in self.root.folders("") if not place.startswith(".")]
         return [place for place in all_of(here, asked) if place]
+
+
+def _lies_in(place: str, root: str) -> bool:
+    with suppress(NotAllowed):
+        check_allowed(place, (canonical_url(root),), what="place")
+        return True
+    return False
 
 
 def make_services(settings: Settings, serve: ServeSettings) -> Services:
