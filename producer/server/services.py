@@ -16,7 +16,6 @@ from producer.server.index import BatchIndex
 from producer.server.index_sync import IndexSync
 from producer.server.limits import Counters, Limits
 from producer.server.problems import NoSuchBatch
-from producer.server.readiness import Readiness
 from producer.server.scratch import Scratch
 from producer.server.settings import ServeSettings
 from producer.server.tokens import Grant, Keyring
@@ -59,7 +58,6 @@ class Services:
     #: A place for each stream of events, and for each photo that is protected while somebody waits.
     streams: Semaphore = field(default_factory=Semaphore)
     protecting: Semaphore = field(default_factory=Semaphore)
-    readiness: Readiness = field(default_factory=Readiness)
     #: Places for acts that read a whole source or ledger.
     long_acts: threading.Semaphore = field(default_factory=lambda: threading.BoundedSemaphore(LONG_ACTS))
 

@@ -174,17 +174,6 @@ def run_shard(
     return ShardRun(present, report.totals)
 
 
-def without_forgotten(
-    ledger: Ledger, batch: Batch, refs: Sequence[PhotoRef], *, written_to: Store | None = None
-) -> list[PhotoRef]:
-    """Return the photos that are not forgotten; outputs of the others are taken out of `written_to`, where given."""
-    gone = frozenset() if batch.include_forgotten else forgotten_among(ledger, [ref.key for ref in refs])
-    if written_to:
-        for key in gone:
-            delete_output(written_to, key)
-    return [ref for ref in refs if ref.key not in gone]
-
-
 def _not_forgotten_since(
     ledger: Ledger, batch: Batch, present: Batch, refs: Sequence[PhotoRef], destination: Store
 ) -> Sequence[PhotoRef]:
@@ -196,6 +185,17 @@ def _not_forgotten_since(
     if batch.planned and present is not batch and present == batch:
         return refs
     return without_forgotten(ledger, batch, refs, written_to=destination)
+
+
+def without_forgotten(
+    ledger: Ledger, batch: Batch, refs: Sequence[PhotoRef], *, written_to: Store | None = None
+) -> list[PhotoRef]:
+    """Return the photos that are not forgotten; outputs of the others are taken out of `written_to`, where given."""
+    gone = frozenset() if batch.include_forgotten else forgotten_among(ledger, [ref.key for ref in refs])
+    if written_to:
+        for key in gone:
+            delete_output(written_to, key)
+    return [ref for ref in refs if ref.key not in gone]
 
 
 def _attempts_if_open(ledger: Ledger, batch: Batch, shard: int) -> list[Attempt] | None:

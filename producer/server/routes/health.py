@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from http import HTTPStatus
 
 from fastapi import APIRouter
@@ -11,7 +10,6 @@ from starlette.responses import JSONResponse, Response
 
 from producer.server.auth import Operator, The
 from producer.server.problems import Problem, described
-from producer.server.services import Services
 from workers.errors import WorkerError
 from workers.ledger.open_batches import OPEN
 
@@ -27,21 +25,16 @@ def healthz() -> JSONResponse:
 @router.get("/readyz", include_in_schema=False)
 def readyz(the: The) -> JSONResponse:
     """Say whether requests would be done: the queue and the ledger's store answer, and the server is not to end."""
-    problems = dict(the.readiness.look(partial(_down, the)))
+    problems = {}
     if the.stopping.is_set():
         problems["server"] = "it is to end"
-    return JSONResponse({"ok": not problems, **problems}, HTTPStatus.SERVICE_UNAVAILABLE if problems else HTTPStatus.OK)
-
-
-def _down(the: Services) -> dict[str, str]:
-    problems = {}
     if not the.counters.answers():
         problems["queue"] = "Redis does not answer"
     try:
         next(the.root.list(OPEN), None)
     except WorkerError:
         problems["store"] = "the ledger's store does not answer"
-    return problems
+    return JSONResponse({"ok": not problems, **problems}, HTTPStatus.SERVICE_UNAVAILABLE if problems else HTTPStatus.OK)
 
 
 @router.get("/metrics", responses=described(), response_class=Response)

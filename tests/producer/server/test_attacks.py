@@ -13,8 +13,6 @@ from producer.server import connection
 from producer.server.problems import MOST_TOLD
 from tests.producer.server.platform import Api, Platform
 from tests.producer.server.test_pages import Browser
-from workers.ledger.open_batches import OPEN
-
 ALL = ["read", "submit", "operate"]
 
 
@@ -184,23 +182,6 @@ def test_a_stream_ends_with_its_token(place: Platform) -> None:
         started = time.monotonic()
         list(parts)
         assert time.monotonic() - started < 10
-
-
-def test_strangers_cannot_have_the_store_asked_all_the_time(place: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
-    """/readyz is open to probes: a hundred asks of it are few of the store's."""
-    with place.server() as (api, services):
-        asked: list[str] = []
-        real = type(services.root).list
-
-        def counted(self: object, prefix: str = "", **more: object) -> object:
-            asked.append(prefix)
-            return real(self, prefix, **more)  # type: ignore[arg-type]
-
-        services.sync.stop()
-        monkeypatch.setattr(type(services.root), "list", counted)
-        started = time.monotonic()
-        assert {api("GET", "/readyz").status for _ in range(100)} == {200}
-        assert 0 < asked.count(OPEN) <= 2 + time.monotonic() - started
 
 
 def test_no_log_line_holds_a_token_or_a_key(place: Platform, caplog: pytest.LogCaptureFixture) -> None:
