@@ -53,7 +53,7 @@ def make_app(services: Services) -> FastAPI:
     pages.install(app)
     # Now, and not at the first requests, several at once.
     app.openapi()
-    app.add_middleware(Guard, serve=services.serve, has_tokens=bool(services.keyring))
+    app.add_middleware(Guard, the=services)
     return app
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import partial
 from http import HTTPStatus
 from urllib.parse import unquote
 
 from producer.server.problems import NoSuchBatch, Problem
+from producer.server.routes.photos import may_see
 from producer.server.services import Services
 from producer.server.tokens import Grant
 from workers.batches.create import ledgers_of
@@ -16,8 +16,8 @@ from workers.erasure.forget import Forgotten, forget, remember
 from workers.errors import LedgerError, NotAllowed
 from workers.ledger.batch_ledger import all_of
 from workers.status.find_photo import find_photo
-from workers.store import Store, canonical_url, inside, open_store
-from workers.store.output_metadata import BATCH, is_output
+from workers.store import ObjectInfo, canonical_url, inside, open_store
+from workers.store.output_metadata import is_output
 
 #: Shards that began before are waited for so long; whoever asks again later goes on.
 WAIT_S = 20.0
@@ -100,18 +100,14 @@ def _check_keys(grant: Grant, place: str, keys: Collection[str]) -> None:
 
 def _own(the: Services, grant: Grant, place: str, keys: Sequence[str], batch: str | None) -> list[str]:
     """Return the photos that are of the grant's tenants: by their outputs, their batch, or the token's places."""
-    store = open_store(place, s3=the.settings.s3)
-    return [
-        key
-        for key, of in zip(keys, all_of(partial(_batch_of, store), keys), strict=True)
-        if (_may_see(the, grant, place, of) if of is not None else _is_theirs(the, grant, place, key, batch))
-    ]
 
+    def is_own(key: str, output: ObjectInfo | None) -> bool:
+        if output and is_output(output.metadata):
+            return may_see(the, grant, place, output.metadata)
+        return _is_theirs(the, grant, place, key, batch)
 
-def _batch_of(store: Store, key: str) -> str | None:
-    """Return the batch that wrote an output; None where there is none."""
-    info = store.head(key)
-    return info.metadata.get(BATCH, "") if info and is_output(info.metadata) else None
+    outputs = all_of(open_store(place, s3=the.settings.s3).head, keys)
+    return [key for key, output in zip(keys, outputs, strict=True) if is_own(key, output)]
 
 
 def _is_theirs(the: Services, grant: Grant, place: str, key: str, batch: str | None) -> bool:
@@ -121,12 +117,6 @@ def _is_theirs(the: Services, grant: Grant, place: str, key: str, batch: str | N
     with suppress(NoSuchBatch, LedgerError):
         ledger, summary = the.find(grant, batch or "", place)
         return find_photo(ledger, summary.batch, key) is not None
-    return False
-
-
-def _may_see(the: Services, grant: Grant, place: str, batch: str) -> bool:
-    with suppress(NoSuchBatch, LedgerError):
-        return bool(the.find(grant, batch, place))
     return False
 
 

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING
 
 from fastapi import HTTPException
 
+from producer.server.auth import grant_of
 from producer.server.metrics import IN_FLIGHT, NO_ROUTE, REQUESTS, SECONDS
-from producer.server.problems import MEDIA_TYPE, ProblemDetails
-from producer.server.settings import ServeSettings, is_loopback
+from producer.server.problems import MEDIA_TYPE, Problem, ProblemDetails
+from producer.server.services import Services
+from producer.server.settings import is_loopback
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -42,8 +44,8 @@ HSTS = (b"strict-transport-security", b"max-age=31536000")
 class Guard:
     """The middleware."""
 
-    def __init__(self, app: ASGIApp, serve: ServeSettings, *, has_tokens: bool) -> None:
-        self._app, self._serve, self._has_tokens = app, serve, has_tokens
+    def __init__(self, app: ASGIApp, the: Services) -> None:
+        self._app, self._the, self._serve = app, the, the.serve
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -65,31 +67,35 @@ class Guard:
         IN_FLIGHT.inc()
         try:
             if refusal := self._refusal(scope, headers):
-                await _refuse(answer, request_id, *refusal)
+                await _refuse(answer, request_id, refusal)
             else:
                 await self._app(scope, self._bounded(scope, receive), answer)
         except Exception:
             log.exception("%s %s: a bug", scope["method"], _route(scope))
             if status != 499:
                 raise  # the answer has begun: all that is left is to break it off
-            await _refuse(answer, request_id, HTTPStatus.INTERNAL_SERVER_ERROR, "a bug: see the server's log")
+            await _refuse(answer, request_id, Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "a bug: see the server's log"))
         finally:
             IN_FLIGHT.dec()
             _note(scope, status, time.monotonic() - started, request_id)
 
-    def _refusal(self, scope: Scope, headers: dict[bytes, bytes]) -> tuple[HTTPStatus, str] | None:
-        """Return why the request is not even looked at: without tokens, any page in a browser could send it."""
-        if not self._has_tokens:
-            host = headers.get(b"host", b"").decode("latin-1")
-            name = host.rpartition(":")[0] if re.search(r":\d+$", host) else host
-            if not is_loopback(name.strip("[]")):
-                return HTTPStatus.MISDIRECTED_REQUEST, f"Host {host!r} is not this machine's own: use 127.0.0.1"
-            origin = headers.get(b"origin", b"").decode("latin-1")
-            if origin and origin.partition("://")[2] != host:
-                return HTTPStatus.FORBIDDEN, f"a page of {origin!r} may not ask this server: ask from no page"
+    def _refusal(self, scope: Scope, headers: dict[bytes, bytes]) -> Problem | None:
+        """Return why the request is not even looked at, before any of its body is read."""
+        refusal = self._unknown(scope, headers) if self._the.keyring else _of_another_site(headers)
         length = headers.get(b"content-length", b"0")
-        if length.isdigit() and int(length) > self._most(scope):
-            return HTTPStatus.REQUEST_ENTITY_TOO_LARGE, _too_large(self._most(scope))
+        if refusal is None and length.isdigit() and int(length) > self._most(scope):
+            return Problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, _too_large(self._most(scope)))
+        return refusal
+
+    def _unknown(self, scope: Scope, headers: dict[bytes, bytes]) -> Problem | None:
+        """Return why nobody is known by the request's token: bodies of strangers fill no memory."""
+        if not scope["path"].startswith("/v1/"):
+            return None
+        kind, _, token = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
+        try:
+            grant_of(self._the, token.strip() if kind.lower() == "bearer" else None)
+        except Problem as problem:
+            return problem
         return None
 
     def _most(self, scope: Scope) -> int:
@@ -131,12 +137,31 @@ def _with_safe_headers(found: list[tuple[bytes, bytes]], scope: Scope, request_i
     return [*found, *added, (b"x-request-id", request_id.encode())]
 
 
-async def _refuse(send: Send, request_id: str, status: HTTPStatus, detail: str) -> None:
-    facts = ProblemDetails(title=status.phrase, status=status, detail=detail, request_id=request_id)
+def _of_another_site(headers: dict[bytes, bytes]) -> Problem | None:
+    """Return why a request is refused that a page in a browser of this machine may have sent: no token is needed."""
+    host = headers.get(b"host", b"").decode("latin-1")
+    name = host.rpartition(":")[0] if re.search(r":\d+$", host) else host
+    if not is_loopback(name.strip("[]")):
+        return Problem(HTTPStatus.MISDIRECTED_REQUEST, f"Host {host!r} is not this machine's own: use 127.0.0.1")
+    origin = headers.get(b"origin", b"").decode("latin-1")
+    if origin and origin.partition("://")[2] != host:
+        return Problem(HTTPStatus.FORBIDDEN, f"a page of {origin!r} may not ask this server: ask from no page")
+    # What a page loads as a picture or script says no origin. A link from elsewhere may be followed.
+    if (
+        headers.get(b"sec-fetch-site") in (b"cross-site", b"same-site")
+        and headers.get(b"sec-fetch-mode") != b"navigate"
+    ):
+        return Problem(HTTPStatus.FORBIDDEN, "a page of another site may not ask this server: ask from no page")
+    return None
+
+
+async def _refuse(send: Send, request_id: str, problem: Problem) -> None:
+    status = problem.status
+    facts = ProblemDetails(title=status.phrase, status=status, detail=problem.detail, request_id=request_id)
     body = json.dumps(facts.model_dump()).encode()
     headers = [(b"content-type", MEDIA_TYPE.encode()), (b"content-length", str(len(body)).encode())]
     # What is left of the body is not read: the connection cannot go on.
-    headers.append((b"connection", b"close"))
+    headers += [(b"connection", b"close"), *((n.encode(), v.encode()) for n, v in problem.headers.items())]
     await send({"type": "http.response.start", "status": int(status), "headers": headers})
     await send({"type": "http.response.body", "body": body})
 

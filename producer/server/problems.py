@@ -35,6 +35,8 @@ from workers.telemetry.redaction import masked
 log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
+#: Errors of one body that are told.
+MOST_TOLD = 10
 #: What a caller is asked to wait where a service behind the server does not answer.
 RETRY_AFTER_S = 5
 
@@ -145,8 +147,9 @@ def install(app: FastAPI) -> None:
 
 def _explained(error: RequestValidationError) -> str:
     told = []
-    for one in error.errors():
-        where = ".".join(str(part) for part in one["loc"])
+    # The first ones, cut: a body names as many fields as it likes.
+    for one in error.errors()[:MOST_TOLD]:
+        where = ".".join(str(part)[:100] for part in one["loc"])
         got = one.get("input")
         value = f" (got {str(got)[:100]!r})" if isinstance(got, str | int | float) else ""
         told.append(f"{where}: {one['msg'].removeprefix('Value error, ')}{value}")

@@ -11,6 +11,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from producer.server.app import make_app
+from producer.server.connection import Connection
 from producer.server.services import Services, make_services
 from producer.server.settings import ServeSettings, check_serving
 from workers.config.settings import Settings
@@ -79,6 +80,6 @@ def uvicorn_config(app: ASGIApp, serve: ServeSettings, settings: Settings) -> uv
         h11_max_incomplete_event_size=MOST_HEAD_BYTES,
         timeout_keep_alive=IDLE_S,
         timeout_graceful_shutdown=max(1, int(settings.shutdown_grace_s)),
-        http="h11",
+        http=Connection,
         ws="none",
     )

@@ -31,7 +31,7 @@ from workers.errors import InvalidKey, LedgerError, NotAllowed, NotFound, StoreE
 from workers.ledger.batch_ledger import Ledger, all_of, open_batch
 from workers.ledger.open_batches import OPEN
 from workers.status.batch_status import BatchSummary
-from workers.store import Store, canonical_url, open_store
+from workers.store import Store, canonical_url, open_store, overlap
 
 #: Ledgers that are asked for a batch of which nothing but its id is known.
 ASKED_ONE_BY_ONE = 200
@@ -97,8 +97,8 @@ class Services:
         try:
             summary = self.board.summary(ledger, batch_id)
         except LedgerError as error:
-            if ledger.has_batch(batch_id):
-                raise
+            if grant.tenants is None and ledger.has_batch(batch_id):
+                raise  # a record that cannot be read says not whose it is
             raise NoSuchBatch(batch_id) from error
         if not grant.may_see(summary.batch.tenant):
             raise NoSuchBatch(batch_id)
@@ -108,6 +108,10 @@ class Services:
         """Return a URL that requests may name, canonical; raises NotAllowed, StoreError."""
         place = canonical_url(url)
         check_allowed(place, self.settings.allowed, what=what)
+        # Others' photos lie there for the moment, and everybody's records.
+        scratch = self.serve.scratch_url
+        if (scratch and overlap(place, scratch)) or _lies_in(place, str(self.settings.ledger_root)):
+            raise NotAllowed(f"{what} {place} is a place of the server's own: name one for photos alone")
         return place
 
     def find_ledger(self, destination: str) -> Ledger:
@@ -143,6 +147,13 @@ class Services:
 
         asked = [place for place in self.root.folders("") if not place.startswith(".")]
         return [place for place in all_of(here, asked) if place] if len(asked) <= ASKED_ONE_BY_ONE else []
+
+
+def _lies_in(place: str, root: str) -> bool:
+    with suppress(NotAllowed):
+        check_allowed(place, (canonical_url(root),), what="place")
+        return True
+    return False
 
 
 def make_services(settings: Settings, serve: ServeSettings) -> Services:

@@ -18,11 +18,13 @@ from workers.config.access import check_allowed
 from workers.config.settings import Settings
 from workers.core.records import Batch
 from workers.errors import CallbackError, NotAllowed
-from workers.ledger.batch_ledger import Ledger, is_single, open_batch
+from workers.ledger.batch_ledger import STOPS, Ledger, is_single, open_batch
 from workers.ledger.callback_state import (
+    RECORD,
     Callback,
     Result,
     later,
+    make_callback,
     new_callback,
     read_callback,
     seems_done,
@@ -69,7 +71,12 @@ def deliver(batch_url: str, settings: Settings) -> Delivery:
     batch = ledger.read_batch(batch_id)
     if batch.callback is None or not batch.planned:
         return NOTHING_TO_DO
-    callback = read_callback(ledger, batch)
+    # Of a batch of one shard, as an upload's is, one listing tells of a stop and of earlier tries.
+    names = frozenset(ledger.names(batch_id)) if is_single(batch) else None
+    if names is not None and not names.isdisjoint(STOPS):
+        return NOTHING_TO_DO
+    is_new = names is not None and RECORD not in names
+    callback = new_callback(ledger, batch) if is_new else read_callback(ledger, batch)
     if callback.settled:
         take_off(ledger, batch, settings)
         return NOTHING_TO_DO
@@ -79,7 +86,7 @@ def deliver(batch_url: str, settings: Settings) -> Delivery:
     if not callback.first_try_at and not is_single(batch) and not seems_done(ledger, batch):
         return NOTHING_TO_DO
     facts = (ledger, batch, batch.callback, callback, settings)
-    return _held_back(*facts) or _try(*facts)
+    return _held_back(*facts) or _try(*facts, is_new=is_new)
 
 
 def _held_back(ledger: Ledger, batch: Batch, url: str, callback: Callback, settings: Settings) -> Delivery | None:
@@ -93,9 +100,11 @@ def _held_back(ledger: Ledger, batch: Batch, url: str, callback: Callback, setti
     return None
 
 
-def _try(ledger: Ledger, batch: Batch, url: str, callback: Callback, settings: Settings) -> Delivery:
+def _try(
+    ledger: Ledger, batch: Batch, url: str, callback: Callback, settings: Settings, *, is_new: bool = False
+) -> Delivery:
     """One try, which counts from its start: a worker that dies of the batch's size has had its try, too."""
-    if (claimed := _claim(ledger, batch, callback, settings)) is None:
+    if (claimed := _claim(ledger, batch, callback, settings, is_new=is_new)) is None:
         return NOTHING_TO_DO
     body = _body(ledger, batch)
     if body is None:  # a report is torn, or it was stopped meanwhile
@@ -128,7 +137,7 @@ def _postpone(ledger: Ledger, batch: Batch, callback: Callback, wait_s: float) -
 def _body(ledger: Ledger, batch: Batch) -> bytes | None:
     """Return what is posted, the same at every try. It is kept where it is made of many reports, which take long."""
     if is_single(batch):
-        return batch_done(ledger, batch)
+        return batch_done(ledger, batch, stopped=False)  # as its listing has just told
     key = ledger.key(batch.id, "callback", f"{batch.shards:05}.json")
     body = ledger.read(key)
     if body and is_of(body, batch):
@@ -138,7 +147,7 @@ def _body(ledger: Ledger, batch: Batch) -> bytes | None:
     return body
 
 
-def _claim(ledger: Ledger, batch: Batch, callback: Callback, settings: Settings) -> Callback | None:
+def _claim(ledger: Ledger, batch: Batch, callback: Callback, settings: Settings, *, is_new: bool) -> Callback | None:
     """Return the record as ours; None where another took it in the same moment. Both may win: that is what the id is
     for.
     """
@@ -150,7 +159,11 @@ def _claim(ledger: Ledger, batch: Batch, callback: Callback, settings: Settings)
             "first_try_at": callback.first_try_at or later(0),
         }
     )
-    write_callback(ledger, batch, mine)
+    made = make_callback(ledger, batch, mine) if is_new else None
+    if made:
+        return mine
+    if made is None:
+        write_callback(ledger, batch, mine)
     return mine if read_callback(ledger, batch).claimed_by == mine.claimed_by else None
 
 

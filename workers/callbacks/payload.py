@@ -151,13 +151,16 @@ def is_of(body: bytes, batch: Batch) -> bool:
     return False
 
 
-def batch_done(ledger: Ledger, batch: Batch) -> bytes | None:
+def batch_done(ledger: Ledger, batch: Batch, *, stopped: bool | None = None) -> bytes | None:
     """Return the body for a batch that is done; None for one that is not.
+
+    Args:
+        stopped: whether it was stopped; None: the ledger is asked.
 
     Raises:
         LedgerError, StoreError: it cannot be read.
     """
-    ended = ending(ledger, batch, most_failures=MOST_FAILURES, few_photos=FEW_PHOTOS)
+    ended = ending(ledger, batch, most_failures=MOST_FAILURES, few_photos=FEW_PHOTOS, stopped=stopped)
     if ended is None:
         return None
     summary = ended.summary()

@@ -154,12 +154,12 @@ def run_shard(
                 if runner.reports:
                     note_begun(ledger, batch, job.shard, done())
                 raise
-            kept = without_forgotten(ledger, batch, refs, written_to=destination)
+            if (present := _as_it_is_now(ledger, batch)) is None:
+                return None
+            kept = _not_forgotten_since(ledger, batch, present, refs, destination)
             there = {ref.key for ref in kept}
             photos = in_order([photo for photo in (*begun.values(), *photos) if photo.key in there], kept)
             photos = [photo.model_copy(update={"attempts": 1 + deaths.of(photo.key)}) for photo in photos]
-            if (present := _as_it_is_now(ledger, batch)) is None:
-                return None
             report = _shard_report(job, photos, runner.clock, time.monotonic() - started)
             # While the lease is held: a worker that dies here is missed, too.
             _write_report(ledger, batch_id, batch.lane, report)
@@ -172,6 +172,19 @@ def run_shard(
         raise ShardResumed(f"shard {job.shard} was stopped and resumed") from stop
     malloc_trim.trim_heap()
     return ShardRun(present, report.totals)
+
+
+def _not_forgotten_since(
+    ledger: Ledger, batch: Batch, present: Batch, refs: Sequence[PhotoRef], destination: Store
+) -> Sequence[PhotoRef]:
+    """Return the photos that nobody has had forgotten since the shard began; outputs of the others are deleted.
+
+    Erasure waits for a try that began before, and changes the record of a planned batch ahead of that. So the marks are
+    asked for only where it has changed, or cannot be read: patience may have ended before the try.
+    """
+    if batch.planned and present is not batch and present == batch:
+        return refs
+    return without_forgotten(ledger, batch, refs, written_to=destination)
 
 
 def without_forgotten(

@@ -80,13 +80,18 @@ class Ending:
         )
 
 
-def ending(ledger: Ledger, batch: Batch, *, most_failures: int, few_photos: int) -> Ending | None:
+def ending(
+    ledger: Ledger, batch: Batch, *, most_failures: int, few_photos: int, stopped: bool | None = None
+) -> Ending | None:
     """How the batch ended; None for one that is not done, or is stopped.
+
+    Args:
+        stopped: whether it is; None: the ledger is asked.
 
     Raises:
         LedgerError, StoreError: it cannot be read.
     """
-    if not batch.planned or ledger.stopped(batch.id):
+    if not batch.planned or (ledger.stopped(batch.id) if stopped is None else stopped):
         return None
     left_out = read_left_outs(ledger, batch)
     ended = Ending(batch, retries(ledger, batch), most_failures, few_photos, left_out=left_out)

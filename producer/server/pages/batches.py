@@ -21,6 +21,7 @@ from producer.server.pages import render
 from producer.server.pages.session import Actor, Form, Viewer
 from producer.server.problems import Problem
 from producer.server.routes.actions import send_again, stop
+from producer.server.routes.photos import may_see
 from producer.server.routes.protect import media_type
 from producer.server.services import Services
 from producer.server.tokens import Grant
@@ -159,7 +160,7 @@ def _output(the: Services, grant: Grant, batch: Batch, key: str) -> bytes:
         blob = open_store(place, s3=the.settings.s3).get(key, max_bytes=MOST_PICTURE_BYTES)
     except NotFound:
         blob = None
-    if blob is None or not is_output(blob.info.metadata):
+    if blob is None or not is_output(blob.info.metadata) or not may_see(the, grant, place, blob.info.metadata):
         raise Problem(HTTPStatus.NOT_FOUND, f"there is no protected photo {key!r} in {place}")
     return blob.data
 

@@ -17,6 +17,7 @@ from producer.server.models import BatchView
 from producer.server.problems import Problem, described
 from producer.server.routes.batches import Destination
 from producer.server.services import Services
+from producer.server.tokens import Grant
 from workers.errors import WorkerError
 from workers.ledger.batch_ledger import Ledger
 
@@ -48,23 +49,23 @@ async def events(batch: str, grant: Reader, the: The, destination: Destination =
         )
     ledger, _ = await run_in_threadpool(the.find, grant, batch, destination)
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return StreamingResponse(_follow(the, ledger, batch), media_type="text/event-stream", headers=headers)
+    return StreamingResponse(_follow(the, grant, ledger, batch), media_type="text/event-stream", headers=headers)
 
 
-async def _follow(the: Services, ledger: Ledger, batch: str) -> AsyncIterator[str]:
-    """Yield the events; ends with the batch, or when the server is to stop."""
+async def _follow(the: Services, grant: Grant, ledger: Ledger, batch: str) -> AsyncIterator[str]:
+    """Yield the events; ends with the batch, when the token is taken back, or when the server is to stop."""
     async with the.streams:
         STREAMS.inc()
         try:
-            async for event in _events(the, ledger, batch):
+            async for event in _events(the, grant, ledger, batch):
                 yield event
         finally:
             STREAMS.dec()
 
 
-async def _events(the: Services, ledger: Ledger, batch: str) -> AsyncIterator[str]:
+async def _events(the: Services, grant: Grant, ledger: Ledger, batch: str) -> AsyncIterator[str]:
     said, spoke_at = "", time.monotonic()
-    while not the.stopping.is_set():
+    while not the.stopping.is_set() and (not the.keyring or the.keyring.grant_by_digest(grant.sha256)):
         try:
             summary = await run_in_threadpool(the.board.summary, ledger, batch)
         except WorkerError:  # the store is down for the moment, or the batch is gone

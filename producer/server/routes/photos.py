@@ -43,7 +43,7 @@ def of_destination(destination: Annotated[str, Query(max_length=4096)], key: Key
     place = the.checked(destination, "destination")
     check_place(grant, place, "destination")
     info = open_store(place, s3=the.settings.s3).head(key)
-    if info is None or not is_output(info.metadata) or not _may_see(the, grant, place, info.metadata):
+    if info is None or not is_output(info.metadata) or not may_see(the, grant, place, info.metadata):
         raise _absent(key, place)
     outcome: Literal["protected", "no_face"] = "no_face" if info.metadata.get(OUTCOME) == "no_face" else "protected"
     return PhotoView(
@@ -57,7 +57,8 @@ def of_destination(destination: Annotated[str, Query(max_length=4096)], key: Key
     )
 
 
-def _may_see(the: Services, grant: Grant, destination: str, metadata: Mapping[str, str]) -> bool:
+def may_see(the: Services, grant: Grant, destination: str, metadata: Mapping[str, str]) -> bool:
+    """Return whether an output is of a batch that the grant's holder may see."""
     if grant.tenants is None:
         return True
     try:

@@ -127,7 +127,8 @@ def headers_of(found: Protected) -> dict[str, str]:
         "Apf-Recipe": found.recipe_id,
     }
     if report.note:
-        facts["Apf-Warning"] = " ".join(report.note.split()).encode("ascii", "replace").decode()[:500]
+        ascii_alone = " ".join(report.note.split()).encode("ascii", "replace").decode()[:500]
+        facts["Apf-Warning"] = "".join(char if char.isprintable() else "?" for char in ascii_alone)
     return facts
 
 

@@ -28,7 +28,7 @@ from workers.callbacks.retry_policy import REFUSED_TRIES, delay_after
 from workers.config.settings import Settings
 from workers.core import clock
 from workers.core.records import Batch, Outcome, PhotoReport, ShardJob, ShardReport
-from workers.errors import CallbackError, NotAllowed
+from workers.errors import CallbackError, NotAllowed, StoreError
 from workers.execution.run_shard import run_shard
 from workers.ledger import callback_state as callback
 from workers.ledger.batch_ledger import Ledger, open_ledger
@@ -642,3 +642,36 @@ def test_a_report_that_a_planner_missed_calls_back(receiver: Receiver) -> None:
     run_shard(ShardJob(batch_url=world.url, shard=0), world.settings, load=lambda *_: FakeEngine())
     world.after(0, seen)
     assert world.asked == [world.url]
+
+
+def test_of_two_workers_that_see_no_try_one_posts(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both have listed the upload before either claimed it: the store takes one first record, and one POST is made."""
+    world = World(receiver, photos=1)
+    world.work_all()
+    real, inside = Ledger.names, []
+
+    def listed(self: Ledger, batch_id: str, prefix: str = "") -> list[str]:
+        names = real(self, batch_id, prefix)
+        if not inside:
+            inside.append(True)
+            assert world.deliver().result == "delivered"  # the other worker, in between
+        return names
+
+    monkeypatch.setattr(Ledger, "names", listed)
+    assert world.deliver() == delivery.NOTHING_TO_DO
+    assert len(receiver.got) == 1 and world.callback.delivered_at
+
+
+def test_a_store_without_conditions_takes_the_first_record_all_the_same(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The claim is then written, and read once more."""
+
+    def refuses(self: MemoryStore, key: str, data: bytes) -> bool:
+        raise StoreError("no conditional writes here")
+
+    monkeypatch.setattr(MemoryStore, "put_if_absent", refuses)
+    world = World(receiver, photos=1)
+    world.work_all()
+    assert world.deliver().result == "delivered"
+    assert len(receiver.got) == 1 and world.callback.tries == 1
