@@ -31,9 +31,9 @@ class Signs(Filter):
         self.device = torch.device("cpu")
         self.levels = levels
 
-    def perturbation(self, faces: Tensor, clock: object = None) -> Tensor:
+    def _answers(self, faces: Tensor, clock: object = None) -> Tensor:
         assert faces.min() >= 0 and faces.max() <= 1
-        return (COLOUR * PATTERN * self.levels / 255).expand_as(faces)
+        return torch.cat([(COLOUR * PATTERN * self.levels / 255).expand_as(faces), torch.zeros_like(faces)], 1)
 
 
 class Finder(nn.Module):
