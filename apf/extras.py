@@ -12,7 +12,7 @@ _GPU = (*_CPU, "insightface", "onnx2torch", "torch", "torchvision")
 MODULES: dict[str, tuple[str, ...]] = {
     "cpu": _CPU,
     "gpu": _GPU,
-    "private": ("numpy", "PIL", "safetensors"),
+    "private": ("numpy", "onnx", "onnxruntime", "PIL", "safetensors"),
     "research": (*_GPU, "matplotlib", "skimage", "tqdm"),
     "otel": ("opentelemetry",),
 }
