@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import kombu.pools
 from kombu.transport import memory
 from typer.testing import CliRunner
 
@@ -34,7 +35,9 @@ def environment(**variables: str) -> dict[str, str]:
 def apf(*args: str | Path, code: int | None = 0, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run the command in this process; it must end with `code`, unless that is None."""
     with _environment(environment(**variables)), _logged():
-        memory.Channel.queues.clear()  # a process of its own has a memory of its own
+        # A process of its own has queues and connections of its own; Kombu tells those apart by place and user alone.
+        memory.Channel.queues.clear()
+        kombu.pools.reset()
         ended = CliRunner().invoke(app, [str(arg) for arg in args], catch_exceptions=False, prog_name="apf")
     assert code in (None, ended.exit_code), f"{ended.stdout}\n{ended.stderr}"
     return subprocess.CompletedProcess(args, ended.exit_code, ended.stdout, ended.stderr)
