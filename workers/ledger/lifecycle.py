@@ -47,10 +47,19 @@ def close(ledger: Ledger, batch: Batch, settings: Settings, notify: Notify | Non
     try:
         is_same = ledger.read_batch(batch.id) == batch
     except WorkerError:
-        register(ledger, batch, settings)
+        if not _is_gone(ledger, batch):
+            register(ledger, batch, settings)
         raise
     if not is_same:  # retried in this very moment
         register(ledger, batch, settings)
+
+
+def _is_gone(ledger: Ledger, batch: Batch) -> bool:
+    """Return whether the batch was taken back in this very moment; False where nobody can say."""
+    try:
+        return not ledger.has_batch(batch.id)
+    except WorkerError:
+        return False
 
 
 def close_single(batch_url: str, settings: Settings) -> None:
