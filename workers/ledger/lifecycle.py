@@ -51,16 +51,26 @@ def take_off(ledger: Ledger, batch: Batch, settings: Settings) -> None:
     try:
         is_same = ledger.read_batch(batch.id) == batch
     except WorkerError:
-        register(ledger, batch, settings)
+        if not _is_gone(ledger, batch):
+            register(ledger, batch, settings)
         raise
     if not is_same:  # retried in this very moment
         register(ledger, batch, settings)
+
+
+def _is_gone(ledger: Ledger, batch: Batch) -> bool:
+    """Return whether the batch was taken back in this very moment; False where the store does not answer."""
+    try:
+        return not ledger.has_batch(batch.id)
+    except WorkerError:
+        return False
 
 
 def after_shard(
     ledger: Ledger, batch: Batch, shard: int, settings: Settings, notify: Notify, *, reported: bool = False
 ) -> None:
     """After a batch's last shard: have its callback delivered now; an upload that asks for none is closed.
+
 
     Errors are logged: the report is written, and a later pass finds that a callback is owed, or the batch done.
 

@@ -78,6 +78,7 @@ class Platform:
     scratch: Path
     serve: dict[str, Any] = field(default_factory=dict)
     tokens: list[str] = field(default_factory=list)
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     @property
     def source(self) -> str:
@@ -120,13 +121,14 @@ class Platform:
             sock.close()
 
     def process(self, **more: str) -> tuple[subprocess.Popen[bytes], Api]:
-        """`apf serve` in a process of its own; the caller ends it."""
+        """`apf serve` in a process of its own; it ends with the platform at the latest."""
         log = self.world.folder / f"serve-{time.monotonic_ns()}.log"
         variables = {**os.environ, **self.world.variables, "APF_SERVE_SCRATCH_URL": self.scratch.as_uri()}
         variables |= more | {"APF_SERVE_TOKENS": "\n".join(self.tokens)}
         command = [sys.executable, "-m", "producer", "serve", "--port", "0"]
         with log.open("wb") as output:
             process = subprocess.Popen(command, cwd=ROOT, env=variables, stdout=output, stderr=output)
+        self.processes.append(process)
         deadline = time.monotonic() + 60
         while b"serving on " not in log.read_bytes():
             assert process.poll() is None and time.monotonic() < deadline, log.read_text()
@@ -147,9 +149,13 @@ def platform(folder: Path, redis: RedisServer, count: int = 8, **variables: str)
         photos=photos(count),
         variables={"APF_LEDGER_URL": places["ledgers"].as_uri(), "APF_ALLOWED_URLS": allowed, **variables},
     )  # fmt: skip
+    made = Platform(found, places["scratch"])
     try:
-        yield Platform(found, places["scratch"])
+        yield made
     finally:
+        for process in made.processes:  # those that a failed test has left
+            process.kill()
+            process.wait()
         found.close()
 
 
