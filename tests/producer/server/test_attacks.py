@@ -13,6 +13,7 @@ from producer.server import connection
 from producer.server.problems import MOST_TOLD
 from tests.producer.server.platform import Api, Platform
 from tests.producer.server.test_pages import Browser
+
 ALL = ["read", "submit", "operate"]
 
 
