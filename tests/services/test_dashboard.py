@@ -154,9 +154,7 @@ def test_a_real_prometheus_answers_every_query(world: World) -> None:
         exporting(world) as port,
         listening(world) as listener,
         serving(world) as server,
-        prometheus(
-            world.folder, {**jobs, "apf-exporter": port, "apf-listener": listener, "apf-server": server}
-        ) as api,
+        prometheus(world.folder, {**jobs, "apf-exporter": port, "apf-listener": listener, "apf-server": server}) as api,
     ):
 
         def says(query: str) -> list[Any]:
