@@ -388,7 +388,7 @@ def test_monitors_name_the_jobs_that_dashboard_and_alerts_ask_for() -> None:
             (relabeling,) = endpoint["relabelings"]
             assert relabeling == {"targetLabel": "job", "replacement": name}
             jobs[name] = [pod["metadata"]["name"] for pod in selected(monitor["spec"]["selector"])]
-    assert jobs == {name: [name] for name in ("apf-worker", "apf-listener", "apf-exporter")}
+    assert jobs == {name: [name] for name in ("apf-worker", "apf-listener", "apf-exporter", "apf-server")}
     assert set(re.findall(r'job=\\?"([a-z-]+)', asked)) == jobs.keys()
 
 

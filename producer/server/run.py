@@ -8,6 +8,7 @@ import socket
 from types import FrameType
 
 import uvicorn
+from prometheus_client import disable_created_metrics
 from starlette.types import ASGIApp
 
 from producer.server.app import make_app
@@ -48,6 +49,7 @@ def run(serve: ServeSettings, settings: Settings) -> None:
     Raises:
         SettingsError: it may not be served so, or the address cannot be listened on.
     """
+    disable_created_metrics()  # type: ignore[no-untyped-call]
     services = make_services(settings, serve)
     check_serving(serve, settings, has_tokens=bool(services.keyring))
     config = uvicorn_config(make_app(services), serve, settings)

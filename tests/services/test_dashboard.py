@@ -16,7 +16,7 @@ import yaml
 
 from tests.conftest import _free_ports
 from tests.faults.world import ROOT, World, until
-from tests.services.watched import Scrape, exporting, fetch, listening, port_of, program, watched_world
+from tests.services.watched import Scrape, exporting, fetch, listening, port_of, program, serving, watched_world
 from workers.broker.app import INTERACTIVE
 from workers.core.task_names import RECONCILE
 
@@ -71,7 +71,12 @@ def test_each_alert_says_what_to_do() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["check", "rules", "alerts.yaml"], ["test", "rules", "alerts_test.yaml"], ["check", "config", "prometheus.yaml"]],
+    [
+        ["check", "rules", "alerts.yaml"],
+        ["test", "rules", "alerts_test.yaml"],
+        # The server's token is in a file, which is not here.
+        ["check", "config", "--syntax-only", "prometheus.yaml"],
+    ],
     ids=" ".join,
 )
 def test_promtool_is_content(arguments: list[str]) -> None:
@@ -90,8 +95,8 @@ def test_each_alert_is_tried() -> None:
 def test_what_queries_name_is_exported_and_documented(world: World) -> None:
     """A metric that was renamed would leave an empty panel and an alert that never fires."""
     world.start_worker()
-    with exporting(world) as port, listening(world) as listener:
-        scrapes = [Scrape(port_of(world)), Scrape(port), Scrape(listener)]
+    with exporting(world) as port, listening(world) as listener, serving(world) as server:
+        scrapes = [Scrape(port_of(world)), Scrape(port), Scrape(listener), Scrape(server)]
     exported = set[str]().union(*(scrape.names() for scrape in scrapes)) | NEEDS_MORE
     asked = set[str]().union(*(names_in(query) for query in [*queries(), *(alert["expr"] for alert in ALERTS)]))
     assert asked - exported == set()
@@ -148,7 +153,8 @@ def test_a_real_prometheus_answers_every_query(world: World) -> None:
     with (
         exporting(world) as port,
         listening(world) as listener,
-        prometheus(world.folder, {**jobs, "apf-exporter": port, "apf-listener": listener}) as api,
+        serving(world) as server,
+        prometheus(world.folder, {**jobs, "apf-exporter": port, "apf-listener": listener, "apf-server": server}) as api,
     ):
 
         def says(query: str) -> list[Any]:
@@ -156,12 +162,12 @@ def test_a_real_prometheus_answers_every_query(world: World) -> None:
             return found
 
         log = world.folder / "prometheus.log"
-        until(lambda: len(says("count_over_time(up[1m]) > 2")) == 3, 60, "all are scraped", log, every_s=0.5)
+        until(lambda: len(says("count_over_time(up[1m]) > 2")) == 4, 60, "all are scraped", log, every_s=0.5)
         world.submit()
         world.app.send_task(RECONCILE, queue=INTERACTIVE)
         increase = 'sum(increase(apf_photos_total{outcome="protected"}[1m])) > 0'
         until(lambda: says(increase), 60, "Prometheus sees photos protected", log, every_s=0.3)
-        assert [target["health"] for target in ask(api, "targets")["activeTargets"]] == ["up"] * 3
+        assert [target["health"] for target in ask(api, "targets")["activeTargets"]] == ["up"] * 4
 
         def empty() -> list[str]:
             return [query for query in queries() if not names_in(query) & NEEDS_MORE and not says(query)]

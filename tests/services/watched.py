@@ -91,6 +91,17 @@ def listening(world: World) -> Iterator[int]:
 
 
 @contextmanager
+def serving(world: World) -> Iterator[int]:
+    """`apf serve` of the world's photos, without tokens; its port."""
+    port = _free_ports([0])
+    allowed = f"{world.source_url} {world.destination_url}"
+    ledgers = (world.folder / "server-ledgers").as_uri()
+    variables = {"APF_ALLOWED_URLS": allowed, "APF_LEDGER_URL": ledgers}
+    with _running(world, "serve", port, ["--port", str(port)], variables):
+        yield port
+
+
+@contextmanager
 def _running(world: World, command: str, port: int, options: list[str], variables: dict[str, str]) -> Iterator[None]:
     path = world.folder / f"{command}.log"
     with path.open("ab") as log:

@@ -47,8 +47,9 @@ def forget(session: Actor, form: Form, the: The) -> Response:
 
 @router.get("/batches/{batch}/audit")
 def audit(batch: str, session: SeesActs, the: The, destination: str | None = None) -> HTMLResponse:
-    """Show who did what to a batch, newest first."""
+    """Show who did what to a batch, newest first; to a token of all tenants also what was forgotten beside it."""
     ledger, _ = the.find(session.grant, batch, destination)
-    found = [act for act in acts(ledger, newest=LOOKED_AT) if act.batch == batch]
+    of = {batch} if session.grant.tenants is not None else {batch, ""}
+    found = [act for act in acts(ledger, newest=LOOKED_AT) if act.batch in of and not act.schedule]
     back = f"/batches/{batch}" + (f"?{urlencode({'destination': destination})}" if destination else "")
     return render.page("audit.html", session, batch=batch, acts=found[::-1], back=back)

@@ -8,7 +8,7 @@ from fastapi import APIRouter
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.responses import JSONResponse, Response
 
-from producer.server.auth import Operator, The
+from producer.server.auth import Reader, The
 from producer.server.problems import Problem, described
 
 router = APIRouter(tags=["health"])
@@ -28,8 +28,8 @@ def readyz(the: The) -> JSONResponse:
 
 
 @router.get("/metrics", responses=described(), response_class=Response)
-def metrics(grant: Operator) -> Response:
-    """Answer Prometheus, of all tenants together: with a token that is bound to none."""
+def metrics(grant: Reader) -> Response:
+    """Answer Prometheus, of all tenants together: with a token that is bound to none, and reads."""
     if grant.tenants is not None:
         raise Problem(HTTPStatus.FORBIDDEN, f"token {grant.name!r} is bound to tenants, and metrics are of all of them")
     return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)

@@ -72,7 +72,8 @@ def test_a_token_without_operate_cannot_cancel(place: Platform) -> None:
                 answer = api.with_token(token)("POST", f"/v1/batches/{batch}/{act}")
                 assert answer.status == 403 and "operate" in answer.json["detail"]
             assert api.with_token(token)("POST", "/v1/schedules/x/run").status == 403
-            assert api.with_token(token)("GET", "/metrics").status == 403
+        assert api.with_token(submitter)("GET", "/metrics").status == 403
+        assert api.with_token(reader)("GET", "/metrics").status == 200
         assert api.with_token(reader)("POST", "/v1/batches", body(place)).status == 403
         assert api.with_token(reader)("POST", "/v1/protect", b"face").status == 403
         assert api.with_token(submitter)("GET", f"/v1/batches/{batch}").status == 403
