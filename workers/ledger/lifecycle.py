@@ -71,7 +71,6 @@ def after_shard(
 ) -> None:
     """After a batch's last shard: have its callback delivered now; an upload that asks for none is closed.
 
-
     Errors are logged: the report is written, and a later pass finds that a callback is owed, or the batch done.
 
     Args:
