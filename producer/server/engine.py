@@ -116,8 +116,9 @@ class _OwnClient(Client):
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._actor = ""
         self._app = make_app(settings)
-        self._sender = Broker(self._app)
+        self._broker = Broker(self._app)
 
 
 def main() -> None:

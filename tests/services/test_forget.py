@@ -95,10 +95,10 @@ def test_nothing_of_a_forgotten_photo_is_left_anywhere(world: World, receiver: R
         "recipe": recipe_fields("light"), "trigger": trigger(None, "UTC", "1s"), "on_change": ("new",),
     }  # fmt: skip
     add_schedule(fields, world.settings)
-    first = run_due(world.settings, Broker(world.app).plan)[0].run.parts[0].batch
+    first = run_due(world.settings, Broker(world.app))[0].run.parts[0].batch
     world.batch_id, batch = first, world.batch_id
     world.wait()
-    run_due(world.settings, Broker(world.app).plan)
+    run_due(world.settings, Broker(world.app))
     assert len(naming(world, FAILED)) >= 6
     assert len(naming(world, SLOW)) >= 5
 
@@ -116,7 +116,7 @@ def test_nothing_of_a_forgotten_photo_is_left_anywhere(world: World, receiver: R
     assert not world.ledger.has_batch(upload.batch), "no photo is left of it"
     world.source.put(FAILED, b"face anna, newer")
     world.source.put("bert.jpg", b"face bert")
-    fired = run_due(world.settings, Broker(world.app).plan)
+    fired = run_due(world.settings, Broker(world.app))
     assert len(fired) == 1, "for the other new photo"
     world.batch_id = fired[0].run.parts[0].batch
     world.wait()

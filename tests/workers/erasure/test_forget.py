@@ -473,7 +473,7 @@ def test_a_bucket_is_swept_as_a_folder_is(request: pytest.FixtureRequest, server
     asked = BatchOptions(recipe="light")
     ledger, batch = create_batch(source.url, f"s3://{bucket}/out", asked, settings)
     sent: list[ShardJob] = []
-    plan_and_send(ledger, batch.id, sent.append, settings)
+    plan_and_send(ledger, batch.id, FakeBroker(sent.append), settings)
     for job in sent:
         run_shard(job, settings, load=lambda *_: FakeEngine())
     done = forget(batch.destination, [SECRET], settings, actor="me")
@@ -487,5 +487,5 @@ def test_a_bucket_is_swept_as_a_folder_is(request: pytest.FixtureRequest, server
     assert source.head(SECRET)
     assert [photo.key for photo in BatchMonitor(ledger, batch.id).photos()] == ["a.jpg", "c.jpg"]
     again = create_batch(source.url, batch.destination, asked, settings)[1]
-    plan_and_send(ledger, again.id, sent.append, settings)
+    plan_and_send(ledger, again.id, FakeBroker(sent.append), settings)
     assert BatchMonitor(ledger, again.id).poll().left_out.forgotten == 1
