@@ -166,6 +166,20 @@ def test_a_tenants_page_shows_no_picture_of_another(working: Platform) -> None:
         assert page.get(f"/batches/{batch}/picture?key={quote(his)}").status == 404
 
 
+def test_a_tenant_sees_no_machines_names(working: Platform) -> None:
+    """The page of workers tells a tenant how many listen; only a token of all tenants sees which."""
+    ann, ops = working.token("ann", scopes=ALL, tenants=["ann"]), working.token("ops", scopes=ALL)
+    name = socket.gethostname()
+    with working.server() as (api, _):
+        operator = Browser(api, ops)
+        deadline = time.monotonic() + 30
+        while name not in operator.get("/workers").data.decode() and time.monotonic() < deadline:
+            time.sleep(0.2)
+        assert name in operator.get("/workers").data.decode()
+        page = Browser(api, ann).get("/workers").data.decode()
+        assert "Workers that listen" in page and name not in page
+
+
 def test_a_torn_record_tells_a_tenant_nothing(place: Platform) -> None:
     """Whose it is cannot be read: only a token of all tenants hears of it."""
     ann, ops = place.token("ann", scopes=ALL, tenants=["ann"]), place.token("ops", scopes=ALL)
