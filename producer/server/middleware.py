@@ -8,6 +8,7 @@ import logging
 import re
 import secrets
 import time
+from contextlib import suppress
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
@@ -38,6 +39,8 @@ SAFE_HEADERS = {
     # An answer of the API is no page: nothing in it is loaded, run or framed.
     b"content-security-policy": b"default-src 'none'; frame-ancestors 'none'",
 }
+#: A refused body is waited for no longer.
+LINGER_S = 1.0
 HSTS = (b"strict-transport-security", b"max-age=31536000")
 
 
@@ -67,6 +70,8 @@ class Guard:
         IN_FLIGHT.inc()
         try:
             if refusal := self._refusal(scope, headers):
+                if refusal.status is HTTPStatus.UNAUTHORIZED:
+                    await _drained(self._bounded(scope, receive))
                 await _refuse(answer, request_id, refusal)
             else:
                 await self._app(scope, self._bounded(scope, receive), answer)
@@ -153,6 +158,14 @@ def _of_another_site(headers: dict[bytes, bytes]) -> Problem | None:
     ):
         return Problem(HTTPStatus.FORBIDDEN, "a page of another site may not ask this server: ask from no page")
     return None
+
+
+async def _drained(receive: Receive) -> None:
+    """Read away what comes of a body in a moment: whoever is in the middle of sending does not listen."""
+    with suppress(TimeoutError, HTTPException):
+        async with asyncio.timeout(LINGER_S):
+            while (await receive()).get("more_body"):
+                pass
 
 
 async def _refuse(send: Send, request_id: str, problem: Problem) -> None:

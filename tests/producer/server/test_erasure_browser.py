@@ -46,7 +46,7 @@ def test_an_operator_forgets_a_failed_photo_by_two_clicks(
         expect(page.get_by_text("anna")).to_have_count(0)
         page.get_by_role("link", name="who did what").click()
         for act in ("submit", "forget"):
-            expect(page.get_by_role("cell", name=act, exact=True)).to_be_visible()
+            expect(page.get_by_role("cell").get_by_text(act, exact=True)).to_be_visible()
         readable(page)
         page.get_by_role("link", name="Back to the batch").click()
         expect(page.get_by_role("heading", name=batch)).to_be_visible()
