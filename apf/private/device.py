@@ -8,14 +8,13 @@ protected = device.apply(photo, answer).data
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property, partial
 
 import numpy as np
 
 from apf.attack.bound import Bound
-from apf.attack.perturbation import Canvas, change_of, in_colour
+from apf.attack.perturbation import Canvas, Change, in_colour
 from apf.detection.centerface_onnx import light_detector
 from apf.detection.detector import Detector, load_detector
 from apf.errors import OtherVersion, PrivateFileError, WeakPerturbation
@@ -47,13 +46,6 @@ class _Seen:
     crops: Sequence[Float32]
     #: How far each pixel of each crop may move, (112, 112), in units of the recipe's epsilon.
     bounds: Sequence[Float32]
-    #: The gradient stage, of a crop.
-    gradient: Callable[[Float32], Float32]
-
-    @cached_property
-    def gradients(self) -> list[Float32]:
-        """What the gradient stage finds of each crop, (6, 112, 112)."""
-        return [self.gradient(crop) for crop in self.crops]
 
 
 class Device:
@@ -102,7 +94,9 @@ class Device:
             PhotoError: the photo is corrupt, unsupported or too large.
         """
         seen = self._look(data)
-        whole = np.stack(seen.gradients) if seen.faces else np.zeros((0, CHANNELS, CROP, CROP), np.float32)
+        stages = self._recipe.stages
+        found = [self._probe.gradient(crop, self._recipe.epsilon, stages) for crop in seen.crops]
+        whole = np.stack(found) if found else np.zeros((0, CHANNELS, CROP, CROP), np.float32)
         return Gradients.of(
             self.photo_id(data),
             Terms.of(self._recipe),
@@ -158,19 +152,15 @@ class Device:
             PhotoError: the photo is corrupt, unsupported or too large.
         """
         seen = self._look(data)
-        return self._published(seen, [self._own(gradient) for gradient in seen.gradients], data)
+        return self._published(seen, [self._own(crop) for crop in seen.crops], data)
 
-    def _own(self, gradient: Float32) -> Float32:
+    def _own(self, crop: Float32) -> Float32:
         """Return the perturbation that the device reaches by itself, (3, 112, 112)."""
         epsilon = self._recipe.epsilon
-        return within(epsilon * gradient[:REACHED], epsilon)
+        return within(epsilon * self._probe.gradient(crop, epsilon, self._recipe.stages)[:REACHED], epsilon)
 
     def _published(self, seen: _Seen, deltas: Sequence[Float32], data: bytes) -> ProtectedPhoto:
-        # The warp is the device's own: it needs the face.
-        changes = [
-            change_of(delta, self._recipe.epsilon, crop, gradient[REACHED:])
-            for delta, crop, gradient in zip(deltas, seen.crops, seen.gradients, strict=True)
-        ]
+        changes = [Change(delta / np.float32(self._recipe.epsilon)) for delta in deltas]
         protected = pasted(seen.photo, seen.faces, seen.matrices, changes, self._recipe)
         return published(protected, self._recipe, bytes_in=len(data))
 
@@ -180,16 +170,12 @@ class Device:
         matrices = [alignment(face.landmarks) for face in faces]
         allowed = Bound.of(self._recipe)
         bounds = [Canvas(photo.pixels, matrix, allowed).template_bound() / allowed.epsilon for matrix in matrices]
-        crops = [align(photo.pixels, matrix) for matrix in matrices]
-        recipe = self._recipe
-        gradient = partial(self._probe.gradient, epsilon=recipe.epsilon, stages=recipe.stages)
-        return _Seen(photo, faces, matrices, crops, bounds, gradient)
+        return _Seen(photo, faces, matrices, [align(photo.pixels, matrix) for matrix in matrices], bounds)
 
     def _check_effect(self, seen: _Seen, deltas: Float32) -> None:
-        parts = zip(seen.faces, seen.crops, seen.bounds, seen.gradients, deltas, strict=True)
-        for face, crop, bound, gradient, delta in parts:
+        for face, crop, bound, delta in zip(seen.faces, seen.crops, seen.bounds, deltas, strict=True):
             own = self._probe.embedding(crop)
-            possible = self._fall(crop, own, self._own(gradient) * bound, seen.photo)
+            possible = self._fall(crop, own, self._own(crop) * bound, seen.photo)
             if possible >= LEAST_FALL and self._fall(crop, own, delta * bound, seen.photo) < LEAST_SHARE * possible:
                 x1, y1, x2, y2 = (round(edge) for edge in face.box)
                 raise WeakPerturbation(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -10,9 +10,9 @@ from torch import Tensor
 
 from apf.attack.bound import Bound
 from apf.attack.paste import paste
-from apf.attack.perturbation import Change, change_of
+from apf.attack.perturbation import Change
 from apf.attack.protect_face import Task, hide
-from apf.faces.alignment import Float32, UInt8
+from apf.faces.alignment import UInt8
 from apf.filters.load import PhotoFilter
 from apf.recipe import Recipe
 from apf.research.evaluate.conditions import eight_bits
@@ -32,21 +32,13 @@ def crop_road(filter_: PhotoFilter) -> Perturb:
     return perturb
 
 
-def pasted_road(answer: Perturb, recipe: Recipe, momentum: Callable[[Float32], Float32] | None = None) -> Perturb:
-    """Return what is left of perturbations within epsilon, once they are drawn within the recipe's bound.
-
-    Args:
-        momentum: of a face, for the warp that it leads to; None: no warp.
-    """
+def pasted_road(answer: Perturb, recipe: Recipe) -> Perturb:
+    """Return what is left of perturbations within epsilon, once they are drawn within the recipe's bound."""
 
     def perturb(faces: Tensor) -> Tensor:
         clean = eight_bits(faces.cpu())
-        crops = (clean.float() / 255).numpy()
-        changes = [
-            change_of(delta, recipe.epsilon, crop, momentum(crop) if momentum else None)
-            for delta, crop in zip(answer(clean.float() / 255).cpu().numpy(), crops, strict=True)
-        ]
-        return ((drawn(clean, changes, recipe).float() - clean.float()) / 255).to(faces)
+        units = answer(clean.float() / 255).cpu().numpy() / np.float32(recipe.epsilon)
+        return ((drawn(clean, [Change(unit) for unit in units], recipe).float() - clean.float()) / 255).to(faces)
 
     return perturb
 

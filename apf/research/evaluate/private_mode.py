@@ -10,7 +10,7 @@ from torch import Tensor
 from apf.filters.torch_filter import Filter
 from apf.private.files import Gradients, Perturbations, Terms
 from apf.private.key import noise_seed, photo_id
-from apf.private.quantise import DEFAULT, REACHED, Float32, Reduction
+from apf.private.quantise import DEFAULT, Reduction
 from apf.private.server import perturb
 from apf.recipe import Recipe
 from apf.research.evaluate.crop_pipeline import pasted_road
@@ -23,14 +23,9 @@ KEY = bytes(32)
 
 def private_road(recipe: Recipe, device: str = "cpu", reduction: Reduction = DEFAULT) -> Perturb:
     """Return what devices do to faces: gradient by NumPy, reduced, encoded, answered, decoded, drawn within the
-    bound, with the device's own warp.
+    bound.
     """
-    probe = LightProbe()
-
-    def momentum(crop: Float32) -> Float32:
-        return probe.gradient(crop, recipe.epsilon, recipe.stages)[REACHED:]
-
-    return pasted_road(private_answers(recipe, device, reduction), recipe, momentum)
+    return pasted_road(private_answers(recipe, device, reduction), recipe)
 
 
 def private_answers(recipe: Recipe, device: str = "cpu", reduction: Reduction = DEFAULT) -> Perturb:

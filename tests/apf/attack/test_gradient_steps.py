@@ -109,10 +109,9 @@ def test_the_steps_go_on_from_their_start(portrait: np.ndarray, matrix: np.ndarr
     side = round(CROP / scale_of(matrix))
     assert face.change.noise.shape == (3, min(side, CROP), min(side, CROP))
     assert face.change.noise.mean() == pytest.approx(start.mean(), abs=1e-4)
-    assert face.change.field is not None and np.abs(face.change.field).max() < 5 * gradient_steps.START
     whole = start_climb(busy_photo(400, 400), face_at(200, 200, 300), [], STANDARD, start=Change(start))
     np.testing.assert_array_equal(whole.change.noise, start)
-    assert 0 < np.abs(whole.change.field).mean() < 0.1
+    assert whole.change.field is not None and np.abs(whole.change.field).max() < 5 * gradient_steps.START
 
 
 @pytest.mark.parametrize("room", [0.3, 1.0])

@@ -274,7 +274,7 @@ def test_half_of_what_the_device_reaches_is_refused(portrait_png: bytes, name: s
     """An answer that is the device's own perturbation is taken, and one that is half of it is not, by any recipe."""
     device = Device(load_recipe(name), KEY)
     question = device.gradients(portrait_png)
-    own = np.stack([device._own(found) for found in device._look(portrait_png).gradients])
+    own = np.stack([device._own(crop) for crop in device._look(portrait_png).crops])
     assert device.apply(portrait_png, Perturbations.of(question, own)).outcome == "protected"
     with pytest.raises(WeakPerturbation, match="apf private alone"):
         device.apply(portrait_png, Perturbations.of(question, own / 2))
