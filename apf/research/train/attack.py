@@ -34,8 +34,8 @@ ROUGHNESS_WEIGHT = 0.03
 #: epsilon (measured). Power within the bound is free.
 FREE_DISSIMILARITY, SSIM_WEIGHT = 0.060, 8.0
 REFERENCE_LEVELS, SSIM_GROWTH = 10.0, 1.6
-#: Mean square of the noise's luma in cells of so many pixels, in units of the bound, from which on it costs: SSIM hardly
-#: sees shading, and eyes see it as blotches.
+#: Mean square of the noise's luma in cells of so many pixels, in units of the bound, from which on it costs: SSIM
+#: hardly sees shading, and eyes see it as blotches.
 CELL, FREE_SHADING, SHADING_WEIGHT = 8, 0.06, 3.0
 #: Share of what teachers see that went through a whole photo (`apf.research.train.whole_photo`).
 PASTED = 0.5
