@@ -48,7 +48,7 @@ class Recipe(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(min_length=1, max_length=64)
-    #: How far a pixel of some texture moves, in levels of 255. Smooth skin moves by a quarter of it, and no pixel by
+    #: How far a pixel of some texture moves, in levels of 255. Smooth skin moves by an eighth of it, and no pixel by
     #: more than 1.625 times as much (`apf.attack.bound`).
     epsilon_levels: int = Field(ge=1, le=32)
     #: Share of the change that goes into colour; the rest makes pixels lighter or darker.
@@ -130,6 +130,9 @@ class Recipe(BaseModel):
         fields = self.model_dump(mode="json", exclude={"name"})
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 
+
+#: What is done where no recipe is named.
+DEFAULT_RECIPE = "standard"
 
 BUILT_IN: dict[str, dict[str, object]] = {
     "light": {"epsilon_levels": 6, "warp_percent": 0.5},

@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
+from apf.recipe import DEFAULT_RECIPE
 from workers.access.sources import find_source, is_source_of
 from workers.batches.create import (
     AllForgotten,
@@ -109,7 +110,7 @@ class Client:
         destination: str,
         *,
         photos: Sequence[str] | None = None,
-        recipe: str = "standard",
+        recipe: str = DEFAULT_RECIPE,
         lane: Lane | None = None,
         tenant: str = "",
         callback: str | None = None,
@@ -319,7 +320,7 @@ class AsyncClient:
         destination: str,
         *,
         photos: Sequence[str] | None = None,
-        recipe: str = "standard",
+        recipe: str = DEFAULT_RECIPE,
         lane: Lane | None = None,
         tenant: str = "",
         callback: str | None = None,

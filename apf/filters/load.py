@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from apf.extras import extra_for, need
 from apf.faces.alignment import Float32
-from apf.recipe import Recipe, load_recipe
+from apf.recipe import DEFAULT_RECIPE, Recipe, load_recipe
 from apf.runtime.stage_clock import StageClock
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class PhotoFilter(Protocol):
 
 
 def load_filter(
-    recipe: str | Path | Recipe = "standard",
+    recipe: str | Path | Recipe = DEFAULT_RECIPE,
     device: str = "cpu",
     *,
     precision: Precision = "auto",

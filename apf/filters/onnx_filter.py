@@ -17,7 +17,7 @@ from apf.attack.perturbation import Change, change_of
 from apf.attack.recipe_guides import Guides, load_guides
 from apf.detection.detector import Detector, load_detector
 from apf.faces.alignment import CROP
-from apf.recipe import Recipe, ready_recipe
+from apf.recipe import DEFAULT_RECIPE, Recipe, ready_recipe
 from apf.runtime.cores import side_by_side
 from apf.runtime.onnx_session import RuntimeNetwork
 from apf.runtime.stage_clock import StageClock
@@ -43,7 +43,7 @@ class CpuFilter:
         self._transfer = RuntimeNetwork.load(folder / TRANSFER_ONNX)
 
     @classmethod
-    def load(cls, recipe: str | Path | Recipe = "standard") -> CpuFilter:
+    def load(cls, recipe: str | Path | Recipe = DEFAULT_RECIPE) -> CpuFilter:
         """Return the filter of a recipe (a built-in name, a TOML file, or a Recipe) with the weights that ship.
 
         Raises:

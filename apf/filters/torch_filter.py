@@ -20,7 +20,7 @@ from apf.errors import WeightsError
 from apf.faces.alignment import CROP, Float32
 from apf.filters.cuda_runner import Runner
 from apf.filters.precision import Precision, at_precision, chosen
-from apf.recipe import Recipe, ready_recipe
+from apf.recipe import DEFAULT_RECIPE, Recipe, ready_recipe
 from apf.runtime.stage_clock import StageClock
 from apf.runtime.torch_threads import each
 from apf.stages.compose import Run, answered, finish
@@ -74,7 +74,7 @@ class Filter:
     @classmethod
     def load(
         cls,
-        recipe: str | Path | Recipe = "standard",
+        recipe: str | Path | Recipe = DEFAULT_RECIPE,
         device: str = "cpu",
         *,
         precision: Precision = "auto",

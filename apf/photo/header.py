@@ -44,7 +44,7 @@ _OPENERS: dict[Format, type[ImageFile.ImageFile]] = {
 if HEIF_OPENER:
     _OPENERS["HEIF"] = HEIF_OPENER
 
-#: Leading bytes of the formats that are no ISO media; the first six kinds of name are ours, the others are refused.
+#: Leading bytes of the formats that are no ISO media; JPEG, PNG and TIFF are taken, the others refused by name.
 _MAGIC: tuple[tuple[bytes, str], ...] = (
     (b"\xff\xd8\xff", "JPEG"),
     (containers.PNG_SIGNATURE, "PNG"),

@@ -18,7 +18,7 @@ from apf.private.device import Device
 from apf.private.files import Gradients, decode
 from apf.private.folders import Found, Source, Turn
 from apf.private.key import default_path, load_key
-from apf.recipe import load_recipe
+from apf.recipe import DEFAULT_RECIPE, load_recipe
 
 #: Where no file leaves the device, none is named.
 NO_KEY = b""
@@ -187,7 +187,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--exclude", action="append", default=[], metavar="PATTERN",
                              help="leave out of folders what matches, as in .gitignore; may be repeated")  # fmt: skip
         command.add_argument("--max-megapixels", type=int, default=200, help="larger photos fail (default 200)")
-        command.add_argument("--recipe", default="standard", help="light, standard, strong, or a TOML file")
+        command.add_argument("--recipe", default=DEFAULT_RECIPE, help="fast, light, standard, strong, or a TOML file")
         command.add_argument("--json", action="store_true", help="print one JSON object")
 
     show = commands.add_parser("show", help="say what a file of private mode holds")

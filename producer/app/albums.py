@@ -21,6 +21,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from apf.recipe import DEFAULT_RECIPE
 from workers.errors import BadRequest, NotFound
 
 _ID = re.compile(r"^\d{8}-\d{6}-[0-9a-f]{8}$")
@@ -36,7 +37,7 @@ class Album(BaseModel):
     name: str
     #: The folder of the photos; None: those that the browser handed over.
     folder: str | None = None
-    recipe: str = "standard"
+    recipe: str = DEFAULT_RECIPE
     #: The batch that protects it; empty before. It may not be in the ledger yet.
     batch: str = ""
     #: Whether the user has chosen all photos, and chooses how much may be seen.

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from apf.extras import extra_for, lacking
+from apf.recipe import DEFAULT_RECIPE
 from producer.cli.callbacks import await_callback, check_callback_here
 from producer.cli.console import (
     INTERRUPTED,
@@ -56,7 +57,7 @@ class LaneName(StrEnum):
 def protect(
     source: Annotated[str, typer.Argument(metavar="SRC", help="Folder, photo, file:// or s3://bucket/prefix.")],
     destination: Destination,
-    recipe: Annotated[str, typer.Option(help="light, standard, strong, or a TOML file.")] = "standard",
+    recipe: Annotated[str, typer.Option(help="fast, light, standard, strong, or a TOML file.")] = DEFAULT_RECIPE,
     private: Private = False,
     wait: Wait = True,
     no_face: Annotated[NoFace, typer.Option(help="What to do with a photo that has no face.")] = NoFace.copy,

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from apf.recipe import DEFAULT_RECIPE
 from producer.cli.console import COULD_NOT_RUN, NoFace, OnWeak, OnWeakOption, errors_end_the_command
 from workers.config.settings import load_settings
 
@@ -26,7 +27,7 @@ def listen(
     ] = None,
     sqs: Annotated[str | None, typer.Option(metavar="URL", help="Take events from this SQS queue.")] = None,
     http: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Take events POSTed to /events here.")] = None,
-    recipe: Annotated[str, typer.Option(help="light, standard, strong, or a TOML file.")] = "standard",
+    recipe: Annotated[str, typer.Option(help="fast, light, standard, strong, or a TOML file.")] = DEFAULT_RECIPE,
     no_face: Annotated[NoFace, typer.Option(help="What to do with a photo that has no face.")] = NoFace.copy,
     on_weak: Annotated[OnWeak, OnWeakOption] = OnWeak.publish,
     tenant_from_prefix: Annotated[

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from apf.recipe import recipe_fields
+from apf.recipe import DEFAULT_RECIPE, recipe_fields
 from producer.cli.console import (
     AsJson,
     Exclude,
@@ -84,7 +84,9 @@ def add(
     timezone: Zone = None,
     every: Every = None,
     on_change: OnChange = None,
-    recipe: Annotated[str, typer.Option(help="light, standard, strong, or a TOML file, which is kept.")] = "standard",
+    recipe: Annotated[
+        str, typer.Option(help="fast, light, standard, strong, or a TOML file (kept).")
+    ] = DEFAULT_RECIPE,
     private: Private = False,
     no_face: Annotated[NoFace, typer.Option(help="What to do with a photo that has no face.")] = NoFace.copy,
     overwrite: Overwrite = False,
@@ -136,7 +138,7 @@ def change(
     exclude_nothing: Annotated[
         bool, typer.Option("--exclude-nothing", help="Drop the patterns that were said before.")
     ] = False,
-    recipe: Annotated[str | None, typer.Option(help="light, standard, strong, or a TOML file, which is kept.")] = None,
+    recipe: Annotated[str | None, typer.Option(help="fast, light, standard, strong, or a TOML file (kept).")] = None,
     fraction: Annotated[
         float | None, typer.Option(help="Give the recipe to this part of the photos first: 0.05 is 5 %.")
     ] = None,

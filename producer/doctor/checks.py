@@ -14,7 +14,7 @@ import redis
 
 from apf.errors import ApfError, WeightsError
 from apf.extras import PURPOSES, extra_for, lacking
-from apf.recipe import load_recipe, other_guides
+from apf.recipe import DEFAULT_RECIPE, load_recipe, other_guides
 from apf.weight_files import check_weights, weights_digest
 from producer.doctor.finding import Finding
 from producer.doctor.store_checks import LARGEST_SKEW, examine_ledger, examine_store
@@ -26,6 +26,7 @@ from workers.config.redis_url import ASKABLE, CERT_REQS, open_redis, redis_tls
 from workers.config.settings import Settings, check_worker
 from workers.decoding.decoder_process import look as look_at_cage
 from workers.errors import SettingsError
+from workers.store import is_bucket
 
 #: The oldest major version that this was tried with.
 OLDEST_REDIS = 6
@@ -57,7 +58,7 @@ def _ledger(settings: Settings, urls: list[str]) -> list[Finding]:
     """Where ledgers lie, and whether they are public there."""
     if settings.ledger_root:
         return [examine_ledger(settings.ledger_root, settings)]
-    buckets = [url for url in dict.fromkeys([*urls, *settings.allowed]) if url.startswith("s3:")]
+    buckets = [url for url in dict.fromkeys([*urls, *settings.allowed]) if is_bucket(url)]
     if settings.ledger_url:
         return [examine_ledger(url, settings) for url in urls if url in buckets]
     try:
@@ -187,7 +188,7 @@ def _weights() -> Finding:
 def _guides() -> list[Finding]:
     """Return whether the guides of recipes that name none are here; none where `APF_STEPS` is 0."""
     try:
-        recipe = load_recipe("standard")
+        recipe = load_recipe(DEFAULT_RECIPE)
     except ApfError as error:
         return [Finding("guides", False, str(error))]
     if not recipe.steps:

@@ -14,7 +14,7 @@ import urllib3
 from producer.doctor.finding import Finding
 from workers.config.settings import Settings
 from workers.errors import Changed, Forbidden, NotFound, WorkerError
-from workers.store import RESERVED, ObjectInfo, Store, open_store
+from workers.store import RESERVED, ObjectInfo, Store, is_bucket, open_store
 from workers.store.urls import file_path
 
 #: Clocks further apart than this make tries look dead that live, and requests look forged to AWS at 15 minutes.
@@ -50,7 +50,7 @@ def examine_ledger(url: str, settings: Settings) -> Finding:
         finally:
             store.delete(key)
     except NotFound as error:
-        is_folder = not url.startswith("s3:")
+        is_folder = not is_bucket(url)
         return Finding(what, is_folder, "a folder that the first batch makes" if is_folder else str(error))
     except Forbidden as error:
         beside = settings.ledger_root is None

@@ -11,7 +11,7 @@ from typing import Literal
 
 from pydantic import SecretStr
 
-from apf.recipe import Recipe
+from apf.recipe import DEFAULT_RECIPE, Recipe
 from producer.events.auth import gate
 from producer.events.batcher import EventBatcher, Gathering
 from producer.events.dedupe import NoMarks, RecentlySubmitted, RedisMarks, redis_client
@@ -40,7 +40,7 @@ class Listening:
     sqs: str | None = None
     http: str | None = None
     #: light, standard, strong, or a TOML file.
-    recipe: str = "standard"
+    recipe: str = DEFAULT_RECIPE
     no_face: Literal["copy", "skip"] = "copy"
     on_weak: OnWeak = "publish"
     gathering: Gathering = field(default_factory=Gathering)

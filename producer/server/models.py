@@ -6,17 +6,18 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from apf.recipe import BUILT_IN
+from apf.recipe import BUILT_IN, DEFAULT_RECIPE
 from producer.client import MAX_NAMED
 from producer.server.board import State, state_of
 from workers.core.records import Lane, OnWeak, PhotoReport
 from workers.report.advice import cure
 from workers.status.as_json import counts
 from workers.status.batch_status import BatchSummary, Failure
+from workers.store.urls import SCHEMES
 
 
 def _place(text: str) -> str:
-    if not text.startswith(("s3://", "file:///", "memory://")):
+    if not text.startswith(tuple(f"{scheme}:///" if scheme == "file" else f"{scheme}://" for scheme in SCHEMES)):
         raise ValueError("must be a URL such as s3://bucket/prefix or file:///folder")
     return text
 
@@ -48,7 +49,7 @@ class BatchRequest(Asked):
     destination: Place
     #: Keys below the source; left away: all that it holds.
     photos: Annotated[list[Key], Field(min_length=1, max_length=MAX_NAMED)] | None = None
-    recipe: RecipeName = "standard"
+    recipe: RecipeName = DEFAULT_RECIPE
     #: Left away: interactive for named photos, bulk for all of a source.
     lane: Lane | None = None
     #: Left away: the token's own.

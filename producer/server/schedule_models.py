@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from apf.recipe import DEFAULT_RECIPE
 from producer.server.models import Asked, Callback, Key, NoFace, Place, RecipeName, Tenant
 from workers.core.records import OnWeak
 from workers.schedules.models import NAME, Change
@@ -43,7 +44,7 @@ class ScheduleRequest(Asked):
     timezone: Annotated[str, Field(max_length=64)] = "UTC"
     every: Annotated[str, Field(max_length=20)] | None = None
     on_change: Annotated[list[Change], Field(max_length=2, default_factory=list)]
-    recipe: RecipeName = "standard"
+    recipe: RecipeName = DEFAULT_RECIPE
     tenant: Tenant | None = None
     callback: Callback | None = None
     no_face: NoFace = "copy"

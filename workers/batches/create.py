@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from apf.errors import PatternError
 from apf.exclusions import IGNORE_FILE, MAX_IGNORE_FILE_BYTES, Exclusions, patterns_in
-from apf.recipe import Recipe, check_jury, check_private, load_recipe
+from apf.recipe import DEFAULT_RECIPE, Recipe, check_jury, check_private, load_recipe
 from workers.access.sources import check_folder, overlapping
 from workers.batches.plan import counted
 from workers.config.access import check_allowed
@@ -24,7 +24,7 @@ from workers.ledger.batch_ledger import Ledger, all_of, new_batch_id, open_ledge
 from workers.ledger.forgotten import forgotten_among
 from workers.ledger.open_batches import open_ids, register, roots, unregister
 from workers.ledger.report_cache import open_shards
-from workers.store import Store, canonical_url, inside, open_store
+from workers.store import Store, canonical_url, inside, is_bucket, open_store
 from workers.webhooks.ssrf import parse_target
 
 log = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ def find_batch(destination: str, batch_id: str | None, settings: Settings) -> tu
 def check_ledger_place(destination: str, settings: Settings) -> None:
     """Raise SettingsError where a new batch would publish its ledger, and no setting says that it may."""
     place = canonical_url(destination)
-    if not place.startswith("s3:") or settings.ledger_url == BESIDE_OUTPUTS:
+    if not is_bucket(place) or settings.ledger_url == BESIDE_OUTPUTS:
         return
     cures = (
         f"set APF_LEDGER_URL to a bucket or prefix that is not published, such as s3://ledgers, or to {BESIDE_OUTPUTS} "
@@ -96,7 +96,7 @@ class BatchOptions:
     """Options of a batch, besides source and destination; fields as in `workers.core.records.Batch`."""
 
     #: light, standard, strong, a TOML file, or the recipe itself.
-    recipe: str | Recipe = "standard"
+    recipe: str | Recipe = DEFAULT_RECIPE
     private: bool = False
     no_face: Literal["copy", "skip"] = "copy"
     overwrite: bool = False

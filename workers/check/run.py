@@ -9,7 +9,7 @@ from pathlib import Path
 from apf.check.recognisers import Recogniser, load_recogniser
 from apf.detection.detector import load_detector
 from apf.photo import Limits
-from apf.recipe import Recipe, load_recipe
+from apf.recipe import DEFAULT_RECIPE, Recipe, load_recipe
 from workers.batches.create import find_batch
 from workers.check import people as who
 from workers.check.result import Result, judged
@@ -126,7 +126,7 @@ def _origin(question: Question, settings: Settings) -> tuple[str | None, Recipe]
                 f"nothing says which originals the photos in {question.protected} were made from, and so whose faces "
                 "they are: name their folder with --originals, or compare two folders with --person-folders"
             ) from None
-        return question.originals, load_recipe("standard")
+        return question.originals, load_recipe(DEFAULT_RECIPE)
     if batch.private:
         raise BadRequest("a private batch holds no photos: check those that apf private apply wrote, by --originals")
     from_batch = None if question.person_folders else batch.source

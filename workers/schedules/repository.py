@@ -20,7 +20,7 @@ from workers.config.settings import Settings
 from workers.core.records import parse
 from workers.errors import LedgerError, NewerRecord, NotFound, StoreGone, WorkerError
 from workers.schedules.models import NAME, Problem, Schedule, State
-from workers.store import Store, canonical_url, inside, open_store
+from workers.store import Store, canonical_url, inside, is_bucket, open_store
 
 FOLDER = ".apf/schedules/"
 
@@ -168,7 +168,7 @@ def by_shelf(
             shelf = ScheduleRepository(open_store(url, s3=settings.s3))
             names = shelf.names()
         except NotFound as error:
-            if not url.startswith("s3:") or url in former:
+            if not is_bucket(url) or url in former:
                 continue  # a folder that is not made yet
             _tell(complain, url, error)
         except WorkerError as error:

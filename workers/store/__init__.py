@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from workers.store.base import AFTER_ALL, RESERVED, Blob, LeftOut, ObjectInfo, S3Options, Store
-from workers.store.urls import canonical_url, child_url, inside, overlap, parent_url
+from workers.store.urls import canonical_url, child_url, inside, is_bucket, overlap, parent_url
 
 __all__ = [
     "AFTER_ALL",
@@ -18,6 +18,7 @@ __all__ = [
     "canonical_url",
     "child_url",
     "inside",
+    "is_bucket",
     "open_store",
     "overlap",
     "parent_url",

@@ -9,6 +9,9 @@ from urllib.parse import quote, unquote_to_bytes, urlsplit
 
 from workers.errors import StoreError
 
+#: The schemes of the stores that there are; `open_store` has a branch for each.
+SCHEMES = ("file", "memory", "s3")
+
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
 
@@ -33,6 +36,11 @@ def canonical_url(text: str | Path) -> str:
     if scheme in ("s3", "memory"):
         return _bucket_url(scheme, text[match.end() :], text)
     raise StoreError(f"{text!r}: the scheme {scheme}:// is not known; use a folder, file:// or s3://bucket/prefix")
+
+
+def is_bucket(url: str) -> bool:
+    """Return whether a canonical URL is a bucket's: one that others may be given to read, and that is never made."""
+    return not url.startswith(("file:", "memory:"))
 
 
 def file_path(url: str) -> Path:

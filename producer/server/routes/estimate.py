@@ -8,6 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel, ConfigDict, Field
 
+from apf.recipe import DEFAULT_RECIPE
 from producer.client import MAX_NAMED
 from producer.server.auth import The, check_place, holding
 from producer.server.erasure import one_of_few
@@ -43,7 +44,7 @@ class EstimateRequest(BaseModel):
     source: Place
     destination: Place
     photos: Annotated[list[Key], Field(min_length=1, max_length=MAX_NAMED)] | None = None
-    recipe: RecipeName = "standard"
+    recipe: RecipeName = DEFAULT_RECIPE
     lane: Lane | None = None
     exclude: Annotated[list[Key], Field(max_length=1000)] = []
     private: bool = False

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Query, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
+from apf.recipe import DEFAULT_RECIPE
 from producer.server.auth import Submitter, The, tenant_for
 from producer.server.metrics import PROTECTING
 from producer.server.models import NoFace, RecipeName
@@ -56,7 +57,7 @@ async def protect(
     request: Request,
     grant: Submitter,
     the: The,
-    recipe: RecipeName = "standard",
+    recipe: RecipeName = DEFAULT_RECIPE,
     on_weak: OnWeak = "publish",
     no_face: Annotated[Literal["copy", "refuse"], Query()] = "copy",
     tenant: Annotated[str | None, Query(max_length=200)] = None,
