@@ -1,1 +1,1 @@
-"""Sources of events: SQS, HTTP, a Redis list."""
+"""Sources of events: SQS and HTTP."""
