@@ -1,7 +1,7 @@
 """A filter for workers under test that is cheap and deterministic, loaded by `tests.faults.celeryapp`.
 
 A photo is text. It begins with what is to become of it: `face`, `empty` (no face), `corrupt`, or `deadly`, which kills
-the process that protects it.
+the process that protects it. To import this module is to install it: the tests' own process must not.
 """
 
 from __future__ import annotations
@@ -20,17 +20,10 @@ import workers.execution.run_shard
 import workers.tasks
 from apf.errors import CorruptPhoto
 from apf.runtime.stage_clock import StageClock
-from tests.faults import cheap_output
+from tests.faults import DEADLY_REPORT, FASTER, REPORT_SECONDS, REPORTING, SECONDS, cheap_output
 from workers.core.records import ShardReport
 from workers.execution.engine import Cost
 from workers.ledger.batch_ledger import Ledger
-
-#: Seconds for each photo and before each report; the file to make when a report is about to be written; the file that
-#: lets a process die, once, right after its report.
-SECONDS, REPORT_SECONDS, REPORTING = "CHEAP_SECONDS", "CHEAP_REPORT_SECONDS", "CHEAP_REPORTING"
-DEADLY_REPORT = "CHEAP_DEADLY_REPORT"
-#: So many times as fast do waits for a store and for a receiver pass.
-FASTER = "CHEAP_FASTER"
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import RedisServer
-from tests.faults.cheap import DEADLY_REPORT, FASTER
+from tests.faults import DEADLY_REPORT, FASTER
 from tests.faults.strikes import flush_redis
 from tests.faults.world import World, closing_world, photos, until
 from tests.receivers import SECRETS, Receiver, receiving, status

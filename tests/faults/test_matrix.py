@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import RedisServer, S3Server
-from tests.faults.cheap import FASTER
+from tests.faults import FASTER
 from tests.faults.proxy import FaultProxy, Mode
 from tests.faults.strikes import PROCESS_FAULTS, SOAK, STORE_DOWN_S, STORE_MODES, Fault, Struck
 from tests.faults.world import World, closing_world, photos, until
