@@ -84,9 +84,7 @@ def add(
     timezone: Zone = None,
     every: Every = None,
     on_change: OnChange = None,
-    recipe: Annotated[
-        str, typer.Option(help="fast, light, standard, strong, or a TOML file (kept).")
-    ] = DEFAULT_RECIPE,
+    recipe: Annotated[str, typer.Option(help="fast, light, standard, strong, or a TOML file (kept).")] = DEFAULT_RECIPE,
     private: Private = False,
     no_face: Annotated[NoFace, typer.Option(help="What to do with a photo that has no face.")] = NoFace.copy,
     overwrite: Overwrite = False,

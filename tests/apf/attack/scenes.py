@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import cv2
@@ -12,6 +13,7 @@ from apf.attack.bound import Bound
 from apf.attack.perturbation import HALF_AXES, KNOTS, MIDDLE, ROUNDNESS, Change
 from apf.faces.alignment import ARCFACE_TEMPLATE, CROP, alignment
 from apf.faces.geometry import scale_of
+from apf.filters.torch_filter import Filter
 
 STANDARD = Bound(epsilon=8, chroma=0.45, warp=0.008)
 STILL = Bound(epsilon=8, chroma=0.45, warp=0)
@@ -99,3 +101,10 @@ def inside_outline(one: Change, matrix: np.ndarray, shape: tuple[int, ...]) -> n
 
 def moved(photo: np.ndarray, out: np.ndarray) -> np.ndarray:
     return np.abs(out.astype(int) - photo.astype(int))
+
+
+def without_warp(filter: Filter) -> Filter:
+    """A filter of the same modules whose recipe has no warp."""
+    still = copy.copy(filter)
+    still.recipe = filter.recipe.model_copy(update={"warp_percent": 0.0})
+    return still

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -33,6 +32,7 @@ from apf.private.server import perturb
 from apf.protect.pipeline import ProtectedPhoto, protect_photo
 from apf.recipe import Recipe, load_recipe, make_recipe
 from apf.stages.universal import bounded
+from tests.apf.attack.scenes import without_warp
 from tests.apf.photo.photos import reopen
 from tests.apf.private.conftest import KEY, WHOLE, encoded, pixels_of
 
@@ -46,11 +46,9 @@ def round_trip(device: Device, data: bytes, filter: Filter) -> ProtectedPhoto:
     return device.apply(data, answer_to(device.gradients(data), filter))
 
 
-def without_warp(photo: bytes, filter: Filter) -> ProtectedPhoto:
+def own_road(photo: bytes, filter: Filter) -> ProtectedPhoto:
     """The own road, but for the warp, which a device without OpenCV cannot draw."""
-    still = copy.copy(filter)
-    still.recipe = filter.recipe.model_copy(update={"warp_percent": 0.0})
-    return protect_photo(photo, still)
+    return protect_photo(photo, without_warp(filter))
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +71,7 @@ def test_both_roads_give_the_same_group(device: Device, standard: Filter, group_
 
 
 def _compare(device: Device, filter: Filter, photo: bytes, *, faces: int) -> None:
-    private, own = round_trip(device, photo, filter), without_warp(photo, filter)
+    private, own = round_trip(device, photo, filter), own_road(photo, filter)
     assert len(private.faces) == len(own.faces) == faces
     assert (private.outcome, private.width, private.height) == (own.outcome, own.width, own.height)
     source, found, expected = (pixels_of(data).astype(int) for data in (photo, private.data, own.data))
@@ -97,7 +95,7 @@ def test_the_default_protects_a_group_as_well(standard: Filter, group_photo: byt
 
 
 def _lowers_as_far(device: Device, filter: Filter, photo: bytes) -> None:
-    private, own = round_trip(device, photo, filter), without_warp(photo, filter)
+    private, own = round_trip(device, photo, filter), own_road(photo, filter)
     for face in own.faces:
         crops = [align(pixels_of(data), alignment(face.landmarks)) for data in (photo, private.data, own.data)]
         known, one, other = (device._probe.embedding(crop) for crop in crops)
@@ -108,7 +106,7 @@ def test_grey_stays_grey(device: Device, standard: Filter, portrait: np.ndarray)
     """A grey photo leaves as one channel, protected as the photo's own road protects it."""
     grey = np.asarray(Image.fromarray(portrait[:280, 90:370]).convert("L"))
     photo = encoded(grey)
-    found, own = round_trip(device, photo, standard), without_warp(photo, standard)
+    found, own = round_trip(device, photo, standard), own_road(photo, standard)
     assert reopen(found.data).mode == "L"
     off = np.abs(pixels_of(found.data).astype(int) - pixels_of(own.data))
     assert (off <= 1).mean() >= 0.999
@@ -144,7 +142,7 @@ def test_turned_photos_are_seen_upright(device: Device, standard: Filter, portra
     exif[0x0112] = 6
     exif[0x010F] = "A camera"
     photo = encoded(np.rot90(portrait[:280, 90:370]), "JPEG", quality=95, exif=exif)
-    found, own = round_trip(device, photo, standard), without_warp(photo, standard)
+    found, own = round_trip(device, photo, standard), own_road(photo, standard)
     assert len(found.faces) == 1 and (found.width, found.height) == (280, 280)
     assert b"A camera" not in found.data and not reopen(found.data).getexif()
     off = np.abs(decode(found.data).pixels.astype(int) - decode(own.data).pixels)
@@ -155,7 +153,7 @@ def test_turned_photos_are_seen_upright(device: Device, standard: Filter, portra
 def test_jpegs_leave_by_the_same_policy(device: Device, standard: Filter, portrait: np.ndarray) -> None:
     """A JPEG leaves with the tables and sampling that the photo's own road gives it."""
     photo = encoded(portrait[:280, 90:370], "JPEG", quality=88, subsampling=0, comment=b"private comment")
-    found, own = round_trip(device, photo, standard), without_warp(photo, standard)
+    found, own = round_trip(device, photo, standard), own_road(photo, standard)
     one, other = reopen(found.data), reopen(own.data)
     assert one.format == "JPEG" and one.quantization == other.quantization and one.layer == other.layer
     assert b"private comment" not in found.data

@@ -19,9 +19,10 @@ from apf.faces.alignment import CROP, alignment, footprint
 from apf.faces.geometry import bounds_of, clipped
 from apf.filters.torch_filter import Filter
 from apf.photo import Limits, Photo, decode
-from apf.protect.pipeline import ProtectedPhoto, ProtectedPixels, protect_batch, protect_photo
+from apf.protect.pipeline import ProtectedPhoto, ProtectedPixels, hide_faces, protect_batch, protect_photo
 from apf.recipe import Recipe
 from apf.runtime.stage_clock import StageClock
+from tests.apf.attack.scenes import without_warp
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 RECIPES = ("light", "standard", "strong")
@@ -62,6 +63,17 @@ def touched_by_faces(protected: ProtectedPixels) -> np.ndarray:
     """(H, W) bool: inside the crop of some face."""
     masks = [footprint(alignment(face.landmarks), protected.pixels.shape) for face in protected.faces]
     return np.logical_or.reduce(masks) if masks else np.zeros(protected.pixels.shape[:2], bool)
+
+
+@pytest.fixture(scope="session")
+def filters(filters: dict[str, Filter]) -> dict[str, Filter]:
+    """The same without a warp, which moves pixels further than their bound."""
+    return {name: without_warp(one) for name, one in filters.items()}
+
+
+@pytest.fixture(scope="session")
+def standard(filters: dict[str, Filter]) -> Filter:
+    return filters["standard"]
 
 
 @pytest.fixture(scope="module")
@@ -267,3 +279,14 @@ def test_sources_are_not_written_to(standard: Filter, head: np.ndarray) -> None:
     frozen.flags.writeable = False
     found = protect_batch([replace(photo, pixels=frozen)], standard)[0]
     assert found.outcome == "protected" and np.array_equal(frozen, head)
+
+
+def test_modules_alone_warp(head: np.ndarray) -> None:
+    """Without steps points shift, too, along the gradient stage's momentum; a recipe's `warp_percent` of 0 is none."""
+    photo, fast = decode(saved(head)), Filter.load("fast")
+    (own,) = hide_faces([photo], fast)
+    (one,) = own.hidden
+    assert fast.recipe.steps == 0 and one.change.field is not None and np.abs(one.change.field).max() > 0.9
+    warped, still = (protect_batch([photo], chosen)[0].pixels.astype(int) for chosen in (fast, without_warp(fast)))
+    most = Bound.of(fast.recipe).most
+    assert np.abs(warped - head).max() > most >= np.abs(still - head).max()

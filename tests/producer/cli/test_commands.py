@@ -18,7 +18,6 @@ import redis
 import skimage.data
 from PIL import Image
 
-from apf.recipe import load_recipe
 from tests.command import apf, apf_json, apf_process
 from tests.conftest import OWN_SETTINGS, RedisServer
 
@@ -71,9 +70,9 @@ def test_outputs_open_upright_at_the_sources_size_and_differ_in_the_face(
             assert photo.size == (512, 512)
             assert not photo.getexif().get(0x0112)
             moved = np.abs(np.asarray(photo.convert("RGB")).astype(int) - source)
-        # The PNG is lossless: its face moves by what the recipe allows at most, and nothing else moves.
+        # The PNG is lossless: its face moves, under a warp by more than a pixel's bound, and nothing else moves.
         if name.endswith(".png"):
-            assert 8 <= moved.max() <= load_recipe("standard").most_levels
+            assert moved.max() >= 8
             assert moved[300:].max() == 0
         assert moved[80:180, 180:270].mean() > 1
     assert not (out / "broken.jpg").exists()
