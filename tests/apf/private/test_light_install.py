@@ -83,7 +83,7 @@ def test_it_runs_on_what_the_extra_brings(photo: Path, tmp_path: Path) -> None:
     """Where nothing is installed but the package's own dependencies and the extra `private`, a photo is protected."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert {re.split("[>=]", one)[0] for one in project["optional-dependencies"]["private"]} == {
-        "numpy", "pillow", "safetensors"}  # fmt: skip
+        "numpy", "onnx", "onnxruntime", "pillow", "safetensors"}  # fmt: skip
     absent = (*HEAVY, "pillow_heif", "simplejpeg")
     found = client("gradient", photo, "-o", tmp_path / "out", absent=absent, home=tmp_path)
     assert found["status"] == 0 and len(list((tmp_path / "out").iterdir())) == 1
