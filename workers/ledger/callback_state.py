@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict
 from workers.config.settings import Settings
 from workers.core.clock import now
 from workers.core.records import Batch, parse
-from workers.errors import LedgerError, StoreError
+from workers.errors import LedgerError, NoConditions
 from workers.ledger.batch_ledger import ASKED_BY_NAME, Ledger
 
 log = logging.getLogger(__name__)
@@ -129,10 +129,8 @@ def make_callback(ledger: Ledger, batch: Batch, callback: Callback) -> bool | No
     """Write the first record of a batch; False where there is one by now, None where the store cannot tell."""
     try:
         return ledger.store.put_if_absent(ledger.key(batch.id, RECORD), callback.model_dump_json().encode())
-    except StoreError as error:
-        if error.transient:
-            raise
-        return None  # it knows no conditional writes
+    except NoConditions:
+        return None
 
 
 def owes_callback(ledger: Ledger, batch: Batch) -> bool:

@@ -21,7 +21,7 @@ from pydantic import BaseModel
 
 from workers.core.clock import now
 from workers.core.records import parse
-from workers.errors import LedgerError, StoreError
+from workers.errors import LedgerError, NoConditions
 from workers.ledger.batch_ledger import Ledger, all_of
 
 FOLDER = "forgotten"
@@ -101,7 +101,7 @@ def _begun(ledger: Ledger) -> ForgottenKeys:
     key, data = _salt_key(ledger), record.model_dump_json().encode()
     try:
         ledger.store.put_if_absent(key, data)
-    except StoreError:  # it knows no conditional writes
+    except NoConditions:  # not where the store did not answer: another's salt would be written over
         ledger.store.put(key, data, content_type="application/json")
     found = forgotten_in(ledger)  # somebody else's, who was quicker
     if found is None:

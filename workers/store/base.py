@@ -129,7 +129,7 @@ class Store(Protocol):
         """Write the object where there is none; False where there is one. Not every store keeps this promise.
 
         Raises:
-            StoreError: the store does not know conditional writes.
+            NoConditions: the store does not know conditional writes.
         """
 
     def delete(self, key: str) -> None:

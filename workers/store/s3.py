@@ -183,7 +183,7 @@ class S3Store:
     def put_if_absent(self, key: str, data: bytes) -> bool:
         check_key(key)
         try:
-            with self._explained(key):
+            with _conditionally(""), self._explained(key):
                 self._client.put_object(Bucket=self._bucket, Key=self._root + key, Body=data, IfNoneMatch="*")
         except Changed:
             return False

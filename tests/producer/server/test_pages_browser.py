@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from tests.producer.events.helpers import until
 from tests.producer.server.platform import Platform
 from tests.workers.report.conftest import chromium  # noqa: F401  a fixture
 
@@ -131,4 +132,4 @@ def test_a_schedule_is_run_now(place: Platform, windows: Windows) -> None:
         page.get_by_role("button", name="Run nightly now").click()
         expect(page.get_by_role("status")).to_have_text("The schedule runs.")
         expect(page.locator("td[data-name='Last run'] a")).to_have_count(1)
-        assert len(api("GET", "/v1/batches").json["batches"]) == 1
+        until(lambda: len(api("GET", "/v1/batches").json["batches"]) == 1, 20, "the index has it")

@@ -28,7 +28,7 @@ from workers.callbacks.retry_policy import REFUSED_TRIES, delay_after
 from workers.config.settings import Settings
 from workers.core import clock
 from workers.core.records import Batch, Outcome, PhotoReport, ShardJob, ShardReport
-from workers.errors import CallbackError, NotAllowed, StoreError
+from workers.errors import CallbackError, NoConditions, NotAllowed
 from workers.execution.run_shard import run_shard
 from workers.ledger import callback_state as callback
 from workers.ledger.batch_ledger import Ledger, open_ledger
@@ -668,7 +668,7 @@ def test_a_store_without_conditions_takes_the_first_record_all_the_same(
     """The claim is then written, and read once more."""
 
     def refuses(self: MemoryStore, key: str, data: bytes) -> bool:
-        raise StoreError("no conditional writes here")
+        raise NoConditions("no conditional writes here")
 
     monkeypatch.setattr(MemoryStore, "put_if_absent", refuses)
     world = World(receiver, photos=1)
