@@ -46,11 +46,11 @@ def reconcile_command(
     settings = load_settings()
     if not settings.broker_url:
         fail("without a queue there is nothing to reconcile: set APF_BROKER_URL, or use apf resume")
+    broker = _NotingBroker(make_app(settings))
     where = urls or roots(settings)
     if not where:
         fail("no place to look for open batches: name destinations, or set APF_ALLOWED_URLS or APF_LEDGER_URL")
     # the pass leaves a batch for the next time where the queue refuses: good for a clock, not here
-    broker = _NotingBroker(make_app(settings))
     broker.queue_state()
     problems = _unlisted(where, settings)
     there = [url for url in where if url not in problems]
