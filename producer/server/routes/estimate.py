@@ -16,7 +16,7 @@ from producer.server.models import Key, Place, RecipeName
 from producer.server.problems import described
 from producer.server.tokens import Grant
 from workers.batches.create import BatchOptions
-from workers.batches.estimate import Prices, estimate
+from workers.batches.estimate import Estimate, Prices, estimate
 from workers.broker.presence import NotKnown, count_listening
 from workers.core.records import BULK, INTERACTIVE, Lane
 
@@ -51,34 +51,8 @@ class EstimateRequest(BaseModel):
     prices: PricesRequest = PricesRequest()
 
 
-class EstimateView(BaseModel):
-    """What the batch would be and cost. All but the first three are of the photos that have no output yet."""
-
-    photos: int
-    #: With an output of this version and recipe; and forgotten ones, that are not protected again.
-    done: int
-    forgotten: int
-    bytes: int
-    megapixels: float
-    faces: float
-    #: Seconds of one worker, and until the end on those that listen now; null: not known.
-    work_s: float
-    workers: int | None
-    wall_s: float | None
-    shards: int
-    reads: int
-    writes: int
-    computing_usd: float
-    requests_usd: float
-    keeping_usd_month: float
-    #: What is assumed, and from what the rest was measured.
-    because: list[str]
-
-
 @router.post("/v1/estimate", responses=described(409))
-def of_batch(
-    asked: EstimateRequest, grant: Annotated[Grant, Depends(holding("read", "submit"))], the: The
-) -> EstimateView:
+def of_batch(asked: EstimateRequest, grant: Annotated[Grant, Depends(holding("read", "submit"))], the: The) -> Estimate:
     """Tell what a batch would be: photos, pixels, faces, time, requests, money. Nothing is written or sent."""
     for what, url in (("source", asked.source), ("destination", asked.destination)):
         check_place(grant, the.checked(url, what), what)
@@ -88,7 +62,7 @@ def of_batch(
     with suppress(NotKnown):
         workers = count_listening(lane, the.settings)
     with one_of_few(the):
-        found = estimate(
+        return estimate(
             asked.source,
             asked.destination,
             options,
@@ -97,4 +71,3 @@ def of_batch(
             photos=asked.photos,
             prices=Prices(**asked.prices.model_dump()),
         )
-    return EstimateView.model_validate(found.as_dict())
