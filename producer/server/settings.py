@@ -10,7 +10,7 @@ from pydantic import Field, SecretStr, StringConstraints, ValidationError, field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from workers.config.access import EVERYTHING, check_allowed
-from workers.config.settings import MEBIBYTE, Settings
+from workers.config.settings import MEBIBYTE, Settings, unsound
 from workers.errors import SettingsError
 from workers.store import canonical_url
 
@@ -80,9 +80,7 @@ def load_serve_settings() -> ServeSettings:
     try:
         return ServeSettings()
     except ValidationError as error:
-        found = error.errors(include_url=False, include_input=False)
-        told = (f"APF_SERVE_{str(e['loc'][0]).upper()}: {e['msg'].removeprefix('Value error, ')}" for e in found)
-        raise SettingsError(f"settings do not validate: {'; '.join(told)}") from error
+        raise unsound(error, "APF_SERVE_") from error
 
 
 def serving_asked() -> bool:

@@ -267,7 +267,7 @@ def load_settings() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        raise SettingsError(_explain(error)) from error
+        raise unsound(error, "APF_") from error
 
 
 def check_worker(settings: Settings) -> None:
@@ -285,9 +285,10 @@ def check_worker(settings: Settings) -> None:
         )
 
 
-def _explain(error: ValidationError) -> str:
+def unsound(error: ValidationError, prefix: str) -> SettingsError:
+    """Return the error that names each variable which does not validate; their names begin with `prefix`."""
     lines = []
     for problem in error.errors(include_url=False, include_input=False):
-        variable = f"APF_{str(problem['loc'][0]).upper()}: " if problem["loc"] else ""
+        variable = f"{prefix}{str(problem['loc'][0]).upper()}: " if problem["loc"] else ""
         lines.append(variable + problem["msg"].removeprefix("Value error, "))
-    return "settings do not validate: " + "; ".join(lines)
+    return SettingsError("settings do not validate: " + "; ".join(lines))
