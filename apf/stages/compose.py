@@ -26,21 +26,6 @@ def _at_once(_: str, work: Callable[[], Tensor]) -> Tensor:
     return work()
 
 
-def join_stages(
-    probe: Probe,
-    network: TransferNet,
-    uap: Tensor,
-    faces: Tensor,
-    epsilon: float,
-    stages: Collection[str],
-    *,
-    differentiable: bool = False,
-    run: Run = _at_once,
-) -> Tensor:
-    """As `answered`, but the perturbation alone."""
-    return answered(probe, network, uap, faces, epsilon, stages, differentiable=differentiable, run=run)[0]
-
-
 def answered(
     probe: Probe,
     network: TransferNet,

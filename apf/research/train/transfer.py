@@ -13,7 +13,7 @@ from apf.research.train.data import Faces
 from apf.research.train.loop import Budget, Stateful, train
 from apf.research.train.teachers import channels_last, half_precision
 from apf.research.train.universal import UniversalPerturbation
-from apf.stages.compose import STAGES, join_stages
+from apf.stages.compose import STAGES, answered
 from apf.stages.constants import CHANNELS
 from apf.stages.probe import Probe
 from apf.stages.transfer_network import TransferNet
@@ -59,7 +59,7 @@ def learn(
             stages = ("universal",)
         elif chance > 1 - ALONE:
             stages = ("gradient", "transfer")
-        return join_stages(probe, network, uap.perturbation, channels_last(seen), epsilon, stages), None
+        return answered(probe, network, uap.perturbation, channels_last(seen), epsilon, stages)[0], None
 
     def step(_: int, generator: torch.Generator) -> dict[str, float]:
         with half_precision(device):

@@ -36,7 +36,7 @@ from apf.research.train.probe import Projection, Targets
 from apf.research.train.ssim import ssim
 from apf.research.train.verification import verification
 from apf.runtime.onnx_session import RuntimeNetwork
-from apf.stages.compose import STAGES, answered, join_stages
+from apf.stages.compose import STAGES, answered
 from apf.stages.constants import CHANNELS
 from apf.stages.gradient import gradient
 from apf.stages.numpy_gradient import LightProbe
@@ -570,11 +570,11 @@ def test_stages_are_trained_apart_too(monkeypatch: pytest.MonkeyPatch, shop: Wor
     """Some steps see the universal part alone and some the network alone, from no start: recipes may ask for either."""
     seen: list[tuple[str, ...]] = []
 
-    def recorded(*given: Any) -> Tensor:
+    def recorded(*given: Any) -> tuple[Tensor, Tensor | None]:
         seen.append(given[-1])
-        return join_stages(*given)
+        return answered(*given)
 
-    monkeypatch.setattr(transfer, "join_stages", recorded)
+    monkeypatch.setattr(transfer, "answered", recorded)
     monkeypatch.setattr(transfer, "ALONE", 1 / 3)
     learned(shop, Budget(steps=12), tmp_path, 0)
     assert set(seen) == {STAGES, ("gradient", "transfer"), ("universal",)}
