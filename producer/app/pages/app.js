@@ -52,11 +52,13 @@
   }
 
   for (const input of document.querySelectorAll('input[type="file"]')) {
-    input.addEventListener("change", () => {
+    const take = () => {
       const files = [...input.files].map((file) => ({ file, name: file.webkitRelativePath || file.name }));
       input.value = "";
       handOver(files, input.dataset.kind);
-    });
+    };
+    input.addEventListener("change", take);
+    if (input.files.length) take();  // chosen before this script ran
   }
   for (const drop of document.querySelectorAll(".drop")) {
     drop.addEventListener("dragover", (event) => { event.preventDefault(); drop.classList.add("over"); });
@@ -190,4 +192,5 @@
   for (const button of document.querySelectorAll("button[data-sure]")) {
     button.addEventListener("click", (event) => { if (!confirm(button.dataset.sure)) event.preventDefault(); });
   }
+  document.body.dataset.ready = "";
 })();

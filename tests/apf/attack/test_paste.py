@@ -15,7 +15,7 @@ from apf.attack.bound import Bound
 from apf.attack.paste import paste
 from apf.attack.perturbation import FACE_SIDE, KNOTS, Canvas, Change, Drawing, face_mask
 from apf.faces.alignment import CROP, align, footprint
-from apf.faces.geometry import bounds_of, clipped, scale_of
+from apf.faces.geometry import intersection, scale_of
 from tests.apf.attack.scenes import (
     STANDARD,
     STILL,
@@ -36,13 +36,16 @@ def pasted(scene: Scene, *, grey: bool = False) -> np.ndarray:
 
 
 def allowed_map(scene: Scene) -> np.ndarray:
-    """(H, W) whole levels: the largest bound of the faces that a pixel belongs to."""
+    """(H, W) whole levels: the largest bound of the faces that a pixel belongs to.
+
+    Drawn in the bands that `paste` draws in: a bound half way between two levels is rounded by the last bit of its place.
+    """
     found = np.zeros(scene.photo.shape[:2])
-    for one, matrix in zip(scene.changes, scene.matrices, strict=True):
-        x1, y1, x2, y2 = rect = clipped(bounds_of(matrix), scene.photo.shape)
-        if x1 < x2 and y1 < y2:
-            drawing = Drawing(one, Canvas(scene.photo, matrix, scene.allowed), scene.allowed, matrix)
-            found[y1:y2, x1:x2] = np.maximum(found[y1:y2, x1:x2], drawing.bound(rect))
+    patches = paste_module._patches(scene.photo, scene.changes, scene.matrices, scene.allowed, grey=False)
+    for rect, inside in paste_module._bands(patches):
+        for patch in inside:
+            x1, y1, x2, y2 = part = intersection(patch.rect, rect)
+            found[y1:y2, x1:x2] = np.maximum(found[y1:y2, x1:x2], patch.drawing.bound(part))
     return found
 
 

@@ -202,7 +202,7 @@ def test_photos_are_dropped_and_others_are_given_to_compare_with(app: App, page:
     photos = small_photos(app.home / "elsewhere", 3)
     page.goto(app.links[0])
     page.get_by_role("button", name="Choose photos").click()
-    drop = page.locator("#drop")
+    drop = page.locator("body[data-ready] #drop")
     drop.evaluate(DROP, ["notes.txt", "eA=="])
     expect(page.get_by_text("1 file left out: no photo.")).to_be_visible()
     drop.evaluate(DROP, ["photo 00.jpg", base64.b64encode(photos["photo 00.jpg"]).decode()])
