@@ -38,7 +38,7 @@ def pasted(scene: Scene, *, grey: bool = False) -> np.ndarray:
 def allowed_map(scene: Scene) -> np.ndarray:
     """(H, W) whole levels: the largest bound of the faces that a pixel belongs to.
 
-    Drawn in the bands that `paste` draws in: a bound half way between two levels is rounded by the last bit of its place.
+    In the bands that `paste` draws in: a bound half way between two levels is rounded by the last bit of its place.
     """
     found = np.zeros(scene.photo.shape[:2])
     patches = paste_module._patches(scene.photo, scene.changes, scene.matrices, scene.allowed, grey=False)

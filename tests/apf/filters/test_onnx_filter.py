@@ -95,7 +95,7 @@ def test_changes_are_torchs(fast: CpuFilter, crops: torch.Tensor) -> None:
 @pytest.mark.parametrize("stages", [("universal",), ("gradient",)])
 def test_the_gradient_leads_the_warp(crops: torch.Tensor, stages: tuple[Stage, ...]) -> None:
     """Without the gradient stage there is none to lead it."""
-    recipe = load_recipe("fast").model_copy(update={"stages": stages})
+    recipe = load_recipe("modules").model_copy(update={"stages": stages})
     for filter_ in (CpuFilter.load(recipe), Filter.load(recipe)):
         (change,) = filter_.changes([crops[0].numpy()])
         assert (change.field is None) is ("gradient" not in stages)
