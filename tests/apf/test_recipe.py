@@ -125,7 +125,7 @@ def test_order_of_stages_does_not_matter() -> None:
         ("light", 6, 0.45, 0.5, 20, ("dlib", "apf-mfn")),
         ("standard", 8, 0.45, 0.6, 20, ("dlib", "apf-mfn")),
         ("strong", 12, 0.45, 0.8, 20, ("dlib", "apf-mfn")),
-        ("fast", 8, 0.45, 0.6, 3, ("apf-mfn",)),
+        ("fast", 8, 0.3, 0.6, 3, ("apf-mfn",)),
         ("modules", 10, 0.3, 0.6, 0, ()),
     ],
 )
