@@ -47,15 +47,7 @@ app = typer.Typer(
 
 
 #: The commands that may send shards: they load the queue, and the others do without.
-RUNNING = {
-    "run-now": "Run a schedule now; every photo is looked at, also where nothing seems to have changed.",
-    "tick": "Run what is due, for a clock of your own such as cron; with a queue `apf beat` does this by itself.",
-    "compare": "Compare a rollout's recipe with the schedule's own, on the same photos; how they look, on samples "
-    "of each.",
-    "promote": "Give a rollout's recipe to all photos.",
-    "rollback": "Drop a rollout: what has its recipe gets the schedule's own again, at once; its batches are "
-    "cancelled.",
-}
+RUNNING = ("run-now", "tick", "compare", "promote", "rollback")
 #: Between two looks at a schedule that is waited for.
 POLL_S = 1.0
 
@@ -239,8 +231,8 @@ def remove(name: Name) -> None:
     echo(f"schedule {name} is removed")
 
 
-for _name, _listed in RUNNING.items():
-    lazily(app, _name, f"producer.cli.schedule_runs:{_name.replace('-', '_')}", _listed)
+for _name in RUNNING:
+    lazily(app, _name, f"producer.cli.schedule_runs:{_name.replace('-', '_')}")
 
 
 def _set_paused(name: str, paused: bool) -> None:

@@ -180,15 +180,6 @@ class S3Store:
         # Swift answers 202 without an ETag when another write of the same moment won.
         return ObjectInfo(key=key, size=len(data), etag=_unquoted(written.get("ETag", "")), metadata=kept)
 
-    def put_if_absent(self, key: str, data: bytes) -> bool:
-        check_key(key)
-        try:
-            with _conditionally(""), self._explained(key):
-                self._client.put_object(Bucket=self._bucket, Key=self._root + key, Body=data, IfNoneMatch="*")
-        except Changed:
-            return False
-        return True
-
     def prune(self, prefix: str) -> None:
         """Do nothing: there are no folders."""
 

@@ -100,7 +100,7 @@ def test_nothing_is_written(world: World, monkeypatch: pytest.MonkeyPatch, tmp_p
     def refuse(*_: object, **__: object) -> None:
         pytest.fail("something is written")
 
-    for method in ("put", "put_if_absent", "delete"):
+    for method in ("put", "delete"):
         monkeypatch.setattr(MemoryStore, method, refuse)
     told(world)
     (tmp_path / "in").mkdir()
