@@ -19,7 +19,7 @@ from dataclasses import asdict
 from itertools import count
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from apf.errors import CorruptPhoto
+from apf.errors import CorruptPhoto, DecodingTimeout
 from workers.core.log_context import current_context
 from workers.decoding.decoder_process import DecoderProcess, Ended, Nursery, Request
 from workers.decoding.decoder_protocol import DECODE, ENCODE, FAULT, HEADER, BadAnswer
@@ -154,7 +154,7 @@ class Decoder:
                             answer = _answer(process, request, memory, read, time.monotonic() + limit_s)
                     except TimeoutError as error:
                         metrics.add("apf_decoder_failures_total", reason="timeout")
-                        raise CorruptPhoto(
+                        raise DecodingTimeout(
                             f"{what} took longer than {limit_s:g} s: save it again, or raise APF_DECODE_LIMIT_S"
                         ) from error
                     except (Ended, BadAnswer) as error:

@@ -44,7 +44,11 @@ class Ending:
             {p.key: p.attempts for p in report.photos if p.outcome is Outcome.failed and p.key in self.retried_by}
         )
         self.totals += Totals.of(reported.counting)
-        failed = [self._failure(photo) for photo in reported.counting if photo.outcome is Outcome.failed]
+        failed = [
+            Failure.of(photo, self._attempts.get(photo.key, photo.attempts))
+            for photo in reported.counting
+            if photo.outcome is Outcome.failed
+        ]
         self.failures = sorted([*self.failures, *failed], key=lambda failure: failure.key)[: self.most_failures]
         if self.batch.photos <= self.few_photos:
             self.photos = sorted([*self.photos, *reported.counting], key=lambda photo: photo.key)[: self.few_photos]
@@ -68,15 +72,6 @@ class Ending:
             wall_seconds=self.wall_seconds,
             peak_memory_bytes=self.peak_memory_bytes,
             left_out=self.left_out,
-        )
-
-    def _failure(self, photo: PhotoReport) -> Failure:
-        return Failure(
-            key=photo.key,
-            etag=photo.etag,
-            reason=photo.reason or "",
-            transient=photo.transient,
-            attempts=self._attempts.get(photo.key, photo.attempts),
         )
 
 
