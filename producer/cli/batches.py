@@ -183,18 +183,18 @@ def _run(
     celery = make_app(settings)
     watch = BatchMonitor(ledger, batch_id)
     broker = Broker(celery)
-    mind = periodic_rescuer(ledger, batch_id, broker, settings)
+    rescue = periodic_rescuer(ledger, batch_id, broker, settings)
     with _resume_hint(ledger, batch_id):
         if settings.broker_url:
             send(broker)
-            follow_it = partial(follow, watch, every_s=POLL_S, show=not as_json, on_poll=mind)
+            follow_it = partial(follow, watch, every_s=POLL_S, show=not as_json, on_poll=rescue)
             summary = follow_it(notice=Notices(ledger, settings)) if wait else watch.poll()
         else:
             with embedded_worker(celery) as worker:
 
                 def look() -> None:
                     worker.check()
-                    mind()
+                    rescue()
 
                 send(broker)
                 # It says itself when it has done all: only the bar has to be looked after.

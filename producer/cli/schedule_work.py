@@ -79,15 +79,15 @@ def finish(summaries: list[BatchSummary], *, as_json: bool, waited: bool) -> NoR
 
 
 def _followed(ledger: Ledger, batch_id: str, settings: Settings, *, show: bool) -> BatchSummary:
-    mind = periodic_rescuer(ledger, batch_id, Broker(make_app(settings)), settings)
+    rescue = periodic_rescuer(ledger, batch_id, Broker(make_app(settings)), settings)
     notice = Notices(ledger, settings)
-    return follow(BatchMonitor(ledger, batch_id), every_s=POLL_S, show=show, on_poll=mind, notice=notice)
+    return follow(BatchMonitor(ledger, batch_id), every_s=POLL_S, show=show, on_poll=rescue, notice=notice)
 
 
 def _done_here(batches: dict[str, Ledger], settings: Settings, *, show: bool) -> Iterator[BatchSummary]:
     """Without a queue no pass reconciles: what an earlier command has left is resumed here."""
-    for shelf, name in all_schedules(settings):
-        for ledger, batch in unfinished(shelf, name, settings):
+    for repository, name in all_schedules(settings):
+        for ledger, batch in unfinished(repository, name, settings):
             if not any(map(is_live, attempts_at(ledger, batch.id))):  # else another command is at it
                 batches.setdefault(batch.id, ledger)
     if not batches:

@@ -137,8 +137,8 @@ def change(
 ) -> None:
     """Change a schedule from its next run on; with --fraction, roll a recipe out to a part of the photos first."""
     settings = load_settings()
-    shelf = find_schedule(name, settings)
-    before = shelf.read(name)
+    repository = find_schedule(name, settings)
+    before = repository.read(name)
     fields: dict[str, Any] = {}
     if cron or every or timezone:
         fields["trigger"] = new_trigger(before, cron, timezone, every)
@@ -162,7 +162,7 @@ def change(
         fields |= asked_now(every_photo=False)
     if not fields:
         fail("nothing to change: `apf schedule change --help` lists what there is")
-    after = change_schedule(shelf, name, fields, settings)
+    after = change_schedule(repository, name, fields, settings)
     note_schedule_act(after, local_actor(), "change", settings, fields=" ".join(sorted(fields)))
     if every:
         warn_of_a_slower_clock(after.trigger, settings)
@@ -189,12 +189,12 @@ def show(
 ) -> None:
     """Show one schedule, with its last run."""
     settings = load_settings()
-    shelf = find_schedule(name, settings)
-    while wait and not (one := overview(shelf, name, settings)).at_rest:
+    repository = find_schedule(name, settings)
+    while wait and not (one := overview(repository, name, settings)).at_rest:
         if one.error:
             fail(one.error)
         time.sleep(POLL_S)
-    _show(shelf, name, settings, as_json=as_json)
+    _show(repository, name, settings, as_json=as_json)
 
 
 @app.command()
@@ -221,11 +221,11 @@ app.command("resume", hidden=True)(go_on)
 def remove(name: Name) -> None:
     """Remove a schedule. Batches that it has begun go on, and outputs stay."""
     settings = load_settings()
-    shelf = find_schedule(name, settings)
+    repository = find_schedule(name, settings)
     removed = None
     with suppress(LedgerError):  # one that cannot be read goes all the same
-        removed = shelf.read(name)
-    shelf.remove(name)
+        removed = repository.read(name)
+    repository.remove(name)
     if removed:
         note_schedule_act(removed, local_actor(), "remove", settings)
     echo(f"schedule {name} is removed")
@@ -241,8 +241,8 @@ def _set_paused(name: str, paused: bool) -> None:
     note_schedule_act(after, local_actor(), "pause" if paused else "go-on", settings)
 
 
-def _show(shelf: ScheduleRepository, name: str, settings: Settings, *, as_json: bool) -> None:
-    one = overview(shelf, name, settings)
+def _show(repository: ScheduleRepository, name: str, settings: Settings, *, as_json: bool) -> None:
+    one = overview(repository, name, settings)
     if as_json:
         print(json.dumps(one.as_dict()))
     else:

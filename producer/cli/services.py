@@ -46,7 +46,7 @@ def reconcile_command(
     settings = load_settings()
     if not settings.broker_url:
         fail("without a queue there is nothing to reconcile: set APF_BROKER_URL, or use apf resume")
-    broker = _NotingBroker(make_app(settings))
+    broker = _RecordingBroker(make_app(settings))
     where = urls or roots(settings)
     if not where:
         fail("no place to look for open batches: name destinations, or set APF_ALLOWED_URLS or APF_LEDGER_URL")
@@ -77,7 +77,7 @@ def _unlisted(urls: list[str], settings: Settings) -> dict[str, str]:
     return problems
 
 
-class _NotingBroker(Broker):
+class _RecordingBroker(Broker):
     """A broker that keeps what the queue refuses, as a pass only logs it."""
 
     def __init__(self, app: Celery) -> None:
@@ -85,15 +85,15 @@ class _NotingBroker(Broker):
         self.problems: dict[str, str] = {}
 
     def queue_state(self) -> QueueSnapshot:
-        with self._noting():
+        with self._recording():
             return super().queue_state()
 
     def _send(self, task: str, argument: object, queue: str) -> None:
-        with self._noting():
+        with self._recording():
             super()._send(task, argument, queue)
 
     @contextmanager
-    def _noting(self) -> Iterator[None]:
+    def _recording(self) -> Iterator[None]:
         try:
             yield
         except BrokerError as error:

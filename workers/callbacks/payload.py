@@ -13,7 +13,7 @@ from workers.core.clock import now
 from workers.core.records import Batch, Outcome, PhotoReport
 from workers.ledger.batch_ledger import Ledger
 from workers.status.as_json import BatchCounts
-from workers.status.final_status import Ending, ending
+from workers.status.final_status import FinalStatus, final_status
 
 #: Of the body; raised when a receiver of an older one would misread a newer one. New fields do not raise it.
 VERSION: Literal[1] = 1
@@ -139,7 +139,7 @@ def batch_done(ledger: Ledger, batch: Batch, *, stopped: bool | None = None) -> 
     Raises:
         LedgerError, StoreError: it cannot be read.
     """
-    ended = ending(ledger, batch, most_failures=MOST_FAILURES, few_photos=FEW_PHOTOS, stopped=stopped)
+    ended = final_status(ledger, batch, most_failures=MOST_FAILURES, few_photos=FEW_PHOTOS, stopped=stopped)
     if ended is None:
         return None
     summary = ended.summary()
@@ -155,7 +155,7 @@ def batch_done(ledger: Ledger, batch: Batch, *, stopped: bool | None = None) -> 
     return _encoded(Event(type="batch.done", timestamp=_ended_at(ended), data=data))
 
 
-def _ended_at(ended: Ending) -> str:
+def _ended_at(ended: FinalStatus) -> str:
     """Return the moment of the last report, the same at every try."""
     with suppress(ValueError):  # an older report, or none
         return datetime.fromisoformat(ended.finished_at).isoformat(timespec="milliseconds")

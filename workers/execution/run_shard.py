@@ -32,7 +32,7 @@ from workers.execution.isolation import SPLIT_AFTER, OneByOneRunner
 from workers.execution.load_engine import load_engine
 from workers.execution.shard_pipeline import DESTINATION_GONE, ShardPreempted, ShardRunner, already_done, in_order
 from workers.ledger.batch_ledger import Ledger, is_single, open_batch
-from workers.ledger.checkpoints import forget_begun, note_begun, read_begun
+from workers.ledger.checkpoints import delete_checkpoint, read_checkpoint, write_checkpoint
 from workers.ledger.forgotten import forgotten_among
 from workers.ledger.leases import ShardLease, attempts_if_open, crash_counts, renewed
 from workers.store import RESERVED, Store, open_store
@@ -107,7 +107,7 @@ def run_shard(
         _write_report(ledger, batch_id, batch.lane, report)
         return ShardRun(batch, report.totals)
     deaths = crash_counts(attempts)
-    begun = read_begun(ledger, batch, job.shard, refs)
+    begun = read_checkpoint(ledger, batch, job.shard, refs)
     destination = open_store(batch.destination, s3=settings.s3, create=True)
     absent = Absent(destination, [ref.key for ref in refs if ref.key not in begun])
     source_of = sources_in(ledger, Ledger(destination, RESERVED.rstrip("/")))
@@ -153,7 +153,7 @@ def run_shard(
                     raise ShardIncomplete(_transient(photos))
             except (ShardPreempted, ShardIncomplete, ShardStopped, ShardTimedOut):
                 if runner.reports:
-                    note_begun(ledger, batch, job.shard, done())
+                    write_checkpoint(ledger, batch, job.shard, done())
                 raise
             if (present := _as_it_is_now(ledger, batch)) is None:
                 return None
@@ -165,7 +165,7 @@ def run_shard(
             # While the lease is held: a worker that dies here is missed, too.
             _write_report(ledger, batch_id, batch.lane, report)
             if begun:
-                forget_begun(ledger, batch, job.shard)
+                delete_checkpoint(ledger, batch, job.shard)
     except ShardStopped as stop:
         # The lease is over by now, so a resume from here on sends the shard again.
         if ledger.stopped(batch_id):

@@ -30,7 +30,7 @@ from workers.core.records import Batch, Outcome, PhotoRef, PhotoReport
 from workers.errors import BadCredentials, Changed, NotFound, ObjectTooLarge, StoreError, StoreFull, StoreGone
 from workers.execution.byte_budget import BudgetClosed, ByteBudget
 from workers.execution.engine import Cost, Engine, Result
-from workers.execution.jury_verdicts import refusal, said_of
+from workers.execution.jury_verdicts import jury_fields, refusal
 from workers.store import Blob, ObjectInfo, Store
 from workers.store.listing import Absent
 from workers.store.output_metadata import (
@@ -299,7 +299,7 @@ class ShardRunner:
         facts = {"faces": len(result.faces), "megapixels": item.weight.megapixels, "bytes_in": item.bytes_in}
         if outcome is Outcome.no_face and self.batch.no_face == "skip":
             return _report(item.ref, outcome, reason="left out: --no-face skip", **facts)
-        said = said_of(result)
+        said = jury_fields(result)
         if reason := refusal(said["weak"], len(result.faces), self.batch):
             return _report(item.ref, Outcome.failed, reason=reason, code=FailureCode.weak, **said)
         with self.clock.stage("encode"):

@@ -75,11 +75,11 @@ def add_schedule(fields: dict[str, Any], settings: Settings) -> Schedule:
         )
     _check_source(schedule, settings)
     open_store(schedule.destination, s3=settings.s3, create=True)
-    shelf = repository_for(schedule.destination, settings)
+    repository = repository_for(schedule.destination, settings)
     if any(name == schedule.name for _, name in all_schedules(settings)):
         raise LedgerError(f"there is a schedule {schedule.name!r} already: `apf schedule change` changes it")
-    shelf.remove(schedule.name)  # what an earlier one of that name has left
-    shelf.write(schedule)
+    repository.remove(schedule.name)  # what an earlier one of that name has left
+    repository.write(schedule)
     return schedule
 
 
@@ -94,19 +94,19 @@ def _check_source(schedule: Schedule, settings: Settings) -> None:
         raise BadRequest(f"{schedule.source} is one photo: give a schedule the folder or prefix that it lies in")
 
 
-def change_schedule(shelf: ScheduleRepository, name: str, fields: dict[str, Any], settings: Settings) -> Schedule:
+def change_schedule(repository: ScheduleRepository, name: str, fields: dict[str, Any], settings: Settings) -> Schedule:
     """Keep a schedule with other fields, in its place; raises BadRequest, LedgerError, RecipeError."""
-    before = shelf.read(name)
+    before = repository.read(name)
     facts = {**before.model_dump(), **fields}
     if any(facts[field] != before.model_dump()[field] for field in ("recipe", "rollout")):
         facts["revision"] = before.revision + 1
     after = _checked(facts, settings)
     home = repository_for(after.destination, settings)
-    if home.store.url != shelf.store.url:  # APF_LEDGER_URL was set later
-        home.write_state(name, shelf.state(name))
+    if home.store.url != repository.store.url:  # APF_LEDGER_URL was set later
+        home.write_state(name, repository.state(name))
     home.write(after)
-    if home.store.url != shelf.store.url:
-        shelf.remove(name)
+    if home.store.url != repository.store.url:
+        repository.remove(name)
     return after
 
 

@@ -9,7 +9,7 @@ from workers.core.failure_codes import known_code
 from workers.core.records import Batch, PhotoReport, ShortReport, Totals
 from workers.ledger.batch_ledger import Ledger, Stop
 from workers.ledger.callback_state import Callback, read_callback
-from workers.ledger.checkpoints import begun_totals
+from workers.ledger.checkpoints import checkpoint_totals
 from workers.ledger.leases import attempts_at, is_live
 from workers.ledger.left_out import LeftOuts, read_left_outs
 from workers.ledger.report_cache import WORTH, note_reports, read_reports
@@ -215,7 +215,7 @@ class BatchMonitor:
         return tuple(Failure.of(found[key], attempts[key]) for key in sorted(found))
 
     def _running(self, batch: Batch) -> Totals:
-        done = begun_totals(self.ledger, batch)
+        done = checkpoint_totals(self.ledger, batch)
         for attempt in attempts_at(self.ledger, self.batch_id):
             if is_live(attempt):  # its own count holds what earlier tries did, once it has begun to count
                 done[attempt.shard] = max(done.get(attempt.shard, Totals()), attempt.done, key=lambda sums: sums.photos)

@@ -16,7 +16,7 @@ from workers.status.reports import Reported, reports, retries
 
 
 @dataclass
-class Ending:
+class FinalStatus:
     """The end of a batch, from reports that are given in the order of their shards."""
 
     batch: Batch
@@ -75,9 +75,9 @@ class Ending:
         )
 
 
-def ending(
+def final_status(
     ledger: Ledger, batch: Batch, *, most_failures: int, few_photos: int, stopped: bool | None = None
-) -> Ending | None:
+) -> FinalStatus | None:
     """How the batch ended; None for one that is not done, or is stopped.
 
     Args:
@@ -89,7 +89,7 @@ def ending(
     if not batch.planned or (ledger.stopped(batch.id) if stopped is None else stopped):
         return None
     left_out = read_left_outs(ledger, batch)
-    ended = Ending(batch, retries(ledger, batch), most_failures, few_photos, left_out=left_out)
+    ended = FinalStatus(batch, retries(ledger, batch), most_failures, few_photos, left_out=left_out)
     for reported in reports(ledger, batch, ended.retried_by):
         if reported is None:
             return None
