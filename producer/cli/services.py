@@ -13,8 +13,7 @@ import typer
 from celery import Celery
 from rich.markup import escape
 
-from apf.extras import extra_for, lacking
-from producer.cli.console import DONE, SOME_FAILED, AsJson, console, echo, errors_end_the_command, fail
+from producer.cli.console import DONE, SOME_FAILED, AsJson, check_can_work, console, echo, errors_end_the_command, fail
 from producer.cli.serve import examine_serving
 from producer.doctor import checks
 from workers.batches.rescue import reconcile
@@ -117,8 +116,7 @@ def worker(context: typer.Context) -> None:
     if HELP not in context.args:
         settings = load_settings()
         check_worker(settings)
-        if reason := lacking(extra_for(settings.device)):
-            fail(f"a worker protects photos, and {reason}")
+        check_can_work(settings, "a worker protects photos")
         check_reachable(settings.allowed_for_batches, settings.s3)
         checks.check_eviction(settings)
         if settings.decoder_cage == "require":

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from apf.check.recognisers import Recogniser, load_recogniser
 from apf.detection.detector import load_detector
-from apf.photo import Limits
 from apf.recipe import DEFAULT_RECIPE, Recipe, load_recipe
 from workers.batches.create import find_batch
 from workers.check import people as who
@@ -16,7 +15,7 @@ from workers.check.result import Result, judged
 from workers.check.sightings import FaceFinder, FoundFaces, photos_in
 from workers.config.settings import Settings
 from workers.errors import BadRequest, LedgerError
-from workers.execution.engine import shared_decoder
+from workers.execution.engine import photo_limits, shared_decoder
 from workers.store import Store, canonical_url, open_store
 
 #: Where a recipe takes no steps, these are asked: recognisers of two families that come with the worker.
@@ -75,7 +74,7 @@ def look(
     assert after  # noqa: S101  it is always named
     looker = FaceFinder(
         shared_decoder(settings),
-        Limits(max_bytes=settings.max_photo_bytes, max_pixels=settings.max_photo_pixels),
+        photo_limits(settings),
         load_detector(settings.detector or recipe.detector),
         main_only=question.person_folders,
     )

@@ -11,9 +11,8 @@ from pydantic import ValidationError
 
 from apf.exclusions import Exclusions
 from apf.recipe import check_jury, check_private, make_recipe
-from workers.access.sources import find_source
-from workers.batches.create import OverlapError, check_ledger_place, find_ledger
-from workers.config.access import check_allowed
+from workers.access.sources import check_places, find_source
+from workers.batches.create import check_ledger_place, find_ledger
 from workers.config.settings import Settings
 from workers.core.clock import now
 from workers.core.records import explain
@@ -22,7 +21,7 @@ from workers.ledger.audit import note_act
 from workers.schedules.models import Change, RecipeFields, Rollout, Schedule
 from workers.schedules.repository import ScheduleRepository, all_schedules, repository_for
 from workers.schedules.trigger import Trigger, seconds
-from workers.store import canonical_url, open_store, overlap
+from workers.store import canonical_url, open_store
 from workers.webhooks.ssrf import parse_target
 
 log = logging.getLogger(__name__)
@@ -66,13 +65,7 @@ def add_schedule(fields: dict[str, Any], settings: Settings) -> Schedule:
     places = {name: canonical_url(fields[name]) for name in ("source", "destination")}
     check_ledger_place(places["destination"], settings)
     schedule = _checked({**fields, **places, "created_at": now().isoformat()}, settings)
-    if settings.allowed_urls:
-        for what, url in places.items():
-            check_allowed(url, settings.allowed, what=what)
-    if overlap(schedule.source, schedule.destination):
-        raise OverlapError(
-            f"{schedule.source} and {schedule.destination} overlap: give a destination outside the source"
-        )
+    check_places(schedule.source, schedule.destination, settings)
     _check_source(schedule, settings)
     open_store(schedule.destination, s3=settings.s3, create=True)
     repository = repository_for(schedule.destination, settings)
