@@ -3,7 +3,11 @@
 ApfError
 ├── PhotoError            this one photo cannot be protected; a retry does not help
 │   ├── CorruptPhoto          the bytes are not a whole picture
+│   │   └── DecodingTimeout       decoding takes too long
 │   ├── UnsupportedPhoto      a picture, but of a kind that we refuse, with the reason
+│   │   ├── CameraRaw             a camera's raw file
+│   │   ├── SeveralPictures       pages, an animation, a sequence
+│   │   └── UnknownColours        CMYK whose colours are not known
 │   ├── PhotoTooLarge         over the limit in bytes or pixels
 │   ├── PrivateFileError      no gradient or perturbation file, or one made for something else
 │   └── WeakPerturbation      what a server answered does not protect the photo
@@ -35,6 +39,22 @@ class CorruptPhoto(PhotoError):
 
 class UnsupportedPhoto(PhotoError):
     """Raised when the picture is of a kind that cannot be protected whole (animated, unknown format, ...)."""
+
+
+class DecodingTimeout(CorruptPhoto):
+    """Raised when decoding or encoding takes longer than it may."""
+
+
+class CameraRaw(UnsupportedPhoto):
+    """Raised for a camera's raw file, which holds no finished picture."""
+
+
+class SeveralPictures(UnsupportedPhoto):
+    """Raised for a file of several pages, frames or pictures."""
+
+
+class UnknownColours(UnsupportedPhoto):
+    """Raised for CMYK without a profile that says its colours."""
 
 
 class PhotoTooLarge(PhotoError):

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from functools import cache
+from importlib.metadata import requires
 from importlib.util import find_spec
 
 from apf.errors import MissingExtra
 
-_CPU = ("cv2", "numpy", "onnx", "onnxruntime", "PIL", "pillow_heif", "safetensors", "scipy", "simplejpeg")
-_GPU = (*_CPU, "insightface", "onnx2torch", "torch", "torchvision")
-#: The modules that each brings.
-MODULES: dict[str, tuple[str, ...]] = {
-    "cpu": _CPU,
-    "gpu": _GPU,
-    "private": ("numpy", "onnx", "onnxruntime", "PIL", "safetensors"),
-    "research": (*_GPU, "matplotlib", "skimage", "tqdm"),
-    "otel": ("opentelemetry",),
-}
+#: The distribution whose extras they are, and modules that are not called like their distribution.
+PACKAGE = "apf-protect"
+IMPORTED_AS = {"opencv-python-headless": "cv2", "pillow": "PIL", "scikit-image": "skimage"}
 #: What `apf doctor` says of each.
 PURPOSES = {
     "cpu": "protecting photos, and `apf report`",
@@ -30,9 +26,19 @@ def extra_for(device: str) -> str:
     return "cpu" if device in ("auto", "cpu") else "gpu"
 
 
+@cache
+def modules_of(extra: str) -> tuple[str, ...]:
+    """Return the modules that an extra brings on every system, by the package's own metadata."""
+    wanted = (line.partition(";") for line in requires(PACKAGE) or ())
+    names = [re.split(r"[^\w.-]", name)[0] for name, _, when in wanted if when.strip() == f"extra == '{extra}'"]
+    found = {IMPORTED_AS.get(name, name.replace("-", "_")) for name in names}
+    # The parts of OpenTelemetry share one name.
+    return tuple(sorted({name if "opentelemetry" not in name else "opentelemetry" for name in found}, key=str.lower))
+
+
 def lacking(extra: str) -> str:
     """Return which modules of an extra are missing, and how it is installed; empty where it is all here."""
-    missing = [name for name in MODULES[extra] if find_spec(name) is None]
+    missing = [name for name in modules_of(extra) if find_spec(name) is None]
     if not missing:
         return ""
     return f'the extra {extra} is not installed here (no {", ".join(missing)}): pip install "apf-protect[{extra}]"'

@@ -1,4 +1,4 @@
-"""Draw the floors of the three packages from their import contracts: `python infra/architecture.py`.
+"""Draw the layers of the three packages from their import contracts: `python infra/architecture.py`.
 
 Writes docs/architecture.md; a test compares.
 """
@@ -15,10 +15,10 @@ PAGE = ROOT / "docs" / "architecture.md"
 WIDTH, NAME_WIDTH = 110, 16
 
 INTRODUCTION = """\
-# Floors and rooms
+# Packages and layers
 
-Imports run `producer -> workers -> apf`, never back. Inside each package a room imports from the floors below its own,
-never from above, and rooms of one floor do not import each other. `make lint` holds the code to it (the contracts in
+Imports run `producer -> workers -> apf`, never back. Inside each of the three a package imports from the layers below its
+own, never from above, and packages of one layer do not import each other. `make lint` holds the code to it (the contracts in
 `pyproject.toml`), and `python infra/architecture.py` draws this page from them.
 """
 
@@ -34,12 +34,12 @@ def page() -> str:
 
 
 def _drawn(package: str, layers: list[str]) -> str:
-    """Return the floors, from the top, with a line between them."""
+    """Return the layers, from the top, with a line between them."""
     rule = "+" + "-" * (WIDTH + 2) + "+"
     lines = [rule]
     for layer in layers:
-        for room in layer.split(" | "):
-            text = f"{room:<{NAME_WIDTH}}{_summary(f'{package}.{room}')}"
+        for name in layer.split(" | "):
+            text = f"{name:<{NAME_WIDTH}}{_summary(f'{package}.{name}')}"
             lines += [f"| {line:<{WIDTH}} |" for line in textwrap.wrap(text, WIDTH, subsequent_indent=" " * NAME_WIDTH)]
         lines.append(rule)
     return "\n".join(lines)

@@ -14,13 +14,13 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from copy import copy
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Literal
+from functools import wraps
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
 from apf.recipe import DEFAULT_RECIPE
 from workers.access.sources import find_source, is_source_of
@@ -57,6 +57,9 @@ MAX_NAMED = 1000
 HEADS = 16
 #: Between two looks at a batch that is waited for: short at first, for an upload.
 FIRST_POLL_S, LAST_POLL_S = 0.2, 2.0
+
+P = ParamSpec("P")
+Answer = TypeVar("Answer")
 
 
 class NotDone(TimeoutError):
@@ -308,40 +311,27 @@ class Client:
             raise
 
 
+def _in_a_thread(
+    call: Callable[Concatenate[Client, P], Answer],
+) -> Callable[Concatenate[AsyncClient, P], Coroutine[Any, Any, Answer]]:
+    """Return a method of `AsyncClient` that does what this one of `Client` does, and takes the same."""
+
+    @wraps(call)
+    async def called(self: AsyncClient, /, *args: P.args, **kwargs: P.kwargs) -> Answer:
+        return await asyncio.to_thread(call, self._client, *args, **kwargs)
+
+    return called
+
+
 class AsyncClient:
     """`Client` for asyncio: the same calls, awaited. They run in threads, and waiting holds none."""
 
     def __init__(self, settings: Settings | None = None, *, actor: str | None = None) -> None:
         self._client = Client(settings, actor=actor)
 
-    async def submit(
-        self,
-        source: str,
-        destination: str,
-        *,
-        photos: Sequence[str] | None = None,
-        recipe: str = DEFAULT_RECIPE,
-        lane: Lane | None = None,
-        tenant: str = "",
-        callback: str | None = None,
-        no_face: Literal["copy", "skip"] = "copy",
-        overwrite: bool = False,
-        on_weak: OnWeak = "publish",
-        exclude: Sequence[str] = (),
-        missing: Literal["refuse", "ignore"] = "refuse",
-        batch_id: str | None = None,
-        private: bool = False,
-        include_forgotten: bool = False,
-    ) -> Submitted:
-        """As `Client.submit`."""
-        call = partial(self._client.submit, source, destination, photos=photos, recipe=recipe, lane=lane)
-        call = partial(call, tenant=tenant, callback=callback, private=private, exclude=exclude)
-        call = partial(call, no_face=no_face, overwrite=overwrite, on_weak=on_weak, include_forgotten=include_forgotten)
-        return await asyncio.to_thread(call, missing=missing, batch_id=batch_id)
-
-    async def status(self, destination: str, batch: str) -> BatchSummary:
-        """As `Client.status`."""
-        return await asyncio.to_thread(self._client.status, destination, batch)
+    submit = _in_a_thread(Client.submit)
+    status = _in_a_thread(Client.status)
+    cancel = _in_a_thread(Client.cancel)
 
     async def wait(self, destination: str, batch: str, *, timeout_s: float | None = None) -> BatchSummary:
         """As `Client.wait`; it can be cancelled at any time, and the batch goes on."""
@@ -352,10 +342,6 @@ class AsyncClient:
             if summary.done or summary.stopped:
                 return summary
             await asyncio.sleep(pauses.next(summary))
-
-    async def cancel(self, destination: str, batch: str) -> None:
-        """As `Client.cancel`."""
-        await asyncio.to_thread(self._client.cancel, destination, batch)
 
 
 class _Pauses:

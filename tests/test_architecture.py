@@ -1,4 +1,4 @@
-"""The drawing of the floors, and the recipes that name rooms."""
+"""The drawing of the layers, and the recipes that name packages."""
 
 from __future__ import annotations
 
@@ -24,5 +24,5 @@ def test_the_drawing_is_that_of_the_contracts() -> None:
     "path", sorted(set(re.findall(r"`((?:apf|workers|producer|tests|infra)/[\w/.]+)`", CONTRIBUTING)))
 )
 def test_every_place_that_contributing_names_is_there(path: str) -> None:
-    """CONTRIBUTING sends nobody to a file or room that has moved."""
+    """CONTRIBUTING sends nobody to a file or package that has moved."""
     assert (ROOT / path).exists()

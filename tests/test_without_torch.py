@@ -14,7 +14,7 @@ from PIL import Image
 
 from apf.detection.detector import load_detector
 from apf.errors import DetectorError, MissingExtra
-from apf.extras import MODULES, lacking
+from apf.extras import lacking, modules_of
 from apf.guides import load_guide
 from apf.recipe import load_recipe
 from workers.config.settings import Settings
@@ -82,4 +82,12 @@ def test_an_insightface_pack_names_its_extra(monkeypatch: pytest.MonkeyPatch, tm
 
 def test_everything_is_here_for_the_tests() -> None:
     """No extra lacks anything where the tests run; and a module that is none would be told."""
-    assert [lacking(extra) for extra in MODULES] == [""] * len(MODULES)
+    extras = ("cpu", "gpu", "private", "research", "otel")
+    assert [lacking(extra) for extra in extras] == [""] * len(extras)
+
+
+def test_the_modules_of_an_extra_are_those_that_the_package_asks_for() -> None:
+    """Read from its metadata: what is for one system alone is no lack elsewhere."""
+    assert {"cv2", "PIL", "onnxruntime"} <= {*modules_of("cpu")} < {*modules_of("gpu")}
+    assert {"landlockpy", "pyseccomp", "torch"}.isdisjoint(modules_of("cpu"))
+    assert modules_of("otel") == ("opentelemetry",)

@@ -20,6 +20,7 @@ WorkerError
     ├── Occupied              another object stands where an output would go
     ├── IsOutput              what should be protected is an output itself
     ├── InvalidKey            the key cannot be kept in this store
+    ├── Archived              it has to be restored from an archive first
     ├── ObjectTooLarge        over the limit in bytes; nothing was read
     └── StoreUnavailable      a time-out, a lost connection, a 5xx: a retry helps
 """
@@ -115,6 +116,10 @@ class IsOutput(StoreError):
 
 class InvalidKey(StoreError):
     """Raised when a key cannot be kept in this store, or would leave its root. Permanent: rename the object."""
+
+
+class Archived(StoreError):
+    """Raised when an object lies in an archive's storage class. Permanent: restore it."""
 
 
 class ObjectTooLarge(StoreError):

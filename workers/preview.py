@@ -14,12 +14,12 @@ from apf.detection.detector import Detector, load_detector
 from apf.errors import PhotoError
 from apf.faces.alignment import Box, UInt8
 from apf.filters.load import PhotoFilter, load_filter
-from apf.photo import Limits, Photo
+from apf.photo import Photo
 from apf.protect.pipeline import protect_batch
 from apf.recipe import load_recipe
 from workers.config.settings import Settings
 from workers.errors import StoreError
-from workers.execution.engine import placement, shared_decoder
+from workers.execution.engine import photo_limits, placement, shared_decoder
 from workers.report import thumbnails
 from workers.store import open_store
 from workers.store.media_types import may_be_photo
@@ -82,7 +82,7 @@ def _filters(recipes: Sequence[str], settings: Settings) -> Iterator[PhotoFilter
 def _first_face(source: str, detector: Detector, settings: Settings) -> tuple[Photo, Box] | None:
     """Return the largest face of the first photo that has a large one; else the largest of all that were looked at."""
     store, decoder = open_store(source, s3=settings.s3), shared_decoder(settings)
-    limits = Limits(max_bytes=settings.max_photo_bytes, max_pixels=settings.max_photo_pixels)
+    limits = photo_limits(settings)
     best: tuple[Photo, Box] | None = None
     for info in islice((info for info in store.list() if may_be_photo(info)), LOOKED_THROUGH):
         try:

@@ -51,7 +51,7 @@ class Verdict(StrEnum):
 
 
 @dataclass(frozen=True)
-class Said:
+class FaceMatch:
     """What one recogniser says of one protected face."""
 
     #: Clean faces that it was compared with, by their places, and the cosines.
@@ -75,20 +75,22 @@ class Said:
 
 
 @dataclass(frozen=True)
-class Asked:
+class RecogniserMatches:
     """One recogniser, and what it says."""
 
     recogniser: Recogniser
     #: Known, given or estimated; None where nothing says from where on it matches.
     marks: Marks | None
     #: Of each protected face.
-    said: tuple[Said, ...]
+    said: tuple[FaceMatch, ...]
     #: Pairs of two protected photos of one person, and how many of them are matched.
     together: int
     together_matched: int | None
 
 
-def ask(recogniser: Recogniser, clean: Sequence[CleanFace], protected: Sequence[ProtectedFace]) -> Asked:
+def match_faces(
+    recogniser: Recogniser, clean: Sequence[CleanFace], protected: Sequence[ProtectedFace]
+) -> RecogniserMatches:
     """Return what a recogniser says of each protected face, compared with the person's other photos."""
     known = recogniser.identities([face.crop for face in clean])
     now = recogniser.identities([face.crop for face in protected])
@@ -103,7 +105,7 @@ def ask(recogniser: Recogniser, clean: Sequence[CleanFace], protected: Sequence[
         if one.person == other.person and one.photo != other.photo
     ]
     matched = None if marks is None else sum(cosine >= marks.usual for cosine in pairs)
-    return Asked(recogniser, marks, said, len(pairs), matched)
+    return RecogniserMatches(recogniser, marks, said, len(pairs), matched)
 
 
 def _strangers(known: Float32, people: np.ndarray, clean: Sequence[CleanFace]) -> Float32:
@@ -118,7 +120,7 @@ def _strangers(known: Float32, people: np.ndarray, clean: Sequence[CleanFace]) -
 
 def _said(
     face: ProtectedFace, cosines: Float32, known: Float32, clean: Sequence[CleanFace], marks: Marks | None
-) -> Said:
+) -> FaceMatch:
     own = None if face.before is None else clean[face.before]
     others = [
         place
@@ -130,7 +132,7 @@ def _said(
     if marks and face.before is not None:
         before = sum(float(known[face.before] @ known[place]) >= marks.usual for place in others)
     strict = marks.strict if marks else None
-    return Said(
+    return FaceMatch(
         others=tuple(others),
         cosines=tuple(found),
         matched=None if marks is None else sum(cosine >= marks.usual for cosine in found),

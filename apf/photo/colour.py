@@ -8,7 +8,7 @@ from functools import cache
 import numpy as np
 from PIL import Image, ImageCms
 
-from apf.errors import UnsupportedPhoto
+from apf.errors import UnknownColours, UnsupportedPhoto
 from apf.photo import icc as profiles
 
 _ICC_HEADER_BYTES = 128
@@ -100,11 +100,11 @@ def _grey_16_to_8(image: Image.Image) -> Image.Image:
 def _cmyk_to_srgb(image: Image.Image, icc: bytes | None) -> Image.Image:
     """Relative colorimetric with black point compensation, as image editors do it."""
     if not icc:
-        raise UnsupportedPhoto("CMYK without an ICC profile, so its colours are unknown: convert it to RGB")
+        raise UnknownColours("CMYK without an ICC profile, so its colours are unknown: convert it to RGB")
     try:
         profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
         if profile.profile.xcolor_space.strip() != "CMYK":
-            raise UnsupportedPhoto(f"CMYK with a profile for {profile.profile.xcolor_space.strip()}: convert it to RGB")
+            raise UnknownColours(f"CMYK with a profile for {profile.profile.xcolor_space.strip()}: convert it to RGB")
         converted = ImageCms.profileToProfile(
             image,
             profile,
@@ -114,7 +114,7 @@ def _cmyk_to_srgb(image: Image.Image, icc: bytes | None) -> Image.Image:
             flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
         )
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError) as error:
-        raise UnsupportedPhoto(f"CMYK whose ICC profile cannot be used ({error}): convert it to RGB") from error
+        raise UnknownColours(f"CMYK whose ICC profile cannot be used ({error}): convert it to RGB") from error
     if converted is None:
-        raise UnsupportedPhoto("CMYK whose ICC profile cannot be used: convert it to RGB")
+        raise UnknownColours("CMYK whose ICC profile cannot be used: convert it to RGB")
     return converted

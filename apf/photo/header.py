@@ -15,7 +15,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from apf.errors import CorruptPhoto, PhotoError, PhotoTooLarge, UnsupportedPhoto
+from apf.errors import CameraRaw, CorruptPhoto, PhotoError, PhotoTooLarge, SeveralPictures, UnsupportedPhoto
 from apf.photo import containers
 from apf.photo.heif import HEIF_OPENER
 from apf.photo.metadata import read_orientation
@@ -211,7 +211,8 @@ def _format(data: bytes) -> Format:
             return known
     if kind == "HEIF":
         raise UnsupportedPhoto("HEIC needs the pillow-heif package: pip install pillow-heif")
-    raise UnsupportedPhoto(f"{kind} is not supported: convert it to {SUPPORTED}")
+    refused = CameraRaw if kind.startswith("camera raw") else UnsupportedPhoto
+    raise refused(f"{kind} is not supported: convert it to {SUPPORTED}")
 
 
 def _check_pixels(width: int, height: int, limits: Limits) -> None:
@@ -238,19 +239,19 @@ def _refuse_what_is_no_photo(image: ImageFile.ImageFile, kind: Format, data: byt
     if kind == "HEIF":
         # Several pictures in one file are no film: the primary one is the photo.
         if data[8:12] in _HEIF_SEQUENCE_BRANDS:
-            raise UnsupportedPhoto("the HEIC is an image sequence: extract one picture from it")
+            raise SeveralPictures("the HEIC is an image sequence: extract one picture from it")
         return
     frames = getattr(image, "n_frames", 1)
     if frames > 1:
         what = "pages" if kind == "TIFF" else "frames of animation"
-        raise UnsupportedPhoto(f"the {kind} has {frames} {what}: split it into single photos")
+        raise SeveralPictures(f"the {kind} has {frames} {what}: split it into single photos")
 
 
 def _refuse_camera_raw(image: ImageFile.ImageFile, data: bytes) -> None:
     """Camera raw files (DNG, CR2, NEF, ARW) are TIFFs whose first picture is a thumbnail or a mosaic."""
     tags = getattr(image, "tag_v2", {})
     if data[8:10] == b"CR" or _DNG_VERSION in tags or int(tags.get(_NEW_SUBFILE_TYPE, 0)) & 1:
-        raise UnsupportedPhoto("the TIFF is a camera's raw file: develop it to a JPEG or TIFF first")
+        raise CameraRaw("the TIFF is a camera's raw file: develop it to a JPEG or TIFF first")
 
 
 def _refuse_raw_planes(image: ImageFile.ImageFile) -> None:

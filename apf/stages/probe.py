@@ -72,20 +72,3 @@ def fused(probe: Probe) -> Probe:
         if isinstance(part, nn.Sequential) and isinstance(part[0], nn.Conv2d) and isinstance(part[1], nn.BatchNorm2d):
             part[0], part[1] = fuse_conv_bn_eval(part[0], part[1]), nn.Identity()
     return probe
-
-
-def unfused(probe: Probe) -> Probe:
-    """Return a new probe of the same function as a fused one: its BatchNorms only add what were the convolutions'
-    biases.
-    """
-    found = Probe().eval()
-    state = found.state_dict()
-    for name, tensor in probe.state_dict().items():
-        if name in state:
-            state[name] = tensor
-            continue
-        norm = name.removesuffix("0.bias") + "1"
-        state[f"{norm}.bias"] = tensor
-        state[f"{norm}.weight"] = (state[f"{norm}.running_var"] + NORM_EPSILON).sqrt()
-    found.load_state_dict(state)
-    return found

@@ -156,7 +156,7 @@ class Helper:
     def _check(self, album: Album) -> None:
         run: Any = importlib.import_module("workers.check.run")
         others = self._albums.place(album.id, "others")
-        question = run.Question(
+        question = run.CheckOptions(
             protected=str(self._albums.destination(album)), others=str(others) if others.is_dir() else None
         )
         answer: dict[str, Any] = {"batch": album.batch, "confirmed": album.confirmed}

@@ -132,10 +132,10 @@ class Runner:
         if album.id in self._stopped:  # meanwhile, when there was no batch to be stopped yet
             self.stop(album)
         watch = BatchMonitor(ledger, album.batch)
-        mind = periodic_rescuer(ledger, album.batch, sender, self._settings)
+        rescue = periodic_rescuer(ledger, album.batch, sender, self._settings)
         while True:
             worker.check()
-            mind()
+            rescue()
             summary = self.progress[album.id] = watch.poll(running=True)
             if summary.done or summary.stopped:
                 break

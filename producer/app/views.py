@@ -80,7 +80,8 @@ def batch(album: Album, runner: Runner) -> dict[str, Any]:
     return {
         "stopped": not runner.is_at(album.id),
         "failures": [
-            (legible(one.key), legible(one.reason), plain(one.reason, transient=one.transient)) for one in failures
+            (legible(one.key), legible(one.reason), plain(one.reason, transient=one.transient, code=one.code))
+            for one in failures
         ],
         "left_out": [(legible(one.key), legible(one.reason)) for one in found.left_out.named] if found else [],
     }
@@ -134,7 +135,7 @@ def split(card: Mapping[str, Any]) -> int:
 
 
 def plain_cure(card: Mapping[str, Any]) -> str:
-    return plain(card["reason"], transient=False) if card.get("reason") else ""
+    return plain(card["reason"], transient=False, code=card.get("code", "")) if card.get("reason") else ""
 
 
 def recipe(name: str) -> str:

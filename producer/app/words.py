@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
-from workers.report.advice import cure
+from workers.core.failure_codes import FailureCode, known_code
 
 
 @dataclass(frozen=True)
@@ -35,32 +34,36 @@ CHOICES = (
     ),
 )
 
-#: What the command line's advice says of commands and variables, which an app has not.
-_ENDINGS = (
-    (
-        r" Then (use apf retry|run apf protect as before: it takes only what is new or changed)\.",
-        " Then press “Try again”.",
-    ),
-    (r"It may pass by itself: use apf retry\.", "It may pass by itself: press “Try again”."),
-    (r"It was edited meanwhile\. Run apf protect as before\.", "It was edited meanwhile. Press “Try again”."),
-    (r",? or (raise|lower) APF_\w+( or APF_\w+)*( if there is memory for it)?", ""),
-    (r" Is it to be replaced\? Then run apf protect with --overwrite\.", ""),
-    (r"Move what lies there away and use apf retry, or choose another destination\.", "Protect the album anew."),
-    (
-        r"Retrying comes to the same: run apf protect .*",
-        "Choose “Safest” and protect the album again.",
-    ),
-    (r"Whoever runs the workers has to allow this place or detector\.", "The program was set up not to go there."),
-)
+_AGAIN = " Then press “Try again”."
+PASSES = "It may pass by itself: press “Try again”."
+#: As `workers.report.advice.CURES`, for somebody who knows no command.
+CURES: dict[FailureCode, str] = {
+    FailureCode.occupied: "Protect the album anew.",
+    FailureCode.is_output: "Nothing to do: it is protected. Take the original where you mean that.",
+    FailureCode.private_file: "The photo's owner makes the gradient file again." + _AGAIN,
+    FailureCode.weak: "Choose “Safest” and protect the album again.",
+    FailureCode.changed: "It was edited meanwhile. Press “Try again”.",
+    FailureCode.deleted: "Nothing to do, unless it was deleted by mistake: then put it back." + _AGAIN,
+    FailureCode.not_allowed: "The program was set up not to go there.",
+    FailureCode.timeout: "Save it again in a photo program." + _AGAIN,
+    FailureCode.camera_raw: "Develop it to a JPEG or TIFF in your raw converter." + _AGAIN,
+    FailureCode.several_pictures: "Export its pictures as single photos." + _AGAIN,
+    FailureCode.colours: "Convert it to RGB (sRGB) in a photo program." + _AGAIN,
+    FailureCode.too_large: "Scale it down." + _AGAIN,
+    FailureCode.memory: "Scale it down, or close other programs." + _AGAIN,
+    FailureCode.unsupported: "Save it as an 8-bit RGB JPEG or PNG in a photo program." + _AGAIN,
+    FailureCode.corrupt: "The file is damaged. Does it open in a photo program? Save it again there; else take it from "
+    "a backup." + _AGAIN,
+    FailureCode.store_full: "Free some space on this computer." + _AGAIN,
+    FailureCode.archived: "Restore it from the archive, and wait until that is done." + _AGAIN,
+    FailureCode.denied: "Correct the rights of the file or its folder." + _AGAIN,
+    FailureCode.key: "Give the photo another name, or put the file itself there." + _AGAIN,
+    FailureCode.unexpected: "This is a fault of the program: please report it, with the reason. No other photo suffers "
+    "from it.",
+    FailureCode.other: "Mend what the reason says." + _AGAIN,
+}
 
 
-def plain(reason: str, *, transient: bool) -> str:
-    """Return what to do about a failed photo, without commands."""
-    return without_commands(cure(reason, transient=transient))
-
-
-def without_commands(text: str) -> str:
-    """Return a piece of advice as a person at the page can take it."""
-    for pattern, instead in _ENDINGS:
-        text = re.sub(pattern, instead, text)
-    return text
+def plain(reason: str, *, transient: bool, code: str = "") -> str:
+    """Return what to do about a failed photo, without commands; as `workers.report.advice.cure`."""
+    return PASSES if transient else CURES[known_code(code, reason)]

@@ -11,9 +11,8 @@ from typing import Annotated
 
 import typer
 
-from apf.extras import extra_for, lacking
 from producer.app.albums import work_folder
-from producer.cli.console import echo, errors_end_the_command, fail
+from producer.cli.console import check_can_work, echo, errors_end_the_command, fail
 from workers.config.settings import Settings, load_settings
 
 #: How often a running batch writes how far it is, for the page.
@@ -33,8 +32,7 @@ def app_command(
 
     Ends with Ctrl-C, or by the page's own button.
     """
-    if reason := lacking(extra_for(load_settings().device)):
-        fail(f"this command does the work itself, and {reason}")
+    check_can_work(load_settings(), "this command does the work itself")
     from producer.app.serve import OtherApp, serve  # noqa: PLC0415  the HTTP server loads where it is used
 
     for folder in folders or ():

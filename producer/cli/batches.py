@@ -10,7 +10,6 @@ from typing import Annotated
 
 import typer
 
-from apf.extras import extra_for, lacking
 from apf.recipe import DEFAULT_RECIPE
 from producer.cli.callbacks import await_callback, check_callback_here
 from producer.cli.console import (
@@ -25,6 +24,7 @@ from producer.cli.console import (
     Overwrite,
     Private,
     Wait,
+    check_can_work,
     console,
     echo,
     errors_end_the_command,
@@ -183,18 +183,18 @@ def _run(
     celery = make_app(settings)
     watch = BatchMonitor(ledger, batch_id)
     broker = Broker(celery)
-    mind = periodic_rescuer(ledger, batch_id, broker, settings)
+    rescue = periodic_rescuer(ledger, batch_id, broker, settings)
     with _resume_hint(ledger, batch_id):
         if settings.broker_url:
             send(broker)
-            follow_it = partial(follow, watch, every_s=POLL_S, show=not as_json, on_poll=mind)
+            follow_it = partial(follow, watch, every_s=POLL_S, show=not as_json, on_poll=rescue)
             summary = follow_it(notice=Notices(ledger, settings)) if wait else watch.poll()
         else:
             with embedded_worker(celery) as worker:
 
                 def look() -> None:
                     worker.check()
-                    mind()
+                    rescue()
 
                 send(broker)
                 # It says itself when it has done all: only the bar has to be looked after.
@@ -224,5 +224,4 @@ def _refuse_what_cannot_run(settings: Settings, wait: bool) -> None:
         return
     if not wait:
         fail("--no-wait needs a queue that others work on: set APF_BROKER_URL, or leave the flag away")
-    if reason := lacking(extra_for(settings.device)):
-        fail(f"without a queue this command does the work itself, and {reason}, or set APF_BROKER_URL")
+    check_can_work(settings, "without a queue this command does the work itself", ", or set APF_BROKER_URL")

@@ -66,7 +66,7 @@ def check(
     folders = [canonical_url(url) for url in (protected, others, originals) if url]
     place.check(apart=tuple(folders))
     run: Any = importlib.import_module("workers.check.run")
-    question = run.Question(
+    question = run.CheckOptions(
         protected=protected,
         originals=originals,
         others=others,

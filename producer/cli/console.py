@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from enum import StrEnum
 from functools import wraps
-from typing import Annotated, NoReturn, ParamSpec
+from typing import TYPE_CHECKING, Annotated, NoReturn, ParamSpec
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
 from apf.errors import ApfError
+from apf.extras import extra_for, lacking
 from workers.errors import WorkerError
+
+if TYPE_CHECKING:
+    from workers.config.settings import Settings
 
 #: For people, on stderr; stdout belongs to the result.
 console = Console(stderr=True)
@@ -68,6 +72,12 @@ def errors_end_the_command(command: Callable[P, None]) -> Callable[P, None]:
 def fail(message: str) -> NoReturn:
     console.print(f"[red]apf:[/red] {escape(message)}", highlight=False, soft_wrap=True)
     raise typer.Exit(COULD_NOT_RUN)
+
+
+def check_can_work(settings: Settings, what: str, instead: str = "") -> None:
+    """End a command that protects photos itself where the libraries for it are not installed."""
+    if reason := lacking(extra_for(settings.device)):
+        fail(f"{what}, and {reason}{instead}")
 
 
 def echo(text: str) -> None:

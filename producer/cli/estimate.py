@@ -56,8 +56,8 @@ def _looks_here(asked: BatchOptions, settings: Settings) -> CountFaces | None:
 
 def _lines(found: Estimate) -> list[str]:
     todo = found.photos - found.done
-    unheard = {None: "workers that listen: not known", 0: "no worker listens: start one with apf worker"}
-    when = unheard.get(found.workers)
+    unserved = {None: "workers that listen: not known", 0: "no worker listens: start one with apf worker"}
+    when = unserved.get(found.workers)
     workers = "1 worker" if found.workers == 1 else f"{found.workers} workers"
     return [
         f"{found.photos} photos: {found.done} have their output already, {todo} to protect"

@@ -41,7 +41,7 @@ def listen(
 ) -> None:
     """Listen for a store's events, and submit new photos on the interactive lane (docs/events.md)."""
     from producer.events.batcher import Gathering  # noqa: PLC0415 - what only this command needs
-    from producer.events.service import Listening, run  # noqa: PLC0415
+    from producer.events.service import ListenOptions, run  # noqa: PLC0415
     from workers.telemetry.log_format import configure  # noqa: PLC0415
     from workers.telemetry.redaction import install  # noqa: PLC0415
 
@@ -49,7 +49,7 @@ def listen(
     install()
     configure()
     logging.getLogger("producer").setLevel(logging.INFO)
-    asked = Listening(
+    asked = ListenOptions(
         routes=tuple(route or ()),
         private_routes=tuple(private_route or ()),
         sqs=sqs,

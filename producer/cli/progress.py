@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from apf.recipe import other_version
 from producer.cli.console import DONE, SOME_FAILED, console
-from producer.cli.worker_check import Listening
+from producer.cli.worker_check import WorkerCheck
 from workers.errors import StoreUnavailable
 from workers.ledger.callback_state import Callback
 from workers.status.as_json import json_object
@@ -172,13 +172,13 @@ def is_short(summary: BatchSummary) -> bool:
     return bool(summary.failed or summary.missing or summary.left_out.total)
 
 
-def finish(summary: BatchSummary, *, as_json: bool, waited: bool = False, heard: Listening | None = None) -> NoReturn:
+def finish(summary: BatchSummary, *, as_json: bool, waited: bool = False, heard: WorkerCheck | None = None) -> NoReturn:
     """End a command about one batch: what became of it, on the terminal or as JSON, and the exit status.
 
     Args:
         heard: whether a worker listens for what is left.
     """
-    heard = heard or Listening()
+    heard = heard or WorkerCheck()
     if as_json:
         print(json.dumps({**json_object(summary), "no_worker": heard.as_json()}))
     else:

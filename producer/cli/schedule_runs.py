@@ -31,15 +31,15 @@ Now = Annotated[bool, typer.Option("--now", help="At once, and not only at the n
 def run_now(name: Name, wait: Wait = True, as_json: AsJson = False) -> None:
     """Run a schedule now; every photo is looked at, also where nothing seems to have changed."""
     settings = load_settings()
-    shelf = find_schedule(name, settings)
-    if shelf.read(name).paused:
+    repository = find_schedule(name, settings)
+    if repository.read(name).paused:
         fail(f"schedule {name} is paused: apf schedule go-on {name}")
-    schedule = change_schedule(shelf, name, asked_now(every_photo=True), settings)
+    schedule = change_schedule(repository, name, asked_now(every_photo=True), settings)
     note_schedule_act(schedule, local_actor(), "run-now", settings)
     with hint_how_to_go_on(settings, name):
         fired = fire(settings, only=name)
         if not fired:
-            _say_why_not(shelf, name)
+            _say_why_not(repository, name)
         done = work(fired, settings, wait=wait, show=not as_json)
     finish(done, as_json=as_json, waited=wait or not settings.broker_url)
 
@@ -65,9 +65,9 @@ def compare(
 ) -> None:
     """Compare a rollout's recipe with the schedule's own, on the same photos; how they look, on samples of each."""
     settings = load_settings()
-    shelf = find_schedule(name, settings)
-    schedule = shelf.read(name)
-    found = sides(schedule, shelf.state(name), settings, find_ledger(schedule.destination, settings))
+    repository = find_schedule(name, settings)
+    schedule = repository.read(name)
+    found = sides(schedule, repository.state(name), settings, find_ledger(schedule.destination, settings))
     new, old = (side.as_dict() for side in found)
     if sample and schedule.private:
         echo("how photos look is not measured: they are with their owners")
@@ -90,12 +90,12 @@ def compare(
 def promote(name: Name, now: Now = False) -> None:
     """Give a rollout's recipe to all photos."""
     settings = load_settings()
-    shelf = find_schedule(name, settings)
-    rollout = shelf.read(name).rollout
+    repository = find_schedule(name, settings)
+    rollout = repository.read(name).rollout
     if rollout is None:
         fail(f"schedule {name} has no rollout: start one with apf schedule change {name} --recipe NEW --fraction 0.05")
     fields = {"recipe": rollout.recipe, "rollout": None, **(asked_now(every_photo=False) if now else {})}
-    after = change_schedule(shelf, name, fields, settings)
+    after = change_schedule(repository, name, fields, settings)
     note_schedule_act(after, local_actor(), "promote", settings, recipe=str(rollout.recipe["name"]))
     echo(f"schedule {name} has recipe {rollout.recipe['name']} for all photos from its next run on")
 
@@ -104,21 +104,21 @@ def promote(name: Name, now: Now = False) -> None:
 def rollback(name: Name) -> None:
     """Drop a rollout: what has its recipe gets the schedule's own again, at once; its batches are cancelled."""
     settings = load_settings()
-    shelf = find_schedule(name, settings)
-    schedule = shelf.read(name)
+    repository = find_schedule(name, settings)
+    schedule = repository.read(name)
     if schedule.rollout is None:
         fail(f"schedule {name} has no rollout to drop")
-    change_schedule(shelf, name, {"rollout": None, **asked_now(every_photo=False)}, settings)
+    change_schedule(repository, name, {"rollout": None, **asked_now(every_photo=False)}, settings)
     note_schedule_act(schedule, local_actor(), "rollback", settings)
-    for ledger, batch in unfinished(shelf, name, settings, rollout=True):
+    for ledger, batch in unfinished(repository, name, settings, rollout=True):
         cancel(ledger, batch, settings)
         echo(f"batch {batch.id} is cancelled")
     when = "when it goes on" if schedule.paused else "now"
     echo(f"schedule {name} has recipe {schedule.recipe['name']} for all photos, and runs {when}")
 
 
-def _say_why_not(shelf: ScheduleRepository, name: str) -> None:
-    if problem := shelf.problem(name):
+def _say_why_not(repository: ScheduleRepository, name: str) -> None:
+    if problem := repository.problem(name):
         fail(problem.error)
     echo(
         f"schedule {name} runs once its last run is over, or a worker has fired it just now; "

@@ -9,9 +9,8 @@ from typing import NoReturn
 
 import typer
 
-from apf.extras import extra_for, lacking
 from producer.cli.callbacks import await_callback
-from producer.cli.console import DONE, INTERRUPTED, SOME_FAILED, echo, fail
+from producer.cli.console import DONE, INTERRUPTED, SOME_FAILED, check_can_work, echo
 from producer.cli.progress import follow, is_short, print_summary
 from producer.cli.worker_check import Notices
 from workers.batches.rescue import periodic_rescuer, resume
@@ -35,8 +34,7 @@ def fire(settings: Settings, *, only: str | None = None) -> list[Fired]:
     """Fire what is due; with a queue its workers plan it, without one `work` does."""
     if settings.broker_url:
         return run_due(settings, Broker(make_app(settings)), only=only)
-    if reason := lacking(extra_for(settings.device)):
-        fail(f"without a queue this command does the work itself, and {reason}, or set APF_BROKER_URL")
+    check_can_work(settings, "without a queue this command does the work itself", ", or set APF_BROKER_URL")
     return run_due(settings, None, only=only)
 
 
@@ -79,15 +77,15 @@ def finish(summaries: list[BatchSummary], *, as_json: bool, waited: bool) -> NoR
 
 
 def _followed(ledger: Ledger, batch_id: str, settings: Settings, *, show: bool) -> BatchSummary:
-    mind = periodic_rescuer(ledger, batch_id, Broker(make_app(settings)), settings)
+    rescue = periodic_rescuer(ledger, batch_id, Broker(make_app(settings)), settings)
     notice = Notices(ledger, settings)
-    return follow(BatchMonitor(ledger, batch_id), every_s=POLL_S, show=show, on_poll=mind, notice=notice)
+    return follow(BatchMonitor(ledger, batch_id), every_s=POLL_S, show=show, on_poll=rescue, notice=notice)
 
 
 def _done_here(batches: dict[str, Ledger], settings: Settings, *, show: bool) -> Iterator[BatchSummary]:
     """Without a queue no pass reconciles: what an earlier command has left is resumed here."""
-    for shelf, name in all_schedules(settings):
-        for ledger, batch in unfinished(shelf, name, settings):
+    for repository, name in all_schedules(settings):
+        for ledger, batch in unfinished(repository, name, settings):
             if not any(map(is_live, attempts_at(ledger, batch.id))):  # else another command is at it
                 batches.setdefault(batch.id, ledger)
     if not batches:

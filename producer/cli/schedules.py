@@ -47,15 +47,7 @@ app = typer.Typer(
 
 
 #: The commands that may send shards: they load the queue, and the others do without.
-RUNNING = {
-    "run-now": "Run a schedule now; every photo is looked at, also where nothing seems to have changed.",
-    "tick": "Run what is due, for a clock of your own such as cron; with a queue `apf beat` does this by itself.",
-    "compare": "Compare a rollout's recipe with the schedule's own, on the same photos; how they look, on samples "
-    "of each.",
-    "promote": "Give a rollout's recipe to all photos.",
-    "rollback": "Drop a rollout: what has its recipe gets the schedule's own again, at once; its batches are "
-    "cancelled.",
-}
+RUNNING = ("run-now", "tick", "compare", "promote", "rollback")
 #: Between two looks at a schedule that is waited for.
 POLL_S = 1.0
 
@@ -145,8 +137,8 @@ def change(
 ) -> None:
     """Change a schedule from its next run on; with --fraction, roll a recipe out to a part of the photos first."""
     settings = load_settings()
-    shelf = find_schedule(name, settings)
-    before = shelf.read(name)
+    repository = find_schedule(name, settings)
+    before = repository.read(name)
     fields: dict[str, Any] = {}
     if cron or every or timezone:
         fields["trigger"] = new_trigger(before, cron, timezone, every)
@@ -170,7 +162,7 @@ def change(
         fields |= asked_now(every_photo=False)
     if not fields:
         fail("nothing to change: `apf schedule change --help` lists what there is")
-    after = change_schedule(shelf, name, fields, settings)
+    after = change_schedule(repository, name, fields, settings)
     note_schedule_act(after, local_actor(), "change", settings, fields=" ".join(sorted(fields)))
     if every:
         warn_of_a_slower_clock(after.trigger, settings)
@@ -197,12 +189,12 @@ def show(
 ) -> None:
     """Show one schedule, with its last run."""
     settings = load_settings()
-    shelf = find_schedule(name, settings)
-    while wait and not (one := overview(shelf, name, settings)).at_rest:
+    repository = find_schedule(name, settings)
+    while wait and not (one := overview(repository, name, settings)).at_rest:
         if one.error:
             fail(one.error)
         time.sleep(POLL_S)
-    _show(shelf, name, settings, as_json=as_json)
+    _show(repository, name, settings, as_json=as_json)
 
 
 @app.command()
@@ -229,18 +221,18 @@ app.command("resume", hidden=True)(go_on)
 def remove(name: Name) -> None:
     """Remove a schedule. Batches that it has begun go on, and outputs stay."""
     settings = load_settings()
-    shelf = find_schedule(name, settings)
+    repository = find_schedule(name, settings)
     removed = None
     with suppress(LedgerError):  # one that cannot be read goes all the same
-        removed = shelf.read(name)
-    shelf.remove(name)
+        removed = repository.read(name)
+    repository.remove(name)
     if removed:
         note_schedule_act(removed, local_actor(), "remove", settings)
     echo(f"schedule {name} is removed")
 
 
-for _name, _listed in RUNNING.items():
-    lazily(app, _name, f"producer.cli.schedule_runs:{_name.replace('-', '_')}", _listed)
+for _name in RUNNING:
+    lazily(app, _name, f"producer.cli.schedule_runs:{_name.replace('-', '_')}")
 
 
 def _set_paused(name: str, paused: bool) -> None:
@@ -249,8 +241,8 @@ def _set_paused(name: str, paused: bool) -> None:
     note_schedule_act(after, local_actor(), "pause" if paused else "go-on", settings)
 
 
-def _show(shelf: ScheduleRepository, name: str, settings: Settings, *, as_json: bool) -> None:
-    one = overview(shelf, name, settings)
+def _show(repository: ScheduleRepository, name: str, settings: Settings, *, as_json: bool) -> None:
+    one = overview(repository, name, settings)
     if as_json:
         print(json.dumps(one.as_dict()))
     else:

@@ -8,8 +8,7 @@ from typing import Annotated
 
 import typer
 
-from apf.extras import extra_for, lacking
-from producer.cli.console import echo, errors_end_the_command, fail
+from producer.cli.console import check_can_work, echo, errors_end_the_command
 from producer.doctor.finding import Finding
 from producer.server.settings import check_serving, load_serve_settings, serving_asked
 from producer.server.tokens import SCOPES, Grant, Keyring, append, digest, line_of, new_token
@@ -32,8 +31,8 @@ def serve(
     settings = load_settings()
     given = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
     asked = load_serve_settings().model_copy(update=given)
-    if not settings.broker_url and (reason := lacking(extra_for(settings.device))):
-        fail(f"without a queue the server does the work itself, and {reason}, or set APF_BROKER_URL")
+    if not settings.broker_url:
+        check_can_work(settings, "without a queue the server does the work itself", ", or set APF_BROKER_URL")
     configure()
     logging.getLogger("producer").setLevel(logging.INFO)
     run(asked, settings)

@@ -13,8 +13,7 @@ import typer
 from celery import Celery
 from rich.markup import escape
 
-from apf.extras import extra_for, lacking
-from producer.cli.console import DONE, SOME_FAILED, AsJson, console, echo, errors_end_the_command, fail
+from producer.cli.console import DONE, SOME_FAILED, AsJson, check_can_work, console, echo, errors_end_the_command, fail
 from producer.cli.serve import examine_serving
 from producer.doctor import checks
 from workers.batches.rescue import reconcile
@@ -46,7 +45,7 @@ def reconcile_command(
     settings = load_settings()
     if not settings.broker_url:
         fail("without a queue there is nothing to reconcile: set APF_BROKER_URL, or use apf resume")
-    broker = _NotingBroker(make_app(settings))
+    broker = _RecordingBroker(make_app(settings))
     where = urls or roots(settings)
     if not where:
         fail("no place to look for open batches: name destinations, or set APF_ALLOWED_URLS or APF_LEDGER_URL")
@@ -77,7 +76,7 @@ def _unlisted(urls: list[str], settings: Settings) -> dict[str, str]:
     return problems
 
 
-class _NotingBroker(Broker):
+class _RecordingBroker(Broker):
     """A broker that keeps what the queue refuses, as a pass only logs it."""
 
     def __init__(self, app: Celery) -> None:
@@ -85,15 +84,15 @@ class _NotingBroker(Broker):
         self.problems: dict[str, str] = {}
 
     def queue_state(self) -> QueueSnapshot:
-        with self._noting():
+        with self._recording():
             return super().queue_state()
 
     def _send(self, task: str, argument: object, queue: str) -> None:
-        with self._noting():
+        with self._recording():
             super()._send(task, argument, queue)
 
     @contextmanager
-    def _noting(self) -> Iterator[None]:
+    def _recording(self) -> Iterator[None]:
         try:
             yield
         except BrokerError as error:
@@ -117,8 +116,7 @@ def worker(context: typer.Context) -> None:
     if HELP not in context.args:
         settings = load_settings()
         check_worker(settings)
-        if reason := lacking(extra_for(settings.device)):
-            fail(f"a worker protects photos, and {reason}")
+        check_can_work(settings, "a worker protects photos")
         check_reachable(settings.allowed_for_batches, settings.s3)
         checks.check_eviction(settings)
         if settings.decoder_cage == "require":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from workers.broker.presence import NotKnown, Unheard, can_be_asked, look_quickly
+from workers.broker.presence import NotKnown, UnservedQueues, can_be_asked, find_unserved_quickly
 from workers.broker.queues import queue_of
 from workers.config.settings import Settings
 from workers.core.records import INTERACTIVE
@@ -18,25 +18,25 @@ LOOK_EVERY_S = 15.0
 
 
 @dataclass(frozen=True)
-class Listening:
+class WorkerCheck:
     """The queues that a batch still needs, and their workers."""
 
     #: Those without a worker; None: not known.
-    unheard: tuple[Unheard, ...] | None = ()
+    unserved: tuple[UnservedQueues, ...] | None = ()
     #: Why it is not known.
     why: str = ""
 
     def as_json(self) -> list[dict[str, object]] | None:
-        return None if self.unheard is None else [one.as_dict() for one in self.unheard]
+        return None if self.unserved is None else [one.as_dict() for one in self.unserved]
 
     def __str__(self) -> str:
         """For people; empty where all is well."""
-        if self.unheard is None:
+        if self.unserved is None:
             return self.why
-        return "; ".join(map(str, self.unheard)) + (": start one with `apf worker`" if self.unheard else "")
+        return "; ".join(map(str, self.unserved)) + (": start one with `apf worker`" if self.unserved else "")
 
 
-def listening(ledger: Ledger, summary: BatchSummary, settings: Settings) -> Listening:
+def listening(ledger: Ledger, summary: BatchSummary, settings: Settings) -> WorkerCheck:
     """Ask Redis, for some seconds at most, where there is a queue and something to do.
 
     Raises:
@@ -44,14 +44,14 @@ def listening(ledger: Ledger, summary: BatchSummary, settings: Settings) -> List
     """
     queues = _needed(summary)
     if not queues or not can_be_asked(settings):
-        return Listening()
+        return WorkerCheck()
     try:
-        found = tuple(look_quickly(queues, settings))
+        found = tuple(find_unserved_quickly(queues, settings))
     except NotKnown as error:
-        return Listening(None, str(error))
+        return WorkerCheck(None, str(error))
     if found and any(map(is_live, attempts_at(ledger, summary.id))):
-        return Listening()  # a worker runs it: one inside a command that knows no queue, say
-    return Listening(found)
+        return WorkerCheck()  # a worker runs it: one inside a command that knows no queue, say
+    return WorkerCheck(found)
 
 
 def _needed(summary: BatchSummary) -> list[str]:
@@ -78,7 +78,7 @@ class Notices:
             return ""
         found = listening(self._ledger, summary, self._settings)
         self._looked_at = time.monotonic()
-        if found.unheard is None or bool(found.unheard) == self._is_told:
+        if found.unserved is None or bool(found.unserved) == self._is_told:
             return ""
-        self._is_told = bool(found.unheard)
+        self._is_told = bool(found.unserved)
         return str(found) if self._is_told else "a worker is listening again"

@@ -20,7 +20,7 @@ from producer.doctor.finding import Finding
 from producer.doctor.store_checks import LARGEST_SKEW, examine_ledger, examine_store
 from workers.batches.create import check_ledger_place
 from workers.broker.client import BrokerError, queue_fault
-from workers.broker.presence import listeners, look
+from workers.broker.presence import find_unserved, listeners
 from workers.broker.queues import all_queues
 from workers.config.redis_url import ASKABLE, CERT_REQS, open_redis, redis_tls
 from workers.config.settings import Settings, check_worker
@@ -162,7 +162,7 @@ def _clock(client: redis.Redis) -> Finding:
 def _workers(client: redis.Redis, settings: Settings) -> Finding:
     """Return whether each queue has a worker that listens."""
     try:
-        missing = look(client, all_queues(), settings)
+        missing = find_unserved(client, all_queues(), settings)
     except BrokerError as error:
         return Finding("queue workers", True, f"not known, as workers cannot be asked: {error}")
     if missing:

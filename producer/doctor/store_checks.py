@@ -15,6 +15,7 @@ from producer.doctor.finding import Finding
 from workers.config.settings import Settings
 from workers.errors import Changed, Forbidden, NotFound, WorkerError
 from workers.store import RESERVED, ObjectInfo, Store, is_bucket, open_store
+from workers.store.base import put_if_absent
 from workers.store.urls import file_path
 
 #: Clocks further apart than this make tries look dead that live, and requests look forged to AWS at 15 minutes.
@@ -168,7 +169,7 @@ def _conditional(store: Store, what: str) -> Finding:
     key = f".apf/doctor/{secrets.token_hex(8)}"
     try:
         with ThreadPoolExecutor(RACERS) as pool:
-            won = sum(pool.map(lambda _: store.put_if_absent(key, b"x"), range(RACERS)))
+            won = sum(pool.map(lambda _: put_if_absent(store, key, b"x"), range(RACERS)))
     except WorkerError as error:
         return Finding(check, True, f"not supported: {_LOOKED_FOR} ({error})")
     finally:

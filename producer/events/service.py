@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Listening:
+class ListenOptions:
     """What to listen to, and what to do with what is heard."""
 
     #: As `s3://from/here=s3://to/there`, of photos and of gradient files.
@@ -51,7 +51,7 @@ class Listening:
         return how(recipe.id, self.no_face, self.on_weak)
 
 
-def run(asked: Listening, settings: Settings) -> bool:
+def run(asked: ListenOptions, settings: Settings) -> bool:
     """Listen until SIGTERM. Returns whether all went well.
 
     Raises:
@@ -73,7 +73,7 @@ def run(asked: Listening, settings: Settings) -> bool:
     return listen(sources, intake, stop, grace_s=settings.shutdown_grace_s)
 
 
-def _intake(asked: Listening, broker_url: str, settings: Settings) -> EventBatcher:
+def _intake(asked: ListenOptions, broker_url: str, settings: Settings) -> EventBatcher:
     routes = parse_routes(asked.routes, asked.private_routes)
     recipe = check_routes(routes, asked.recipe, settings, on_weak=asked.on_weak)
     own = [ledger_url(route.destination, settings.ledger_root) for route in routes]
@@ -92,7 +92,7 @@ def _marks(broker_url: str, settings: Settings, routes: Routes, *, how: str) -> 
     return NoMarks()
 
 
-def _sources(asked: Listening, intake: EventBatcher, stop: threading.Event, settings: Settings) -> Iterator[Source]:
+def _sources(asked: ListenOptions, intake: EventBatcher, stop: threading.Event, settings: Settings) -> Iterator[Source]:
     if asked.sqs:
         from producer.events.sources.sqs import SqsSource  # noqa: PLC0415 - boto3 takes long to load
 

@@ -21,7 +21,7 @@ State = Literal["running", "reported", "paused", "cancelled"]
 
 
 @dataclass(frozen=True)
-class Standing:
+class BatchProgress:
     """Where a batch stands."""
 
     lane: Lane
@@ -34,7 +34,7 @@ class Standing:
     idle_s: float
 
 
-def standing(ledger: Ledger, batch_id: str, memory: Memory) -> Standing:
+def batch_progress(ledger: Ledger, batch_id: str, memory: Memory) -> BatchProgress:
     """Where a batch stands: four small requests, a list of its reports, one of its tries, and a request for each try.
 
     Raises:
@@ -44,7 +44,7 @@ def standing(ledger: Ledger, batch_id: str, memory: Memory) -> Standing:
     batch = ledger.read_batch(batch_id)
     open_shards = len(set(range(batch.shards)) - ledger.reported_shards(batch_id))
     state = ledger.stopped(batch_id) or ("running" if open_shards or not batch.planned else "reported")
-    return Standing(
+    return BatchProgress(
         lane=batch.lane,
         state=state,
         open_shards=open_shards,

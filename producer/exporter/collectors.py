@@ -12,7 +12,7 @@ from typing import Any, get_args
 from celery import Celery
 from prometheus_client.core import GaugeMetricFamily, Metric
 
-from producer.exporter.batch_progress import Memory, Standing, State, standing
+from producer.exporter.batch_progress import BatchProgress, Memory, State, batch_progress
 from workers.broker.client import queue_snapshot
 from workers.broker.queues import all_queues
 from workers.config.settings import Settings
@@ -92,10 +92,10 @@ def batch_metrics(settings: Settings, memory: Memory) -> list[Metric]:
     return [_states(all_standings), *_lanes([each for each in all_standings if each.state == "running"])]
 
 
-def _look(pair: tuple[Ledger, str], memory: Memory) -> Standing | None:
+def _look(pair: tuple[Ledger, str], memory: Memory) -> BatchProgress | None:
     ledger, batch_id = pair
     try:
-        return standing(ledger, batch_id, memory)
+        return batch_progress(ledger, batch_id, memory)
     except LedgerError as error:
         log.warning("batch %s is left out: %s", batch_id, error)
         return None
@@ -106,15 +106,15 @@ def _look(pair: tuple[Ledger, str], memory: Memory) -> Standing | None:
         return None
 
 
-def _states(standings: Sequence[Standing]) -> Metric:
+def _states(standings: Sequence[BatchProgress]) -> Metric:
     counts = Counter(each.state for each in standings)
     return gauge("apf_open_batches", {state: counts[state] for state in get_args(State)})
 
 
-def _lanes(running: Sequence[Standing]) -> Iterator[Metric]:
+def _lanes(running: Sequence[BatchProgress]) -> Iterator[Metric]:
     lanes = {lane: [each for each in running if each.lane == lane] for lane in LANES}
 
-    def of(each_lane: Callable[[list[Standing]], float]) -> dict[Lane, float]:
+    def of(each_lane: Callable[[list[BatchProgress]], float]) -> dict[Lane, float]:
         return {lane: each_lane(mine) for lane, mine in lanes.items()}
 
     yield gauge("apf_shards_open", of(lambda mine: sum(each.open_shards for each in mine)))

@@ -11,7 +11,7 @@ from producer.client import MAX_NAMED
 from producer.server.board import State, state_of
 from workers.core.records import Lane, OnWeak, PhotoReport
 from workers.report.advice import cure
-from workers.status.as_json import counts
+from workers.status.as_json import BatchCounts
 from workers.status.batch_status import BatchSummary, Failure
 from workers.store.urls import SCHEMES
 
@@ -76,54 +76,34 @@ class Accepted(BaseModel):
     forgotten: list[str] = []
 
 
-class BatchView(BaseModel):
+class BatchView(BatchCounts):
     """Where a batch stands: photos = protected + no_face + skipped + failed + pending + missing."""
 
-    batch: str
-    source: str
-    destination: str
     state: State
-    recipe: str
-    recipe_id: str
-    lane: Lane
-    tenant: str
     private: bool
     schedule: str
     created_at: str
     planned: bool
-    photos: int
-    protected: int
-    no_face: int
-    skipped: int
-    failed: int
     pending: int
     #: Of those pending, what running shards have done so far.
     begun: int
-    missing: int
-    ignored: int
-    left_out: int
-    faces: int
-    weak_faces: int
-    weak_photos: int
-    note: str
-    wall_seconds: float
     callback: dict[str, Any] | None = None
 
     @classmethod
-    def of(cls, summary: BatchSummary) -> BatchView:
+    def of(cls, summary: BatchSummary, **more: Any) -> BatchView:
         batch = summary.batch
-        facts: dict[str, Any] = {
-            **counts(summary),
-            "state": state_of(summary),
-            "private": batch.private,
-            "schedule": batch.schedule,
-            "created_at": batch.created_at,
-            "planned": batch.planned,
-            "pending": summary.pending,
-            "begun": summary.running.photos,
-            "callback": summary.callback.as_json() if summary.callback else None,
-        }
-        return cls.model_construct(**facts)
+        return super().of(
+            summary,
+            state=state_of(summary),
+            private=batch.private,
+            schedule=batch.schedule,
+            created_at=batch.created_at,
+            planned=batch.planned,
+            pending=summary.pending,
+            begun=summary.running.photos,
+            callback=summary.callback.as_json() if summary.callback else None,
+            **more,
+        )
 
 
 class BatchPage(BaseModel):
@@ -141,6 +121,8 @@ class FailureView(BaseModel):
 
     key: str
     reason: str
+    #: For programs: a word for the reason, as in docs/callbacks.md.
+    code: str
     #: How often a worker began it.
     attempts: int
     #: Whether the same may succeed later, without anybody changing anything.
@@ -150,13 +132,8 @@ class FailureView(BaseModel):
 
     @classmethod
     def of(cls, failure: Failure) -> FailureView:
-        return cls(
-            key=failure.key,
-            reason=failure.reason,
-            attempts=failure.attempts,
-            transient=failure.transient,
-            cure=cure(failure.reason, transient=failure.transient),
-        )
+        advice = cure(failure.reason, transient=failure.transient, code=failure.code)
+        return cls.model_validate({**failure.as_json(), "cure": advice})
 
 
 class FailurePage(BaseModel):

@@ -13,7 +13,8 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from apf.errors import ApfError
-from workers.batches.create import OtherRecipe, OverlapError
+from workers.access.sources import OverlapError
+from workers.batches.create import OtherRecipe
 from workers.broker.client import BrokerError
 from workers.errors import (
     BadRequest,

@@ -14,7 +14,7 @@ from workers.store.s3 import PAGE_KEYS
 
 #: The methods that cost one request on S3; a listing costs one for each page of `PAGE_KEYS` keys, one at least.
 ONE_REQUEST = {
-    "head": "HEAD", "get": "GET", "put": "PUT", "put_if_absent": "PUT",
+    "head": "HEAD", "get": "GET", "put": "PUT",
     "delete": "DELETE", "folders": "LIST", "clock": "LIST",
 }  # fmt: skip
 

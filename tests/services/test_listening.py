@@ -190,7 +190,7 @@ def test_what_is_unheard_is_told_by_who_heard_it_last(client: redis.Redis) -> No
     presence.note(client, "", "w1@a", ["bulk", "bulk.00.1", "bulk.00.2", "bulk.00.3"], stopped=True)
     presence.note(client, "", "w2@b", ["interactive"])
     queues = ["bulk", "interactive", "bulk.00.1", "bulk.00.2", "bulk.00.3", "bulk.01.0"]
-    first, second = presence.unheard(queues, presence.listeners(client, ""))
+    first, second = presence.unserved(queues, presence.listeners(client, ""))
     assert str(first).startswith("no worker is listening to queues bulk, bulk.00.1, bulk.00.2, 1 more of bulk (w1@a ")
     assert str(second) == "no worker is listening to queue bulk.01.0 (none was seen in the last week)"
     assert first.as_dict()["stopped"] is True
@@ -202,7 +202,7 @@ def test_a_redis_that_may_not_be_asked_is_not_known(redis_server: RedisServer, c
     settings = Settings(broker_url=f"redis://apf:pa55word@127.0.0.1:{redis_server.port}/0")
     try:
         with pytest.raises(presence.NotKnown) as caught:
-            presence.look_quickly(["bulk"], settings)
+            presence.find_unserved_quickly(["bulk"], settings)
     finally:
         client.execute_command("ACL", "DELUSER", "apf")
     assert "pa55word" not in str(caught.value)
@@ -211,7 +211,7 @@ def test_a_redis_that_may_not_be_asked_is_not_known(redis_server: RedisServer, c
 def test_who_follows_is_told_once_and_once_that_it_is_over(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Redis is asked now and then, and silent where it does not know."""
     world.submit()
-    missing = [presence.Unheard(("bulk",), None)]
+    missing = [presence.UnservedQueues(("bulk",), None)]
     answers: list[Any] = [[], missing, missing, presence.NotKnown("down"), [], []]
 
     def look(*_: object) -> Any:
@@ -220,7 +220,7 @@ def test_who_follows_is_told_once_and_once_that_it_is_over(world: World, monkeyp
             raise answer
         return answer
 
-    monkeypatch.setattr(worker_check, "look_quickly", look)
+    monkeypatch.setattr(worker_check, "find_unserved_quickly", look)
     monkeypatch.setattr(worker_check, "LOOK_EVERY_S", 0)
     notices = worker_check.Notices(world.ledger, world.settings)
     said = [notices(world.summary()) for _ in range(6)]

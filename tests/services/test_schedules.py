@@ -56,7 +56,7 @@ def schedule(world: World, *args: str, code: int = 0) -> Any:
     return json.loads(printed) if "--json" in args else printed
 
 
-def shelf(world: World) -> ScheduleRepository:
+def repository(world: World) -> ScheduleRepository:
     return repository_for(world.destination_url, world.settings)
 
 
@@ -79,7 +79,7 @@ def test_two_beats_fire_each_moment_once(tmp_path: Path, redis_server: RedisServ
         until(lambda: schedule(world, "show", "often", "--json")["last"]["status"] == "done", 30, "done", world.log)
         fired = [world.ledger.read_batch(batch_id) for batch_id in world.ledger.batches()]
         moments = [datetime.strptime(batch.id[:22], "%Y%m%d-%H%M%S-%f") for batch in fired]
-        first = datetime.fromisoformat(shelf(world).read("often").trigger.first).replace(tzinfo=None)
+        first = datetime.fromisoformat(repository(world).read("often").trigger.first).replace(tzinfo=None)
         assert added["next"][:19] == first.isoformat()[:19]
         spans = [(moment - first).total_seconds() for moment in moments]
         assert [span % 3 for span in spans] == [0] * len(spans), "for the trigger's own moments"

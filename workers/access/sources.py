@@ -11,7 +11,7 @@ from pathlib import Path
 from workers.config.access import check_allowed
 from workers.config.settings import Settings
 from workers.core.records import Batch, PhotoRef
-from workers.errors import BadRequest, Forbidden, IsOutput, NotFound, StoreError, StoreGone
+from workers.errors import BadRequest, Forbidden, IsOutput, NotFound, StoreError, StoreGone, WorkerError
 from workers.ledger.batch_ledger import Ledger, open_ledger
 from workers.store import RESERVED, LeftOut, ObjectInfo, Store, canonical_url, open_store, overlap, parent_url
 from workers.store.media_types import GRADIENT_SUFFIX, has_photos_suffix, is_taken, suffix
@@ -22,6 +22,10 @@ from workers.store.urls import bucket_and_prefix, file_path
 SAMPLE = 8
 #: Objects among which these are looked for: a page of a listing.
 LOOKED_THROUGH = 1000
+
+
+class OverlapError(WorkerError):
+    """Raised when source and destination share objects: a protected photo would be taken for a source."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,20 @@ def is_source_of(batch: Batch, text: str) -> bool:
     url = canonical_url(text)
     one = batch.named[0].key if len(batch.named) == 1 else None
     return batch.source == url or (one is not None and photo_place(batch.source, one) == photo_place(url))
+
+
+def check_places(source: str, destination: str, settings: Settings, photo: PhotoRef | None = None) -> None:
+    """Check where work would read and write, by canonical URLs.
+
+    Raises:
+        NotAllowed: APF_ALLOWED_URLS is set, and one of the two lies outside.
+        OverlapError: outputs would lie among the photos.
+    """
+    if settings.allowed_urls:
+        check_allowed(source, settings.allowed, what="source")
+        check_allowed(destination, settings.allowed, what="destination")
+    if overlapping(source, destination, photo.key if photo else None):
+        raise OverlapError(f"{source} and {destination} overlap: give a destination outside the source")
 
 
 def overlapping(source: str, destination: str, photo: str | None) -> bool:

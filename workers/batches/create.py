@@ -14,9 +14,8 @@ from pydantic import ValidationError
 from apf.errors import PatternError
 from apf.exclusions import IGNORE_FILE, MAX_IGNORE_FILE_BYTES, Exclusions, patterns_in
 from apf.recipe import DEFAULT_RECIPE, Recipe, check_jury, check_private, load_recipe
-from workers.access.sources import check_folder, overlapping
+from workers.access.sources import check_folder, check_places
 from workers.batches.plan import counted
-from workers.config.access import check_allowed
 from workers.config.settings import BESIDE_OUTPUTS, Settings
 from workers.core.records import Batch, Lane, OnWeak, Part, PhotoRef, explain
 from workers.errors import BadRequest, LedgerError, NotFound, ObjectTooLarge, SettingsError, StoreError, WorkerError
@@ -28,10 +27,6 @@ from workers.store import Store, canonical_url, inside, is_bucket, open_store
 from workers.webhooks.ssrf import parse_target
 
 log = logging.getLogger(__name__)
-
-
-class OverlapError(WorkerError):
-    """Raised when source and destination share objects: a protected photo would be taken for a source."""
 
 
 def find_ledger(destination: str, settings: Settings) -> Ledger:
@@ -146,11 +141,7 @@ def new_batch(
     """
     source, destination = canonical_url(source), canonical_url(destination)
     check_ledger_place(destination, settings)
-    if settings.allowed_urls:  # what no worker may do is refused here, and not photo by photo there
-        check_allowed(source, settings.allowed, what="source")
-        check_allowed(destination, settings.allowed, what="destination")
-    if overlapping(source, destination, photo.key if photo else None):
-        raise OverlapError(f"{source} and {destination} overlap: give a destination outside the source")
+    check_places(source, destination, settings, photo)  # here, and not photo by photo where workers run
     if asked.callback is not None:
         parse_target(asked.callback)
     recipe = asked.recipe

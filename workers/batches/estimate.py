@@ -13,10 +13,9 @@ from dataclasses import asdict, dataclass, fields, replace
 
 from apf.exclusions import Exclusions
 from apf.recipe import Recipe, load_recipe
-from workers.access.sources import find_source, overlapping
-from workers.batches.create import BatchOptions, OverlapError, check_ledger_place, excluded_in
+from workers.access.sources import check_places, find_source
+from workers.batches.create import BatchOptions, check_ledger_place, excluded_in
 from workers.batches.past_work import Past, past_work
-from workers.config.access import check_allowed
 from workers.config.settings import Settings
 from workers.core.records import PhotoRef
 from workers.errors import BadRequest, InvalidKey, NotFound, StoreError
@@ -116,10 +115,7 @@ def estimate(
     found = find_source(source, settings, private=asked.private)
     place = canonical_url(destination)
     check_ledger_place(place, settings)
-    if settings.allowed_urls:
-        check_allowed(place, settings.allowed, what="destination")
-    if overlapping(found.url, place, found.photo.key if found.photo else None):
-        raise OverlapError(f"{found.url} and {place} overlap: give a destination outside the source")
+    check_places(found.url, place, settings, found.photo)
     recipe = asked.recipe if isinstance(asked.recipe, Recipe) else load_recipe(asked.recipe, detector=settings.detector)
     store = open_store(found.url, s3=settings.s3)
     named = [found.photo.key] if found.photo else photos

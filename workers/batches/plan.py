@@ -14,14 +14,14 @@ from workers.core.records import FORGOTTEN, Batch, PhotoRef
 from workers.errors import LedgerError
 from workers.ledger.batch_ledger import Ledger, all_of
 from workers.ledger.forgotten import forgotten_among, forgotten_in
-from workers.ledger.left_out import Gathered
+from workers.ledger.left_out import LeftOutCollector
 from workers.store import AFTER_ALL, ObjectInfo, Store
 from workers.store.media_types import estimated_megapixels, is_taken
 
 #: A planner writes its cursor at least so often, with a small shard or none, where few of the listed keys are planned.
 LONGEST_SILENCE_S = 5.0
 #: Shards whose plans are written side by side, with one write of the batch after them: a store takes its time for each.
-STRETCH = 32
+BUFFERED_SHARDS = 32
 
 
 def in_fraction(key: str, schedule: str, fraction: float) -> bool:
@@ -109,7 +109,7 @@ class _PlanBuffer:
         """Return whether it has no room, and as many shards as all before it: the first are sent soon, then more and
         more.
         """
-        return len(self.shards) >= min(STRETCH, max(1, batch.shards)) and self.shards[-1].full(batch, coming)
+        return len(self.shards) >= min(BUFFERED_SHARDS, max(1, batch.shards)) and self.shards[-1].full(batch, coming)
 
     def add(self, ref: PhotoRef, megapixels: float, batch: Batch) -> None:
         if self.shards[-1].full(batch, megapixels):
@@ -144,47 +144,47 @@ def plan(
     exclusions = Exclusions(batch.exclude)
     batch = _written(ledger, batch.model_copy(update={"planner": planner, "note": ""}), taking=True)
     is_forgotten = forgotten_for(ledger, batch)
-    aside = Gathered(ledger, batch, exclusions, lambda key: _in_part(key, batch) and not is_forgotten(key))
-    stretch = _PlanBuffer.after(batch.cursor, batch.cursor)
+    left_outs = LeftOutCollector(ledger, batch, exclusions, lambda key: _in_part(key, batch) and not is_forgotten(key))
+    buffer = _PlanBuffer.after(batch.cursor, batch.cursor)
     written = time.monotonic()
-    for info in source.list(start_after=batch.cursor, left_out=aside.meet):
+    for info in source.list(start_after=batch.cursor, left_out=left_outs.meet):
         if is_forgotten(info.key):  # named nowhere, also not as how far the listing is
-            aside.passed_forgotten(info.key)
+            left_outs.passed_forgotten(info.key)
             continue
         is_photo = is_taken(info, private=batch.private)
         excluded = is_photo and exclusions.match(info.key)
-        aside.passed(info.key, excluded=excluded)
+        left_outs.passed(info.key, excluded=excluded)
         if time.monotonic() - written > LONGEST_SILENCE_S:
-            batch, stretch = _close(ledger, batch, stretch, aside), stretch.next()
+            batch, buffer = _close(ledger, batch, buffer, left_outs), buffer.next()
             yield batch
             written = time.monotonic()
         if not is_photo or excluded:
-            stretch.ignored += 1
+            buffer.ignored += 1
         elif is_chosen(info, batch):
             ref = PhotoRef(key=info.key, etag=info.etag, size=info.size)
             megapixels = _work(ref, batch)
-            if max_photos is not None and batch.photos + stretch.photos >= max_photos:
+            if max_photos is not None and batch.photos + buffer.photos >= max_photos:
                 note = (
                     f"{batch.source} has more than {max_photos} photos, and the rest was left out: "
                     "name longer prefixes, or raise APF_MAX_BATCH_PHOTOS"
                 )
-                yield _close(ledger, batch.model_copy(update={"note": note}), stretch, aside, planned=True)
+                yield _close(ledger, batch.model_copy(update={"note": note}), buffer, left_outs, planned=True)
                 raise BatchTooLarge(note)
-            if stretch.full(batch, megapixels):
-                batch, stretch = (
-                    _close(ledger, batch, stretch, aside),
-                    _PlanBuffer.after(stretch.cursor, stretch.last_photo),
+            if buffer.full(batch, megapixels):
+                batch, buffer = (
+                    _close(ledger, batch, buffer, left_outs),
+                    _PlanBuffer.after(buffer.cursor, buffer.last_photo),
                 )
                 yield batch
                 written = time.monotonic()
-            stretch.add(ref, megapixels, batch)
-        stretch.cursor = info.key
-    aside.passed(AFTER_ALL)
-    if not (batch.photos + stretch.photos) and _is_whole(batch):
+            buffer.add(ref, megapixels, batch)
+        buffer.cursor = info.key
+    left_outs.passed(AFTER_ALL)
+    if not (batch.photos + buffer.photos) and _is_whole(batch):
         kind = "gradient files" if batch.private else "photos"
         note = f"no {kind} in {batch.source}{', or all are excluded' if batch.exclude else ''}"
         batch = batch.model_copy(update={"note": note})
-    yield _close(ledger, batch, stretch, aside, planned=True)
+    yield _close(ledger, batch, buffer, left_outs, planned=True)
 
 
 def forgotten_for(ledger: Ledger, batch: Batch) -> Callable[[str], bool]:
@@ -240,17 +240,19 @@ def cut(batch: Batch, refs: Sequence[PhotoRef], shards: range) -> dict[int, list
     return {shard: cut.get(shard, []) for shard in shards}
 
 
-def _close(ledger: Ledger, batch: Batch, stretch: _PlanBuffer, aside: Gathered, *, planned: bool = False) -> Batch:
+def _close(
+    ledger: Ledger, batch: Batch, buffer: _PlanBuffer, left_outs: LeftOutCollector, *, planned: bool = False
+) -> Batch:
     # Before the plans, too: a planner that lost the batch must not write over the plans of its owner.
     _check_planner(ledger, batch)
-    stretch = _as_of_now(ledger, batch, stretch)
-    shards = dict(enumerate((shard for shard in stretch.shards if shard.photos), start=batch.shards))
+    buffer = _as_of_now(ledger, batch, buffer)
+    shards = dict(enumerate((shard for shard in buffer.shards if shard.photos), start=batch.shards))
     done = all_of(lambda number: ledger.has_report(batch.id, number), list(shards))
     if any(done):  # a stale record: these shards were planned, and are done
         number = list(shards)[done.index(True)]
         raise PlannerConflict(f"shard {number} of batch {batch.id} is done already: another planner planned it")
 
-    aside.write()
+    left_outs.write()
 
     def write(number: int) -> None:
         ledger.write_plan(batch.id, number, shards[number].photos, after=shards[number].after)
@@ -259,30 +261,30 @@ def _close(ledger: Ledger, batch: Batch, stretch: _PlanBuffer, aside: Gathered, 
     after = batch.model_copy(
         update={
             "planned": planned,
-            "cursor": stretch.cursor,
+            "cursor": buffer.cursor,
             "shards": batch.shards + len(shards),
-            "photos": batch.photos + stretch.photos,
-            "ignored": batch.ignored + stretch.ignored,
+            "photos": batch.photos + buffer.photos,
+            "ignored": batch.ignored + buffer.ignored,
         }
     )
     return _written(ledger, after)
 
 
-def _as_of_now(ledger: Ledger, batch: Batch, stretch: _PlanBuffer) -> _PlanBuffer:
+def _as_of_now(ledger: Ledger, batch: Batch, buffer: _PlanBuffer) -> _PlanBuffer:
     """Return shards without what was forgotten since the planner began; whoever forgets waits for planners."""
-    keys = {ref.key for shard in stretch.shards for ref in shard.photos} | {stretch.cursor} - {""}
+    keys = {ref.key for shard in buffer.shards for ref in shard.photos} | {buffer.cursor} - {""}
     gone = frozenset() if batch.include_forgotten else forgotten_among(ledger, keys)
     if not gone:
-        return stretch
+        return buffer
     count, before = 0, ""
-    for shard in stretch.shards:
+    for shard in buffer.shards:
         left = [ref for ref in shard.photos if ref.key not in gone]
         count += len(shard.photos) - len(left)
         shard.after = before if shard.after in gone else shard.after
         shard.photos = left
         before = left[-1].key if left else shard.after
-    cursor = stretch.cursor if stretch.cursor not in gone else stretch.last_photo
-    return replace(stretch, cursor=cursor, photos=stretch.photos - count)
+    cursor = buffer.cursor if buffer.cursor not in gone else buffer.last_photo
+    return replace(buffer, cursor=cursor, photos=buffer.photos - count)
 
 
 def _written(ledger: Ledger, batch: Batch, *, taking: bool = False) -> Batch:

@@ -99,7 +99,7 @@ def periodic_rescuer(ledger: Ledger, batch_id: str, broker: Broker, settings: Se
     """Return a function to call while a command follows a batch: it reconciles the batch, at most once a lease."""
     last = time.monotonic()
 
-    def mind() -> None:
+    def rescue() -> None:
         nonlocal last
         if time.monotonic() - last < settings.lease_s:
             return
@@ -109,7 +109,7 @@ def periodic_rescuer(ledger: Ledger, batch_id: str, broker: Broker, settings: Se
         except WorkerError as error:
             log.warning("batch %s is looked at again later: %s", batch_id, error)
 
-    return mind
+    return rescue
 
 
 def plan_and_send(

@@ -56,7 +56,7 @@ class Listener:
 
 
 @dataclass(frozen=True)
-class Unheard:
+class UnservedQueues:
     """Queues that no worker listens to, and the last one that did; None: none did in the last week."""
 
     queues: tuple[str, ...]
@@ -93,7 +93,7 @@ def listeners(client: redis.Redis, prefix: str) -> list[Listener]:
     return [one for member, score in found if (one := _listener(member, datetime.fromtimestamp(score, UTC), now))]
 
 
-def unheard(queues: Iterable[str], found: Sequence[Listener]) -> list[Unheard]:
+def unserved(queues: Iterable[str], found: Sequence[Listener]) -> list[UnservedQueues]:
     """Which of these queues no worker listens to, together where the same worker was the last.
 
     Args:
@@ -104,27 +104,27 @@ def unheard(queues: Iterable[str], found: Sequence[Listener]) -> list[Unheard]:
     for queue in queues:
         if queue not in heard:
             groups.setdefault(next((one for one in found if queue in one.queues), None), []).append(queue)
-    return [Unheard(tuple(names), last) for last, names in groups.items()]
+    return [UnservedQueues(tuple(names), last) for last, names in groups.items()]
 
 
-def look(client: redis.Redis, queues: Sequence[str], settings: Settings) -> list[Unheard]:
+def find_unserved(client: redis.Redis, queues: Sequence[str], settings: Settings) -> list[UnservedQueues]:
     """Which of these queues no worker listens to. Workers of older versions keep no record, and are asked.
 
     Raises:
         RedisError, BrokerError: Redis does not answer, or refuses.
     """
     found = listeners(client, settings.broker_key_prefix)
-    missing = unheard(queues, found)
+    missing = unserved(queues, found)
     if not missing:
         return []
     from workers.broker.app import make_app  # noqa: PLC0415  as a rule it is not needed
 
     answered = _answered(make_app(settings))
-    return unheard([queue for queue in queues if queue not in answered], found)
+    return unserved([queue for queue in queues if queue not in answered], found)
 
 
-def look_quickly(queues: Sequence[str], settings: Settings) -> list[Unheard]:
-    """As `look`, for callers that can do without: within some seconds, whatever Redis does.
+def find_unserved_quickly(queues: Sequence[str], settings: Settings) -> list[UnservedQueues]:
+    """As `find_unserved`, for callers that can do without: within some seconds, whatever Redis does.
 
     Raises:
         NotKnown: Redis does not answer, or refuses.
@@ -135,7 +135,7 @@ def look_quickly(queues: Sequence[str], settings: Settings) -> list[Unheard]:
     patience = {"socket_timeout": PATIENCE_S, "socket_connect_timeout": PATIENCE_S, "retry": never}
     try:
         with closing(open_redis(str(settings.broker_url), settings, **patience)) as client:
-            return look(client, queues, settings)
+            return find_unserved(client, queues, settings)
     except (redis.RedisError, WorkerError) as error:
         raise NotKnown(f"whether a worker is listening is not known: {masked(str(error))}") from error
 

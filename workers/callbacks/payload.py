@@ -10,10 +10,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from workers.core.clock import now
-from workers.core.records import Batch, Lane, Outcome, PhotoReport
+from workers.core.records import Batch, Outcome, PhotoReport
 from workers.ledger.batch_ledger import Ledger
-from workers.status.as_json import counts, failures
-from workers.status.final_status import Ending, ending
+from workers.status.as_json import BatchCounts
+from workers.status.final_status import FinalStatus, final_status
 
 #: Of the body; raised when a receiver of an older one would misread a newer one. New fields do not raise it.
 VERSION: Literal[1] = 1
@@ -40,6 +40,8 @@ class FailedPhoto(_Part):
 
     key: str
     reason: str
+    #: A `workers.core.failure_codes.FailureCode`.
+    code: str = ""
     #: How often a worker began it.
     attempts: int
     #: Whether trying again can help.
@@ -59,32 +61,9 @@ class PhotoResult(_Part):
     bytes_out: int
 
 
-class BatchDone(_Part):
+class BatchDone(_Part, BatchCounts):
     """How a batch ended; names as in `apf status --json`."""
 
-    batch: str
-    source: str
-    destination: str
-    recipe: str
-    recipe_id: str
-    lane: Lane
-    tenant: str
-    photos: int
-    protected: int
-    no_face: int
-    skipped: int
-    failed: int
-    missing: int
-    ignored: int
-    #: Of the source, neither protected nor ignored: names and folders that cannot be read, links that lead outside.
-    left_out: int = 0
-    faces: int
-    #: Faces that a juror still knows, and photos with such a face; of those that failed for it, too.
-    weak_faces: int = 0
-    weak_photos: int = 0
-    note: str
-    #: Seconds of work, added up over shards.
-    wall_seconds: float
     failures: list[FailedPhoto] = Field(max_length=MOST_FAILURES)
     #: Whether more photos failed than `failures` lists.
     failures_truncated: bool
@@ -129,7 +108,7 @@ def trial() -> bytes:
         faces=1,
         note="a test, of photos that are nowhere",
         wall_seconds=1.204,
-        failures=[FailedPhoto(key="test/2.jpg", reason=reason, attempts=1, transient=False)],
+        failures=[FailedPhoto(key="test/2.jpg", reason=reason, code="corrupt", attempts=1, transient=False)],
         failures_truncated=False,
         results=[
             PhotoResult(key="test/1.jpg", outcome="protected", reason=None, faces=1, bytes_in=81231, bytes_out=90112),
@@ -160,16 +139,15 @@ def batch_done(ledger: Ledger, batch: Batch, *, stopped: bool | None = None) -> 
     Raises:
         LedgerError, StoreError: it cannot be read.
     """
-    ended = ending(ledger, batch, most_failures=MOST_FAILURES, few_photos=FEW_PHOTOS, stopped=stopped)
+    ended = final_status(ledger, batch, most_failures=MOST_FAILURES, few_photos=FEW_PHOTOS, stopped=stopped)
     if ended is None:
         return None
     summary = ended.summary()
-    facts: dict[str, Any] = counts(summary)
-    data = BatchDone(
-        **facts,
+    data = BatchDone.of(
+        summary,
         failures=[
-            FailedPhoto.model_validate({**failure, "reason": _cut(str(failure["reason"]))})
-            for failure in failures(summary.failures)
+            FailedPhoto.model_validate({**failure.as_json(), "reason": _cut(failure.reason)})
+            for failure in summary.failures
         ],
         failures_truncated=summary.failed > len(summary.failures),
         results=[_result(photo) for photo in ended.photos] if summary.photos <= FEW_PHOTOS else None,
@@ -177,7 +155,7 @@ def batch_done(ledger: Ledger, batch: Batch, *, stopped: bool | None = None) -> 
     return _encoded(Event(type="batch.done", timestamp=_ended_at(ended), data=data))
 
 
-def _ended_at(ended: Ending) -> str:
+def _ended_at(ended: FinalStatus) -> str:
     """Return the moment of the last report, the same at every try."""
     with suppress(ValueError):  # an older report, or none
         return datetime.fromisoformat(ended.finished_at).isoformat(timespec="milliseconds")

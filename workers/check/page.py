@@ -12,7 +12,7 @@ from importlib.resources import files
 from jinja2 import Environment, FunctionLoader
 from markupsafe import Markup
 
-from apf.check.compare import Asked, Said, Verdict
+from apf.check.compare import FaceMatch, RecogniserMatches, Verdict
 from apf.check.marks import Marks
 from workers.check.result import WORST, FaceResult, Result
 from workers.report.card import legible
@@ -116,14 +116,14 @@ def _pairs(face: FaceResult, result: Result) -> list[Pair]:
     ]
 
 
-def _highest(said: Sequence[Said], asked: Sequence[Asked], i: int) -> float:
+def _highest(said: Sequence[FaceMatch], asked: Sequence[RecogniserMatches], i: int) -> float:
     """Return the likeness of a pair by whoever finds it most alike, in units of that recogniser's mark."""
     return max(
         one.cosines[i] / max(of.marks.usual if of.marks else 1.0, 1e-6) for one, of in zip(said, asked, strict=True)
     )
 
 
-def _totals(one: Asked) -> dict[str, int | None]:
+def _totals(one: RecogniserMatches) -> dict[str, int | None]:
     pairs = sum(len(said.others) for said in one.said)
     known = [said.matched_before for said in one.said]
     return {

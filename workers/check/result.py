@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from apf.check.compare import Asked, CleanFace, ProtectedFace, Said, Verdict, ask
+from apf.check.compare import CleanFace, FaceMatch, ProtectedFace, RecogniserMatches, Verdict, match_faces
 from apf.check.recognisers import Recogniser
 from workers.check.people import People
-from workers.check.sightings import Looked, Sighting
+from workers.check.sightings import FoundFaces, Sighting
 
 #: A photo is as badly off as the worst of its faces, and a face as the recogniser that knows it best says.
 WORST = (Verdict.matched, Verdict.partly, Verdict.hidden, Verdict.unknown, Verdict.alone)
@@ -25,7 +25,7 @@ class FaceResult:
     #: By those who decide.
     verdict: Verdict
     #: By recogniser, in the order of `Result.asked`.
-    said: tuple[Said, ...]
+    said: tuple[FaceMatch, ...]
     sentence: str
 
 
@@ -45,8 +45,8 @@ class Result:
     """The whole check."""
 
     photos: tuple[PhotoResult, ...]
-    asked: tuple[Asked, ...]
-    #: The clean faces that `Said.others` counts from.
+    asked: tuple[RecogniserMatches, ...]
+    #: The clean faces that `FaceMatch.others` counts from.
     clean: tuple[Sighting, ...]
     people: People
     #: Whether a person has said who is who.
@@ -54,7 +54,7 @@ class Result:
     unread: dict[str, str] = field(default_factory=dict)
 
     @property
-    def deciding(self) -> tuple[Asked, ...]:
+    def deciding(self) -> tuple[RecogniserMatches, ...]:
         """Those whose verdict counts: the user's own recognisers, or else the jury."""
         return _deciding(self.asked)
 
@@ -85,33 +85,33 @@ class Result:
         }
 
 
-def judged(looked: Looked, people: People, recognisers: Sequence[Recogniser], *, confirmed: bool) -> Result:
+def judged(looked: FoundFaces, people: People, recognisers: Sequence[Recogniser], *, confirmed: bool) -> Result:
     """Ask each recogniser about each protected face."""
     clean = [face for face in looked.faces if face.before is not None and face.id in people]
     shown = [face for face in looked.faces if face.after is not None and face.id in people]
     places = {id(face): place for place, face in enumerate(clean)}
     before = [CleanFace(f.photo, f.digest, people[f.id], f.before) for f in clean if f.before is not None]
     after = [ProtectedFace(f.photo, people[f.id], f.after, places.get(id(f))) for f in shown if f.after is not None]
-    asked = tuple(ask(recogniser, before, after) for recogniser in recognisers)
+    asked = tuple(match_faces(recogniser, before, after) for recogniser in recognisers)
     faces = [_face(face, people[face.id], [one.said[i] for one in asked], asked) for i, face in enumerate(shown)]
     photos = tuple(_photo(key, [face for face in faces if face.sighting.photo == key], looked) for key in looked.photos)
     return Result(photos, asked, tuple(clean), people, confirmed, looked.unread)
 
 
-def _deciding(asked: Sequence[Asked]) -> tuple[Asked, ...]:
+def _deciding(asked: Sequence[RecogniserMatches]) -> tuple[RecogniserMatches, ...]:
     return tuple(one for one in asked if one.recogniser.own and one.marks) or tuple(
         one for one in asked if not one.recogniser.own
     )
 
 
-def _face(sighting: Sighting, person: str, said: Sequence[Said], asked: Sequence[Asked]) -> FaceResult:
+def _face(sighting: Sighting, person: str, said: Sequence[FaceMatch], asked: Sequence[RecogniserMatches]) -> FaceResult:
     deciding = _deciding(asked)
     words = [one for one, of in zip(said, asked, strict=True) if of in deciding]
     worst = min(words, key=lambda one: (WORST.index(one.verdict), -(one.matched or 0)))
     return FaceResult(sighting, person, worst.verdict, tuple(said), _sentence(worst))
 
 
-def _sentence(said: Said) -> str:
+def _sentence(said: FaceMatch) -> str:
     others = len(said.others)
     photos = "the other photo" if others == 1 else f"the {others} other photos"
     match said.verdict:
@@ -129,7 +129,7 @@ def _sentence(said: Said) -> str:
             return f"Still recognised from {said.matched} of {photos} of this person."
 
 
-def _photo(key: str, faces: list[FaceResult], looked: Looked) -> PhotoResult:
+def _photo(key: str, faces: list[FaceResult], looked: FoundFaces) -> PhotoResult:
     if not faces:
         reason = looked.unread.get(key)
         sentence = f"It could not be looked at: {reason}" if reason else "No face in it was compared."
@@ -147,7 +147,7 @@ def _photo(key: str, faces: list[FaceResult], looked: Looked) -> PhotoResult:
     return PhotoResult(key, worst.verdict, f"{'; '.join(parts)}.", tuple(faces))
 
 
-def _photo_json(photo: PhotoResult, asked: Sequence[Asked]) -> dict[str, Any]:
+def _photo_json(photo: PhotoResult, asked: Sequence[RecogniserMatches]) -> dict[str, Any]:
     return {
         "photo": photo.photo,
         "verdict": photo.verdict.value if photo.verdict else None,
@@ -166,7 +166,7 @@ def _photo_json(photo: PhotoResult, asked: Sequence[Asked]) -> dict[str, Any]:
     }
 
 
-def _said_json(said: Said) -> dict[str, Any]:
+def _said_json(said: FaceMatch) -> dict[str, Any]:
     return {
         "verdict": said.verdict.value,
         "others": len(said.others),
@@ -177,7 +177,7 @@ def _said_json(said: Said) -> dict[str, Any]:
     }
 
 
-def _asked_json(one: Asked, decides: bool) -> dict[str, Any]:
+def _asked_json(one: RecogniserMatches, decides: bool) -> dict[str, Any]:
     marks = one.marks
     return {
         "name": one.recogniser.name,

@@ -8,15 +8,14 @@ from pathlib import Path
 
 from apf.check.recognisers import Recogniser, load_recogniser
 from apf.detection.detector import load_detector
-from apf.photo import Limits
 from apf.recipe import DEFAULT_RECIPE, Recipe, load_recipe
 from workers.batches.create import find_batch
 from workers.check import people as who
 from workers.check.result import Result, judged
-from workers.check.sightings import Looked, Looker, photos_in
+from workers.check.sightings import FaceFinder, FoundFaces, photos_in
 from workers.config.settings import Settings
 from workers.errors import BadRequest, LedgerError
-from workers.execution.engine import shared_decoder
+from workers.execution.engine import photo_limits, shared_decoder
 from workers.store import Store, canonical_url, open_store
 
 #: Where a recipe takes no steps, these are asked: recognisers of two families that come with the worker.
@@ -26,7 +25,7 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Question:
+class CheckOptions:
     """What is to be checked."""
 
     #: Folders or URLs; `originals` None: as the destination's last batch says.
@@ -45,17 +44,19 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Seen:
+class IdentifiedFaces:
     """All faces, and who they are."""
 
-    looked: Looked
+    looked: FoundFaces
     people: who.People
     confirmed: bool
     #: The jury of the recipe that the photos were protected with, as far as it is known, and the user's own.
     asked: tuple[Recogniser, ...]
 
 
-def look(question: Question, settings: Settings, *, progress: Progress = lambda done, total: None) -> Seen:
+def look(
+    question: CheckOptions, settings: Settings, *, progress: Progress = lambda done, total: None
+) -> IdentifiedFaces:
     """Find the faces, and tell who they are.
 
     Raises:
@@ -71,13 +72,13 @@ def look(question: Question, settings: Settings, *, progress: Progress = lambda 
     sorted_faces = who.by_hand(question.sorted_faces) if question.sorted_faces else None
     after, before, others = (_store(url, settings) for url in (question.protected, originals, question.others))
     assert after  # noqa: S101  it is always named
-    looker = Looker(
+    looker = FaceFinder(
         shared_decoder(settings),
-        Limits(max_bytes=settings.max_photo_bytes, max_pixels=settings.max_photo_pixels),
+        photo_limits(settings),
         load_detector(settings.detector or recipe.detector),
         main_only=question.person_folders,
     )
-    found = Looked()
+    found = FoundFaces()
     keys = photos_in(after, question.limit)
     if not keys:
         raise BadRequest(f"there are no photos in {question.protected}: name the folder that apf protect wrote into")
@@ -90,15 +91,15 @@ def look(question: Question, settings: Settings, *, progress: Progress = lambda 
             looker.clean(key, others, key if question.person_folders else f"{_last(others)}/{key}", found)
         progress(count, len(keys) + len(more))
     people = sorted_faces or (who.by_folder if question.person_folders else who.by_recognisers)(found.faces)
-    return Seen(found, people, question.person_folders or sorted_faces is not None, asked)
+    return IdentifiedFaces(found, people, question.person_folders or sorted_faces is not None, asked)
 
 
-def confirmed(seen: Seen, people: who.People) -> Seen:
+def confirmed(seen: IdentifiedFaces, people: who.People) -> IdentifiedFaces:
     """Return the same faces, and who they are by a user's word."""
     return replace(seen, people=people, confirmed=True)
 
 
-def judge(seen: Seen) -> Result:
+def judge(seen: IdentifiedFaces) -> Result:
     """Ask the jury, and the user's own recognisers; raises BadRequest where there is nothing to compare."""
     result = judged(seen.looked, seen.people, seen.asked, confirmed=seen.confirmed)
     if not result.compared:
@@ -115,7 +116,7 @@ def _asked(recipe: Recipe, own: Sequence[str]) -> list[Recogniser]:
     return asked + [load_recogniser(name, climbed=name in recipe.guides, own=True) for name in own]
 
 
-def _origin(question: Question, settings: Settings) -> tuple[str | None, Recipe]:
+def _origin(question: CheckOptions, settings: Settings) -> tuple[str | None, Recipe]:
     """Return where the originals are, and the recipe; the last batch into the destination knows both."""
     try:
         ledger, batch_id = find_batch(question.protected, None, settings)

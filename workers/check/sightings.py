@@ -46,7 +46,7 @@ class Sighting:
 
 
 @dataclass
-class Looked:
+class FoundFaces:
     """All that was found."""
 
     faces: list[Sighting] = field(default_factory=list)
@@ -57,7 +57,7 @@ class Looked:
 
 
 @dataclass(frozen=True)
-class Looker:
+class FaceFinder:
     """Finds the faces of photos."""
 
     decoder: Decoder
@@ -66,7 +66,7 @@ class Looker:
     #: Only the largest face of each photo.
     main_only: bool = False
 
-    def pair(self, key: str, after: Store, before: Store | None, found: Looked) -> None:
+    def pair(self, key: str, after: Store, before: Store | None, found: FoundFaces) -> None:
         """Add the faces of a protected photo; with its original, where that is here, as they were in it."""
         found.photos.append(key)
         with _noted(key, found):
@@ -81,7 +81,7 @@ class Looker:
                 seen = _same(face, now) or face  # one that is not found any more is looked at where it was
                 found.faces.append(_sighting(key, data, i, photo, seen, earlier, face))
 
-    def clean(self, key: str, store: Store, name: str, found: Looked) -> None:
+    def clean(self, key: str, store: Store, name: str, found: FoundFaces) -> None:
         """Add the faces of a photo that is not protected."""
         with _noted(name, found):
             data, photo = self._photo(store, key)
@@ -106,7 +106,7 @@ class Looker:
 
 
 @contextmanager
-def _noted(name: str, found: Looked) -> Iterator[None]:
+def _noted(name: str, found: FoundFaces) -> Iterator[None]:
     """Have a photo that cannot be read noted, and no more."""
     try:
         yield

@@ -1,1 +1,1 @@
-"""The ground floor: records, the clock, the logging context, names on the wire. Knows no store."""
+"""The lowest layer: records, the clock, the logging context, names on the wire. Knows no store."""

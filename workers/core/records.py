@@ -151,6 +151,8 @@ class PhotoReport(WorkerOutput):
     outcome: Outcome
     #: For people: why it failed, was skipped or left out.
     reason: str | None = None
+    #: Of a failed one, for programs: a `workers.core.failure_codes.FailureCode`. Empty in reports of older versions.
+    code: str = ""
     #: For people: on metadata that was to be kept and could not be.
     note: str | None = None
     #: Of a failed one: whether trying again can help.

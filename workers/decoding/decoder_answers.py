@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from apf.errors import CorruptPhoto, PhotoError, PhotoTooLarge, UnsupportedPhoto
+from apf.errors import (
+    CameraRaw,
+    CorruptPhoto,
+    PhotoError,
+    PhotoTooLarge,
+    SeveralPictures,
+    UnknownColours,
+    UnsupportedPhoto,
+)
 from apf.photo import Header, Photo
 from apf.photo.coding import CHROMAS, LOSSLESS_TIFF, PNG_COLOUR, Coding, known_primaries
 from apf.photo.header import CONTENT_TYPES
@@ -27,8 +35,11 @@ from workers.decoding.decoder_protocol import DECODE, ENCODE, FAULT, HEADER, Bad
 if TYPE_CHECKING:
     from apf.photo import Limits
 
-#: The errors of a decoder, by number. Anything else is the last.
+#: The errors of a decoder, by number: the first kind that fits. Anything else is the last.
 FAULTS: tuple[type[Exception], ...] = (
+    CameraRaw,
+    SeveralPictures,
+    UnknownColours,
     CorruptPhoto,
     UnsupportedPhoto,
     PhotoTooLarge,

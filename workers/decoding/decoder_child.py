@@ -1,7 +1,7 @@
 """The program of decoders' processes: `python -m workers.decoding.decoder_child CONTROL`, started by
 `workers.decoding.decoder_process`.
 
-The first process loads the libraries and sees no photo, ever. At the worker's word it forks decoders, which find all
+The template process loads the libraries and sees no photo, ever. At the worker's word it forks decoders, which find all
 loaded, close the cage (`workers.decoding.sandbox`) around themselves and then take the worker's requests, one after the
 other. So a new one costs milliseconds, and knows nothing of what another has seen.
 """
@@ -36,7 +36,7 @@ CHANNEL = 3
 
 
 def main() -> None:
-    """Serve as the first process, until the worker ends."""
+    """Serve as the template process, until the worker ends."""
     for number in (signal.SIGINT, signal.SIGTERM):  # meant for the worker, which finishes its shard first
         signal.signal(number, signal.SIG_IGN)
     control = socket.socket(fileno=int(sys.argv[1]))
@@ -61,7 +61,7 @@ def _fork(control: socket.socket, channel: int, memory_bytes: int, threads: int,
     if child:
         os.close(channel)
         return child
-    try:  # nothing of what the first process would do next is done here
+    try:  # nothing of what the template process would do next is done here
         sandbox.end_with(parent)
         _keep_only(channel)
         control.detach()

@@ -19,9 +19,9 @@ from dataclasses import asdict
 from itertools import count
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from apf.errors import CorruptPhoto
+from apf.errors import CorruptPhoto, DecodingTimeout
 from workers.core.log_context import current_context
-from workers.decoding.decoder_process import DecoderProcess, Ended, Nursery, Request
+from workers.decoding.decoder_process import DecoderProcess, Ended, ForkServer, Request
 from workers.decoding.decoder_protocol import DECODE, ENCODE, FAULT, HEADER, BadAnswer
 from workers.decoding.sandbox import Cage, Wanted
 from workers.decoding.shared_memory import SharedPixels, shared_pixels
@@ -61,14 +61,14 @@ class Decoder:
     ) -> None:
         self._wanted = cage
         self._limit_s = limit_s
-        self._nursery = Nursery(memory_bytes, caged=cage != "off")
+        self._fork_server = ForkServer(memory_bytes, caged=cage != "off")
         self._serials = count(1)
         #: The one that was used last comes first, so that no more are made than work side by side.
         self._decoders, self._encoders = _slots(processes), _slots(encoders)
 
     def start(self) -> None:
         """Have the libraries loaded, without waiting for it; else the first photo does."""
-        self._nursery.start()
+        self._fork_server.start()
 
     def check(self) -> Cage:
         """Return what holds a decoder.
@@ -127,7 +127,7 @@ class Decoder:
                 if process:
                     process.end()
                 slots.put(None)
-        self._nursery.close()
+        self._fork_server.close()
 
     def _ask(
         self,
@@ -154,7 +154,7 @@ class Decoder:
                             answer = _answer(process, request, memory, read, time.monotonic() + limit_s)
                     except TimeoutError as error:
                         metrics.add("apf_decoder_failures_total", reason="timeout")
-                        raise CorruptPhoto(
+                        raise DecodingTimeout(
                             f"{what} took longer than {limit_s:g} s: save it again, or raise APF_DECODE_LIMIT_S"
                         ) from error
                     except (Ended, BadAnswer) as error:
@@ -189,7 +189,7 @@ class Decoder:
             slots.put(process)
 
     def _new(self, tenant: object) -> DecoderProcess:
-        process = self._nursery.make(tenant)
+        process = self._fork_server.make(tenant)
         metrics.put("apf_decoder_cage", 1, held=process.cage.held)
         try:
             process.cage.check(self._wanted)

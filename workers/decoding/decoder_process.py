@@ -26,7 +26,7 @@ from workers.errors import SettingsError
 HARMLESS = re.compile(
     r"PATH|LANG|LC_[A-Z]+|TMPDIR|[A-Z]+_NUM_THREADS|PYTHON[A-Z]*|PILLOW_[A-Z_]+|ORT_DISABLE_TELEMETRY"
 )
-#: The program of the first process; tests put another in its place.
+#: The program of the template process; tests put another in its place.
 PROGRAM = "workers.decoding.decoder_child"
 #: A greeting is longer only where something is wrong; loading libraries takes seconds, on a busy machine more.
 _MAX_GREETING, _START_LIMIT_S = 2**16, 300.0
@@ -48,29 +48,29 @@ def look(wanted: sandbox.Wanted) -> sandbox.Cage:
     Raises:
         SettingsError: the cage is required, and this machine lacks some of it.
     """
-    nursery = Nursery(_LOOK_BYTES, caged=wanted != "off")
+    fork_server = ForkServer(_LOOK_BYTES, caged=wanted != "off")
     try:
-        process = nursery.make(None)
+        process = fork_server.make(None)
         process.end()
     except Ended as error:
         raise SettingsError(f"decoders cannot be started: {error}") from error
     finally:
-        nursery.close()
+        fork_server.close()
     process.cage.check(wanted)
     return process.cage
 
 
-class Nursery:
-    """Makes decoders. Safe to share between threads; its process starts with the first, or by `start`."""
+class ForkServer:
+    """Makes decoders. Safe to share between threads; its process starts with the first of them, or by `start`."""
 
     def __init__(self, memory_bytes: int, *, caged: bool) -> None:
         self._memory_bytes = memory_bytes
         self._caged = caged
-        self._first: _First | None = None
+        self._template: _Template | None = None
         self._lock = threading.Lock()
 
     def start(self) -> None:
-        """Start the first process, without waiting until it has loaded its libraries."""
+        """Start the template process, without waiting until it has loaded its libraries."""
         with self._lock:
             self._running()
 
@@ -79,37 +79,37 @@ class Nursery:
         ours, theirs = socket.socketpair()
         try:
             with theirs, self._lock:
-                first = self._running()
-                process = first.ask(
-                    COMMAND.pack(START, self._memory_bytes, first.threads, self._caged), theirs.fileno()
+                template = self._running()
+                process = template.ask(
+                    COMMAND.pack(START, self._memory_bytes, template.threads, self._caged), theirs.fileno()
                 )
-            return DecoderProcess(ours, tenant, lambda: self._end(process, first))
+            return DecoderProcess(ours, tenant, lambda: self._end(process, template))
         except BaseException:
             ours.close()
             raise
 
-    def _end(self, process: int, first: _First) -> int:
+    def _end(self, process: int, template: _Template) -> int:
         with self._lock, suppress(Ended):
-            if self._first is first and first.alive:
-                return first.ask(COMMAND.pack(END, process, 0, 0))
-        return -signal.SIGKILL  # the first process is gone, and so is this one
+            if self._template is template and template.alive:
+                return template.ask(COMMAND.pack(END, process, 0, 0))
+        return -signal.SIGKILL  # the template process is gone, and so is this one
 
     def close(self) -> None:
-        """End the first process, and with it all decoders."""
+        """End the template process, and with it all decoders."""
         with self._lock:
-            if self._first:
-                self._first.close()
-                self._first = None
+            if self._template:
+                self._template.close()
+                self._template = None
 
-    def _running(self) -> _First:
-        if self._first is None or not self._first.alive:
-            if self._first:
-                self._first.close()
-            self._first = _First()
-        return self._first
+    def _running(self) -> _Template:
+        if self._template is None or not self._template.alive:
+            if self._template:
+                self._template.close()
+            self._template = _Template()
+        return self._template
 
 
-class _First:
+class _Template:
     """The process that decoders are forked from."""
 
     def __init__(self) -> None:

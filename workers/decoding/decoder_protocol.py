@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import struct
 
-#: Commands to the first process: to make a decoder (with its memory in bytes, threads and cage), or to end one by id.
+#: Commands to the template process: to make a decoder (with its memory in bytes, threads, cage), or to end one by id.
 COMMAND = struct.Struct("<cQQB")
 START, END = b"S", b"E"
 #: Its reply: the decoder's id, or the status that it ended with.

@@ -119,8 +119,8 @@ def _awaited(settings: Settings) -> set[str]:
     """Return the batches whose outcome a schedule has yet to read."""
     found: set[str] = set()
     with suppress(LedgerError):  # no setting says where schedules lie: there are none
-        for shelf, name in all_schedules(settings):
-            run = shelf.state(name).run
+        for repository, name in all_schedules(settings):
+            run = repository.state(name).run
             found |= {part.batch for part in run.parts} if run and run.totals is None else set()
     return found
 
@@ -146,9 +146,9 @@ def _ledgers(root: Store, settings: Settings) -> Iterator[Ledger]:
     for ledger, _ in open_batches([root.url], settings):
         known.setdefault(ledger.url, ledger)
     with suppress(LedgerError):
-        for shelf, name in all_schedules(settings):
-            if shelf.store.url == root.url:
+        for repository, name in all_schedules(settings):
+            if repository.store.url == root.url:
                 with suppress(LedgerError, StoreError):
-                    ledger = find_ledger(shelf.read(name).destination, settings)
+                    ledger = find_ledger(repository.read(name).destination, settings)
                     known.setdefault(ledger.url, ledger)
     yield from known.values()

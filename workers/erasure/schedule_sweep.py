@@ -11,14 +11,14 @@ from workers.config.settings import Settings
 from workers.errors import InvalidKey, LedgerError, NotFound
 from workers.ledger.batch_ledger import all_of
 from workers.ledger.redact import Names, redacted
-from workers.schedules.lease import TURN_S, lease_at
+from workers.schedules.lease import LEASE_S, lease_at
 from workers.schedules.models import Schedule
 from workers.schedules.repository import ScheduleRepository, all_schedules
 from workers.store import open_store
 
 FILES = ("schedule.json", "last.json", "error.json")
 #: Somebody who looks at a schedule is waited for so long: one that died gives it back by then.
-WAIT_S = TURN_S + 10
+WAIT_S = LEASE_S + 10
 
 
 @dataclass
@@ -42,10 +42,10 @@ def sweep_schedules(
         versions: (key, ETag) of those that the ledger knew.
     """
     swept = SchedulesSwept()
-    for shelf, schedule in _into(destination, settings):
+    for repository, schedule in _into(destination, settings):
         names = Names.of(keys, {*versions, *_present(schedule, keys, settings)})
         deadline = time.monotonic() + wait_s
-        while not _sweep(shelf, schedule.name, names, swept, change=change):
+        while not _sweep(repository, schedule.name, names, swept, change=change):
             if time.monotonic() > deadline:
                 swept.left.append(f"schedule {schedule.name} is looked at by a worker: run the same command again")
                 break
@@ -56,10 +56,10 @@ def sweep_schedules(
 def _into(destination: str, settings: Settings) -> list[tuple[ScheduleRepository, Schedule]]:
     found = []
     with suppress(LedgerError):  # no setting says where schedules lie: there are none
-        for shelf, name in all_schedules(settings):
-            schedule = shelf.read(name)
+        for repository, name in all_schedules(settings):
+            schedule = repository.read(name)
             if schedule.destination == destination:
-                found.append((shelf, schedule))
+                found.append((repository, schedule))
     return found
 
 
@@ -71,18 +71,18 @@ def _present(schedule: Schedule, keys: Sequence[str], settings: Settings) -> set
     return set()
 
 
-def _sweep(shelf: ScheduleRepository, name: str, names: Names, swept: SchedulesSwept, *, change: bool) -> bool:
+def _sweep(repository: ScheduleRepository, name: str, names: Names, swept: SchedulesSwept, *, change: bool) -> bool:
     """Return whether it was this process' turn."""
-    with lease_at(shelf, name) as turn:
+    with lease_at(repository, name) as turn:
         if turn is None:
             return False
         for file in FILES:
-            data = shelf.read_bytes(name, file)
+            data = repository.read_bytes(name, file)
             if data is None or (clean := redacted(file, data, names)) == data:
                 continue
-            swept.records.add(f"{shelf.store.url} {shelf.key(name, file)}")
+            swept.records.add(f"{repository.store.url} {repository.key(name, file)}")
             if change and clean is None:
-                shelf.store.delete(shelf.key(name, file))
+                repository.store.delete(repository.key(name, file))
             elif change and clean is not None:
-                shelf.store.put(shelf.key(name, file), clean, content_type="application/json")
+                repository.store.put(repository.key(name, file), clean, content_type="application/json")
     return True

@@ -16,7 +16,7 @@ from apf.runtime.stage_clock import StageClock
 from workers.config.settings import Settings
 
 if TYPE_CHECKING:
-    from apf.photo import Header, Photo
+    from apf.photo import Header, Limits, Photo
     from apf.protect.pipeline import ProtectedPixels
     from workers.decoding.decoder_pool import Decoder
 
@@ -92,7 +92,6 @@ class FilterEngine:
         self._decoder.start()  # beside what is loaded here
         with clock.stage("libraries"):
             from apf.filters.load import load_filter  # noqa: PLC0415  what it takes loads with the first photo
-            from apf.photo import Limits  # noqa: PLC0415
         with clock.stage("networks"):
             self._filter = load_filter(recipe, **placement(settings))
         with clock.stage("guides"):
@@ -102,7 +101,7 @@ class FilterEngine:
         with clock.stage("decoders"):
             self._decoder.check()  # a cage that is required and not to be had fails here, too
         self.lanes = 1 if self._filter.batched else cores()
-        self._limits = Limits(max_bytes=settings.max_photo_bytes, max_pixels=settings.max_photo_pixels)
+        self._limits = photo_limits(settings)
 
     def estimate_cost(self, data: bytes) -> Cost:
         per_pixel = BYTES_PER_PIXEL if self.lanes == 1 else BYTES_PER_PIXEL_IN_PLACE
@@ -134,6 +133,13 @@ def shared_decoder(settings: Settings) -> Decoder:
         limit_s=settings.decode_limit_s,
         memory_bytes=DECODER_BASE_BYTES + DECODER_BYTES_PER_PIXEL * settings.max_photo_pixels,
     )
+
+
+def photo_limits(settings: Settings) -> Limits:
+    """Return the limits of one photo in bytes and pixels."""
+    from apf.photo import Limits  # noqa: PLC0415  image libraries load with the first photo
+
+    return Limits(max_bytes=settings.max_photo_bytes, max_pixels=settings.max_photo_pixels)
 
 
 class Placement(TypedDict):

@@ -6,11 +6,10 @@ from collections.abc import Callable, Sequence
 
 from apf.detection.detector import load_detector
 from apf.errors import PhotoError
-from apf.photo import Limits
 from apf.recipe import Recipe
 from workers.config.settings import Settings
 from workers.errors import StoreError
-from workers.execution.engine import shared_decoder
+from workers.execution.engine import photo_limits, shared_decoder
 from workers.store import Store
 
 #: Photos that are looked at: each takes some tenths of a second.
@@ -22,7 +21,7 @@ def counter(recipe: Recipe, settings: Settings) -> Callable[[Store, Sequence[str
 
     def count(source: Store, keys: Sequence[str]) -> float | None:
         detector, decoder = load_detector(recipe.detector), shared_decoder(settings)
-        limits = Limits(max_bytes=settings.max_photo_bytes, max_pixels=settings.max_photo_pixels)
+        limits = photo_limits(settings)
         found = []
         for key in keys[:: max(1, len(keys) // LOOKED_AT)][:LOOKED_AT]:
             try:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 
 from apf.runtime.stage_clock import StageClock
+from workers.core.failure_codes import FailureCode
 from workers.core.records import Outcome, PhotoRef, PhotoReport
 from workers.execution.shard_pipeline import ShardPreempted, ShardRunner, in_order
 from workers.ledger.leases import CrashCounts, ShardLease
@@ -68,7 +69,11 @@ class OneByOneRunner:
         if self._deaths.by_photo[ref.key] >= POISON_AFTER:
             log.error("a photo killed its worker %s times and is given up", self._deaths.of(ref.key))
             return PhotoReport(
-                key=ref.key, etag=ref.etag, outcome=Outcome.failed, reason=_reason(self._deaths.of(ref.key))
+                key=ref.key,
+                etag=ref.etag,
+                outcome=Outcome.failed,
+                reason=_reason(self._deaths.of(ref.key)),
+                code=FailureCode.memory,
             )
         self._lease.hold(ref.key)
         self._runner = self._make_runner()

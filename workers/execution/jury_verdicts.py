@@ -14,18 +14,18 @@ if TYPE_CHECKING:
     from workers.execution.engine import Result
 
 
-class Said(TypedDict):
+class JuryFields(TypedDict):
     """Fields of a `PhotoReport`."""
 
     words: tuple[Word, ...]
     weak: int
 
 
-def said_of(result: Result) -> Said:
+def jury_fields(result: Result) -> JuryFields:
     """Return what the jury says of a photo's faces; nothing where none was asked, as for gradient files."""
     asked: Sequence[Verdict | None] = getattr(result, "verdicts", ())
     found = [verdict for verdict in asked if verdict]
-    return Said(words=tuple(_word(verdict) for verdict in found), weak=sum(verdict.weak for verdict in found))
+    return JuryFields(words=tuple(_word(verdict) for verdict in found), weak=sum(verdict.weak for verdict in found))
 
 
 def refusal(weak: int, faces: int, batch: Batch, *, is_there: bool = False) -> str | None:

@@ -22,6 +22,7 @@ from workers.access.output_claims import delete_output, sources_in
 from workers.config.access import check_allowed
 from workers.config.settings import Settings
 from workers.core.clock import now
+from workers.core.failure_codes import FailureCode, code_of
 from workers.core.log_context import log_context
 from workers.core.records import Batch, Lane, Outcome, PhotoRef, PhotoReport, ShardJob, ShardReport, Totals
 from workers.errors import LedgerError, NotAllowed, StoreError
@@ -31,7 +32,7 @@ from workers.execution.isolation import SPLIT_AFTER, OneByOneRunner
 from workers.execution.load_engine import load_engine
 from workers.execution.shard_pipeline import DESTINATION_GONE, ShardPreempted, ShardRunner, already_done, in_order
 from workers.ledger.batch_ledger import Ledger, is_single, open_batch
-from workers.ledger.checkpoints import forget_begun, note_begun, read_begun
+from workers.ledger.checkpoints import delete_checkpoint, read_checkpoint, write_checkpoint
 from workers.ledger.forgotten import forgotten_among
 from workers.ledger.leases import ShardLease, attempts_if_open, crash_counts, renewed
 from workers.store import RESERVED, Store, open_store
@@ -102,11 +103,11 @@ def run_shard(
     try:
         check_batch(ledger, batch, settings)
     except NotAllowed as error:
-        report = _shard_report(job, [_failed(ref, str(error)) for ref in refs], StageClock(), 0.0)
+        report = _shard_report(job, [_failed(ref, str(error), code_of(error)) for ref in refs], StageClock(), 0.0)
         _write_report(ledger, batch_id, batch.lane, report)
         return ShardRun(batch, report.totals)
     deaths = crash_counts(attempts)
-    begun = read_begun(ledger, batch, job.shard, refs)
+    begun = read_checkpoint(ledger, batch, job.shard, refs)
     destination = open_store(batch.destination, s3=settings.s3, create=True)
     absent = Absent(destination, [ref.key for ref in refs if ref.key not in begun])
     source_of = sources_in(ledger, Ledger(destination, RESERVED.rstrip("/")))
@@ -152,7 +153,7 @@ def run_shard(
                     raise ShardIncomplete(_transient(photos))
             except (ShardPreempted, ShardIncomplete, ShardStopped, ShardTimedOut):
                 if runner.reports:
-                    note_begun(ledger, batch, job.shard, done())
+                    write_checkpoint(ledger, batch, job.shard, done())
                 raise
             if (present := _as_it_is_now(ledger, batch)) is None:
                 return None
@@ -164,7 +165,7 @@ def run_shard(
             # While the lease is held: a worker that dies here is missed, too.
             _write_report(ledger, batch_id, batch.lane, report)
             if begun:
-                forget_begun(ledger, batch, job.shard)
+                delete_checkpoint(ledger, batch, job.shard)
     except ShardStopped as stop:
         # The lease is over by now, so a resume from here on sends the shard again.
         if ledger.stopped(batch_id):
@@ -248,9 +249,10 @@ def _outcomes(
         if others_may and isinstance(error, OtherVersion):
             raise
         done = [report for report in runner.reports if report.outcome is not Outcome.failed]
-        return _rest_failed(refs, done, str(error))
+        return _rest_failed(refs, done, str(error), code_of(error))
     except DESTINATION_GONE as error:
-        return _rest_failed(refs, runner.reports, f"not tried, as no photo can be written: {error}")
+        reason = f"not tried, as no photo can be written: {error}"
+        return _rest_failed(refs, runner.reports, reason, code_of(error))
 
 
 def opened(job: ShardJob, settings: Settings) -> tuple[Ledger, str]:
@@ -259,10 +261,12 @@ def opened(job: ShardJob, settings: Settings) -> tuple[Ledger, str]:
     return open_batch(job.batch_url, s3=settings.s3)
 
 
-def _rest_failed(refs: Sequence[PhotoRef], reports: Sequence[PhotoReport], reason: str) -> list[PhotoReport]:
+def _rest_failed(
+    refs: Sequence[PhotoRef], reports: Sequence[PhotoReport], reason: str, code: FailureCode
+) -> list[PhotoReport]:
     """Return a report of each photo, in the plan's order: those that there are, and failures of the rest."""
     known = {report.key: report for report in reports}
-    return [known.get(ref.key) or _failed(ref, reason) for ref in refs]
+    return [known.get(ref.key) or _failed(ref, reason, code) for ref in refs]
 
 
 def _written_or_failed(ref: PhotoRef, batch: Batch, destination: Store, reason: str) -> PhotoReport:
@@ -272,8 +276,8 @@ def _written_or_failed(ref: PhotoRef, batch: Batch, destination: Store, reason: 
     return _failed(ref, reason)
 
 
-def _failed(ref: PhotoRef, reason: str) -> PhotoReport:
-    return PhotoReport(key=ref.key, etag=ref.etag, outcome=Outcome.failed, reason=reason)
+def _failed(ref: PhotoRef, reason: str, code: FailureCode = FailureCode.other) -> PhotoReport:
+    return PhotoReport(key=ref.key, etag=ref.etag, outcome=Outcome.failed, reason=reason, code=code)
 
 
 def _transient(photos: Sequence[PhotoReport]) -> str:

@@ -24,12 +24,13 @@ from apf.errors import DeviceMemoryError, PhotoError
 from apf.runtime.stage_clock import StageClock
 from workers.access.output_claims import Outputs, SourceOf, check_original
 from workers.config.settings import Settings
+from workers.core.failure_codes import FailureCode, code_of
 from workers.core.log_context import current_context, inherit_context
 from workers.core.records import Batch, Outcome, PhotoRef, PhotoReport
 from workers.errors import BadCredentials, Changed, NotFound, ObjectTooLarge, StoreError, StoreFull, StoreGone
 from workers.execution.byte_budget import BudgetClosed, ByteBudget
 from workers.execution.engine import Cost, Engine, Result
-from workers.execution.jury_verdicts import refusal, said_of
+from workers.execution.jury_verdicts import jury_fields, refusal
 from workers.store import Blob, ObjectInfo, Store
 from workers.store.listing import Absent
 from workers.store.output_metadata import (
@@ -286,7 +287,7 @@ class ShardRunner:
         try:
             self._report(self._publish(item, result))
         except DESTINATION_GONE as error:
-            self._report(_report(item.ref, Outcome.failed, reason=str(error)))
+            self._report(_report(item.ref, Outcome.failed, reason=str(error), code=code_of(error)))
             self.stop(error)
         except Exception as error:  # every photo must end with an outcome
             self._fail(item.ref, error)
@@ -298,9 +299,9 @@ class ShardRunner:
         facts = {"faces": len(result.faces), "megapixels": item.weight.megapixels, "bytes_in": item.bytes_in}
         if outcome is Outcome.no_face and self.batch.no_face == "skip":
             return _report(item.ref, outcome, reason="left out: --no-face skip", **facts)
-        said = said_of(result)
+        said = jury_fields(result)
         if reason := refusal(said["weak"], len(result.faces), self.batch):
-            return _report(item.ref, Outcome.failed, reason=reason, **said)
+            return _report(item.ref, Outcome.failed, reason=reason, code=FailureCode.weak, **said)
         with self.clock.stage("encode"):
             data = self.engine().encode(result)
         metadata = {
@@ -337,7 +338,7 @@ class ShardRunner:
         reason, transient = explain(error)
         if not isinstance(error, (PhotoError, StoreError)):
             logger.exception("unexpected error while a photo was processed", exc_info=error)
-        self._report(_report(ref, Outcome.failed, reason=reason, transient=transient))
+        self._report(_report(ref, Outcome.failed, reason=reason, code=code_of(error), transient=transient))
 
 
 def _pool(name: str, threads: int) -> ThreadPoolExecutor:
@@ -359,7 +360,7 @@ def already_done(ref: PhotoRef, batch: Batch, info: ObjectInfo | None) -> PhotoR
     with suppress(ValueError):  # as below
         weak, faces = weak_faces(info.metadata), int(info.metadata.get(FACES, "0"))
         if reason := refusal(weak, faces, batch, is_there=True):
-            return _report(ref, Outcome.failed, reason=reason, weak=weak)
+            return _report(ref, Outcome.failed, reason=reason, code=FailureCode.weak, weak=weak)
     if info.metadata.get(BATCH) != batch.id:
         return _report(ref, Outcome.skipped, reason="already protected", bytes_out=info.size)
     # An earlier attempt of this very batch wrote it: its outcome counts, not "skipped".

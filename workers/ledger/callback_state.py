@@ -25,6 +25,7 @@ from workers.core.clock import now
 from workers.core.records import Batch, parse
 from workers.errors import LedgerError, NoConditions
 from workers.ledger.batch_ledger import ASKED_BY_NAME, Ledger
+from workers.store.base import put_if_absent
 
 log = logging.getLogger(__name__)
 
@@ -128,7 +129,7 @@ def write_callback(ledger: Ledger, batch: Batch, callback: Callback) -> None:
 def make_callback(ledger: Ledger, batch: Batch, callback: Callback) -> bool | None:
     """Write the first record of a batch; False where there is one by now, None where the store cannot tell."""
     try:
-        return ledger.store.put_if_absent(ledger.key(batch.id, RECORD), callback.model_dump_json().encode())
+        return put_if_absent(ledger.store, ledger.key(batch.id, RECORD), callback.model_dump_json().encode())
     except NoConditions:
         return None
 

@@ -18,7 +18,7 @@ from workers.ledger.batch_ledger import Ledger
 log = logging.getLogger(__name__)
 
 
-class Begun(WorkerOutput):
+class Checkpoint(WorkerOutput):
     """Outcomes that no further try of the shard changes."""
 
     shard: int
@@ -27,7 +27,7 @@ class Begun(WorkerOutput):
     photos: tuple[PhotoReport, ...]
 
 
-def read_begun(ledger: Ledger, batch: Batch, shard: int, refs: Sequence[PhotoRef]) -> dict[str, PhotoReport]:
+def read_checkpoint(ledger: Ledger, batch: Batch, shard: int, refs: Sequence[PhotoRef]) -> dict[str, PhotoReport]:
     """Return the outcomes that earlier tries left of these photos, by key; raises StoreError."""
     if batch.lane != BULK:  # uploads are short, and give way to nothing
         return {}
@@ -36,24 +36,24 @@ def read_begun(ledger: Ledger, batch: Batch, shard: int, refs: Sequence[PhotoRef
     return {photo.key: photo for photo in begun if versions.get(photo.key) == photo.etag}
 
 
-def note_begun(ledger: Ledger, batch: Batch, shard: int, photos: Iterable[PhotoReport]) -> None:
+def write_checkpoint(ledger: Ledger, batch: Batch, shard: int, photos: Iterable[PhotoReport]) -> None:
     """Keep what is done, as well as may be: those that failed for a reason that passes are not."""
     done = tuple(photo for photo in photos if not photo.transient)
     if batch.lane != BULK or not done:
         return
     try:
-        ledger.put_json(_key(ledger, batch, shard), Begun(shard=shard, created_at=batch.created_at, photos=done))
+        ledger.put_json(_key(ledger, batch, shard), Checkpoint(shard=shard, created_at=batch.created_at, photos=done))
     except StoreError as error:
         log.warning("what is done of shard %s is not noted: %s", shard, error)
 
 
-def forget_begun(ledger: Ledger, batch: Batch, shard: int) -> None:
+def delete_checkpoint(ledger: Ledger, batch: Batch, shard: int) -> None:
     """Delete the checkpoint of a shard that is reported."""
     with suppress(StoreError):
         ledger.store.delete(_key(ledger, batch, shard))
 
 
-def begun_totals(ledger: Ledger, batch: Batch) -> dict[int, Totals]:
+def checkpoint_totals(ledger: Ledger, batch: Batch) -> dict[int, Totals]:
     """Sum over what is done of each shard that was left, by shard; raises StoreError."""
     keys = [info.key for info in ledger.store.list(ledger.key(batch.id, "begun", ""))]
     names = {key: key.rsplit("/", 1)[-1].removesuffix(".json") for key in keys}
@@ -67,7 +67,7 @@ def _key(ledger: Ledger, batch: Batch, shard: int) -> str:
 def _read(ledger: Ledger, batch: Batch, key: str) -> tuple[PhotoReport, ...]:
     with suppress(LedgerError):  # torn
         data = ledger.read(key)
-        begun = parse(Begun, data, LedgerError, key) if data else None
+        begun = parse(Checkpoint, data, LedgerError, key) if data else None
         if begun and begun.created_at == batch.created_at:
             return begun.photos
     return ()

@@ -23,6 +23,7 @@ from workers.core.clock import now
 from workers.core.records import parse
 from workers.errors import LedgerError, NoConditions
 from workers.ledger.batch_ledger import Ledger, all_of
+from workers.store.base import put_if_absent
 
 FOLDER = "forgotten"
 #: Of no more marks than a page of a listing has, all are listed; of more, each key's is asked for, up to so many keys.
@@ -100,7 +101,7 @@ def _begun(ledger: Ledger) -> ForgottenKeys:
     record = _Salt(salt=secrets.token_hex(32), created_at=now().isoformat(timespec="seconds"))
     key, data = _salt_key(ledger), record.model_dump_json().encode()
     try:
-        ledger.store.put_if_absent(key, data)
+        put_if_absent(ledger.store, key, data)
     except NoConditions:  # not where the store did not answer: another's salt would be written over
         ledger.store.put(key, data, content_type="application/json")
     found = forgotten_in(ledger)  # somebody else's, who was quicker

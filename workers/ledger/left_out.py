@@ -59,7 +59,7 @@ def read_left_outs(ledger: Ledger, batch: Batch) -> LeftOuts:
         return LeftOuts(total=1, named=(Named(key=RECORD, reason=reason),))
 
 
-class Gathered:
+class LeftOutCollector:
     """Follows a listing that goes on from some key: counts what it passes by, from where an earlier one ended."""
 
     def __init__(

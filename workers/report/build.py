@@ -10,14 +10,13 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from apf.photo import Limits
 from apf.recipe import Recipe
 from workers.config.access import check_allowed
 from workers.config.settings import Settings
 from workers.core.records import Batch, Outcome, PhotoReport
 from workers.errors import BadRequest, NotFound
 from workers.execution.byte_budget import ByteBudget
-from workers.execution.engine import shared_decoder
+from workers.execution.engine import photo_limits, shared_decoder
 from workers.ledger.batch_ledger import Ledger
 from workers.report.card import Card
 from workers.report.compare_photo import BlindViewer, Viewer
@@ -145,7 +144,7 @@ def make_viewer(batch: Batch, asked: Asked, settings: Settings, *, look: bool) -
         source=_source(batch, settings),
         destination=open_store(batch.destination, s3=settings.s3),
         decoder=shared_decoder(settings),
-        limits=Limits(max_bytes=settings.max_photo_bytes, max_pixels=settings.max_photo_pixels),
+        limits=photo_limits(settings),
         eyes=_eyes(batch.recipe) if look else None,
         with_originals=asked.with_originals,
         budget=ByteBudget(settings.photo_buffer_bytes),

@@ -34,6 +34,7 @@ class Card:
     notes: tuple[str, ...] = ()
     #: Of a failed photo.
     reason: str = ""
+    code: str = ""
     cure: str = ""
     #: Upright, in pixels; zero where the photo is not shown.
     width: int = 0
@@ -65,6 +66,7 @@ class Card:
             "outcome": self.outcome,
             "notes": [legible(note) for note in self.notes],
             "reason": legible(self.reason),
+            "code": self.code,
             "cure": self.cure,
             "width": self.width,
             "height": self.height,

@@ -185,12 +185,13 @@ def failed(report: PhotoReport, destination: Store) -> Card:
     except StoreError:
         older = None
     notes = ["An older version of it, from an earlier batch, is still published."] if older else []
-    advice = cure(reason, transient=report.transient)
+    advice = cure(reason, transient=report.transient, code=report.code)
     return Card(
         key=report.key,
         outcome=report.outcome.value,
         notes=tuple(notes),
         reason=reason,
+        code=report.code,
         cure=advice,
         weak=report.weak,
         likenesses=_likenesses(report),

@@ -195,11 +195,13 @@ def _measured(scope: Scope) -> str:
 def _failures(summary: BatchSummary) -> str:
     if not summary.failures:
         return ""
+    shown = summary.failures[:LISTED_FAILURES]
+    cures = [cure(failure.reason, transient=failure.transient, code=failure.code) for failure in shown]
     rows = "\n".join(
         f"<li><h3><bdi>{_text(failure.key)}</bdi></h3><p>{_text(failure.reason)}</p>"
-        f'<p class="cure"><strong>What to do.</strong> {escape(cure(failure.reason, transient=failure.transient))}</p>'
+        f'<p class="cure"><strong>What to do.</strong> {escape(advice)}</p>'
         "</li>"
-        for failure in summary.failures[:LISTED_FAILURES]
+        for failure, advice in zip(shown, cures, strict=True)
     )
     more = len(summary.failures) - LISTED_FAILURES
     rest = f"<p>And {more:,} more: they are among the photos below, under “Failed”.</p>" if more > 0 else ""

@@ -11,9 +11,8 @@ from pydantic import ValidationError
 
 from apf.exclusions import Exclusions
 from apf.recipe import check_jury, check_private, make_recipe
-from workers.access.sources import find_source
-from workers.batches.create import OverlapError, check_ledger_place, find_ledger
-from workers.config.access import check_allowed
+from workers.access.sources import check_places, find_source
+from workers.batches.create import check_ledger_place, find_ledger
 from workers.config.settings import Settings
 from workers.core.clock import now
 from workers.core.records import explain
@@ -22,7 +21,7 @@ from workers.ledger.audit import note_act
 from workers.schedules.models import Change, RecipeFields, Rollout, Schedule
 from workers.schedules.repository import ScheduleRepository, all_schedules, repository_for
 from workers.schedules.trigger import Trigger, seconds
-from workers.store import canonical_url, open_store, overlap
+from workers.store import canonical_url, open_store
 from workers.webhooks.ssrf import parse_target
 
 log = logging.getLogger(__name__)
@@ -66,20 +65,14 @@ def add_schedule(fields: dict[str, Any], settings: Settings) -> Schedule:
     places = {name: canonical_url(fields[name]) for name in ("source", "destination")}
     check_ledger_place(places["destination"], settings)
     schedule = _checked({**fields, **places, "created_at": now().isoformat()}, settings)
-    if settings.allowed_urls:
-        for what, url in places.items():
-            check_allowed(url, settings.allowed, what=what)
-    if overlap(schedule.source, schedule.destination):
-        raise OverlapError(
-            f"{schedule.source} and {schedule.destination} overlap: give a destination outside the source"
-        )
+    check_places(schedule.source, schedule.destination, settings)
     _check_source(schedule, settings)
     open_store(schedule.destination, s3=settings.s3, create=True)
-    shelf = repository_for(schedule.destination, settings)
+    repository = repository_for(schedule.destination, settings)
     if any(name == schedule.name for _, name in all_schedules(settings)):
         raise LedgerError(f"there is a schedule {schedule.name!r} already: `apf schedule change` changes it")
-    shelf.remove(schedule.name)  # what an earlier one of that name has left
-    shelf.write(schedule)
+    repository.remove(schedule.name)  # what an earlier one of that name has left
+    repository.write(schedule)
     return schedule
 
 
@@ -94,19 +87,19 @@ def _check_source(schedule: Schedule, settings: Settings) -> None:
         raise BadRequest(f"{schedule.source} is one photo: give a schedule the folder or prefix that it lies in")
 
 
-def change_schedule(shelf: ScheduleRepository, name: str, fields: dict[str, Any], settings: Settings) -> Schedule:
+def change_schedule(repository: ScheduleRepository, name: str, fields: dict[str, Any], settings: Settings) -> Schedule:
     """Keep a schedule with other fields, in its place; raises BadRequest, LedgerError, RecipeError."""
-    before = shelf.read(name)
+    before = repository.read(name)
     facts = {**before.model_dump(), **fields}
     if any(facts[field] != before.model_dump()[field] for field in ("recipe", "rollout")):
         facts["revision"] = before.revision + 1
     after = _checked(facts, settings)
     home = repository_for(after.destination, settings)
-    if home.store.url != shelf.store.url:  # APF_LEDGER_URL was set later
-        home.write_state(name, shelf.state(name))
+    if home.store.url != repository.store.url:  # APF_LEDGER_URL was set later
+        home.write_state(name, repository.state(name))
     home.write(after)
-    if home.store.url != shelf.store.url:
-        shelf.remove(name)
+    if home.store.url != repository.store.url:
+        repository.remove(name)
     return after
 
 

@@ -14,7 +14,7 @@ from workers.config.settings import Settings
 from workers.errors import WorkerError
 from workers.schedules.lease import ScheduleLeaseLost
 from workers.schedules.models import Problem
-from workers.schedules.repository import ScheduleRepository, by_shelf
+from workers.schedules.repository import ScheduleRepository, by_root
 
 log = logging.getLogger(__name__)
 
@@ -24,8 +24,8 @@ Clock = Callable[[], datetime]
 def failing_last(settings: Settings, only: str | None) -> list[tuple[ScheduleRepository, str, bool]]:
     """Return the schedules to look at, and whether there is an error of each."""
     found: list[tuple[ScheduleRepository, str, bool]] = []
-    for shelf, names in by_shelf(settings, complain=_log_problem):
-        found += [(shelf, name, troubled) for name, troubled in names.items() if only in (None, name)]
+    for repository, names in by_root(settings, complain=_log_problem):
+        found += [(repository, name, troubled) for name, troubled in names.items() if only in (None, name)]
     return sorted(found, key=lambda one: one[2])
 
 
@@ -34,7 +34,7 @@ def _log_problem(url: str, error: WorkerError) -> None:
 
 
 @contextmanager
-def record_errors(shelf: ScheduleRepository, name: str, now: Clock) -> Iterator[None]:
+def record_errors(repository: ScheduleRepository, name: str, now: Clock) -> Iterator[None]:
     """Keep an error beside the schedule, for `apf schedule list`, and lets the others go on.
 
     Raises:
@@ -48,16 +48,16 @@ def record_errors(shelf: ScheduleRepository, name: str, now: Clock) -> Iterator[
         problem = (
             "it could not be looked at within APF_SHARD_SOFT_LIMIT_S: raise it, or make a schedule for each prefix"
         )
-        _note(shelf, name, now, problem)
+        _note(repository, name, now, problem)
         raise
     except (WorkerError, ApfError) as error:
-        _note(shelf, name, now, str(error))
+        _note(repository, name, now, str(error))
     except Exception as error:
         log.exception("schedule %s", name)
-        _note(shelf, name, now, f"{type(error).__name__}: {error}")
+        _note(repository, name, now, f"{type(error).__name__}: {error}")
 
 
-def _note(shelf: ScheduleRepository, name: str, now: Clock, problem: str) -> None:
+def _note(repository: ScheduleRepository, name: str, now: Clock, problem: str) -> None:
     log.warning("schedule %s is left for the next time: %s", name, problem)
     with suppress(WorkerError):  # the store itself is down
-        shelf.note(name, Problem(error=problem, at=now().isoformat(timespec="seconds")))
+        repository.note(name, Problem(error=problem, at=now().isoformat(timespec="seconds")))

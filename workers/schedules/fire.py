@@ -33,7 +33,7 @@ LANE: Lane = "bulk"
 class Fired:
     """A run that was begun."""
 
-    shelf: ScheduleRepository
+    repository: ScheduleRepository
     schedule: Schedule
     run: Run
 
@@ -59,23 +59,23 @@ def run_due(
     """
     fired: list[Fired] = []
     with suppress(SoftTimeLimitExceeded):
-        for shelf, name, troubled in failing_last(settings, only):
-            with record_errors(shelf, name, now):
-                one = look(shelf, name, settings, now, broker)
+        for repository, name, troubled in failing_last(settings, only):
+            with record_errors(repository, name, now):
+                one = look(repository, name, settings, now, broker)
                 fired += [one] if one else []
                 if troubled:
-                    shelf.forget_problem(name)
+                    repository.forget_problem(name)
     if broker is None:
         return fired
     for one in fired:
-        with suppress(SoftTimeLimitExceeded), record_errors(one.shelf, one.schedule.name, now):
+        with suppress(SoftTimeLimitExceeded), record_errors(one.repository, one.schedule.name, now):
             for ledger, batch_id in one.batches(settings):
                 broker.plan(ledger.batch_url(batch_id))
     return fired
 
 
 def look(
-    shelf: ScheduleRepository, name: str, settings: Settings, now: Clock = clock.now, broker: Broker | None = None
+    repository: ScheduleRepository, name: str, settings: Settings, now: Clock = clock.now, broker: Broker | None = None
 ) -> Fired | None:
     """Fire the schedule if it is due; returns the run once its batches are made.
 
@@ -83,23 +83,23 @@ def look(
         ScheduleLeaseLost: another process holds its lease.
         WorkerError, ApfError: source, destination, recipe or record are not as they should be.
     """
-    schedule, state = shelf.read(name), shelf.state(name)
+    schedule, state = repository.read(name), repository.state(name)
     if not _has_business(schedule, state, now(), settings):
         return None
-    with lease_at(shelf, name) as turn:
-        if turn is None:
+    with lease_at(repository, name) as lease:
+        if lease is None:
             raise ScheduleLeaseLost(f"schedule {name} is evaluated by another process")
-        state = settled(schedule, shelf.state(name), settings, turn.keep)  # it may have changed until now
+        state = settled(schedule, repository.state(name), settings, lease.keep)  # it may have changed until now
         due = due_at(schedule, state, now())
-        _check_place(shelf, name, schedule, settings)
+        _check_place(repository, name, schedule, settings)
         if due and (state.run is None or state.run.created):
-            state = considered(schedule, state, due, settings, turn.keep)
-        turn.check()
-        shelf.write_state(name, state)
+            state = considered(schedule, state, due, settings, lease.keep)
+        lease.check()
+        repository.write_state(name, state)
         if state.run is None or state.run.created:
             return None
         queue = broker.choose_queue(LANE, schedule.tenant) if broker else ""
-        return _make(shelf, schedule, state, state.run, settings, queue)
+        return _make(repository, schedule, state, state.run, settings, queue)
 
 
 def _has_business(schedule: Schedule, state: State, at: datetime, settings: Settings) -> bool:
@@ -112,19 +112,19 @@ def _has_business(schedule: Schedule, state: State, at: datetime, settings: Sett
     return not any(is_registered(schedule.destination, part.batch, settings) for part in run.parts)
 
 
-def _check_place(shelf: ScheduleRepository, name: str, schedule: Schedule, settings: Settings) -> None:
+def _check_place(repository: ScheduleRepository, name: str, schedule: Schedule, settings: Settings) -> None:
     """Raise LedgerError where a record lies elsewhere than it should: it may be forged."""
     wanted = repository_for(schedule.destination, settings).store.url
-    if (shelf.store.url, name) != (wanted, schedule.name):
+    if (repository.store.url, name) != (wanted, schedule.name):
         raise LedgerError(
             f"schedule {schedule.name} into {schedule.destination} belongs into {wanted}, and not into "
-            f"{shelf.store.url}: set APF_ALLOWED_URLS and APF_LEDGER_URL alike for workers and commands; where "
+            f"{repository.store.url}: set APF_ALLOWED_URLS and APF_LEDGER_URL alike for workers and commands; where "
             f"APF_LEDGER_URL was set later, move it there by: apf schedule go-on {schedule.name}"
         )
 
 
 def _make(
-    shelf: ScheduleRepository, schedule: Schedule, state: State, run: Run, settings: Settings, queue: str
+    repository: ScheduleRepository, schedule: Schedule, state: State, run: Run, settings: Settings, queue: str
 ) -> Fired:
     """Make the run's batches, as far as they are not there."""
     for part in run.parts:
@@ -147,6 +147,6 @@ def _make(
         )
         create_batch(schedule.source, schedule.destination, asked, settings, batch_id=part.batch)
     made = run.model_copy(update={"created": True})
-    shelf.write_state(schedule.name, state.model_copy(update={"run": made}))
+    repository.write_state(schedule.name, state.model_copy(update={"run": made}))
     log.info("schedule %s: %s, fired for %s", schedule.name, run.reason, run.fire_time)
-    return Fired(shelf, schedule, made)
+    return Fired(repository, schedule, made)

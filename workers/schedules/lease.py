@@ -20,8 +20,8 @@ from workers.core.records import parse
 from workers.errors import LedgerError, StoreError
 from workers.schedules.repository import ScheduleRepository
 
-#: Seconds after which a turn that was not renewed is over.
-TURN_S = 120.0
+#: Seconds after which a lease that was not renewed is over.
+LEASE_S = 120.0
 #: Seconds between two renewals.
 RENEW_S = 20.0
 
@@ -39,7 +39,7 @@ class _Holder(BaseModel):
 
 @dataclass
 class ScheduleLease:
-    shelf: ScheduleRepository
+    repository: ScheduleRepository
     name: str
     token: str = field(default_factory=lambda: secrets.token_hex(8))
     _renewed: float = field(default_factory=time.monotonic)
@@ -57,33 +57,33 @@ class ScheduleLease:
 
     def write(self) -> None:
         self._renewed = time.monotonic()
-        until = now() + timedelta(seconds=TURN_S)
-        self.shelf.put(self.name, FILE, _Holder(token=self.token, until=until))
+        until = now() + timedelta(seconds=LEASE_S)
+        self.repository.put(self.name, FILE, _Holder(token=self.token, until=until))
 
     def holder(self) -> _Holder | None:
-        data = self.shelf.read_bytes(self.name, FILE)
+        data = self.repository.read_bytes(self.name, FILE)
         with suppress(LedgerError):  # torn
             return parse(_Holder, data, LedgerError, FILE) if data else None
         return None
 
 
 @contextmanager
-def lease_at(shelf: ScheduleRepository, name: str) -> Iterator[ScheduleLease | None]:
+def lease_at(repository: ScheduleRepository, name: str) -> Iterator[ScheduleLease | None]:
     """Provide the lease on a schedule; None while another process holds it."""
-    turn = ScheduleLease(shelf, name)
-    holder = turn.holder()
+    lease = ScheduleLease(repository, name)
+    holder = lease.holder()
     if holder and holder.until > now():
         yield None
         return
-    turn.write()
+    lease.write()
     try:
-        turn.check()
+        lease.check()
     except ScheduleLeaseLost:
         yield None
         return
     try:
-        yield turn
+        yield lease
     finally:
         with suppress(StoreError, ScheduleLeaseLost):
-            turn.check()
-            shelf.store.delete(shelf.key(name, FILE))
+            lease.check()
+            repository.store.delete(repository.key(name, FILE))

@@ -148,12 +148,12 @@ def repository_for(destination: str, settings: Settings) -> ScheduleRepository:
 
 
 def all_schedules(settings: Settings) -> Iterator[tuple[ScheduleRepository, str]]:
-    """Every schedule's place and name, by root; raises as `by_shelf`."""
-    for shelf, names in by_shelf(settings):
-        yield from ((shelf, name) for name in names)
+    """Every schedule's place and name, by root; raises as `by_root`."""
+    for repository, names in by_root(settings):
+        yield from ((repository, name) for name in names)
 
 
-def by_shelf(
+def by_root(
     settings: Settings, complain: Complain | None = None
 ) -> Iterator[tuple[ScheduleRepository, dict[str, bool]]]:
     """Each root's schedules, as `ScheduleRepository.names`. Roots that cannot be listed go to `complain`, if given.
@@ -165,8 +165,8 @@ def by_shelf(
     former = former_roots(settings)
     for url in dict.fromkeys([*roots_of_schedules(settings), *former]):
         try:
-            shelf = ScheduleRepository(open_store(url, s3=settings.s3))
-            names = shelf.names()
+            repository = ScheduleRepository(open_store(url, s3=settings.s3))
+            names = repository.names()
         except NotFound as error:
             if not is_bucket(url) or url in former:
                 continue  # a folder that is not made yet
@@ -175,7 +175,7 @@ def by_shelf(
             if url not in former:  # a source that may not be listed, or not now
                 _tell(complain, url, error)
         else:
-            yield shelf, names
+            yield repository, names
 
 
 def _tell(complain: Complain | None, url: str, error: WorkerError) -> None:
@@ -190,7 +190,7 @@ def find_schedule(name: str, settings: Settings) -> ScheduleRepository:
     Raises:
         LedgerError: there is none.
     """
-    shelf = next((shelf for shelf, found in all_schedules(settings) if found == name), None)
-    if shelf is None:
+    repository = next((repository for repository, found in all_schedules(settings) if found == name), None)
+    if repository is None:
         raise LedgerError(f"there is no schedule {name!r}: `apf schedule list` shows all")
-    return shelf
+    return repository

@@ -14,7 +14,7 @@ from apf.recipe import Recipe
 from workers.config.settings import Settings
 from workers.decoding.decoder_pool import Decoder
 from workers.errors import StoreError
-from workers.execution.engine import shared_decoder
+from workers.execution.engine import photo_limits, shared_decoder
 from workers.store import Store
 from workers.store.output_metadata import SOURCE_ETAG
 
@@ -34,7 +34,7 @@ def measured(
     """
     eyes = CpuEyes(recipe)
     decoder = shared_decoder(settings)
-    limits = Limits(max_bytes=settings.max_photo_bytes, max_pixels=settings.max_photo_pixels)
+    limits = photo_limits(settings)
     return [_means([_pair(key, eyes, decoder, limits, source, destination) for key in keys]) for keys in samples]
 
 

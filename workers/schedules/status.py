@@ -72,18 +72,18 @@ class Overview:
 
 def overviews(settings: Settings) -> Iterator[Overview]:
     """All schedules by root and name; one that cannot be read is told with its error."""
-    for shelf, name in all_schedules(settings):
+    for repository, name in all_schedules(settings):
         try:
-            yield overview(shelf, name, settings)
+            yield overview(repository, name, settings)
         except WorkerError as error:
             yield Overview(name, error=str(error))
 
 
-def overview(shelf: ScheduleRepository, name: str, settings: Settings) -> Overview:
+def overview(repository: ScheduleRepository, name: str, settings: Settings) -> Overview:
     """Where a schedule stands; raises WorkerError."""
-    schedule = shelf.read(name)
-    state = settled(schedule, shelf.state(name), settings)
-    problem = shelf.problem(name)
+    schedule = repository.read(name)
+    state = settled(schedule, repository.state(name), settings)
+    problem = repository.problem(name)
     rollout = schedule.rollout
     return Overview(
         name=schedule.name,
@@ -105,10 +105,10 @@ def overview(shelf: ScheduleRepository, name: str, settings: Settings) -> Overvi
 
 
 def unfinished(
-    shelf: ScheduleRepository, name: str, settings: Settings, *, rollout: bool = False
+    repository: ScheduleRepository, name: str, settings: Settings, *, rollout: bool = False
 ) -> list[tuple[Ledger, Batch]]:
     """Return the last run's batches that are neither over nor stopped; with `rollout`, if the run was a rollout's."""
-    schedule, run = shelf.read(name), shelf.state(name).run
+    schedule, run = repository.read(name), repository.state(name).run
     if run is None or run.totals is not None or (rollout and all(part.piece.whole for part in run.parts)):
         return []
     ledger = find_ledger(schedule.destination, settings)

@@ -1,50 +1,65 @@
-"""A batch's summary as plain JSON values, under the names that `--json` and callbacks share."""
+"""A batch's summary as plain JSON values, under the names that `--json`, callbacks and the HTTP API share."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any, Self
 
-from workers.status.batch_status import BatchSummary, Failure
+from pydantic import BaseModel
 
-
-def counts(summary: BatchSummary) -> dict[str, object]:
-    """Return what was asked, and sums. The four outcomes, pending and missing photos add up to `photos`.
-
-    What is left out, for a reason that a user can mend, and what is ignored come on top.
-    """
-    batch = summary.batch
-    return {
-        "batch": batch.id,
-        "source": batch.source,
-        "destination": batch.destination,
-        "recipe": batch.recipe.name,
-        "recipe_id": batch.recipe.id,
-        "lane": batch.lane,
-        "tenant": batch.tenant,
-        "photos": summary.photos,
-        "protected": summary.protected,
-        "no_face": summary.no_face,
-        "skipped": summary.skipped,
-        "failed": summary.failed,
-        "missing": summary.missing,
-        "ignored": batch.ignored,
-        "left_out": summary.left_out.total,
-        "faces": summary.faces,
-        "weak_faces": summary.weak_faces,
-        "weak_photos": summary.weak_photos,
-        "note": batch.note,
-        "wall_seconds": round(summary.wall_seconds, 3),
-    }
+from workers.core.records import Lane
+from workers.status.batch_status import BatchSummary
 
 
-def failures(found: Sequence[Failure]) -> list[dict[str, object]]:
-    return [{"key": f.key, "reason": f.reason, "attempts": f.attempts, "transient": f.transient} for f in found]
+class BatchCounts(BaseModel):
+    """What was asked, and sums. The four outcomes, pending and missing photos add up to `photos`."""
+
+    batch: str
+    source: str
+    destination: str
+    recipe: str
+    recipe_id: str
+    lane: Lane
+    tenant: str
+    photos: int
+    protected: int
+    no_face: int
+    skipped: int
+    failed: int
+    missing: int
+    ignored: int
+    #: Of the source, neither protected nor ignored: names and folders that cannot be read, links that lead outside.
+    left_out: int = 0
+    faces: int
+    #: Faces that a juror still knows, and photos with such a face; of those that failed for it, too.
+    weak_faces: int = 0
+    weak_photos: int = 0
+    note: str
+    #: Seconds of work, added up over shards.
+    wall_seconds: float
+
+    @classmethod
+    def of(cls, summary: BatchSummary, **more: Any) -> Self:
+        """Return the counts of a batch, with what a subclass has besides."""
+        batch = summary.batch
+        asked = {name: getattr(batch, name) for name in ("source", "destination", "lane", "tenant", "ignored", "note")}
+        sums = {name: getattr(summary, name) for name in ("photos", "missing", "protected", "no_face", "skipped",
+                                                          "failed", "faces", "weak_faces", "weak_photos")}  # fmt: skip
+        return cls(
+            **asked,
+            **sums,
+            batch=batch.id,
+            recipe=batch.recipe.name,
+            recipe_id=batch.recipe.id,
+            left_out=summary.left_out.total,
+            wall_seconds=round(summary.wall_seconds, 3),
+            **more,
+        )
 
 
 def json_object(summary: BatchSummary) -> dict[str, object]:
     """Return the one object that `--json` prints."""
     return {
-        **counts(summary),
+        **BatchCounts.of(summary).model_dump(),
         "pending": summary.pending,
         "private": summary.batch.private,
         "planned": summary.batch.planned,
@@ -52,7 +67,7 @@ def json_object(summary: BatchSummary) -> dict[str, object]:
         "paused": summary.stopped == "paused",
         "stage_seconds": {name: round(seconds, 3) for name, seconds in summary.stage_seconds.items()},
         "peak_memory_bytes": summary.peak_memory_bytes,
-        "failures": failures(summary.failures),
+        "failures": [failure.as_json() for failure in summary.failures],
         "excluded": summary.left_out.excluded,
         "forgotten": summary.left_out.forgotten,
         "left_out_first": [one.model_dump() for one in summary.left_out.named],

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
+from workers.core.failure_codes import known_code
 from workers.core.records import Batch, PhotoReport, ShortReport, Totals
 from workers.ledger.batch_ledger import Ledger, Stop
 from workers.ledger.callback_state import Callback, read_callback
-from workers.ledger.checkpoints import begun_totals
+from workers.ledger.checkpoints import checkpoint_totals
 from workers.ledger.leases import attempts_at, is_live
 from workers.ledger.left_out import LeftOuts, read_left_outs
 from workers.ledger.report_cache import WORTH, note_reports, read_reports
@@ -30,6 +31,17 @@ class Failure:
     transient: bool
     #: How often a worker began it, in all shards that it stood in.
     attempts: int
+    #: As in `PhotoReport`; of an older version's report by its reason.
+    code: str
+
+    @classmethod
+    def of(cls, photo: PhotoReport, attempts: int) -> Failure:
+        reason = photo.reason or ""
+        return cls(photo.key, photo.etag, reason, photo.transient, attempts, known_code(photo.code, reason))
+
+    def as_json(self) -> dict[str, object]:
+        """Plain JSON values, as `--json` and callbacks have them."""
+        return {name: value for name, value in asdict(self).items() if name != "etag"}
 
 
 @dataclass(frozen=True)
@@ -200,19 +212,10 @@ class BatchMonitor:
                 attempts[photo.key] += photo.attempts
                 if not self._retries.replaces(shard, photo):
                     found[photo.key] = photo
-        return tuple(
-            Failure(
-                key=key,
-                etag=found[key].etag,
-                reason=found[key].reason or "",
-                transient=found[key].transient,
-                attempts=attempts[key],
-            )
-            for key in sorted(found)
-        )
+        return tuple(Failure.of(found[key], attempts[key]) for key in sorted(found))
 
     def _running(self, batch: Batch) -> Totals:
-        done = begun_totals(self.ledger, batch)
+        done = checkpoint_totals(self.ledger, batch)
         for attempt in attempts_at(self.ledger, self.batch_id):
             if is_live(attempt):  # its own count holds what earlier tries did, once it has begun to count
                 done[attempt.shard] = max(done.get(attempt.shard, Totals()), attempt.done, key=lambda sums: sums.photos)

@@ -16,7 +16,7 @@ from workers.status.reports import Reported, reports, retries
 
 
 @dataclass
-class Ending:
+class FinalStatus:
     """The end of a batch, from reports that are given in the order of their shards."""
 
     batch: Batch
@@ -44,7 +44,11 @@ class Ending:
             {p.key: p.attempts for p in report.photos if p.outcome is Outcome.failed and p.key in self.retried_by}
         )
         self.totals += Totals.of(reported.counting)
-        failed = [self._failure(photo) for photo in reported.counting if photo.outcome is Outcome.failed]
+        failed = [
+            Failure.of(photo, self._attempts.get(photo.key, photo.attempts))
+            for photo in reported.counting
+            if photo.outcome is Outcome.failed
+        ]
         self.failures = sorted([*self.failures, *failed], key=lambda failure: failure.key)[: self.most_failures]
         if self.batch.photos <= self.few_photos:
             self.photos = sorted([*self.photos, *reported.counting], key=lambda photo: photo.key)[: self.few_photos]
@@ -70,19 +74,10 @@ class Ending:
             left_out=self.left_out,
         )
 
-    def _failure(self, photo: PhotoReport) -> Failure:
-        return Failure(
-            key=photo.key,
-            etag=photo.etag,
-            reason=photo.reason or "",
-            transient=photo.transient,
-            attempts=self._attempts.get(photo.key, photo.attempts),
-        )
 
-
-def ending(
+def final_status(
     ledger: Ledger, batch: Batch, *, most_failures: int, few_photos: int, stopped: bool | None = None
-) -> Ending | None:
+) -> FinalStatus | None:
     """How the batch ended; None for one that is not done, or is stopped.
 
     Args:
@@ -94,7 +89,7 @@ def ending(
     if not batch.planned or (ledger.stopped(batch.id) if stopped is None else stopped):
         return None
     left_out = read_left_outs(ledger, batch)
-    ended = Ending(batch, retries(ledger, batch), most_failures, few_photos, left_out=left_out)
+    ended = FinalStatus(batch, retries(ledger, batch), most_failures, few_photos, left_out=left_out)
     for reported in reports(ledger, batch, ended.retried_by):
         if reported is None:
             return None

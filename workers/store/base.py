@@ -9,7 +9,7 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import Literal, Protocol
 
-from workers.errors import InvalidKey, StoreError
+from workers.errors import Changed, InvalidKey, StoreError
 
 #: Keys under it are the system's own (the ledger); a listing shows them only when asked for them by prefix.
 RESERVED = ".apf/"
@@ -125,13 +125,6 @@ class Store(Protocol):
             NoConditions: `over` is given, and the store does not know conditional writes.
         """
 
-    def put_if_absent(self, key: str, data: bytes) -> bool:
-        """Write the object where there is none; False where there is one. Not every store keeps this promise.
-
-        Raises:
-            NoConditions: the store does not know conditional writes.
-        """
-
     def delete(self, key: str) -> None:
         """Remove the object; silent where there is none."""
 
@@ -162,6 +155,15 @@ class S3Options:
     read_timeout_s: float = 60.0
     #: Tries of one request, the first included, with botocore's back-off in between.
     max_attempts: int = 4
+
+
+def put_if_absent(store: Store, key: str, data: bytes) -> bool:
+    """Write an object where there is none; False where there is one. Raises as `Store.put`."""
+    try:
+        store.put(key, data, over="")
+    except Changed:
+        return False
+    return True
 
 
 def check_key(key: str) -> None:

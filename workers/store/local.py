@@ -178,20 +178,6 @@ class FileStore:
             raise changed
         temporary.replace(path)
 
-    def put_if_absent(self, key: str, data: bytes) -> bool:
-        path = self._writable(key)
-        with _explained(key):
-            self._make(path.parent)
-            temporary, etag = self._write_temporary(data, path.parent)
-            try:
-                self._write_sidecar(key, etag, NO_METADATA)
-                path.hardlink_to(temporary)
-            except FileExistsError:
-                return False
-            finally:
-                temporary.unlink(missing_ok=True)
-        return True
-
     def clock(self) -> datetime:
         folder = Path(self._absolute(TMP))
         with _explained(self.url):

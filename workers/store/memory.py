@@ -93,13 +93,6 @@ class MemoryStore:
             self._objects[self._root + key] = new
         return ObjectInfo(key=key, size=len(data), etag=etag, metadata=new.metadata)
 
-    def put_if_absent(self, key: str, data: bytes) -> bool:
-        with _LOCK:
-            if self._root + key in self._objects:
-                return False
-            self.put(key, data)
-            return True
-
     def prune(self, prefix: str) -> None:
         """Do nothing: there are no folders."""
 

@@ -28,6 +28,7 @@ from botocore.exceptions import (
 from botocore.exceptions import ConnectionError as BotoConnectionError
 
 from workers.errors import (
+    Archived,
     BadCredentials,
     Changed,
     Forbidden,
@@ -180,15 +181,6 @@ class S3Store:
         # Swift answers 202 without an ETag when another write of the same moment won.
         return ObjectInfo(key=key, size=len(data), etag=_unquoted(written.get("ETag", "")), metadata=kept)
 
-    def put_if_absent(self, key: str, data: bytes) -> bool:
-        check_key(key)
-        try:
-            with _conditionally(""), self._explained(key):
-                self._client.put_object(Bucket=self._bucket, Key=self._root + key, Body=data, IfNoneMatch="*")
-        except Changed:
-            return False
-        return True
-
     def prune(self, prefix: str) -> None:
         """Do nothing: there are no folders."""
 
@@ -311,7 +303,7 @@ def _from_answer(error: ClientError, what: str, place: str) -> StoreError:
     status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
     if code == "InvalidObjectState":
         storage = answer.get("StorageClass", "an archive's storage class")
-        return StoreError(f"{what}: archived ({storage}): restore it first, then run the command again ({code})")
+        return Archived(f"{what}: archived ({storage}): restore it first, then run the command again ({code})")
     unknown = _OVERLOADED if status >= 500 else (StoreError, str(error))
     by_status = _KEY_FOR_BYTES if code.startswith("KMS.") else _STATUSES.get(status, unknown)
     kind, cure = _ANSWERS.get(code) or by_status

@@ -12,6 +12,10 @@ from pydantic import BaseModel, ConfigDict
 from skimage.metrics import structural_similarity
 from torch import Tensor
 
+from apf.attack.bound import LUMA
+from apf.faces.alignment import UInt8
+from apf.protect.quality import psnr_db
+
 #: The two-sided 95 % quantile of the normal distribution.
 Z_95 = 1.959963984540054
 
@@ -54,9 +58,9 @@ def psnr(clean: Tensor, seen: Tensor) -> float | None:
     Args:
         clean: (N, 3, H, W) uint8, as is `seen`. A face that did not change is left out of the mean.
     """
-    errors = (clean.double() - seen.double()).square().mean((1, 2, 3))
-    changed = errors[errors > 0]
-    return (10 * (255**2 / changed).log10()).mean().item() if len(changed) else None
+    each = [psnr_db(a, b) for a, b in zip(_pictures(clean), _pictures(seen), strict=True)]
+    changed = [one for one in each if math.isfinite(one)]
+    return float(np.mean(changed)) if changed else None
 
 
 def ssim(clean: Tensor, seen: Tensor) -> float:
@@ -67,6 +71,11 @@ def ssim(clean: Tensor, seen: Tensor) -> float:
     """
     both = zip(_pictures(clean), _pictures(seen), strict=True)
     return float(np.mean([_similarity(a, b) for a, b in both]))
+
+
+def luma_ssim(a: UInt8, b: UInt8, window: int) -> float:
+    """Return the structural similarity of the lumas of two pictures (H, W, 3) uint8, in windows of this side."""
+    return float(structural_similarity(a @ LUMA, b @ LUMA, data_range=255, win_size=window))  # type: ignore[no-untyped-call]
 
 
 def _similarity(a: np.ndarray, b: np.ndarray) -> float:

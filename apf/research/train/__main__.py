@@ -25,13 +25,13 @@ from apf.research.train.data import DataError, Faces, load_split
 from apf.research.train.guide_command import learn as learn_guide
 from apf.research.train.joint import Modules, tune
 from apf.research.train.loop import Budget
-from apf.research.train.probe import Targets, distil, follow, harden
+from apf.research.train.probe import Targets, distil, follow, harden, unfused
 from apf.research.train.teachers import check_device, embed, embeddings, load_teachers
 from apf.research.train.transfer import learn
 from apf.research.train.universal import UniversalPerturbation, optimise
 from apf.research.train.verification import verification
 from apf.stages.constants import CHANNELS
-from apf.stages.probe import Probe, fused, unfused
+from apf.stages.probe import Probe, fused
 from apf.stages.transfer_network import TransferNet
 from apf.stages.universal import bounded
 from apf.weight_files import write_sums

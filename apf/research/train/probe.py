@@ -23,7 +23,7 @@ from apf.research.train.loop import Budget, Stateful, draw, train
 from apf.research.train.teachers import channels_last, half_precision
 from apf.stages.constants import STEPS
 from apf.stages.gradient import at_unit_size, climb
-from apf.stages.probe import BLOCK_DIM, BLOCKS, Probe
+from apf.stages.probe import BLOCK_DIM, BLOCKS, NORM_EPSILON, Probe
 
 BATCH, HARD_BATCH = 64, 32
 PEAK_LR, HARD_LR, ROAD_LR = 3e-3, 2e-3, 1e-3
@@ -219,3 +219,20 @@ def _augmented(faces: Tensor, generator: torch.Generator) -> Tensor:
     if augment.uniform(generator) < 0.3:
         seen = augment.resize(seen, 0.5)
     return seen + 0.03 * augment.uniform(generator) * augment.normal(tuple(seen.shape), generator, seen)
+
+
+def unfused(probe: Probe) -> Probe:
+    """Return a new probe of the same function as a fused one: its BatchNorms only add what were the convolutions'
+    biases.
+    """
+    found = Probe().eval()
+    state = found.state_dict()
+    for name, tensor in probe.state_dict().items():
+        if name in state:
+            state[name] = tensor
+            continue
+        norm = name.removesuffix("0.bias") + "1"
+        state[f"{norm}.bias"] = tensor
+        state[f"{norm}.weight"] = (state[f"{norm}.running_var"] + NORM_EPSILON).sqrt()
+    found.load_state_dict(state)
+    return found

@@ -36,21 +36,21 @@ Name = Annotated[str, Path(pattern=f"^{NAME.pattern}$")]
 
 def found_schedule(the: Services, grant: Grant, name: str) -> tuple[ScheduleRepository, Schedule]:
     """Return a schedule that the grant's holder may see; raises Problem (404) where there is none."""
-    shelf = next((shelf for shelf, one in all_schedules(the.settings) if one == name), None)
-    schedule = shelf.read(name) if shelf else None
-    if shelf is None or schedule is None or not grant.may_see(schedule.tenant):
+    repository = next((repository for repository, one in all_schedules(the.settings) if one == name), None)
+    schedule = repository.read(name) if repository else None
+    if repository is None or schedule is None or not grant.may_see(schedule.tenant):
         raise Problem(HTTPStatus.NOT_FOUND, f"there is no schedule {name!r} that this token may see")
-    return shelf, schedule
+    return repository, schedule
 
 
 def views(the: Services, grant: Grant) -> list[ScheduleView]:
     """Return all schedules that the grant's holder may see; one that cannot be read is the operator's to see."""
     found = []
-    for shelf, name in all_schedules(the.settings):
+    for repository, name in all_schedules(the.settings):
         try:
-            schedule = shelf.read(name)
+            schedule = repository.read(name)
             if grant.may_see(schedule.tenant):
-                found.append(_view(overview(shelf, name, the.settings), schedule.tenant))
+                found.append(_view(overview(repository, name, the.settings), schedule.tenant))
         except WorkerError as error:
             if grant.tenants is None:
                 found.append(_view(Overview(name, error=str(error)), ""))
@@ -70,8 +70,8 @@ def schedules(grant: Reader, the: The) -> ScheduleList:
 @router.get("/v1/schedules/{name}", responses=described(404, 409))
 def show(name: Name, grant: Reader, the: The) -> ScheduleView:
     """Show a schedule, with its last run."""
-    shelf, schedule = found_schedule(the, grant, name)
-    return _view(overview(shelf, name, the.settings), schedule.tenant)
+    repository, schedule = found_schedule(the, grant, name)
+    return _view(overview(repository, name, the.settings), schedule.tenant)
 
 
 @router.post("/v1/schedules", status_code=201, responses=described(409))
@@ -106,11 +106,11 @@ def add(
 @router.patch("/v1/schedules/{name}", responses=described(404, 409))
 def change(name: Name, asked: ScheduleChange, grant: Operator, the: The) -> ScheduleView:
     """Change a schedule from its next run on; with `fraction`, roll a recipe out to a part of the photos first."""
-    shelf, before = found_schedule(the, grant, name)
+    repository, before = found_schedule(the, grant, name)
     fields = _changed(before, asked)
     if not fields:
         raise BadRequest("nothing to change: name a field, as /openapi.json lists them")
-    after = change_schedule(shelf, name, fields, the.settings)
+    after = change_schedule(repository, name, fields, the.settings)
     note_schedule_act(after, grant.name, "change", the.settings, fields=" ".join(sorted(fields)))
     return show(name, grant, the)
 
@@ -165,13 +165,13 @@ def run_now(name: Name, grant: Operator, the: The, key: IdempotencyKey = None) -
 def fire(the: Services, grant: Grant, name: str) -> Fired:
     """Run a schedule now; raises Problem, LedgerError where it is paused or cannot run."""
     the.check_queue()
-    shelf, schedule = found_schedule(the, grant, name)
+    repository, schedule = found_schedule(the, grant, name)
     if schedule.paused:
         raise LedgerError(f"schedule {name} is paused: let it go on first")
-    change_schedule(shelf, name, asked_now(every_photo=True), the.settings)
+    change_schedule(repository, name, asked_now(every_photo=True), the.settings)
     note_schedule_act(schedule, grant.name, "run-now", the.settings)
     fired = run_due(the.settings, the.broker, only=name)
-    if not fired and (problem := shelf.problem(name)):
+    if not fired and (problem := repository.problem(name)):
         raise LedgerError(f"schedule {name} cannot run: {problem.error}")
     return Fired(name=name, batches=[batch for one in fired for _, batch in one.batches(the.settings)])
 
@@ -190,8 +190,8 @@ def go_on(name: Name, grant: Operator, the: The) -> ScheduleView:
 
 def set_paused(the: Services, grant: Grant, name: str, *, paused: bool) -> ScheduleView:
     """Hold a schedule, or let it go on."""
-    shelf, _ = found_schedule(the, grant, name)
-    after = change_schedule(shelf, name, {"paused": paused}, the.settings)
+    repository, _ = found_schedule(the, grant, name)
+    after = change_schedule(repository, name, {"paused": paused}, the.settings)
     note_schedule_act(after, grant.name, "pause" if paused else "go-on", the.settings)
     return show(name, grant, the)
 
@@ -199,6 +199,6 @@ def set_paused(the: Services, grant: Grant, name: str, *, paused: bool) -> Sched
 @router.delete("/v1/schedules/{name}", status_code=204, responses=described(404, 409))
 def remove(name: Name, grant: Operator, the: The) -> None:
     """Remove a schedule. Batches that it has begun go on, and outputs stay."""
-    shelf, schedule = found_schedule(the, grant, name)
-    shelf.remove(name)
+    repository, schedule = found_schedule(the, grant, name)
+    repository.remove(name)
     note_schedule_act(schedule, grant.name, "remove", the.settings)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from apf.check.compare import CleanFace, ProtectedFace, Verdict, ask
+from apf.check.compare import CleanFace, ProtectedFace, Verdict, match_faces
 from apf.check.marks import LEAST_PAIRS, Marks, estimated
 from apf.check.recognisers import Recogniser
 
@@ -34,7 +34,9 @@ CLEAN = [
 
 def test_a_face_is_compared_with_the_persons_other_photos_and_with_no_copy_of_its_own() -> None:
     """Neither its own original counts, nor the same bytes under another name, nor another person."""
-    said = ask(recogniser(Marks(0.5, 0.7, "known")), CLEAN, [ProtectedFace("a.jpg", "ann", face(0.5, 1, 0), 0)]).said[0]
+    said = match_faces(
+        recogniser(Marks(0.5, 0.7, "known")), CLEAN, [ProtectedFace("a.jpg", "ann", face(0.5, 1, 0), 0)]
+    ).said[0]
     assert said.others == (1, 2)
     expected = [np.dot((0.5, 1), one) / np.hypot(0.5, 1) / np.hypot(*one) for one in ((0.9, 0.1), (0.6, 0.8))]
     assert said.cosines == pytest.approx(expected)
@@ -48,22 +50,24 @@ def test_a_face_is_compared_with_the_persons_other_photos_and_with_no_copy_of_it
 )
 def test_the_verdict_follows_how_many_photos_are_matched(vector: Sequence[float], verdict: Verdict) -> None:
     """None is hidden, at most half partly, more is matched."""
-    found = ask(recogniser(Marks(0.5, None, "given")), CLEAN, [ProtectedFace("a.jpg", "ann", face(*vector), 0)])
+    found = match_faces(recogniser(Marks(0.5, None, "given")), CLEAN, [ProtectedFace("a.jpg", "ann", face(*vector), 0)])
     assert found.said[0].verdict is verdict
     assert found.said[0].matched_strictly is None
 
 
 def test_a_face_without_other_photos_is_alone_and_one_without_a_mark_is_unknown() -> None:
     """Neither is called hidden."""
-    bob = ask(recogniser(Marks(0.5, None, "given")), CLEAN, [ProtectedFace("a.jpg", "bob", face(1, 0, 0), 4)]).said[0]
-    ann = ask(recogniser(), CLEAN, [ProtectedFace("a.jpg", "ann", face(0, 0, 1), 0)]).said[0]
+    bob = match_faces(
+        recogniser(Marks(0.5, None, "given")), CLEAN, [ProtectedFace("a.jpg", "bob", face(1, 0, 0), 4)]
+    ).said[0]
+    ann = match_faces(recogniser(), CLEAN, [ProtectedFace("a.jpg", "ann", face(0, 0, 1), 0)]).said[0]
     assert (bob.verdict, ann.verdict, ann.matched) == (Verdict.alone, Verdict.unknown, None)
 
 
 def test_protected_photos_of_one_person_are_compared_with_each_other() -> None:
     """Two photos of a person make one pair, faces of one photo none."""
     protected = [ProtectedFace(f"{name}.jpg", "ann", face(0, 1, 0)) for name in "abb"]
-    found = ask(recogniser(Marks(0.5, None, "given")), CLEAN, protected)
+    found = match_faces(recogniser(Marks(0.5, None, "given")), CLEAN, protected)
     assert (found.together, found.together_matched) == (2, 2)
 
 
@@ -89,5 +93,5 @@ def test_marks_of_an_unknown_recogniser_come_from_the_users_own_strangers() -> N
     """Ten people with a photo each make 45 pairs of strangers."""
     rng = np.random.default_rng(1)
     clean = [CleanFace(f"{i}.jpg", str(i), str(i), face(*rng.normal(size=3))) for i in range(10)]
-    found = ask(recogniser(), clean, [])
+    found = match_faces(recogniser(), clean, [])
     assert found.marks and (found.marks.origin, found.marks.pairs) == ("estimated", 45)

@@ -19,8 +19,9 @@ from torch import Tensor
 from apf.errors import WeightsError
 from apf.faces.alignment import ARCFACE_TEMPLATE, CROP, alignment
 from apf.guides.torch_recogniser import InputSpec, Recogniser, load_recogniser, load_recognisers
+from apf.research.train.probe import unfused
 from apf.stages.constants import CHANNELS
-from apf.stages.probe import BLOCK_DIM, BLOCKS, Probe, fused, unfused
+from apf.stages.probe import BLOCK_DIM, BLOCKS, Probe, fused
 from apf.stages.transfer_network import TransferNet
 
 #: The ArcFace points in a larger crop with more around the face.

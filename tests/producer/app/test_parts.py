@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import re
 import zipfile
 from pathlib import Path
 
@@ -15,12 +14,11 @@ from producer.app.folders import Folders, save
 from producer.app.helper import Helper
 from producer.app.uploads import keep, key_of
 from producer.app.views import checked, photos, split
-from producer.app.words import plain, without_commands
+from producer.app.words import plain
 from producer.app.zipping import PIECE, zipped
 from workers.config.settings import Settings
 from workers.core.records import Outcome, PhotoReport
 from workers.errors import BadRequest, NotFound
-from workers.report import advice
 
 
 def test_only_folders_below_the_roots_are_shown(tmp_path: Path) -> None:
@@ -78,14 +76,6 @@ def test_a_zip_is_whole_and_made_in_pieces(tmp_path: Path) -> None:
     with zipfile.ZipFile(io.BytesIO(b"".join(pieces))) as archive:
         assert archive.testzip() is None
         assert {name: archive.read(f"album/{name}") for name in photos} == photos
-
-
-@pytest.mark.parametrize("text", [text for _, text in advice._CURES] + [advice._PASSES, advice._OTHER])
-def test_no_advice_in_the_app_names_a_command_or_a_variable(text: str) -> None:
-    """Of every piece of advice that the command line gives; what is left are whole sentences."""
-    found = without_commands(text)
-    assert not re.search(r"\bapf\b|APF_|--\w", found)
-    assert found.endswith(".") and "  " not in found
 
 
 def test_a_damaged_photo_is_told_in_plain_words() -> None:

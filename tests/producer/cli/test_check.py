@@ -188,9 +188,9 @@ def test_no_torch_is_needed(checked: tuple[Path, Path]) -> None:
     code = (
         "import sys; sys.modules.update(torch=None, torchvision=None)\n"
         "import apf\n"
-        "from workers.check.run import Question, judge, look\n"
+        "from workers.check.run import CheckOptions, judge, look\n"
         "from workers.config.settings import Settings\n"
-        "seen = look(Question(protected=sys.argv[1], others=sys.argv[2]), Settings(device='cpu'))\n"
+        "seen = look(CheckOptions(protected=sys.argv[1], others=sys.argv[2]), Settings(device='cpu'))\n"
         "print(judge(seen).compared)"
     )
     ended = subprocess.run(

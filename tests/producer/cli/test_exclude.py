@@ -134,11 +134,11 @@ class TestSchedules:
         """`add --exclude`, `change --exclude` and `change --exclude-nothing`; a malformed one is refused."""
         (tmp_path / "in").mkdir()
         where = {"APF_LEDGER_URL": str(tmp_path / "ledger")}
-        shelf = tmp_path / "ledger"
+        repository = tmp_path / "ledger"
         add = ["schedule", "add", "s", str(tmp_path / "in"), str(tmp_path / "out"), "--every", "1h"]
         assert "is no pattern" in apf(*add, "--exclude", "!", code=2, **where).stderr
         apf(*add, "--exclude", "*.png", "--exclude", "x/", **where)
-        kept = [path for path in shelf.rglob("*.json") if b'"exclude"' in path.read_bytes()]
+        kept = [path for path in repository.rglob("*.json") if b'"exclude"' in path.read_bytes()]
         assert kept
         assert '"*.png"' in kept[0].read_text()
         apf("schedule", "change", "s", "--exclude", "*.gif", **where)

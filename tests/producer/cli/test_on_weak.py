@@ -14,7 +14,7 @@ from apf.recipe import load_recipe
 from producer import AsyncClient, Client
 from producer.cli.schedule_tables import _status
 from producer.events.routes import Route
-from producer.events.service import Listening
+from producer.events.service import ListenOptions
 from producer.events.submit import submitter
 from tests.command import apf, apf_json
 from tests.conftest import RedisServer, _free_ports
@@ -167,5 +167,5 @@ def test_a_listener_submits_so(world: World, recipe: Path) -> None:
 def test_a_listeners_memory_is_of_those_that_ask_alike() -> None:
     """With `fail` an event is new that a listener without it dealt with; without it older listeners' marks count."""
     recipe = load_recipe("standard")
-    assert Listening(routes=()).how(recipe) == f"{recipe.id} copy"
-    assert Listening(routes=(), on_weak="fail").how(recipe) == f"{recipe.id} copy fail"
+    assert ListenOptions(routes=()).how(recipe) == f"{recipe.id} copy"
+    assert ListenOptions(routes=(), on_weak="fail").how(recipe) == f"{recipe.id} copy fail"

@@ -136,7 +136,7 @@ def test_etags_that_do_not_move_are_ill(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_broken_promise_of_conditional_writes_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(MemoryStore, "put_if_absent", lambda *_: True)
+    monkeypatch.setattr("producer.doctor.store_checks.put_if_absent", lambda *_: True)
     ok, detail = found("memory://doctor-conditional")["conditional writes"]
     assert ok and detail.startswith("8 of 8 writers")
 

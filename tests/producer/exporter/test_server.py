@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from apf.recipe import load_recipe
-from producer.exporter.batch_progress import Memory, standing
+from producer.exporter.batch_progress import Memory, batch_progress
 from producer.exporter.collectors import batch_metrics
 from producer.exporter.server import BUSY, Exporter, Source
 from workers.broker.client import BrokerError
@@ -58,7 +58,7 @@ def test_a_look_at_a_million_photos_reads_no_report() -> None:
     for shard in range(SHARDS - 100):
         store.put(ledger.key("b1", "reports", f"{shard:05}.jsonl"), b"")
     store.asked.clear()
-    found = standing(ledger, "b1", {})
+    found = batch_progress(ledger, "b1", {})
     assert (found.open_shards, found.photos, found.state) == (100, 12500, "running")
     assert store.asked.count("get") == 1
     assert len(store.asked) <= 6
@@ -69,14 +69,14 @@ def test_progress_is_a_report_that_was_not_there_before() -> None:
     ledger = open_ledger("memory://progress/out")
     ledger.write_batch(batch_of("memory://progress/out", shards=2, photos=2))
     memory: Memory = {}
-    assert standing(ledger, "b1", memory).idle_s > 10**8
-    assert standing(ledger, "b1", memory).idle_s > 10**8
+    assert batch_progress(ledger, "b1", memory).idle_s > 10**8
+    assert batch_progress(ledger, "b1", memory).idle_s > 10**8
     ledger.store.put(ledger.key("b1", "reports", "00000.jsonl"), b"")
-    assert standing(ledger, "b1", memory).idle_s < 5
+    assert batch_progress(ledger, "b1", memory).idle_s < 5
     time.sleep(0.05)
-    assert 0.05 < standing(ledger, "b1", memory).idle_s < 5
+    assert 0.05 < batch_progress(ledger, "b1", memory).idle_s < 5
     ledger.store.put(ledger.key("b1", "reports", "00001.jsonl"), b"")
-    done = standing(ledger, "b1", memory)
+    done = batch_progress(ledger, "b1", memory)
     assert (done.state, done.idle_s, done.open_shards) == ("reported", 0, 0)
 
 

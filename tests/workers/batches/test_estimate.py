@@ -12,7 +12,8 @@ from PIL import Image
 from apf.recipe import load_recipe
 from tests.benchmarks.plan import Assumptions, plan
 from tests.workers.schedules.world import World, world
-from workers.batches.create import BatchOptions, OverlapError
+from workers.access.sources import OverlapError
+from workers.batches.create import BatchOptions
 from workers.batches.estimate import SHARD_READS, SHARD_WRITES, Estimate, Prices, estimate
 from workers.config.settings import Settings
 from workers.erasure.forget import forget
@@ -100,7 +101,7 @@ def test_nothing_is_written(world: World, monkeypatch: pytest.MonkeyPatch, tmp_p
     def refuse(*_: object, **__: object) -> None:
         pytest.fail("something is written")
 
-    for method in ("put", "put_if_absent", "delete"):
+    for method in ("put", "delete"):
         monkeypatch.setattr(MemoryStore, method, refuse)
     told(world)
     (tmp_path / "in").mkdir()

@@ -20,7 +20,7 @@ from workers.execution.isolation import SPLIT_AFTER
 from workers.execution.run_shard import ShardIncomplete, ShardResumed, ShardTimedOut
 from workers.execution.shard_pipeline import ShardPreempted
 from workers.ledger.batch_ledger import Ledger
-from workers.ledger.checkpoints import begun_totals, read_begun
+from workers.ledger.checkpoints import checkpoint_totals, read_checkpoint
 from workers.ledger.leases import attempts_at
 from workers.status.batch_status import BatchMonitor
 
@@ -165,7 +165,7 @@ def test_what_a_shard_has_done_when_it_gives_way_stays_done() -> None:
     assert report is not None
     assert [photo.key for photo in report.photos] == [f"{number:03}.jpg" for number in range(40)]
     assert (report.totals.protected, {photo.attempts for photo in report.photos}) == (40, {1})
-    assert begun_totals(planned.ledger, planned.ledger.read_batch("b1")) == {}
+    assert checkpoint_totals(planned.ledger, planned.ledger.read_batch("b1")) == {}
 
 
 def test_a_torn_note_or_that_of_another_batch_is_passed_over() -> None:
@@ -174,11 +174,11 @@ def test_a_torn_note_or_that_of_another_batch_is_passed_over() -> None:
     with pytest.raises(ShardPreempted):
         planned.run(ONE_AT_A_TIME, overtaken=lambda: True)
     batch, refs = planned.ledger.read_batch("b1"), planned.ledger.read_plan("b1", 0)
-    assert read_begun(planned.ledger, batch, 0, refs)
+    assert read_checkpoint(planned.ledger, batch, 0, refs)
     anew = batch.model_copy(update={"created_at": "2020-01-01T00:00:00+00:00"})
-    assert read_begun(planned.ledger, anew, 0, refs) == {}
+    assert read_checkpoint(planned.ledger, anew, 0, refs) == {}
     other = [ref.model_copy(update={"etag": "other"}) for ref in refs]
-    assert read_begun(planned.ledger, batch, 0, other) == {}
+    assert read_checkpoint(planned.ledger, batch, 0, other) == {}
     tear(planned.ledger)
     assert planned.run().protected == 4
 

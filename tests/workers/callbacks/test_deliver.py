@@ -35,7 +35,7 @@ from workers.ledger.batch_ledger import Ledger, open_ledger
 from workers.ledger.callback_state import RECORD, Callback, read_callback, webhook_id, write_callback
 from workers.ledger.lifecycle import after_shard
 from workers.ledger.open_batches import OPEN, register, roots
-from workers.store import Store, open_store
+from workers.store import ObjectInfo, Store, open_store
 from workers.store.memory import MemoryStore
 
 SCHEMA = Path(__file__).parents[3] / "docs" / "callback.schema.json"
@@ -666,11 +666,14 @@ def test_a_store_without_conditions_takes_the_first_record_all_the_same(
     receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The claim is then written, and read once more."""
+    put = MemoryStore.put
 
-    def refuses(self: MemoryStore, key: str, data: bytes) -> bool:
-        raise NoConditions("no conditional writes here")
+    def refuses(self: MemoryStore, key: str, data: bytes, *, over: str | None = None, **options: Any) -> ObjectInfo:
+        if over is not None:
+            raise NoConditions("no conditional writes here")
+        return put(self, key, data, **options)
 
-    monkeypatch.setattr(MemoryStore, "put_if_absent", refuses)
+    monkeypatch.setattr(MemoryStore, "put", refuses)
     world = World(receiver, photos=1)
     world.work_all()
     assert world.deliver().result == "delivered"

@@ -17,7 +17,7 @@ import pytest
 import skimage.data
 from PIL import Image
 
-from apf.errors import CorruptPhoto, PhotoTooLarge, UnsupportedPhoto
+from apf.errors import CameraRaw, CorruptPhoto, PhotoTooLarge, UnknownColours, UnsupportedPhoto
 from apf.photo import Limits, decode, encode
 from tests.workers.decoding.planted import MAGIC
 from workers.config.settings import Settings
@@ -229,3 +229,13 @@ def test_what_is_over_a_limit_names_the_variable(decoder: Decoder) -> None:
         decoder.header(jpeg(), Limits(max_bytes=50))
     assert Limits().max_pixels == Settings().max_photo_pixels == 200_000_000
     assert Limits().max_bytes == Settings().max_photo_bytes
+
+
+def test_a_refusal_keeps_its_kind_on_the_way_out_of_the_decoder(decoder: Decoder) -> None:
+    """What a report's code says comes from the kind of error, which a decoder tells by its number."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8)).convert("CMYK").save(buffer, "JPEG")
+    with pytest.raises(UnknownColours):
+        decoder.decode(buffer.getvalue(), Limits(), ())
+    with pytest.raises(CameraRaw):
+        decoder.header(b"FUJIFILMCCD-RAW " + bytes(50), Limits())

@@ -346,7 +346,7 @@ def test_a_pattern_that_names_it_goes(world: World) -> None:
     world.run(1)
     assert naming("anna.jpg", [], "out") == []
     assert world.run_batches()[0].exclude == ("*.png", "drafts/")
-    assert world.shelf.read("nightly").exclude == ("drafts/",)
+    assert world.repository.read("nightly").exclude == ("drafts/",)
 
 
 def test_dry_run_counts_and_changes_nothing(world: World) -> None:
@@ -414,7 +414,7 @@ def test_other_keys_that_look_alike_stay(world: World) -> None:
 @pytest.mark.parametrize("dies_at", range(24))
 def test_a_command_that_dies_is_repeated(world: World, dies_at: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whichever of its writes fails: the second time nothing is left, and no batch is short of a photo."""
-    monkeypatch.setattr(lease, "TURN_S", 1)
+    monkeypatch.setattr(lease, "LEASE_S", 1)
     secret_world(world)
     world.add(every=3600, on_change=("new",))
     world.run()

@@ -124,6 +124,7 @@ def test_a_photo_that_changed_or_went_since_the_plan_fails_with_the_cure(name: s
     reports = scene.run()
     assert "run the command again" in str(reports["a.jpg"].reason)
     assert "deleted" in str(reports["b.jpg"].reason)
+    assert [reports[key].code for key in ("a.jpg", "b.jpg")] == ["changed", "deleted"]
     assert scene.outputs() == {}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -12,22 +13,28 @@ from PIL import Image
 from apf.errors import PhotoError, PrivateFileError
 from apf.photo import Limits, decode
 from apf.private.files import Gradients
+from producer.app.words import plain
 from tests.faults.corpus import depths, empty, flipped, misnamed, polyglots, truncated
 from tests.private_files import answer, gradient_file
-from workers.report.advice import _OTHER, _PASSES, cure
+from workers.core.failure_codes import FailureCode, code_of, known_code
+from workers.report.advice import CURES, PASSES, cure
 
 
 def test_every_photo_of_the_corpus_that_is_refused_has_a_cure_of_its_own() -> None:
     """Hundreds of damaged, odd and hostile files: none is left with the general advice."""
-    refused = {}
+    refused: dict[str, str] = {}
     for family in (truncated, flipped, misnamed, empty, depths, polyglots):
         for key, data in family():
             try:
                 decode(data)
             except PhotoError as error:
                 refused[f"{family.__name__}/{key}"] = str(error)
+                # As a report of a version before the codes says it; damage may look like a kind that is not known.
+                codes = {code_of(error), known_code("", str(error))}
+                assert len(codes) == 1 or codes == {FailureCode.corrupt, FailureCode.unsupported}, (key, str(error))
     assert len(refused) > 150
-    without = {key: reason for key, reason in refused.items() if cure(reason, transient=False) == _OTHER}
+    other = CURES[FailureCode.other]
+    without = {key: reason for key, reason in refused.items() if cure(reason, transient=False) == other}
     assert without == {}
 
 
@@ -66,7 +73,7 @@ def test_the_cure_fits_the_photo(data: bytes, limits: Limits, word: str) -> None
         ("'a.jpg' in s3://memory was not written by apf and is left as it is: move it away", "--overwrite"),
         ("'a.jpg' in s3://x is the output of another photo, as far as is known, and is left as it is", "--overwrite"),
         ("'a.jpg' in s3://gradients is an output of apf itself (batch b), and to protect it again", "it is protected"),
-        ("something new", _OTHER),
+        ("something new", CURES[FailureCode.other]),
     ],
 )
 def test_reasons_of_workers_and_stores_have_theirs(reason: str, word: str) -> None:
@@ -93,4 +100,19 @@ def test_a_gradient_file_is_mended_by_its_owner(spoil: Callable[[bytes], bytes])
 
 def test_what_may_pass_is_tried_again() -> None:
     """Whatever the reason says."""
-    assert cure("damaged: cannot be decoded", transient=True) == _PASSES
+    assert cure("damaged: cannot be decoded", transient=True) == PASSES
+
+
+@pytest.mark.parametrize("code", FailureCode)
+def test_every_code_has_advice_on_the_command_line_and_in_the_app(code: FailureCode) -> None:
+    """Both are whole sentences, and what the app says names no command and no variable."""
+    assert cure("whatever", transient=False, code=code) == CURES[code]
+    said = plain("whatever", transient=False, code=code)
+    assert not re.search(r"\bapf\b|APF_|--\w", said)
+    assert said.endswith(".") and "  " not in said
+
+
+def test_a_code_of_a_newer_version_is_taken_for_its_reason() -> None:
+    """A worker of tomorrow may know more codes; what it says in words is understood today."""
+    assert known_code("made_up", "'a.jpg' has 900 bytes, over the limit of 5") is FailureCode.too_large
+    assert known_code("", "nothing that is known") is FailureCode.other

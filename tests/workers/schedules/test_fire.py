@@ -195,16 +195,16 @@ def test_who_dies_while_firing_is_stood_in_for(world: World, monkeypatch: pytest
 def test_only_one_has_the_turn(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is given back at the end, and runs out where its holder has died."""
     world.add()
-    with lease_at(world.shelf, "nightly") as mine:
+    with lease_at(world.repository, "nightly") as mine:
         assert mine is not None
-        with lease_at(world.shelf, "nightly") as other:
+        with lease_at(world.repository, "nightly") as other:
             assert other is None
         assert world.tick() == []
-    with lease_at(world.shelf, "nightly") as mine:
+    with lease_at(world.repository, "nightly") as mine:
         assert mine is not None
-        monkeypatch.setattr(lease, "TURN_S", -1.0)
+        monkeypatch.setattr(lease, "LEASE_S", -1.0)
         mine.write()
-        with lease_at(world.shelf, "nightly") as other:
+        with lease_at(world.repository, "nightly") as other:
             assert other is not None
             with pytest.raises(lease.ScheduleLeaseLost, match="nightly is evaluated by another process"):
                 mine.check()
@@ -214,15 +214,15 @@ def test_one_bad_schedule_holds_up_no_other(world: World, caplog: pytest.LogCapt
     """A source that is gone, a recipe that is no more, a torn record: told, kept, and tried again."""
     world.photos("a")
     world.add("a-gone", every=3600)
-    gone = world.shelf.read("a-gone").model_copy(update={"source": "memory://elsewhere"})
-    world.shelf.write(gone)
+    gone = world.repository.read("a-gone").model_copy(update={"source": "memory://elsewhere"})
+    world.repository.write(gone)
     world.add("b-malformed")
     world.change("b-malformed", recipe={"name": "x", "epsilon_levels": 99})
-    world.shelf.store.put(".apf/schedules/c-torn/schedule.json", b"{")
+    world.repository.store.put(".apf/schedules/c-torn/schedule.json", b"{")
     world.add("nightly")
     with caplog.at_level(logging.WARNING):
         assert [one.schedule.name for one in world.tick()] == ["nightly"]
-    problems = {name: world.shelf.problem(name) for name in world.shelf.names()}
+    problems = {name: world.repository.problem(name) for name in world.repository.names()}
     assert {name: problem.error.split(":")[0] for name, problem in problems.items() if problem} == {
         "a-gone": "source memory",
         "b-malformed": "recipe 'x' does not validate",
@@ -231,7 +231,7 @@ def test_one_bad_schedule_holds_up_no_other(world: World, caplog: pytest.LogCapt
     assert caplog.text.count("is left for the next time") == 3
     world.change("b-malformed", recipe={"name": "light"})
     assert [one.schedule.name for one in world.tick(0.1)] == ["b-malformed"]
-    assert world.shelf.problem("b-malformed") is None
+    assert world.repository.problem("b-malformed") is None
 
 
 def test_an_error_that_nobody_thought_of_holds_up_no_other(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -249,7 +249,7 @@ def test_an_error_that_nobody_thought_of_holds_up_no_other(world: World, monkeyp
     monkeypatch.setattr(fire, "settled", settled)
     assert [one.schedule.name for one in world.tick()] == ["nightly"]
     assert len(world.sent) == 1
-    problem = world.shelf.problem("a-odd")
+    problem = world.repository.problem("a-odd")
     assert problem is not None
     assert problem.error == "KeyError: 'surprise'"
 
@@ -271,7 +271,7 @@ def test_a_time_limit_is_noted_and_the_next_look_begins_with_the_others(
     monkeypatch.setattr(fire, "settled", settled)
     assert [one.schedule.name for one in world.tick()] == ["a"]
     assert len(world.sent) == 1
-    problem = world.shelf.problem("b-slow")
+    problem = world.repository.problem("b-slow")
     assert problem is not None
     assert "within APF_SHARD_SOFT_LIMIT_S" in problem.error
     assert [one.schedule.name for one in world.tick()] == ["c"]
@@ -289,9 +289,9 @@ def test_an_error_is_forgotten_once_its_cause_is_gone(world: World) -> None:
         raise StoreUnavailable("no planning today")
 
     assert len(run_due(world.settings, FakeBroker(plan=down), now=lambda: world.now)) == 1
-    assert world.shelf.problem("nightly") is not None
+    assert world.repository.problem("nightly") is not None
     assert world.tick(0.1) == []
-    assert world.shelf.problem("nightly") is None
+    assert world.repository.problem("nightly") is None
 
 
 def test_a_run_s_end_is_found_within_the_turn(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -319,12 +319,12 @@ def test_an_older_version_leaves_a_newer_one_s_state_alone(world: World) -> None
     world.photos("a")
     world.add(on_change=("new",))
     world.run()
-    world.shelf.store.put(".apf/schedules/nightly/last.json", b'{"considered": "", "from_the_future": 1}')
+    world.repository.store.put(".apf/schedules/nightly/last.json", b'{"considered": "", "from_the_future": 1}')
     assert world.tick(2) == []
-    problem = world.shelf.problem("nightly")
+    problem = world.repository.problem("nightly")
     assert problem is not None
     assert "upgrade this installation" in problem.error
-    world.shelf.store.put(".apf/schedules/nightly/last.json", b'{"considered": "20')
+    world.repository.store.put(".apf/schedules/nightly/last.json", b'{"considered": "20')
     assert world.run() == ["a"]
 
 
@@ -333,7 +333,7 @@ def test_a_record_that_somebody_moved_is_not_believed(world: World) -> None:
     world.add()
     world.change(destination="memory://in/x", source="memory://out")
     assert world.tick() == []
-    problem = world.shelf.problem("nightly")
+    problem = world.repository.problem("nightly")
     assert problem is not None
     assert "belongs into memory://in" in problem.error
 
@@ -434,7 +434,7 @@ class TestOnChange:
 
         monkeypatch.setattr(MemoryStore, "head", slow)
         assert world.tick(0.1) == []
-        assert world.shelf.problem("nightly") is None
+        assert world.repository.problem("nightly") is None
         assert len(asked) == 100
         monkeypatch.setattr("workers.schedules.diff.MAX_HEADS", 80)
         asked[:] = ["enough"] * 64
@@ -491,13 +491,13 @@ class TestOnChange:
             upgraded.setattr("apf.recipe.weights_digest", lambda: "0" * 64)
             assert world.run(2) == ["a"]
         assert world.tick(1) == []
-        problem = world.shelf.problem("nightly")
+        problem = world.repository.problem("nightly")
         assert problem is not None
         assert "upgrade it, or go back to them from there with apf schedule run-now nightly" in problem.error
         with monkeypatch.context() as upgraded:
             upgraded.setattr("apf.recipe.weights_digest", lambda: "0" * 64)
             assert world.tick() == []
-        assert world.shelf.problem("nightly") is None
+        assert world.repository.problem("nightly") is None
         world.change(asked_at=world.now.isoformat(), asked_all=True)
         assert world.run() == ["a"]
         assert set(world.recipes().values()) == {load_recipe("light").id}

@@ -41,7 +41,7 @@ class World:
             broker_url="redis://x", allowed_urls="memory://in memory://out", shard_photos=3, schedule_every_s=60
         )
         self.source, self.destination = open_store("memory://in"), open_store("memory://out/public")
-        self.shelf: ScheduleRepository = repository_for("memory://out/public", self.settings)
+        self.repository: ScheduleRepository = repository_for("memory://out/public", self.settings)
         self.ledger = find_ledger("memory://out/public", self.settings)
         self.sent: list[ShardJob] = []
 
@@ -56,11 +56,11 @@ class World:
             trigger=trigger or Trigger(every_s=every, first=self.now.isoformat()),
             recipe=recipe_fields(recipe), created_at=self.now.isoformat(), **fields,
         )  # fmt: skip
-        self.shelf.write(schedule)
+        self.repository.write(schedule)
         return schedule
 
     def change(self, name: str = "nightly", **fields: Any) -> None:
-        self.shelf.write(Schedule.model_validate({**self.shelf.read(name).model_dump(), **fields}))
+        self.repository.write(Schedule.model_validate({**self.repository.read(name).model_dump(), **fields}))
 
     def tick(self, hours: float = 0) -> list[Fired]:
         """Some time passes, then the periodic task runs."""
@@ -94,7 +94,7 @@ class World:
         return planned
 
     def state(self, name: str = "nightly") -> State:
-        return self.shelf.state(name)
+        return self.repository.state(name)
 
     def last(self, name: str = "nightly") -> Run:
         run = self.state(name).run
@@ -102,7 +102,7 @@ class World:
         return run
 
     def overview(self, name: str = "nightly") -> Overview:
-        return overview(self.shelf, name, self.settings)
+        return overview(self.repository, name, self.settings)
 
     def run_batches(self, name: str = "nightly") -> list[Batch]:
         run = self.state(name).run

@@ -12,7 +12,7 @@ from workers.callbacks.payload import batch_done
 from workers.core.records import Batch, Outcome, PhotoRef, PhotoReport, ShardReport
 from workers.ledger.batch_ledger import Ledger, open_ledger
 from workers.status.batch_status import BatchMonitor
-from workers.status.final_status import ending
+from workers.status.final_status import final_status
 from workers.store.memory import MemoryStore
 
 
@@ -64,7 +64,7 @@ def retried_twice(ledger: Ledger) -> Batch:
 def test_it_ends_as_the_watch_says(ledger: Ledger) -> None:
     """With retries of retries, a photo that is missing, and attempts over all shards."""
     batch = retried_twice(ledger)
-    ended = ending(ledger, batch, most_failures=10, few_photos=10)
+    ended = final_status(ledger, batch, most_failures=10, few_photos=10)
     watch = BatchMonitor(ledger, "b1")
     assert ended is not None
     assert ended.summary() == watch.poll()
@@ -76,7 +76,7 @@ def test_it_ends_as_the_watch_says(ledger: Ledger) -> None:
 def test_the_first_failures_are_kept_by_key(ledger: Ledger) -> None:
     """And no photos of a larger batch; sums are of all."""
     batch = retried_twice(ledger)
-    ended = ending(ledger, batch, most_failures=1, few_photos=5)
+    ended = final_status(ledger, batch, most_failures=1, few_photos=5)
     assert ended is not None
     whole = BatchMonitor(ledger, "b1").poll()
     assert ended.summary() == replace(whole, failures=whole.failures[:1])
@@ -87,11 +87,12 @@ def test_what_is_not_done_has_no_end(ledger: Ledger) -> None:
     for facts in ({"planned": False}, {"shards": 2}):
         report(ledger, 0, photo(0))
         assert (
-            ending(ledger, written(ledger, photos=1, **{"shards": 1, **facts}), most_failures=1, few_photos=1) is None
+            final_status(ledger, written(ledger, photos=1, **{"shards": 1, **facts}), most_failures=1, few_photos=1)
+            is None
         )
     batch = written(ledger, photos=1, shards=1)
     ledger.stop("b1", "paused")
-    assert ending(ledger, batch, most_failures=1, few_photos=1) is None
+    assert final_status(ledger, batch, most_failures=1, few_photos=1) is None
 
 
 def test_memory_does_not_grow_with_the_batch(ledger: Ledger) -> None:

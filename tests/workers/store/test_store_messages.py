@@ -24,6 +24,7 @@ from workers.errors import (
 from workers.report.advice import cure
 from workers.report.output_files import GENERATOR, Target, TargetError
 from workers.store import S3Options, open_store
+from workers.store.base import put_if_absent
 from workers.store.local import DRAFT, _explained, _renames
 from workers.store.s3 import _client, _from_answer
 
@@ -54,8 +55,8 @@ def test_what_lies_on_another_file_system_is_written_whole(mounted: Path, place:
     assert store.put(f"{place}/a.jpg", b"two", metadata={"apf-x": "2"}).etag != written.etag
     blob = store.get(f"{place}/a.jpg")
     assert (blob.data, dict(blob.info.metadata)) == (b"two", {"apf-x": "2"})
-    assert store.put_if_absent(f"{place}/b.jpg", b"x")
-    assert not store.put_if_absent(f"{place}/b.jpg", b"y")
+    assert put_if_absent(store, f"{place}/b.jpg", b"x")
+    assert not put_if_absent(store, f"{place}/b.jpg", b"y")
     assert sorted(path.name for path in (mounted / place).iterdir()) == ["a.jpg", "b.jpg"]
     assert not list(mounted.rglob(f"{DRAFT}*"))
 
@@ -96,7 +97,7 @@ def test_a_part_of_a_key_that_is_too_long_is_told_by_every_method(tmp_path: Path
         lambda: store.head(key),
         lambda: store.get(key),
         lambda: store.put(key, b""),
-        lambda: store.put_if_absent(key, b""),
+        lambda: put_if_absent(store, key, b""),
         lambda: store.delete(key),
     ):
         with pytest.raises(InvalidKey, match="too long for this file system: rename it"):

@@ -7,11 +7,10 @@ from statistics import fmean
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
-from skimage.metrics import structural_similarity
 
-from apf.attack.bound import LUMA
 from apf.attack.perturbation import Change, face_mask, shifts
 from apf.faces.alignment import CROP, Box, UInt8
+from apf.research.evaluate.metrics import luma_ssim
 from apf.research.evaluate.whole_photos.boxes import box_side
 from apf.research.evaluate.whole_photos.scielab import difference, seen_difference
 
@@ -76,8 +75,8 @@ def looks_of(
         colour_95=float(np.percentile(colour, 95)),
         seen_mean=float(seen.mean()),
         seen_95=float(np.percentile(seen, 95)),
-        ssim=_ssim(clean[around][inside], still[around][inside]),
-        ssim_warped=_ssim(clean[around][inside], warped[around][inside]),
+        ssim=luma_ssim(clean[around][inside], still[around][inside], WINDOW),
+        ssim_warped=luma_ssim(clean[around][inside], warped[around][inside], WINDOW),
         shift_mean=float(shift.mean()),
         shift_most=float(shift.max()),
     )
@@ -89,7 +88,3 @@ def _shift(change: Change | None, warp: float) -> np.ndarray:
         return np.zeros(1)
     found: np.ndarray = 100 * warp * np.linalg.norm(shifts(change.field), axis=-1)[face_mask(CROP) > 0]
     return found
-
-
-def _ssim(a: UInt8, b: UInt8) -> float:
-    return float(structural_similarity(a @ LUMA, b @ LUMA, data_range=255, win_size=WINDOW))  # type: ignore[no-untyped-call]
