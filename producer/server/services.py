@@ -166,7 +166,7 @@ def make_services(settings: Settings, serve: ServeSettings) -> Services:
     engine = None if client else Engine()
     celery = make_app(settings)
     # Of a photo that is protected while somebody waits nothing stays, in the audit log neither.
-    submitter = Client(settings, actor="") if client else engine
+    submitter = client.acting_for("") if client else engine
     scratch = (
         Scratch(canonical_url(serve.scratch_url), submitter, settings) if serve.scratch_url and submitter else None
     )

@@ -60,7 +60,7 @@ def of_batch(asked: EstimateRequest, grant: Annotated[Grant, Depends(holding("re
     options = BatchOptions(recipe=asked.recipe, lane=lane, exclude=tuple(asked.exclude), private=asked.private)
     workers = None
     with suppress(NotKnown):
-        workers = count_listening(lane, the.settings)
+        workers = count_listening(lane, the.settings, the.counters.redis)
     with one_of_few(the):
         return estimate(
             asked.source,
