@@ -135,7 +135,7 @@ class Client:
             photos: keys below `source`, at most `MAX_NAMED`; None for all there are, which a worker then lists.
             recipe: light, standard, strong, or a TOML file.
             lane: interactive overtakes bulk. None: interactive for named photos, bulk for a whole source.
-            tenant: whose photos these are. Tenants get equal shares of a lane.
+            tenant: whose photos these are. Tenants get equal shares of a lane, or as their tokens' weights say.
             callback: URL that is told of the batch's end by a signed POST.
             no_face: what to do with a photo that has no face.
             overwrite: replace what no run wrote for the very same photo, too; else such a photo fails.

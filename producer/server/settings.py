@@ -30,8 +30,8 @@ class ServeSettings(BaseSettings):
     #: Where requests are taken. Any other address than loopback needs tokens.
     host: Text = "127.0.0.1"
     port: int = Field(default=8765, ge=0, le=65535)
-    #: Tokens as `apf token new` prints them, one a line: digests, scopes, tenants, quotas. Or a file that holds them,
-    #: read anew when it changes.
+    #: Tokens as `apf token new` prints them, one a line: digests, scopes, tenants, quotas, weights. Or a file that
+    #: holds them, read anew when it changes.
     tokens: SecretStr | None = None
     tokens_file: Text | None = None
     #: Addresses and networks of the proxies in front, with spaces between: their X-Forwarded-For and -Proto count.

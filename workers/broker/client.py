@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 import threading
 import time
@@ -22,14 +21,14 @@ from redis.retry import Retry
 
 from workers.broker.app import EMBEDDED_BROKER
 from workers.broker.queue_state import QueueSnapshot
-from workers.broker.queues import all_queues, chosen
-from workers.core.records import INTERACTIVE, Lane, ShardJob
+from workers.broker.queues import TENANTS, all_queues, chosen, occupant, queue_of
+from workers.core.records import INTERACTIVE, Batch, Lane, ShardJob
 from workers.core.task_names import CALLBACK, PLAN, TASK
 from workers.errors import JobError, WorkerError
 from workers.telemetry.redaction import masked
 
-#: Keys in Redis, under the prefix: the tenant of each row of a lane, and that a worker gives way to an upload.
-TENANTS, GIVEN_WAY = "apf-tenants", "apf-given-way"
+#: A key in Redis, under the prefix: that a worker gives way to an upload.
+GIVEN_WAY = "apf-given-way"
 #: `Broker.queue_state` reads the queue no more often.
 GOOD_FOR_S = 2.0
 #: In that time one worker gives way, and takes the upload.
@@ -87,6 +86,13 @@ class Broker:
         """As the function `choose_queue`."""
         return choose_queue(self._app, lane, tenant)
 
+    def keep_row(self, batch: Batch) -> None:
+        """Note whose row the batch's queue is in, where Redis does not know it any more: the tenant's weight counts."""
+        lane, _, rest = queue_of(batch).partition(".")
+        if rest and not self.embedded:
+            with _client(self._app) as (client, prefix):
+                client.hsetnx(f"{prefix}{TENANTS}.{lane}", str(int(rest.partition(".")[0])), occupant(batch.tenant))
+
     def _send(self, task: str, argument: object, queue: str) -> None:
         with explained(self._app):
             self._app.send_task(task, args=[argument], queue=queue)
@@ -102,7 +108,7 @@ def choose_queue(app: Celery, lane: Lane, tenant: str) -> str:
     """
     if app.conf.broker_url == EMBEDDED_BROKER:
         return lane
-    who = hashlib.sha256(tenant.encode()).hexdigest()[:16]
+    who = occupant(tenant)
     with _client(app) as (client, prefix):
         rows = {int(row): name.decode() for row, name in client.hgetall(f"{prefix}{TENANTS}.{lane}").items()}
         lengths = _lengths(client, prefix, all_queues([lane]))

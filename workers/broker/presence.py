@@ -154,9 +154,10 @@ def count_listening(lane: str, settings: Settings, client: redis.Redis | None = 
     from redis import RedisError  # noqa: PLC0415  as above
 
     options = {"socket_timeout": PATIENCE_S, "socket_connect_timeout": PATIENCE_S}
+    opened = nullcontext(client) if client else closing(open_redis(str(settings.broker_url), settings, **options))
     try:
-        with nullcontext(client) if client else closing(open_redis(str(settings.broker_url), settings, **options)) as it:
-            found = listeners(it, settings.broker_key_prefix)
+        with opened as asked:
+            found = listeners(asked, settings.broker_key_prefix)
     except RedisError as error:
         raise NotKnown(f"workers that listen are not known: Redis does not answer ({masked(str(error))})") from error
     return sum(one.listens and lane in one.queues for one in found)
