@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from apf.recipe import DEFAULT_RECIPE
 from producer.client import MAX_NAMED
 from producer.server.auth import The, check_place, holding
-from producer.server.erasure import one_of_few
 from producer.server.models import Key, Place, RecipeName
+from producer.server.places import tenants_of
 from producer.server.problems import described
 from producer.server.tokens import Grant
 from workers.batches.create import BatchOptions
@@ -61,7 +61,7 @@ def of_batch(asked: EstimateRequest, grant: Annotated[Grant, Depends(holding("re
     workers = None
     with suppress(NotKnown):
         workers = count_listening(lane, the.settings, the.counters.redis)
-    with one_of_few(the):
+    with the.long_acts.one(tenants_of(grant)):
         return estimate(
             asked.source,
             asked.destination,
