@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from contextlib import suppress
-from http import HTTPStatus
 from urllib.parse import unquote
 
+from producer.server.auth import check_may_remember
 from producer.server.places import tenants_of
-from producer.server.problems import NoSuchBatch, Problem
+from producer.server.problems import NoSuchBatch
 from producer.server.routes.photos import may_see
 from producer.server.services import Services
 from producer.server.tokens import Grant
@@ -56,12 +56,7 @@ def remember_photos(the: Services, grant: Grant, destination: str, keys: Sequenc
     """Let photos be protected again; raises as `forget_photos`, and Problem (403)."""
     place = the.checked(destination, "destination")
     _check_keys(grant, place, keys)
-    if grant.tenants is not None and grant.urls is None:
-        raise Problem(
-            HTTPStatus.FORBIDDEN,
-            f"nothing is left of a forgotten photo that says whose it was, and token {grant.name!r} is bound to "
-            "tenants and to no place: use one of `apf token new --url`",
-        )
+    check_may_remember(grant)
     with the.long_acts.one(tenants_of(grant)):
         return remember(place, keys, the.settings, actor=grant.name)
 

@@ -48,6 +48,7 @@ class EstimateRequest(BaseModel):
     lane: Lane | None = None
     exclude: Annotated[list[Key], Field(max_length=1000)] = []
     private: bool = False
+    include_forgotten: bool = False
     prices: PricesRequest = PricesRequest()
 
 
@@ -57,7 +58,8 @@ def of_batch(asked: EstimateRequest, grant: Annotated[Grant, Depends(holding("re
     for what, url in (("source", asked.source), ("destination", asked.destination)):
         check_place(grant, the.checked(url, what), what)
     lane = asked.lane or (BULK if asked.photos is None else INTERACTIVE)
-    options = BatchOptions(recipe=asked.recipe, lane=lane, exclude=tuple(asked.exclude), private=asked.private)
+    fields = asked.model_dump(include={"recipe", "private", "include_forgotten"})
+    options = BatchOptions(**fields, lane=lane, exclude=tuple(asked.exclude))
     workers = None
     with suppress(NotKnown):
         workers = count_listening(lane, the.settings, the.counters.redis)
