@@ -14,8 +14,10 @@ from redis.exceptions import RedisError
 from starlette.concurrency import run_in_threadpool
 
 from producer.server import problems
+from producer.server.document import describe
 from producer.server.middleware import Guard
 from producer.server.pages import overview as pages
+from producer.server.pages import reference
 from producer.server.routes import (
     actions,
     audit,
@@ -55,9 +57,9 @@ def make_app(services: Services) -> FastAPI:
     problems.install(app)
     for routes in (batches, estimate, actions, events, photos, erasure, protect, schedules, audit, health):
         app.include_router(routes.router)
+    describe(app)
     pages.install(app)
-    # Now, and not at the first requests, several at once.
-    app.openapi()
+    reference.install(app)
     app.add_middleware(Guard, the=services)
     return app
 

@@ -53,7 +53,14 @@ def holding(*scopes: Scope) -> Callable[..., Grant]:
             raise _without(grant, *scopes)
         return grant
 
+    check.scopes = scopes  # type: ignore[attr-defined]
     return check
+
+
+def scopes_of(dependency: object) -> tuple[Scope, ...]:
+    """Return the scopes of which a dependency of `holding` wants one; none for any other."""
+    found: tuple[Scope, ...] = getattr(dependency, "scopes", ())
+    return found
 
 
 Reader = Annotated[Grant, Depends(holding("read"))]

@@ -61,8 +61,10 @@ class BatchRequest(Asked):
     exclude: Annotated[list[Key], Field(max_length=1000)] = []
     missing: Literal["refuse", "ignore"] = "refuse"
     private: bool = False
-    #: Protect photos that were forgotten, too, this once. Needs the scope operate.
-    include_forgotten: bool = False
+    include_forgotten: bool = Field(
+        default=False,
+        description="Protect photos that were forgotten, too, this once; needs the scope operate as well.",
+    )
 
     def told(self) -> dict[str, Any]:
         """Return it as plain values, as versions before a field had it where that field asks for nothing."""
