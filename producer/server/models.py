@@ -61,6 +61,14 @@ class BatchRequest(Asked):
     exclude: Annotated[list[Key], Field(max_length=1000)] = []
     missing: Literal["refuse", "ignore"] = "refuse"
     private: bool = False
+    include_forgotten: bool = Field(
+        default=False,
+        description="Protect photos that were forgotten, too, this once; needs the scope operate as well.",
+    )
+
+    def told(self) -> dict[str, Any]:
+        """Return it as plain values, as versions before a field had it where that field asks for nothing."""
+        return self.model_dump(mode="json", exclude=None if self.include_forgotten else {"include_forgotten"})
 
 
 class Accepted(BaseModel):

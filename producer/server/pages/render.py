@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime
 from http import HTTPStatus
 from pathlib import Path
@@ -43,6 +44,11 @@ def span(seconds: float) -> str:
 def grouped(number: int) -> str:
     """Return a number with its thousands apart."""
     return f"{number:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
+
+
+def as_json(value: object) -> str:
+    """Return a value as it stands in a request."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 _templates.filters.update(ago=ago, span=span, grouped=grouped)
