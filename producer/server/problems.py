@@ -146,6 +146,8 @@ def install(app: FastAPI) -> None:
 
 
 def _explained(error: RequestValidationError) -> str:
+    if broken := _no_json(error):
+        return broken
     told = []
     # The first ones, cut: a body names as many fields as it likes.
     for one in error.errors()[:MOST_TOLD]:
@@ -154,6 +156,16 @@ def _explained(error: RequestValidationError) -> str:
         value = f" (got {str(got)[:100]!r})" if isinstance(got, str | int | float) else ""
         told.append(f"{where}: {one['msg'].removeprefix('Value error, ')}{value}")
     return "; ".join(told) + ": /openapi.json says what each field may be"
+
+
+def _no_json(error: RequestValidationError) -> str:
+    """Return what is wrong with a body that is no JSON, or is not said to be; empty where it is."""
+    first = error.errors()[0]
+    if first["type"] == "json_invalid":
+        return f"the body is no JSON: {first['ctx']['error']} at character {first['loc'][-1]}"
+    if first["loc"] == ("body",) and isinstance(first.get("input"), bytes):
+        return "the body is not said to be JSON: send Content-Type: application/json"
+    return ""
 
 
 def _of_routing(request: Request, status: HTTPStatus, error: HTTPException) -> str:

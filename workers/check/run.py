@@ -93,9 +93,9 @@ def look(question: Question, settings: Settings, *, progress: Progress = lambda 
     return Seen(found, people, question.person_folders or sorted_faces is not None, asked)
 
 
-def confirmed(seen: Seen, people: who.People) -> Seen:
-    """Return the same faces, and who they are by a user's word."""
-    return replace(seen, people=people, confirmed=True)
+def sorted_by(seen: Seen, people: who.People, *, confirmed: bool) -> Seen:
+    """Return the same faces, and who they are as a user has sorted them, or has yet to confirm."""
+    return replace(seen, people=people, confirmed=confirmed)
 
 
 def judge(seen: Seen) -> Result:
