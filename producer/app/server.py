@@ -135,7 +135,6 @@ class Pages:
         rows, left_out = self.helper.people(album)
         return self._page(
             "people.html",
-            status=400 if told else 200,
             album=album,
             rows=rows,
             left_out=left_out,
