@@ -10,7 +10,7 @@ from apf.recipe import BUILT_IN, DEFAULT_RECIPE
 from producer.client import MAX_NAMED
 from producer.server.board import State, state_of
 from workers.core.records import Lane, OnWeak, PhotoReport
-from workers.report.advice import cure
+from workers.report.advice import cure, without_commands
 from workers.status.as_json import counts
 from workers.status.batch_status import BatchSummary, Failure
 from workers.store.urls import SCHEMES
@@ -155,7 +155,7 @@ class FailureView(BaseModel):
             reason=failure.reason,
             attempts=failure.attempts,
             transient=failure.transient,
-            cure=cure(failure.reason, transient=failure.transient),
+            cure=without_commands(cure(failure.reason, transient=failure.transient), retry="retry the batch"),
         )
 
 

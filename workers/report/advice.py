@@ -62,6 +62,22 @@ _CURES: tuple[tuple[str, str], ...] = (
     ),
 )
 
+#: What the advice says of commands, for whoever has none.
+_WITHOUT_COMMANDS: tuple[tuple[str, str], ...] = (
+    (
+        r" Then (use apf retry|run apf protect as before: it takes only what is new or changed)\.",
+        " Then {retry}.",
+    ),
+    (r"by itself: use apf retry\.", "by itself: {retry}."),
+    (r"It was edited meanwhile\. Run apf protect as before\.", "It was edited meanwhile. Then {retry}."),
+    (r"away and use apf retry,", "away and {retry},"),
+    (r"Then run apf protect with --overwrite\.", "Then submit it anew, with leave to overwrite."),
+    (
+        r"run apf protect with a stronger --recipe, or one with more steps or guides\. Without --on-weak fail",
+        "submit it anew with a stronger recipe. Where weak photos may be published,",
+    ),
+)
+
 #: A store's reason begins with the photo's name, which may read like anything.
 _QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
 
@@ -72,3 +88,14 @@ def cure(reason: str, *, transient: bool) -> str:
         return _PASSES
     said = _QUOTED.sub("", reason)
     return next((advice for pattern, advice in _CURES if re.search(pattern, said, re.IGNORECASE)), _OTHER)
+
+
+def without_commands(advice: str, *, retry: str) -> str:
+    """Return a piece of advice for a person or program that has other ways than commands.
+
+    Args:
+        retry: how failed photos are tried again, as "press that button".
+    """
+    for pattern, instead in _WITHOUT_COMMANDS:
+        advice = re.sub(pattern, instead.format(retry=retry), advice)
+    return advice

@@ -16,7 +16,7 @@ from producer.app.helper import Helper
 from producer.app.people import LEFT_OUT, SOMEBODY_ELSE, counted, left_out, merged, moved, rows
 from producer.app.uploads import keep, key_of
 from producer.app.views import checked, photos, split
-from producer.app.words import plain, without_commands
+from producer.app.words import for_the_page, plain
 from producer.app.zipping import PIECE, zipped
 from workers.config.settings import Settings
 from workers.core.records import Outcome, PhotoReport
@@ -84,7 +84,7 @@ def test_a_zip_is_whole_and_made_in_pieces(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", [text for _, text in advice._CURES] + [advice._PASSES, advice._OTHER])
 def test_no_advice_in_the_app_names_a_command_or_a_variable(text: str) -> None:
     """Of every piece of advice that the command line gives; what is left are whole sentences."""
-    found = without_commands(text)
+    found = for_the_page(text)
     assert not re.search(r"\bapf\b|APF_|--\w", found)
     assert found.endswith(".") and "  " not in found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -14,6 +15,7 @@ from apf.photo import Limits, decode
 from apf.private.files import Gradients
 from tests.faults.corpus import depths, empty, flipped, misnamed, polyglots, truncated
 from tests.private_files import answer, gradient_file
+from workers.report import advice
 from workers.report.advice import _OTHER, _PASSES, cure
 
 
@@ -94,3 +96,12 @@ def test_a_gradient_file_is_mended_by_its_owner(spoil: Callable[[bytes], bytes])
 def test_what_may_pass_is_tried_again() -> None:
     """Whatever the reason says."""
     assert cure("damaged: cannot be decoded", transient=True) == _PASSES
+
+
+@pytest.mark.parametrize("text", [text for _, text in advice._CURES] + [advice._PASSES, advice._OTHER])
+def test_advice_over_http_names_no_command(text: str) -> None:
+    """A program or a person at a page has none; how they try again stands in for it."""
+    found = advice.without_commands(text, retry="retry the batch")
+    assert not re.search(r"\bapf (retry|protect)|--\w", found)
+    assert found.endswith(".") and "{" not in found and "  " not in found
+    assert ("apf retry" in text or advice._AGAIN in text) <= ("retry the batch." in found or "and retry" in found)
