@@ -16,7 +16,7 @@ def describe(app: FastAPI) -> None:
             continue
         for needed in route.dependant.dependencies:
             if scopes := scopes_of(needed.call):
-                for method in route.methods:
+                for method in route.methods or ():
                     # Any one of them. What is no OAuth names roles here since OpenAPI 3.1.
                     document["paths"][route.path][method.lower()]["security"] = [
                         {"HTTPBearer": [scope]} for scope in scopes

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import datetime
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -69,7 +70,7 @@ def note_act(
         log.error("the audit log lacks a line (%s of batch %r by %s): %s", act, batch, who, error)
 
 
-def submit_facts(batch: Batch) -> dict[str, str | bool]:
+def submit_facts(batch: Batch) -> dict[str, Any]:
     """Return what there is to say of a batch that was submitted."""
     again = {"include_forgotten": True} if batch.include_forgotten else {}
     return {"recipe": batch.recipe.name, "lane": batch.lane, **again}

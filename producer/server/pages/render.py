@@ -14,6 +14,7 @@ from starlette.responses import HTMLResponse
 
 from producer.server.pages.session import Session
 from workers.core.clock import now
+from workers.report.card import legible
 
 HERE = Path(__file__).parent
 #: What a page may do: nothing but show itself, our style and script, and our pictures.
@@ -51,7 +52,7 @@ def as_json(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-_templates.filters.update(ago=ago, span=span, grouped=grouped)
+_templates.filters.update(ago=ago, span=span, grouped=grouped, legible=legible)
 
 
 def page(template: str, session: Session | None, status: int = 200, **facts: Any) -> HTMLResponse:
