@@ -11,7 +11,8 @@ import redis
 
 from producer import Client
 from tests.conftest import RedisServer
-from tests.faults.world import World, closing_world, photos, until
+from tests.faults.world import World, closing_world, photos
+from tests.waiting import until
 from workers.broker.app import make_app
 from workers.broker.client import Broker, choose_queue, should_yield
 from workers.broker.queues import all_queues
