@@ -194,6 +194,7 @@ def test_in_place_is_the_same_without_a_copy(allowed: Bound) -> None:
     assert (fixed == photo).all()
 
 
+@pytest.mark.rotating
 @pytest.mark.parametrize("in_place", [False, True])
 @pytest.mark.parametrize("rows", [7, 64, 10_000])
 def test_bands_leave_no_seam(monkeypatch: pytest.MonkeyPatch, rows: int, in_place: bool) -> None:

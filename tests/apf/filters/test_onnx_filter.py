@@ -36,6 +36,7 @@ def fast() -> CpuFilter:
     return CpuFilter.load("standard")
 
 
+@pytest.mark.rotating
 @pytest.mark.parametrize("name", ["light", "standard", "strong"])
 def test_gives_what_torch_gives(name: str, filters: dict[str, Filter], crops: torch.Tensor) -> None:
     """Over real cuts, noise and flat extremes: the same perturbation up to rounding, and never beyond epsilon."""
@@ -48,6 +49,7 @@ def test_gives_what_torch_gives(name: str, filters: dict[str, Filter], crops: to
     assert np.abs(found).max() <= filters[name].recipe.epsilon
 
 
+@pytest.mark.rotating
 @pytest.mark.parametrize("stages", [("gradient",), ("universal",), ("gradient", "universal"), ("gradient", "transfer")])
 def test_gives_what_torch_gives_of_some_stages(stages: tuple[str, ...], crops: torch.Tensor) -> None:
     """Whatever stages a recipe leaves out."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import re
 import threading
-import time
 import zipfile
 from collections.abc import Iterator
 from contextlib import suppress
@@ -16,6 +15,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.producer.app.conftest import App, small_photos
+from tests.waiting import until
 from tests.workers.report.conftest import browser_here
 
 #: On a busy machine the filter loads in a minute.
@@ -151,10 +151,7 @@ def test_a_killed_process_goes_on_where_it_was(app: App, page: Page) -> None:
     page.get_by_role("button", name="Next").click()
     page.get_by_role("button", name="Protect 12 photos").click()
     protected = next((app.home / "data" / "apf" / "app").glob("2*")) / "protected"
-    deadline = time.monotonic() + SLOW_MS / 1000
-    while not list(protected.glob("*.jpg")):
-        assert time.monotonic() < deadline, (app.home / "log").read_text()
-        time.sleep(0.05)
+    until(lambda: list(protected.glob("*.jpg")), SLOW_MS / 1000, "a photo is protected", app.home / "log")
     app.kill()
     done = {path.name: path.stat().st_mtime_ns for path in protected.glob("*.jpg")}
     assert len(done) < 12

@@ -18,9 +18,10 @@ from producer.events.service import ListenOptions
 from producer.events.submit import submitter
 from tests.command import apf, apf_json
 from tests.conftest import RedisServer, _free_ports
-from tests.faults.world import World, closing_world, until
+from tests.faults.world import World, closing_world
 from tests.receivers import LOOPBACK, receiving, status
 from tests.services.watched import Scrape, port_of
+from tests.waiting import until
 from tests.workers.execution.test_jury_verdicts import portrait
 from workers.errors import BadRequest
 from workers.schedules.status import LastRun

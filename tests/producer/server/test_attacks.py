@@ -13,6 +13,7 @@ from producer.server import connection
 from producer.server.problems import MOST_TOLD
 from tests.producer.server.platform import Api, Platform
 from tests.producer.server.test_pages import Browser
+from tests.waiting import until
 
 ALL = ["read", "submit", "operate"]
 
@@ -172,10 +173,7 @@ def test_a_tenant_sees_no_machines_names(working: Platform) -> None:
     name = socket.gethostname()
     with working.server() as (api, _):
         operator = Browser(api, ops)
-        deadline = time.monotonic() + 30
-        while name not in operator.get("/workers").data.decode() and time.monotonic() < deadline:
-            time.sleep(0.2)
-        assert name in operator.get("/workers").data.decode()
+        until(lambda: name in operator.get("/workers").data.decode(), 60, "the page names the worker", every_s=0.2)
         page = Browser(api, ann).get("/workers").data.decode()
         assert "Workers that listen" in page and name not in page
 
