@@ -211,18 +211,19 @@ def seen_by(image: Float32, matrix: Float64) -> Float32:
 
 def _by_noise(face: Climb, gradient: Float32) -> Float32:
     side = face.latents[0].shape[-1]
-    found = _reduced(gradient, side).transpose(2, 0, 1) * face.bound
+    found = np.ascontiguousarray(_reduced(gradient, side).transpose(2, 0, 1)) * face.bound
     return in_colour_back(found, 0.0 if face.grey else face.allowed.chroma)
 
 
 def _by_field(face: Climb, gradient: Float32) -> Float32:
     """Return the transpose of `shifts`, by how the face's brightness changes where points shift."""
     mask, knots = face_mask(CROP, WARP_FEATHER), spread()
-    by_shift = np.stack([(gradient * slope).sum(-1) * mask for slope in face.slopes])
+    along = (gradient * slope for slope in face.slopes)
+    by_shift = np.stack([(one[..., 0] + one[..., 1] + one[..., 2]) * mask for one in along])
     drawn = np.stack([knots @ one @ knots.T for one in face.latents[1]])
     length = np.maximum(np.sqrt((drawn * drawn).sum(0)), TINY)
-    along = (by_shift * drawn).sum(0) / length**2 * drawn
-    by_drawn = np.where(length > 1, (by_shift - along) / length, by_shift)
+    outwards = (by_shift * drawn).sum(0) / length**2 * drawn
+    by_drawn = np.where(length > 1, (by_shift - outwards) / length, by_shift)
     return np.stack([knots.T @ one @ knots for one in by_drawn]).astype(np.float32)
 
 
