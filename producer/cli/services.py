@@ -23,6 +23,7 @@ from workers.broker.queue_state import QueueSnapshot
 from workers.broker.queues import expanded
 from workers.config.access import check_reachable
 from workers.config.settings import Settings, check_worker, load_settings
+from workers.core.records import Batch
 from workers.decoding.decoder_process import look as look_at_cage
 from workers.erasure.retention import prune_ended
 from workers.errors import WorkerError
@@ -86,6 +87,10 @@ class _RecordingBroker(Broker):
     def queue_state(self) -> QueueSnapshot:
         with self._recording():
             return super().queue_state()
+
+    def keep_row(self, batch: Batch) -> None:
+        with self._recording():
+            super().keep_row(batch)
 
     def _send(self, task: str, argument: object, queue: str) -> None:
         with self._recording():
