@@ -17,7 +17,7 @@ from celery.worker import state
 
 from apf.errors import OtherVersion
 from workers.access.batch_records import check_batch
-from workers.batches.plan import PlannerConflict, note_trouble
+from workers.batches.plan import PlannerConflict, note_planning_error
 from workers.batches.rescue import plan_and_send, reconcile
 from workers.broker import heartbeat  # noqa: F401  all but metrics for what they do on Celery's signals
 from workers.broker.client import Broker, should_yield
@@ -214,7 +214,7 @@ def plan_batch(self: Any, batch_url: str) -> int:
         return before.shards
     except StoreError as error:
         if not error.transient:  # kept in the batch's note: nothing else would say why it stands still
-            note_trouble(ledger, batch_id, str(error))
+            note_planning_error(ledger, batch_id, str(error))
         raise
     if not batch.planned and not ledger.stopped(batch_id):
         broker.plan(batch_url, queue_of(batch))

@@ -35,7 +35,7 @@ SINGLE_FILE_PHOTOS = 50
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class ReportOptions:
     """Options of a report."""
 
     with_originals: bool = False
@@ -46,7 +46,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Written:
+class WrittenReport:
     """A page that was written."""
 
     page: Path
@@ -61,11 +61,11 @@ def build(
     ledger: Ledger,
     batch_id: str,
     target: Target,
-    asked: Asked,
+    asked: ReportOptions,
     settings: Settings,
     *,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Written:
+) -> WrittenReport:
     """Look at every photo of a batch and write its page.
 
     Args:
@@ -109,7 +109,7 @@ def build(
         target.publish(render(summary, records, scope))
     finally:
         target.discard()
-    return Written(target.page, target.folder if beside else None, len(chosen), with_measure, target.size_bytes)
+    return WrittenReport(target.page, target.folder if beside else None, len(chosen), with_measure, target.size_bytes)
 
 
 def cards(
@@ -133,7 +133,7 @@ def cards(
                 future.cancel()
 
 
-def make_viewer(batch: Batch, asked: Asked, settings: Settings, *, look: bool) -> Viewer | BlindViewer:
+def make_viewer(batch: Batch, asked: ReportOptions, settings: Settings, *, look: bool) -> Viewer | BlindViewer:
     """Return what looks at the batch's photos, where they are here; without `look` no detector is loaded."""
     if batch.private:
         return BlindViewer(batch, open_store(batch.destination, s3=settings.s3))
