@@ -138,7 +138,8 @@ BUILT_IN: dict[str, dict[str, object]] = {
     "light": {"epsilon_levels": 6, "warp_percent": 0.5},
     "standard": {"epsilon_levels": 8},
     "strong": {"epsilon_levels": 12, "warp_percent": 0.8},
-    "fast": {"epsilon_levels": 10, "chroma": 0.3, "steps": 0},
+    "fast": {"epsilon_levels": 8, "chroma": 0.3, "steps": 3, "guides": ("apf-mfn",)},
+    "modules": {"epsilon_levels": 10, "chroma": 0.3, "steps": 0},
 }
 
 

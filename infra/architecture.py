@@ -17,9 +17,9 @@ WIDTH, NAME_WIDTH = 110, 16
 INTRODUCTION = """\
 # Packages and layers
 
-Imports run `producer -> workers -> apf`, never back. Inside each of the three a package imports from the layers below its
-own, never from above, and packages of one layer do not import each other. `make lint` holds the code to it (the contracts in
-`pyproject.toml`), and `python infra/architecture.py` draws this page from them.
+Imports run `producer -> workers -> apf`, never back. Inside each of the three a package imports from the layers below
+its own, never from above, and packages of one layer do not import each other. `make lint` holds the code to it (the
+contracts in `pyproject.toml`), and `python infra/architecture.py` draws this page from them.
 """
 
 

@@ -42,7 +42,7 @@ from workers.broker.client import Broker
 from workers.config.settings import Settings, load_settings
 from workers.core.records import BULK, INTERACTIVE, Batch, Lane, OnWeak, PhotoRef
 from workers.errors import BadRequest, LedgerError, NotFound, SettingsError, StoreError, WorkerError
-from workers.ledger.audit import local_actor, note_act
+from workers.ledger.audit import local_actor, note_act, submit_facts
 from workers.ledger.batch_ledger import Ledger
 from workers.ledger.forgotten import forgotten_among
 from workers.ledger.lifecycle import cancel
@@ -138,7 +138,7 @@ class Client:
             photos: keys below `source`, at most `MAX_NAMED`; None for all there are, which a worker then lists.
             recipe: light, standard, strong, or a TOML file.
             lane: interactive overtakes bulk. None: interactive for named photos, bulk for a whole source.
-            tenant: whose photos these are. Tenants get equal shares of a lane.
+            tenant: whose photos these are. Tenants get equal shares of a lane, or as their tokens' weights say.
             callback: URL that is told of the batch's end by a signed POST.
             no_face: what to do with a photo that has no face.
             overwrite: replace what no run wrote for the very same photo, too; else such a photo fails.
@@ -229,8 +229,7 @@ class Client:
 
     def _note(self, ledger: Ledger, batch: Batch) -> None:
         if self._actor:
-            facts = {"recipe": batch.recipe.name, "lane": batch.lane, "tenant": batch.tenant}
-            note_act(ledger, self._actor, "submit", batch=batch.id, **facts)
+            note_act(ledger, self._actor, "submit", batch=batch.id, tenant=batch.tenant, **submit_facts(batch))
 
     def _ledger(self, destination: str, batch: str) -> Ledger:
         return find_batch(destination, batch, self._settings)[0]

@@ -18,7 +18,6 @@ import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -120,8 +119,16 @@ def _one_look_at_the_gpu(_own_environment: None) -> Iterator[None]:
     """Doctor asks a process with torch of its own, for seconds; the machine does not change between tests."""
     from producer.doctor import checks  # noqa: PLC0415 - after the environment is our own
 
+    ask, asked = checks._gpu, {}
+
+    def look(settings: Any) -> Any:
+        """Of the settings, the device alone matters."""
+        if settings.device not in asked:
+            asked[settings.device] = ask(settings)
+        return asked[settings.device]
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checks, "_gpu", cache(checks._gpu))
+        patch.setattr(checks, "_gpu", look)
         yield
 
 

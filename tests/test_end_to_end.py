@@ -7,8 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from PIL import Image
 
 from tests.command import APF, apf_json
 from tests.conftest import OWN_SETTINGS, RedisServer, S3Server
+from tests.waiting import until
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -73,16 +73,6 @@ def worker(variables: dict[str, str], log: Path) -> Iterator[subprocess.Popen[by
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-
-
-def until(happened: Callable[[], object], within_s: float, what: str) -> None:
-    """Wait for something, or fail with its name."""
-    deadline = time.monotonic() + within_s
-    while time.monotonic() < deadline:
-        if happened():
-            return
-        time.sleep(0.2)
-    pytest.fail(f"not within {within_s} s: {what}")
 
 
 def uploaded(album: Path, swift: S3Server) -> str:

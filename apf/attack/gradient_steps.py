@@ -29,7 +29,7 @@ from apf.attack.perturbation import (
 )
 from apf.faces.alignment import ARCFACE_TEMPLATE, Float32, UInt8, alignment, cut
 from apf.faces.geometry import CROP, Float64, scale_of
-from apf.faces.resampling import blurred, reduce_area, remap_cubic, warp_affine
+from apf.faces.resampling import blurred, reduce_area, warp_affine
 
 if TYPE_CHECKING:
     from apf.guides.guide import Guide
@@ -161,19 +161,16 @@ def climb(face: Climb, guides: Sequence[Guide], steps: int, *, room: float = 1.0
 
 def rendered(canvas: Canvas, change: Change, allowed: Bound, *, grey: bool = False) -> Float32:
     """Return the canvas with a change on it: (h, w, 3) float32 in levels, not rounded."""
-    drawing, rect = Drawing(change, canvas, allowed, grey=grey), canvas.rect
-    image = canvas.pixels.astype(np.float32)
-    if drawing.warps:
-        x, y = np.meshgrid(np.arange(rect[2], dtype=np.float32), np.arange(rect[3], dtype=np.float32))
-        shift = drawing.shift(rect)
-        image = np.clip(remap_cubic(canvas.pixels, x + shift[..., 0], y + shift[..., 1]), 0, 255)
-    return np.clip(image + drawing.noise(rect) * canvas.bound[..., None], 0, 255)
+    image, found = canvas.levels.copy(), Drawing(change, canvas, allowed, grey=grey).on_face(canvas)
+    np.clip(found, 0, 255, out=image[canvas.face])
+    return image
 
 
 def through_jpeg(image: Float32, quality: int) -> Float32:
     """(h, w, 3) float32 RGB in levels, rounded and through JPEG."""
-    coded = cv2.imencode(".jpg", np.rint(image).astype(np.uint8)[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
-    return np.asarray(cv2.imdecode(coded, cv2.IMREAD_COLOR), np.float32)[..., ::-1]
+    pixels = cv2.cvtColor(np.rint(image).astype(np.uint8), cv2.COLOR_RGB2BGR)
+    coded = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+    return np.asarray(cv2.cvtColor(cv2.imdecode(coded, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB), np.float32)
 
 
 def _seen_gradient(face: Climb, guides: Sequence[Guide]) -> Float32:
@@ -214,18 +211,19 @@ def seen_by(image: Float32, matrix: Float64) -> Float32:
 
 def _by_noise(face: Climb, gradient: Float32) -> Float32:
     side = face.latents[0].shape[-1]
-    found = _reduced(gradient, side).transpose(2, 0, 1) * face.bound
+    found = np.ascontiguousarray(_reduced(gradient, side).transpose(2, 0, 1)) * face.bound
     return in_colour_back(found, 0.0 if face.grey else face.allowed.chroma)
 
 
 def _by_field(face: Climb, gradient: Float32) -> Float32:
     """Return the transpose of `shifts`, by how the face's brightness changes where points shift."""
     mask, knots = face_mask(CROP, WARP_FEATHER), spread()
-    by_shift = np.stack([(gradient * slope).sum(-1) * mask for slope in face.slopes])
+    along = (gradient * slope for slope in face.slopes)
+    by_shift = np.stack([(one[..., 0] + one[..., 1] + one[..., 2]) * mask for one in along])
     drawn = np.stack([knots @ one @ knots.T for one in face.latents[1]])
     length = np.maximum(np.sqrt((drawn * drawn).sum(0)), TINY)
-    along = (by_shift * drawn).sum(0) / length**2 * drawn
-    by_drawn = np.where(length > 1, (by_shift - along) / length, by_shift)
+    outwards = (by_shift * drawn).sum(0) / length**2 * drawn
+    by_drawn = np.where(length > 1, (by_shift - outwards) / length, by_shift)
     return np.stack([knots.T @ one @ knots for one in by_drawn]).astype(np.float32)
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 
 import numpy as np
 
 from apf.attack.bound import LUMA, Bound, bound_map
 from apf.faces.alignment import Float32, UInt8, cut
 from apf.faces.geometry import CROP, Float64, Rect, bounds_of, clipped, nonempty, scale_of, square_depth, zoom
-from apf.faces.resampling import reduce_area, warp_affine
+from apf.faces.resampling import reduce_area, remap_cubic, warp_affine
 
 #: Side of the warp's grid of control points.
 KNOTS = 6
@@ -170,6 +170,39 @@ class Canvas:
         """All of the canvas."""
         return 0, 0, self.pixels.shape[1], self.pixels.shape[0]
 
+    # What steps draw on again and again.
+    @cached_property
+    def levels(self) -> Float32:
+        """The pixels as (h, w, 3) float32."""
+        return self.pixels.astype(np.float32)
+
+    @cached_property
+    def face(self) -> tuple[slice, slice]:
+        """Rows and columns around the crop's square: beyond it nothing is drawn."""
+        x1, y1, x2, y2 = nonempty(bounds_of(self.matrix), self.pixels.shape)
+        return slice(y1, y2), slice(x1, x2)
+
+    @cached_property
+    def places(self) -> tuple[Float32, Float32]:
+        """Return x and y of each pixel of the face."""
+        rows, columns = (np.arange(one.start, one.stop, dtype=np.float32) for one in self.face)
+        x, y = np.meshgrid(columns, rows)
+        return x, y
+
+    @cached_property
+    def inside(self) -> Float32:
+        """Of each pixel of the face, 1 inside the crop's square and 0 beside it."""
+        return _inside(self.matrix, self.rect)[self.face]
+
+    @cached_property
+    def face_bound(self) -> Float32:
+        """The bound of each pixel of the face, (h, w, 3), 0 beside the square: of one shape with what it multiplies."""
+        return np.repeat((self.bound[self.face] * self.inside)[..., None], 3, axis=2)
+
+
+def _inside(matrix: Float64, part: Rect) -> Float32:
+    return (square_depth(matrix, part) > 0).astype(np.float32)
+
 
 class Drawing:
     """A change in a face's place, ready to be drawn into any part of the photo (or canvas) that `matrix` is of.
@@ -209,22 +242,35 @@ class Drawing:
 
     def noise(self, part: Rect) -> Float32:
         """Return the perturbation in units of the bound, (h, w, 3 or 1)."""
-        return self._drawn(self._noise, part)
+        return self._inside(self._noise, part)
 
     def shift(self, part: Rect) -> Float32:
         """Whence each pixel comes, from its own place, in photo pixels: (h, w, 2)."""
         if self._shift is None:
             return np.zeros((part[3] - part[1], part[2] - part[0], 2), np.float32)
-        return self._drawn(self._shift, part)
+        return self._inside(self._shift, part)
+
+    def on_face(self, canvas: Canvas) -> Float32:
+        """Return the canvas's face with the change on it, (h, w, 3) in levels; not rounded, and not cut to 0 to 255."""
+        found = canvas.levels[canvas.face]
+        if self._shift is not None:
+            shift, (x, y) = self._drawn(self._shift, canvas.rect)[canvas.face], canvas.places
+            moved = (at + shift[..., axis] * canvas.inside for axis, at in enumerate((x, y)))
+            found = remap_cubic(canvas.levels, *moved)
+            np.clip(found, 0, 255, out=found)
+        noise = self._drawn(self._noise, canvas.rect)[canvas.face]
+        return found + noise * canvas.face_bound[..., : noise.shape[2]]
+
+    def _inside(self, image: Float32, part: Rect) -> Float32:
+        """As `_drawn`, and zero beyond the square."""
+        found = self._drawn(image, part)
+        found *= _inside(self.matrix, part)[..., None]
+        return found
 
     def _drawn(self, image: Float32, part: Rect) -> Float32:
-        """Return an image of the template's square, of any resolution, in a part of the photo; zero beyond the
-        square.
-        """
+        """Return an image of the template's square, of any resolution, in a part of the photo."""
         x1, y1, x2, y2 = part
         factor = CROP / len(image)
         to_photo = np.vstack([self.matrix @ zoom(1, 1, x1, y1), (0, 0, 1)])
         to_image = np.linalg.inv(zoom(factor, factor))[:2] @ to_photo
-        found = warp_affine(image, to_image, x2 - x1, y2 - y1)
-        found[square_depth(self.matrix, part) <= 0] = 0
-        return found
+        return warp_affine(image, to_image, x2 - x1, y2 - y1)

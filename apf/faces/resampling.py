@@ -65,8 +65,8 @@ def blurred(image: Float32, sigma: float) -> Float32:
     return np.asarray(cv2.GaussianBlur(image, size, sigma, borderType=cv2.BORDER_REPLICATE), np.float32)
 
 
-def remap_cubic(image: NDArray[np.uint8], x: Float32, y: Float32) -> Float32:
-    """Return an (h, w, c) uint8 image at places (H, W), bicubically; beyond the edges their last pixels repeat.
+def remap_cubic(image: NDArray[Any], x: Float32, y: Float32) -> Float32:
+    """Return an (h, w, c) uint8 or float32 image in levels at places (H, W), bicubically; beyond the edges their last pixels repeat.
 
     Returns:
         (H, W, c) float32 in levels, which may overshoot.
@@ -76,7 +76,8 @@ def remap_cubic(image: NDArray[np.uint8], x: Float32, y: Float32) -> Float32:
     """
     if cv2 is None:
         raise RuntimeError("a warp needs OpenCV: install opencv-python-headless")
-    found = cv2.remap(image.astype(np.float32), x, y, interpolation=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+    image = image.astype(np.float32, copy=False)
+    found = cv2.remap(image, x, y, interpolation=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
     return np.asarray(found, np.float32).reshape(*x.shape, image.shape[2])
 
 

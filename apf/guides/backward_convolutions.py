@@ -55,9 +55,10 @@ def backwards(t: Tape, g: str, weight: Array, groups: int, w: Window) -> str:
     reach = [d * (k - 1) for d, k in zip(w.dilations, w.kernel, strict=True)]
     if any(pad > most for pad, most in zip(w.before, reach, strict=True)) or (strided and groups == 1):
         return _transposed(t, g, weight, groups, w, reach)
+    # With the zeros behind the last value: what they add to nothing is padding less.
+    spans = [o * s for o, s in zip(w.out, w.strides, strict=True)]
     if strided:
         g = _apart(t, g, w)
-    spans = [(o - 1) * s + 1 for o, s in zip(w.out, w.strides, strict=True)]
     before = [most - pad for most, pad in zip(reach, w.before, strict=True)]
     after = [i + r - b - n for i, r, b, n in zip(w.sides, reach, before, spans, strict=True)]
     if min(after) < 0:
@@ -78,7 +79,7 @@ def _turned(t: Tape, g: str, weight: Array, groups: int, w: Window, before: list
 
 
 def _apart(t: Tape, g: str, w: Window) -> str:
-    """Zeros between the values of a gradient, as many as the stride left out.
+    """Zeros behind each value of a gradient, as many as the stride left out.
 
     ONNX Runtime takes ten times as long for `Pad`, or for a `ConvTranspose` of many groups.
     """
@@ -86,10 +87,7 @@ def _apart(t: Tape, g: str, w: Window) -> str:
     large = t.b.add("Resize", g, "", t.b.constant(np.array([1, 1, *w.strides], np.float32)), **nearest)
     first = np.zeros((1, 1, *(side * stride for side, stride in zip(w.out, w.strides, strict=True))), np.float32)
     first[:, :, :: w.strides[0], :: w.strides[1]] = 1
-    whole = t.b.add("Mul", large, t.b.constant(first))
-    return t.cut(
-        whole, {axis + 2: (0, (o - 1) * s + 1) for axis, (o, s) in enumerate(zip(w.out, w.strides, strict=True))}
-    )
+    return t.b.add("Mul", large, t.b.constant(first))
 
 
 def _transposed(t: Tape, g: str, weight: Array, groups: int, w: Window, reach: list[int]) -> str:

@@ -28,7 +28,7 @@ class Feeding:
     def there(self, face: Float32) -> Float32:
         """Return a face (3, 112, 112) in [0, 1] as (1, 3, height, width), as the network takes it."""
         if self._forth is not None:
-            face = (self._forth @ face.reshape(3, -1).T).T.reshape(3, *self.size)
+            face = np.stack([self._forth @ channel.ravel() for channel in face]).reshape(3, *self.size)
         fed: Float32 = (face[self._order] * np.float32(255) - self._mean) / self._std
         return np.ascontiguousarray(fed[None], np.float32)
 
@@ -36,7 +36,7 @@ class Feeding:
         """Return the gradient by the network's input, (1, 3, height, width), as that by the face, (3, 112, 112)."""
         found = (gradient[0] * (np.float32(255) / self._std))[self._order]
         if self._back is not None:
-            found = (self._back @ found.reshape(3, -1).T).T.reshape(3, CROP, CROP)
+            found = np.stack([self._back @ channel.ravel() for channel in found]).reshape(3, CROP, CROP)
         return np.ascontiguousarray(found, np.float32)
 
 

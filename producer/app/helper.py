@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from apf.errors import ApfError
+from producer.app import people as who
 from producer.app.albums import Album, Albums
 from producer.app.words import CHOICES
 from workers.batches.create import find_ledger
@@ -32,6 +33,7 @@ class Helper:
         self._jobs: queue.Queue[tuple[str, Callable[[], None]]] = queue.Queue()
         self._busy: set[str] = set()
         self._viewing = threading.Lock()
+        self._sorting = threading.Lock()
         self._viewers: dict[str, Any] = {}
         #: The faces of the album that was checked last, which its confirmation judges anew.
         self._seen: tuple[tuple[str, str], Any] | None = None
@@ -131,7 +133,8 @@ class Helper:
     def check(self, album: Album) -> dict[str, Any]:
         """Return what the check said, with `done`; where it is not done, it begins."""
         kept = _read(self._albums.place(album.id, "check.json"))
-        if kept.get("batch") == album.batch and kept.get("confirmed") == album.confirmed:
+        now = self._people(album)
+        if (kept.get("batch"), kept.get("confirmed")) == (album.batch, album.confirmed) and kept.get("of", now) == now:
             return {**kept, "done": True}
         self._add(f"check {album.id}", lambda: self._check(self._albums.get(album.id)))
         return {"done": False}
@@ -141,19 +144,21 @@ class Helper:
         self._albums.place(album.id, "check.json").unlink(missing_ok=True)
         self._seen = None
 
-    def confirm(self, album: Album, wrong: set[str]) -> None:
-        """Take the user's word for who is who: these faces count no more, all others are as the program took them."""
-        place = self._albums.place(album.id, "people.json")
-        people = {face: person for face, person in _read(place).items() if face not in wrong}
-        _write(place, people)
-        self._albums.change(album.id, confirmed=True)
+    def move(self, album: Album, faces: set[str], row: str) -> None:
+        """Put faces into another row. Where the user has confirmed the rows, the check judges by the new ones."""
+        with self._sorting:
+            self._keep_people(album, who.moved(self._people(album), faces, row))
 
-    def people(self, album: Album) -> dict[str, list[str]]:
-        """Return the faces that are taken for each person, by the names of their pictures."""
-        found: dict[str, list[str]] = {}
-        for face, person in _read(self._albums.place(album.id, "people.json")).items():
-            found.setdefault(person, []).append(face)
-        return dict(sorted(found.items()))
+    def people(self, album: Album) -> tuple[dict[str, list[str]], list[str]]:
+        """Return the faces in each person's row, and those left out, by the names of their pictures."""
+        found = self._people(album)
+        return who.rows(found), who.left_out(found)
+
+    def _people(self, album: Album) -> dict[str, str]:
+        return _read(self._albums.place(album.id, "people.json"))
+
+    def _keep_people(self, album: Album, found: who.Rows) -> None:
+        _write(self._albums.place(album.id, "people.json"), found)
 
     def _check(self, album: Album) -> None:
         run: Any = importlib.import_module("workers.check.run")
@@ -167,24 +172,25 @@ class Helper:
             if known != (album.id, album.batch):
                 seen = run.look(question, self._settings)
                 self._seen = (album.id, album.batch), seen
-            if album.confirmed:
-                seen = run.confirmed(seen, _read(self._albums.place(album.id, "people.json")))
-            else:
-                self._keep_faces(album, seen)
-            answer |= run.judge(seen).as_json()
+            answer["of"] = rows = self._people(album) if album.confirmed else self._keep_faces(album, seen)
+            answer |= run.judge(run.sorted_by(seen, who.counted(rows), confirmed=album.confirmed)).as_json()
         except BadRequest as problem:
             answer["nothing"] = str(problem)
         except Exception as problem:  # whatever it is, the page must not wait for ever
             answer["error"] = _told(problem)
         _write(self._albums.place(album.id, "check.json"), answer)
 
-    def _keep_faces(self, album: Album, seen: Any) -> None:
+    def _keep_faces(self, album: Album, seen: Any) -> dict[str, str]:
+        """Keep the faces' pictures, and the program's groups within what the user has sorted before; returns these."""
         folder = self._albums.place(album.id, "faces")
         folder.mkdir(exist_ok=True)
         for face in seen.looked.faces:
             if face.before_jpeg and face.id in seen.people:
                 (folder / f"{face.id}.jpg").write_bytes(face.before_jpeg)
-        _write(self._albums.place(album.id, "people.json"), dict(seen.people))
+        with self._sorting:
+            found = who.merged(seen.people, self._people(album))
+            self._keep_people(album, found)
+        return found
 
     def _ledger(self, album: Album) -> Any:
         return find_ledger(str(self._albums.destination(album)), self._settings)

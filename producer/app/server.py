@@ -19,6 +19,7 @@ from apf.errors import ApfError
 from producer.app import folders, uploads, views
 from producer.app.albums import Album, Albums
 from producer.app.helper import Helper
+from producer.app.people import SOMEBODY_ELSE
 from producer.app.runner import Runner
 from producer.app.zipping import zipped
 from workers.config.settings import Settings
@@ -128,8 +129,19 @@ class Pages:
         )
 
     def people(self, request: Request) -> Response:
-        album = self._album(request)
-        return self._page("people.html", album=album, people=self.helper.people(album))
+        return self._rows(self._album(request))
+
+    def _rows(self, album: Album, *, ticked: frozenset[str] = frozenset(), told: str = "") -> Response:
+        rows, left_out = self.helper.people(album)
+        return self._page(
+            "people.html",
+            album=album,
+            rows=rows,
+            left_out=left_out,
+            ticked=ticked,
+            told=told,
+            somebody_else=SOMEBODY_ELSE,
+        )
 
     # What pages ask for.
 
@@ -230,8 +242,7 @@ class Pages:
                 self.helper.check_anew(album)
                 return _to(self.albums.change(album.id, confirmed=False))
             case "people":
-                self.helper.confirm(album, set(form.get("wrong", "").split(",")))
-                return _to(album)
+                return self._sort(album, form)
             case "save":
                 return _to(self._save(album, form.get("folder", "")))
             case "remove":
@@ -240,6 +251,19 @@ class Pages:
                 self.albums.remove(album.id)
                 return RedirectResponse("/", 303)
         raise NotFound(f"there is nothing to do named {act!r}")
+
+    def _sort(self, album: Album, form: Mapping[str, str]) -> Response:
+        ticked = frozenset(filter(None, form.get("face", "").split(",")))
+        if "nothing" in form:
+            return self._rows(album, ticked=ticked)
+        if "row" not in form:
+            if ticked:
+                return self._rows(album, ticked=ticked, told="Some faces are ticked: put them into a row first.")
+            return _to(self.albums.change(album.id, confirmed=True))
+        if not ticked:
+            return self._rows(album, told="Tick the faces first that are in the wrong row.")
+        self.helper.move(album, set(ticked), form["row"])
+        return RedirectResponse(f"/albums/{album.id}/people", 303)
 
     def _save(self, album: Album, text: str) -> Album:
         into = self.places.inside(text)

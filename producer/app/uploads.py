@@ -29,12 +29,17 @@ def key_of(name: str) -> str:
 
 
 async def body_of(pieces: AsyncIterator[bytes], max_bytes: int) -> bytes:
-    """Return a request's whole body; raises ObjectTooLarge as soon as it is over the limit."""
-    found = bytearray()
+    """Return a request's whole body; raises ObjectTooLarge where it is over the limit.
+
+    What is over it is read, too, as a browser that is in the middle of sending hears no answer, but not kept.
+    """
+    found, size = bytearray(), 0
     async for piece in pieces:
-        found += piece
-        if len(found) > max_bytes:
-            raise ObjectTooLarge(f"The photo is larger than {max_bytes // 2**20} MB: scale it down")
+        size += len(piece)
+        if size <= max_bytes:
+            found += piece
+    if size > max_bytes:
+        raise ObjectTooLarge(f"The photo is larger than {max_bytes // 2**20} MB: scale it down")
     return bytes(found)
 
 

@@ -68,6 +68,9 @@ def new(
     requests_per_minute: Annotated[int | None, typer.Option(min=0, help="0: no limit.")] = None,
     photos_per_hour: Annotated[int | None, typer.Option(min=0, help="Of its tenant; 0: no limit.")] = None,
     bytes_per_hour: Annotated[int | None, typer.Option(min=0, help="Of its tenant; 0: no limit.")] = None,
+    weight: Annotated[
+        int | None, typer.Option(min=1, help="Of its tenant: its share of workers, where another's is 1. Default: 1.")
+    ] = None,
     file: Annotated[
         Path | None, typer.Option(help="Add the line to this file, as APF_SERVE_TOKENS_FILE names it.")
     ] = None,
@@ -83,6 +86,7 @@ def new(
         "requests_per_minute": requests_per_minute,
         "photos_per_hour": photos_per_hour,
         "bytes_per_hour": bytes_per_hour,
+        "weight": weight,
     }
     try:
         grant = Grant.model_validate(facts)

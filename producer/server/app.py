@@ -10,11 +10,14 @@ from importlib.metadata import version
 
 import anyio.to_thread
 from fastapi import FastAPI
+from redis.exceptions import RedisError
 from starlette.concurrency import run_in_threadpool
 
 from producer.server import problems
+from producer.server.document import describe
 from producer.server.middleware import Guard
 from producer.server.pages import overview as pages
+from producer.server.pages import reference
 from producer.server.routes import (
     actions,
     audit,
@@ -28,13 +31,17 @@ from producer.server.routes import (
     schedules,
 )
 from producer.server.services import Services
+from workers.broker.weights import publish
 from workers.errors import WorkerError
+from workers.telemetry.redaction import masked
 
 log = logging.getLogger(__name__)
 
 #: Requests that wait for a store or Redis at once; photos that are waited for come on top.
 THREADS = 40
 SWEEP_EVERY_S = 600.0
+#: Tenants' weights are written to Redis so often: it may have lost them, and the file of tokens may have changed.
+WEIGH_EVERY_S = 10.0
 
 ABOUT = """Face protection for photo libraries. Every route wants a bearer token with one of the scopes `read`, `submit`
 and `operate`; errors are problems as RFC 9457 has them, with the value that is wrong and its cure in `detail`."""
@@ -50,9 +57,9 @@ def make_app(services: Services) -> FastAPI:
     problems.install(app)
     for routes in (batches, estimate, actions, events, photos, erasure, protect, schedules, audit, health):
         app.include_router(routes.router)
+    describe(app)
     pages.install(app)
-    # Now, and not at the first requests, several at once.
-    app.openapi()
+    reference.install(app)
     app.add_middleware(Guard, the=services)
     return app
 
@@ -62,14 +69,15 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     services: Services = app.state.services
     anyio.to_thread.current_default_thread_limiter().total_tokens = THREADS + services.serve.protect_at_once
     services.sync.start()
-    sweeper = asyncio.create_task(_sweep_now_and_then(services))
+    chores = [asyncio.create_task(chore(services)) for chore in (_sweep_now_and_then, _weigh_now_and_then)]
     try:
         yield
     finally:
         services.stopping.set()
-        sweeper.cancel()
-        with suppress(asyncio.CancelledError):
-            await sweeper
+        for chore in chores:
+            chore.cancel()
+            with suppress(asyncio.CancelledError):
+                await chore
         await run_in_threadpool(services.sync.stop)
         if services.engine:
             await run_in_threadpool(services.engine.stop)
@@ -85,3 +93,15 @@ async def _sweep_now_and_then(services: Services) -> None:
             except WorkerError as error:
                 log.warning("what is old is swept away later: %s", error)
         await asyncio.sleep(SWEEP_EVERY_S)
+
+
+async def _weigh_now_and_then(services: Services) -> None:
+    """Tell workers the weights of tenants, where anybody says any."""
+    while services.keyring and services.counters.redis is not None:
+        try:
+            await run_in_threadpool(
+                publish, services.counters.redis, services.settings.broker_key_prefix, services.keyring.weights()
+            )
+        except RedisError as error:
+            log.warning("tenants' weights are told to workers later: %s", masked(str(error)))
+        await asyncio.sleep(WEIGH_EVERY_S)

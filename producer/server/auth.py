@@ -50,14 +50,17 @@ def holding(*scopes: Scope) -> Callable[..., Grant]:
         request.scope["apf_token"] = grant.name
         the.limits.request(grant)
         if grant.scopes.isdisjoint(scopes):
-            wanted = " or ".join(map(repr, scopes))
-            raise Problem(
-                HTTPStatus.FORBIDDEN,
-                f"token {grant.name!r} has no scope {wanted}, which this needs: use one that has it",
-            )
+            raise _without(grant, *scopes)
         return grant
 
+    check.scopes = scopes  # type: ignore[attr-defined]
     return check
+
+
+def scopes_of(dependency: object) -> tuple[Scope, ...]:
+    """Return the scopes of which a dependency of `holding` wants one; none for any other."""
+    found: tuple[Scope, ...] = getattr(dependency, "scopes", ())
+    return found
 
 
 Reader = Annotated[Grant, Depends(holding("read"))]
@@ -90,6 +93,25 @@ def check_place(grant: Grant, url: str, what: str) -> None:
             f"{what} {url} lies under none of the places of token {grant.name!r}: name one below "
             f"{', '.join(grant.urls)}"
         ) from None
+
+
+def check_may_remember(grant: Grant) -> None:
+    """Raise Problem (403) where the token may not have forgotten photos protected again."""
+    if "operate" not in grant.scopes:
+        raise _without(grant, "operate")
+    if grant.tenants is not None and grant.urls is None:
+        raise Problem(
+            HTTPStatus.FORBIDDEN,
+            f"nothing is left of a forgotten photo that says whose it was, and token {grant.name!r} is bound to "
+            "tenants and to no place: use one of `apf token new --url`",
+        )
+
+
+def _without(grant: Grant, *scopes: Scope) -> Problem:
+    wanted = " or ".join(map(repr, scopes))
+    return Problem(
+        HTTPStatus.FORBIDDEN, f"token {grant.name!r} has no scope {wanted}, which this needs: use one that has it"
+    )
 
 
 def _unknown(detail: str) -> Problem:

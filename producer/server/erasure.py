@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from http import HTTPStatus
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 from urllib.parse import unquote
 
-from producer.server.problems import NoSuchBatch, Problem
+from producer.server.auth import check_may_remember
+from producer.server.places import tenants_of
+from producer.server.problems import NoSuchBatch
 from producer.server.routes.photos import may_see
 from producer.server.services import Services
 from producer.server.tokens import Grant
@@ -21,24 +22,6 @@ from workers.store.output_metadata import is_output
 
 #: Shards that began before are waited for so long; whoever asks again later goes on.
 WAIT_S = 20.0
-#: An act that reads a whole ledger or source, of which only a few go on at once.
-BUSY_RETRY_S = 10
-
-
-@contextmanager
-def one_of_few(the: Services) -> Iterator[None]:
-    """Hold one of the places for what reads much; raises Problem (429) where all are taken."""
-    if not the.long_acts.acquire(blocking=False):
-        raise Problem(
-            HTTPStatus.TOO_MANY_REQUESTS,
-            "enough estimates and erasures are in hand, each of which reads a whole source or ledger: come again in a "
-            "moment",
-            Retry_After=str(BUSY_RETRY_S),
-        )
-    try:
-        yield
-    finally:
-        the.long_acts.release()
 
 
 def forget_photos(
@@ -55,7 +38,7 @@ def forget_photos(
     """
     place = the.checked(destination, "destination")
     _check_keys(grant, place, keys)
-    with one_of_few(the):
+    with the.long_acts.one(tenants_of(grant)):
         mine = list(keys) if grant.tenants is None else _own(the, grant, place, keys, batch)
         others = sorted(set(keys) - {*mine})
         if not mine:
@@ -73,13 +56,8 @@ def remember_photos(the: Services, grant: Grant, destination: str, keys: Sequenc
     """Let photos be protected again; raises as `forget_photos`, and Problem (403)."""
     place = the.checked(destination, "destination")
     _check_keys(grant, place, keys)
-    if grant.tenants is not None and grant.urls is None:
-        raise Problem(
-            HTTPStatus.FORBIDDEN,
-            f"nothing is left of a forgotten photo that says whose it was, and token {grant.name!r} is bound to "
-            "tenants and to no place: use one of `apf token new --url`",
-        )
-    with one_of_few(the):
+    check_may_remember(grant)
+    with the.long_acts.one(tenants_of(grant)):
         return remember(place, keys, the.settings, actor=grant.name)
 
 

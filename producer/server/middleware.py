@@ -39,8 +39,8 @@ SAFE_HEADERS = {
     # An answer of the API is no page: nothing in it is loaded, run or framed.
     b"content-security-policy": b"default-src 'none'; frame-ancestors 'none'",
 }
-#: A refused body is waited for no longer.
-LINGER_S = 1.0
+#: A refused body is read away for no longer, once the answer is sent.
+LINGER_S = 5.0
 HSTS = (b"strict-transport-security", b"max-age=31536000")
 
 
@@ -60,21 +60,27 @@ class Guard:
         scope["apf_request_id"] = request_id
         started, status = time.monotonic(), 499  # as nginx has it: who asked has gone before the answer
 
+        body = _Body(receive, headers)
+
         async def answer(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = _with_safe_headers(message["headers"], scope, request_id)
+                if body.is_refused(status):  # the connection cannot go on
+                    message["headers"].append((b"connection", b"close"))
+            elif body.is_refused(status) and not message.get("more_body", False):
+                await send({**message, "more_body": True})
+                await body.drop()
+                message = {"type": "http.response.body", "body": b""}
             await send(message)
 
         IN_FLIGHT.inc()
         try:
             if refusal := self._refusal(scope, headers):
-                if refusal.status is HTTPStatus.UNAUTHORIZED:
-                    await _drained(self._bounded(scope, receive))
                 await _refuse(answer, request_id, refusal)
             else:
-                await self._app(scope, self._bounded(scope, receive), answer)
+                await self._app(scope, self._bounded(scope, body), answer)
         except Exception:
             log.exception("%s %s: a bug", scope["method"], _route(scope))
             if status != 499:
@@ -106,29 +112,49 @@ class Guard:
     def _most(self, scope: Scope) -> int:
         return self._serve.protect_max_bytes if scope["path"] == "/v1/protect" else self._serve.max_body_bytes
 
-    def _bounded(self, scope: Scope, receive: Receive) -> Receive:
-        """Return `receive` for a body that is no larger and no slower than it may be; what it raises is answered."""
+    def _bounded(self, scope: Scope, body: _Body) -> Receive:
+        """Return what receives a body that is no larger and no slower than it may be; what it raises is answered."""
         left, deadline = self._most(scope), time.monotonic() + self._serve.body_timeout_s
-        is_whole = False
 
         async def bounded() -> Message:
-            nonlocal left, is_whole
-            if is_whole:
-                return await receive()
+            nonlocal left
+            if body.is_whole:
+                return await body.receive()
             try:
                 async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
-                    message = await receive()
+                    message = await body.receive()
             except TimeoutError:
                 late = f"the body was not here within {self._serve.body_timeout_s:g} s: send it in one go"
-                raise HTTPException(HTTPStatus.REQUEST_TIMEOUT, late, {"Connection": "close"}) from None
+                raise HTTPException(HTTPStatus.REQUEST_TIMEOUT, late) from None
             left -= len(message.get("body", b""))
-            is_whole = not message.get("more_body", False)
             if left < 0:
-                too_large = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
-                raise HTTPException(too_large, _too_large(self._most(scope)), {"Connection": "close"})
+                raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, _too_large(self._most(scope)))
             return message
 
         return bounded
+
+
+class _Body:
+    """A request's body on its way here. Whoever is in the middle of sending hears no answer unless it is read on."""
+
+    def __init__(self, receive: Receive, headers: dict[bytes, bytes]) -> None:
+        self._receive = receive
+        self.is_whole = headers.get(b"content-length", b"0") == b"0" and b"transfer-encoding" not in headers
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        self.is_whole = not message.get("more_body", False)
+        return message
+
+    def is_refused(self, status: int) -> bool:
+        return status >= HTTPStatus.BAD_REQUEST and not self.is_whole
+
+    async def drop(self) -> None:
+        """Read away what comes of it in a moment."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LINGER_S):
+                while not self.is_whole:
+                    await self.receive()
 
 
 def _too_large(most: int) -> str:
@@ -160,21 +186,12 @@ def _of_another_site(headers: dict[bytes, bytes]) -> Problem | None:
     return None
 
 
-async def _drained(receive: Receive) -> None:
-    """Read away what comes of a body in a moment: whoever is in the middle of sending does not listen."""
-    with suppress(TimeoutError, HTTPException):
-        async with asyncio.timeout(LINGER_S):
-            while (await receive()).get("more_body"):
-                pass
-
-
 async def _refuse(send: Send, request_id: str, problem: Problem) -> None:
     status = problem.status
     facts = ProblemDetails(title=status.phrase, status=status, detail=problem.detail, request_id=request_id)
     body = json.dumps(facts.model_dump()).encode()
     headers = [(b"content-type", MEDIA_TYPE.encode()), (b"content-length", str(len(body)).encode())]
-    # What is left of the body is not read: the connection cannot go on.
-    headers += [(b"connection", b"close"), *((n.encode(), v.encode()) for n, v in problem.headers.items())]
+    headers += [(n.encode(), v.encode()) for n, v in problem.headers.items()]
     await send({"type": "http.response.start", "status": int(status), "headers": headers})
     await send({"type": "http.response.body", "body": body})
 

@@ -10,7 +10,7 @@ from apf.recipe import BUILT_IN, DEFAULT_RECIPE
 from producer.client import MAX_NAMED
 from producer.server.board import State, state_of
 from workers.core.records import Lane, OnWeak, PhotoReport
-from workers.report.advice import cure
+from workers.report.advice import cure, without_commands
 from workers.status.as_json import BatchCounts
 from workers.status.batch_status import BatchSummary, Failure
 from workers.store.urls import SCHEMES
@@ -61,6 +61,14 @@ class BatchRequest(Asked):
     exclude: Annotated[list[Key], Field(max_length=1000)] = []
     missing: Literal["refuse", "ignore"] = "refuse"
     private: bool = False
+    include_forgotten: bool = Field(
+        default=False,
+        description="Protect photos that were forgotten, too, this once; needs the scope operate as well.",
+    )
+
+    def told(self) -> dict[str, Any]:
+        """Return it as plain values, as versions before a field had it where that field asks for nothing."""
+        return self.model_dump(mode="json", exclude=None if self.include_forgotten else {"include_forgotten"})
 
 
 class Accepted(BaseModel):
@@ -133,7 +141,7 @@ class FailureView(BaseModel):
     @classmethod
     def of(cls, failure: Failure) -> FailureView:
         advice = cure(failure.reason, transient=failure.transient, code=failure.code)
-        return cls.model_validate({**failure.as_json(), "cure": advice})
+        return cls.model_validate({**failure.as_json(), "cure": without_commands(advice, retry="retry the batch")})
 
 
 class FailurePage(BaseModel):

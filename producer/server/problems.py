@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from http import HTTPStatus
 from typing import Any
 
@@ -40,6 +41,21 @@ MEDIA_TYPE = "application/problem+json"
 MOST_TOLD = 10
 #: What a caller is asked to wait where a service behind the server does not answer.
 RETRY_AFTER_S = 5
+
+
+#: Where an error names a command, this does the same over HTTP. The first that fits counts.
+ROUTES = (
+    ("status --watch", "GET /v1/batches/{batch}/events"),
+    ("status --failed", "GET /v1/batches/{batch}/failures"),
+    ("status", "GET /v1/batches"),
+    *((act, f"POST /v1/batches/{{batch}}/{act}") for act in ("retry", "resume", "pause", "cancel")),
+    ("protect", "POST /v1/batches"),
+    ("remember", "POST /v1/photos/remember"),
+    ("schedule list", "GET /v1/schedules"),
+    ("schedule change", "PATCH /v1/schedules/{name}"),
+    ("schedule run-now", "POST /v1/schedules/{name}/run"),
+    ("schedule go-on", "POST /v1/schedules/{name}/go-on"),
+)
 
 
 class ProblemDetails(BaseModel):
@@ -135,6 +151,8 @@ def install(app: FastAPI) -> None:
         status = status_of(error)
         headers = {"Retry-After": str(RETRY_AFTER_S)} if status is HTTPStatus.SERVICE_UNAVAILABLE else {}
         detail = masked(str(error))
+        if "apf_as_page" not in request.scope:
+            detail = over_http(detail)
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             log.warning("%s %s: %s", request.method, request.scope.get("path"), detail)
         return answer(request, status, detail, headers)
@@ -146,7 +164,16 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(ApfError, ours)
 
 
+def over_http(detail: str) -> str:
+    """Return an error's words with routes for commands, which whoever asks over HTTP has not."""
+    for command, route in ROUTES:
+        detail = re.sub(rf"\bapf {command}\b(?!-)", route, detail)
+    return detail
+
+
 def _explained(error: RequestValidationError) -> str:
+    if broken := _no_json(error):
+        return broken
     told = []
     # The first ones, cut: a body names as many fields as it likes.
     for one in error.errors()[:MOST_TOLD]:
@@ -155,6 +182,16 @@ def _explained(error: RequestValidationError) -> str:
         value = f" (got {str(got)[:100]!r})" if isinstance(got, str | int | float) else ""
         told.append(f"{where}: {one['msg'].removeprefix('Value error, ')}{value}")
     return "; ".join(told) + ": /openapi.json says what each field may be"
+
+
+def _no_json(error: RequestValidationError) -> str:
+    """Return what is wrong with a body that is no JSON, or is not said to be; empty where it is."""
+    first = error.errors()[0]
+    if first["type"] == "json_invalid":
+        return f"the body is no JSON: {first['ctx']['error']} at character {first['loc'][-1]}"
+    if first["loc"] == ("body",) and isinstance(first.get("input"), bytes):
+        return "the body is not said to be JSON: send Content-Type: application/json"
+    return ""
 
 
 def _of_routing(request: Request, status: HTTPStatus, error: HTTPException) -> str:

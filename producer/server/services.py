@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from asyncio import Semaphore
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -17,6 +16,7 @@ from producer.server.idempotency import Requests
 from producer.server.index import BatchIndex
 from producer.server.index_sync import IndexSync
 from producer.server.limits import Counters, Limits
+from producer.server.places import Places, long_act_places, protect_places, stream_places
 from producer.server.problems import NoSuchBatch, Problem
 from producer.server.readiness import Readiness
 from producer.server.scratch import Scratch
@@ -35,8 +35,6 @@ from workers.store import Store, canonical_url, open_store, overlap
 
 #: Ledgers that are asked for a batch of which nothing but its id is known.
 ASKED_ONE_BY_ONE = 200
-#: Estimates and erasures at once.
-LONG_ACTS = 4
 
 
 @dataclass(frozen=True)
@@ -63,13 +61,13 @@ class Services:
     #: Where photos of `POST /v1/protect` lie for the moment; None: that route is closed.
     scratch: Scratch | None
     readiness: Readiness
+    #: A place for each stream of events, and for each photo that is protected while somebody waits.
+    streams: Places
+    protecting: Places
+    #: Places for acts that read a whole source or ledger.
+    long_acts: Places = field(default_factory=long_act_places)
     #: The process is to end: streams stop, and nobody is told that it is ready.
     stopping: threading.Event = field(default_factory=threading.Event)
-    #: A place for each stream of events, and for each photo that is protected while somebody waits.
-    streams: Semaphore = field(default_factory=Semaphore)
-    protecting: Semaphore = field(default_factory=Semaphore)
-    #: Places for acts that read a whole source or ledger.
-    long_acts: threading.Semaphore = field(default_factory=lambda: threading.BoundedSemaphore(LONG_ACTS))
 
     @property
     def client(self) -> Client:
@@ -166,7 +164,7 @@ def make_services(settings: Settings, serve: ServeSettings) -> Services:
     engine = None if client else Engine()
     celery = make_app(settings)
     # Of a photo that is protected while somebody waits nothing stays, in the audit log neither.
-    submitter = Client(settings, actor="") if client else engine
+    submitter = client.acting_for("") if client else engine
     scratch = (
         Scratch(canonical_url(serve.scratch_url), submitter, settings) if serve.scratch_url and submitter else None
     )
@@ -188,6 +186,6 @@ def make_services(settings: Settings, serve: ServeSettings) -> Services:
         root=root,
         scratch=scratch,
         readiness=Readiness(counters, root),
-        streams=Semaphore(serve.streams),
-        protecting=Semaphore(serve.protect_at_once),
+        streams=stream_places(serve),
+        protecting=protect_places(serve),
     )

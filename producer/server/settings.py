@@ -30,8 +30,8 @@ class ServeSettings(BaseSettings):
     #: Where requests are taken. Any other address than loopback needs tokens.
     host: Text = "127.0.0.1"
     port: int = Field(default=8765, ge=0, le=65535)
-    #: Tokens as `apf token new` prints them, one a line: digests, scopes, tenants, quotas. Or a file that holds them,
-    #: read anew when it changes.
+    #: Tokens as `apf token new` prints them, one a line: digests, scopes, tenants, quotas, weights. Or a file that
+    #: holds them, read anew when it changes.
     tokens: SecretStr | None = None
     tokens_file: Text | None = None
     #: Addresses and networks of the proxies in front, with spaces between: their X-Forwarded-For and -Proto count.
@@ -48,6 +48,9 @@ class ServeSettings(BaseSettings):
     body_timeout_s: float = Field(default=30, gt=0)
     #: Streams of events at once; connections at once.
     streams: int = Field(default=100, ge=1)
+    #: Of these, and of photos of `POST /v1/protect`, those of one tenant at once; not set: half of all.
+    streams_per_tenant: int | None = Field(default=None, ge=1)
+    protect_per_tenant: int | None = Field(default=None, ge=1)
     connections: int = Field(default=500, ge=1)
     #: Signs the cookies of the operator's page, alike for all servers; not set: one that is lost with the process.
     cookie_secret: SecretStr | None = Field(default=None, min_length=16)

@@ -11,10 +11,11 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from workers.broker import weights
 from workers.core.records import explain
 from workers.errors import SettingsError
 
@@ -49,6 +50,14 @@ class Grant(BaseModel):
     requests_per_minute: int | None = Field(default=None, ge=0)
     photos_per_hour: int | None = Field(default=None, ge=0)
     bytes_per_hour: int | None = Field(default=None, ge=0)
+    #: Of its tenants, whatever way their batches come: turns on shared workers for each of a tenant of weight 1.
+    weight: int | None = Field(default=None, ge=1, le=weights.MOST)
+
+    @model_validator(mode="after")
+    def _weighs_tenants(self) -> Self:
+        if self.weight is not None and not self.tenants:
+            raise ValueError("a weight is one of tenants, and the token is bound to none: name them (--tenant)")
+        return self
 
     def may_see(self, tenant: str) -> bool:
         return self.tenants is None or tenant in self.tenants
@@ -137,17 +146,29 @@ class Keyring:
     def __len__(self) -> int:
         return len(self._read.by_digest)
 
+    def weights(self) -> dict[str, int]:
+        """Return the tenants' weights, of several tokens' the largest; who is in none has weight 1."""
+        self._look_now_and_then()
+        found: dict[str, int] = {}
+        for grant in self._read.by_digest.values():
+            for tenant in grant.tenants or ():
+                found[tenant] = max(found.get(tenant, 1), grant.weight or 1)
+        return found
+
     def grant_of(self, token: str) -> Grant | None:
         """Return what the token's holder may do; None where nobody knows it."""
         return self.grant_by_digest(digest(token))
 
     def grant_by_digest(self, kept: str) -> Grant | None:
         """As `grant_of`, by what is kept of a token."""
+        self._look_now_and_then()
+        return self._read.by_digest.get(kept)
+
+    def _look_now_and_then(self) -> None:
         with self._lock:
             if self._path and time.monotonic() - self._looked > LOOK_EVERY_S:
                 self._looked = time.monotonic()
                 self._look()
-        return self._read.by_digest.get(kept)
 
     def _look(self) -> None:
         if self._path is None or (stamp := _stamp(self._path)) == self._read.stamp:

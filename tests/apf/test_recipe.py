@@ -120,16 +120,23 @@ def test_order_of_stages_does_not_matter() -> None:
 
 @pytest.mark.usefixtures("with_steps")
 @pytest.mark.parametrize(
-    ("name", "levels", "warp"), [("light", 6, 0.5), ("standard", 8, 0.6), ("strong", 12, 0.8), ("fast", 10, 0.6)]
+    ("name", "levels", "chroma", "warp", "steps", "guides"),
+    [
+        ("light", 6, 0.45, 0.5, 20, ("dlib", "apf-mfn")),
+        ("standard", 8, 0.45, 0.6, 20, ("dlib", "apf-mfn")),
+        ("strong", 12, 0.45, 0.8, 20, ("dlib", "apf-mfn")),
+        ("fast", 8, 0.3, 0.6, 3, ("apf-mfn",)),
+        ("modules", 10, 0.3, 0.6, 0, ()),
+    ],
 )
-def test_built_in(name: str, levels: int, warp: float) -> None:
+def test_built_in(name: str, levels: int, chroma: float, warp: float, steps: int, guides: tuple[str, ...]) -> None:
     """The built-in recipes have the promised bounds, all stages, and the weights and guides that are installed."""
     recipe = load_recipe(name)
     assert recipe.epsilon_levels == levels and recipe.epsilon == levels / 255
-    assert (recipe.chroma, recipe.warp_percent) == (0.3 if name == "fast" else 0.45, warp)
+    assert (recipe.chroma, recipe.warp_percent) == (chroma, warp)
     assert recipe.stages == ("gradient", "transfer", "universal")
-    assert (recipe.steps, recipe.guides) == ((0, ()) if name == "fast" else (20, ("dlib", "apf-mfn")))
-    assert recipe.guide_digests == (() if name == "fast" else guide_digests(["dlib", "apf-mfn"]))
+    assert (recipe.steps, recipe.guides) == (steps, guides)
+    assert recipe.guide_digests == guide_digests(list(guides))
     assert recipe.weights == weights_digest()
     assert len({load_recipe(other).id for other in BUILT_IN}) == len(BUILT_IN)
 
@@ -209,7 +216,7 @@ def test_a_record_of_an_older_version_is_written_as_that_version_had_it() -> Non
     written = Recipe.model_validate(fields).model_dump(mode="json")
     assert written["refine_steps"] == 2 and not set(STEPS_FIELDS) & set(written)
     assert Recipe.model_validate(written).id == Recipe.model_validate(fields).id
-    assert "refine_steps" not in load_recipe("fast").model_dump()
+    assert "refine_steps" not in load_recipe("modules").model_dump()
 
 
 @pytest.mark.parametrize(
@@ -233,7 +240,8 @@ def test_the_environment_speaks_for_recipes_that_do_not(
     says = write(tmp_path, 'epsilon_levels = 8\nsteps = 3\nguides = ["dlib"]\njury = []\n')
     recipe = load_recipe(says)
     assert (recipe.steps, recipe.guides, recipe.jury) == (3, ("dlib",), ())
-    assert load_recipe("fast").steps == 0
+    assert load_recipe("fast").guides == ("apf-mfn",) and load_recipe("fast").steps == 3
+    assert load_recipe("modules").steps == 0
 
 
 @pytest.mark.parametrize(

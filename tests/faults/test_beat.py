@@ -12,7 +12,8 @@ import pytest
 
 from tests.conftest import RedisServer
 from tests.faults.strikes import flush_redis
-from tests.faults.world import ROOT, World, closing_world, photos, until
+from tests.faults.world import ROOT, World, closing_world, photos
+from tests.waiting import until
 
 pytestmark = pytest.mark.timeout(240)
 

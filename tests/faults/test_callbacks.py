@@ -14,8 +14,9 @@ import pytest
 from tests.conftest import RedisServer
 from tests.faults import DEADLY_REPORT, FASTER
 from tests.faults.strikes import flush_redis
-from tests.faults.world import World, closing_world, photos, until
+from tests.faults.world import World, closing_world, photos
 from tests.receivers import SECRETS, Receiver, receiving, status
+from tests.waiting import until
 from workers.callbacks.retry_policy import REFUSED_TRIES
 from workers.ledger.callback_state import read_callback
 

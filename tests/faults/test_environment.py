@@ -13,7 +13,8 @@ import pytest
 
 from tests.conftest import OWN_SETTINGS, RedisServer, S3Server
 from tests.faults.proxy import FaultProxy
-from tests.faults.world import ROOT, World, closing_world, photos, until
+from tests.faults.world import ROOT, World, closing_world, photos
+from tests.waiting import until
 from workers.broker.client import queue_snapshot
 from workers.broker.queue_state import QueueSnapshot
 from workers.errors import Forbidden

@@ -22,7 +22,8 @@ from tests.conftest import RedisServer, S3Server
 from tests.faults import FASTER
 from tests.faults.proxy import FaultProxy, Mode
 from tests.faults.strikes import PROCESS_FAULTS, SOAK, STORE_DOWN_S, STORE_MODES, Fault, Struck
-from tests.faults.world import World, closing_world, photos, until
+from tests.faults.world import World, closing_world, photos
+from tests.waiting import until
 from workers.errors import StoreUnavailable
 
 MOMENTS = ("idle", "mid-shard", "reporting") if SOAK else ("mid-shard",)

@@ -15,7 +15,8 @@ from tests.faults.plain import PlainWorld
 from tests.faults.proxy import FaultProxy, Mode
 from tests.faults.strikes import PROCESS_FAULTS, SOAK, STORE_DOWN_S, STORE_MODES
 from tests.faults.test_matrix import TABLE
-from tests.faults.world import photos, until
+from tests.faults.world import photos
+from tests.waiting import until
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.skipif(not SOAK, reason="a comparison: make soak")]
 

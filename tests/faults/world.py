@@ -8,16 +8,16 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
-import pytest
 
 from tests.conftest import RedisServer
 from tests.faults import cheap_output
+from tests.waiting import until
 from workers.batches.create import BatchOptions, create_batch, find_ledger
 from workers.batches.rescue import plan_and_send, reconcile, resume
 from workers.batches.retry import retry
@@ -245,16 +245,6 @@ def expected(photos: Mapping[str, bytes]) -> dict[str, str]:
     """The outcome of each photo, by its first word."""
     named = {b"face": "protected", b"empty": "no_face", b"corrupt": "failed", b"deadly": "failed"}
     return {key: named[data.split(b" ", 1)[0]] for key, data in photos.items()}
-
-
-def until(happened: Callable[[], object], within_s: float, what: str, log: Path, *, every_s: float = 0.05) -> None:
-    """Wait for something, or fail with its name and the end of the worker's log."""
-    deadline = time.monotonic() + within_s
-    while not happened():
-        if time.monotonic() > deadline:
-            text = log.read_text()[-4000:] if log.exists() else ""
-            pytest.fail(f"not within {within_s} s: {what}\n{text}")
-        time.sleep(every_s)
 
 
 @contextmanager

@@ -15,8 +15,9 @@ import pytest
 import yaml
 
 from tests.conftest import _free_ports
-from tests.faults.world import ROOT, World, until
+from tests.faults.world import ROOT, World
 from tests.services.watched import Scrape, exporting, fetch, listening, port_of, program, serving, watched_world
+from tests.waiting import until
 from workers.broker.app import INTERACTIVE
 from workers.core.task_names import RECONCILE
 

@@ -10,8 +10,9 @@ import time
 
 import pytest
 
-from tests.faults.world import ROOT, World, until
+from tests.faults.world import ROOT, World
 from tests.services.watched import Scrape, exporting, watched_world
+from tests.waiting import until
 from workers.ledger.leases import attempts_at
 
 __all__ = ["watched_world"]  # the fixture `world`

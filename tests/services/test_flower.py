@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from tests.conftest import RedisServer, _free_ports
-from tests.faults.world import ROOT, World, closing_world, photos, until
+from tests.faults.world import ROOT, World, closing_world, photos
+from tests.waiting import until
 from workers.core.task_names import TASK
 
 pytestmark = pytest.mark.timeout(240)

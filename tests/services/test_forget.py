@@ -17,8 +17,9 @@ from apf.recipe import recipe_fields
 from producer.client import Client
 from tests.conftest import RedisServer
 from tests.faults.test_callbacks import CALLS, is_settled
-from tests.faults.world import ROOT, World, closing_world, photos, until
+from tests.faults.world import ROOT, World, closing_world, photos
 from tests.receivers import Receiver, receiving
+from tests.waiting import until
 from tests.workers.erasure.test_forget import forms, unpacked
 from workers.broker.client import Broker
 from workers.broker.event_marks import how, mark_name

@@ -15,7 +15,8 @@ from PIL import Image
 from apf.filters.load import load_filter
 from apf.protect.pipeline import protect_photo
 from tests.conftest import S3_SECRET, RedisServer, _without
-from tests.faults.world import World, closing_world, until
+from tests.faults.world import World, closing_world
+from tests.waiting import until
 from tests.workers.decoding.planted import MAGIC
 from tests.workers.decoding.test_sandbox import here
 from workers.config.settings import Settings

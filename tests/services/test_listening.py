@@ -20,7 +20,8 @@ import redis
 from producer.cli import worker_check
 from tests.command import apf, apf_json
 from tests.conftest import RedisServer
-from tests.faults.world import ROOT, World, closing_world, photos, until
+from tests.faults.world import ROOT, World, closing_world, photos
+from tests.waiting import until
 from workers.broker import presence
 from workers.broker.queues import all_queues, queue_of
 from workers.config.settings import Settings

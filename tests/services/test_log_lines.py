@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from tests.conftest import RedisServer
-from tests.faults.world import ROOT, World, closing_world, photos, until
+from tests.faults.world import ROOT, World, closing_world, photos
+from tests.waiting import until
 from workers.core.task_names import RECONCILE, RUN_SCHEDULES, TASK
 from workers.telemetry.log_format import IdlePassFilter
 

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.world import ROOT, World, until
+from tests.faults.world import ROOT, World
 from tests.services.watched import Scrape, exporting, fetch, port_of, program, watched_world
+from tests.waiting import until
 
 __all__ = ["watched_world"]  # the fixture `world`
 

@@ -15,9 +15,10 @@ from producer import Client
 from tests.apf.photo.photos import portrait, save
 from tests.command import apf, apf_json
 from tests.conftest import RedisServer, S3Server
-from tests.faults.world import World, closing_world, until
+from tests.faults.world import World, closing_world
 from tests.private_files import answer, gradient_file, is_like_the_photos_road
 from tests.test_end_to_end import objects, worker
+from tests.waiting import until
 from workers.batches.create import BatchOptions, create_batch
 from workers.batches.rescue import plan_and_send
 from workers.broker.client import Broker

@@ -18,7 +18,8 @@ from apf.recipe import load_recipe
 from tests.command import apf
 from tests.conftest import RedisServer
 from tests.faults.strikes import flush_redis
-from tests.faults.world import ROOT, World, closing_world, photos, until
+from tests.faults.world import ROOT, World, closing_world, photos
+from tests.waiting import until
 from workers.schedules.repository import ScheduleRepository, repository_for
 
 pytestmark = pytest.mark.timeout(280)

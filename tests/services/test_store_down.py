@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import RedisServer
-from tests.faults.world import World, closing_world, until
+from tests.faults.world import World, closing_world
+from tests.waiting import until
 from workers.core.records import ShardJob
 from workers.core.task_names import PLAN, RECONCILE, RUN_SCHEDULES, TASK
 

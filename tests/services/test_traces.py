@@ -15,7 +15,8 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from tests.conftest import RedisServer
-from tests.faults.world import ROOT, World, closing_world, photos, until
+from tests.faults.world import ROOT, World, closing_world, photos
+from tests.waiting import until
 
 pytestmark = pytest.mark.timeout(240)
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import RedisServer
-from tests.faults.world import World, closing_world, photos, until
+from tests.faults.world import World, closing_world, photos
+from tests.waiting import until
 from workers.core.records import BULK
 from workers.core.task_names import TASK
 

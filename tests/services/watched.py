@@ -16,7 +16,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.conftest import RedisServer, _free_ports, _without
-from tests.faults.world import ROOT, World, closing_world, photos, until
+from tests.faults.world import ROOT, World, closing_world, photos
+from tests.waiting import until
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 

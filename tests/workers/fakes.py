@@ -89,3 +89,6 @@ class FakeBroker:
 
     def choose_queue(self, lane: str, tenant: str) -> str:
         return ""
+
+    def keep_row(self, batch: object) -> None:
+        """It has no rows."""

@@ -217,6 +217,8 @@ def _send(
 ) -> int:
     """Send those of these open shards that no worker holds, by the batch's tries. Torn plans are made anew."""
     wanted = sorted(shards - {attempt.shard for attempt in attempts if is_live(attempt)})
+    if wanted:
+        broker.keep_row(batch)
     for first in range(0, len(wanted), WINDOW):
         some = wanted[first : first + WINDOW]
         for shard, is_whole in zip(some, all_of(partial(ledger.has_plan, batch.id), some), strict=True):

@@ -3,32 +3,43 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
+import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from celery import Celery
 from kombu.exceptions import OperationalError
 from redis import Redis
+from redis.backoff import ExponentialBackoff
 from redis.exceptions import AuthenticationError, NoPermissionError, OutOfMemoryError, RedisError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.retry import Retry
 
 from workers.broker.app import EMBEDDED_BROKER
 from workers.broker.queue_state import QueueSnapshot
-from workers.broker.queues import all_queues, chosen
-from workers.core.records import INTERACTIVE, Lane, ShardJob
+from workers.broker.queues import TENANTS, all_queues, chosen, occupant, queue_of
+from workers.core.records import INTERACTIVE, Batch, Lane, ShardJob
 from workers.core.task_names import CALLBACK, PLAN, TASK
 from workers.errors import JobError, WorkerError
 from workers.telemetry.redaction import masked
 
-#: Keys in Redis, under the prefix: the tenant of each row of a lane, and that a worker gives way to an upload.
-TENANTS, GIVEN_WAY = "apf-tenants", "apf-given-way"
+#: A key in Redis, under the prefix: that a worker gives way to an upload.
+GIVEN_WAY = "apf-given-way"
 #: `Broker.queue_state` reads the queue no more often.
 GOOD_FOR_S = 2.0
 #: In that time one worker gives way, and takes the upload.
 GIVE_WAY_EVERY_S = 2
+#: Connections of one app that are asked something at the same moment, and how a lost one is made anew: for six seconds.
+MOST_CONNECTIONS = 1000
+_RETRIES = Retry(ExponentialBackoff(cap=2, base=0.2), 5, supported_errors=(RedisConnectionError, ConnectionError))
+
+#: Of each app the client, the prefix of its keys, and the Kombu connection that keeps the client's pool open.
+_clients: WeakKeyDictionary[Celery, tuple[Redis, str, Any]] = WeakKeyDictionary()
+_keeping = threading.Lock()
 
 
 class BrokerError(WorkerError):
@@ -75,6 +86,13 @@ class Broker:
         """As the function `choose_queue`."""
         return choose_queue(self._app, lane, tenant)
 
+    def keep_row(self, batch: Batch) -> None:
+        """Note whose row the batch's queue is in, where Redis does not know it any more: the tenant's weight counts."""
+        lane, _, rest = queue_of(batch).partition(".")
+        if rest and not self.embedded:
+            with _client(self._app) as (client, prefix):
+                client.hsetnx(f"{prefix}{TENANTS}.{lane}", str(int(rest.partition(".")[0])), occupant(batch.tenant))
+
     def _send(self, task: str, argument: object, queue: str) -> None:
         with explained(self._app):
             self._app.send_task(task, args=[argument], queue=queue)
@@ -90,7 +108,7 @@ def choose_queue(app: Celery, lane: Lane, tenant: str) -> str:
     """
     if app.conf.broker_url == EMBEDDED_BROKER:
         return lane
-    who = hashlib.sha256(tenant.encode()).hexdigest()[:16]
+    who = occupant(tenant)
     with _client(app) as (client, prefix):
         rows = {int(row): name.decode() for row, name in client.hgetall(f"{prefix}{TENANTS}.{lane}").items()}
         lengths = _lengths(client, prefix, all_queues([lane]))
@@ -153,16 +171,28 @@ def _embedded_snapshot(app: Celery) -> QueueSnapshot:
 
 @contextmanager
 def _client(app: Celery) -> Iterator[tuple[Any, str]]:
-    """Provide a client on Kombu's connections, and the prefix of its keys, which Kombu's own puts before some commands
-    alone.
+    """Provide the app's client, which any number of threads may use, and the prefix of its keys, which Kombu's own puts
+    before some commands alone.
 
     Raises:
         BrokerError: Redis does not answer, or refuses.
     """
-    with explained(app), app.connection_for_read() as connection:
-        channel: Any = connection.default_channel
-        with channel.conn_or_acquire() as kombus:
-            yield Redis(connection_pool=kombus.connection_pool), channel.global_keyprefix
+    with explained(app):
+        if app not in _clients:
+            opened = _opened(app)
+            with _keeping:  # of two that opened one at the same moment both take the first
+                _clients.setdefault(app, opened)
+        client, prefix, _ = _clients[app]
+        yield client, prefix
+
+
+def _opened(app: Celery) -> tuple[Redis, str, Any]:
+    """Open a client with the pool of a Kombu connection of its own, as Kombu knows all kinds of URLs."""
+    connection = app.connection_for_read(transport_options={"max_connections": MOST_CONNECTIONS})
+    channel: Any = connection.default_channel
+    client = Redis(connection_pool=channel.pool)
+    client.set_retry(_RETRIES)
+    return client, channel.global_keyprefix, connection
 
 
 def _lengths(client: Any, prefix: str, queues: Sequence[str]) -> dict[str, int]:

@@ -1,4 +1,5 @@
-"""Heartbeat of a worker: its parent writes `workers.broker.presence` to Redis until it stops or dies.
+"""Heartbeat of a worker: its parent writes `workers.broker.presence` to Redis until it stops or dies, and reads the
+weights of tenants there.
 
 Celery's signals start it; a worker inside the `apf` command sends none of them. It has a thread of its own: a pool
 without processes blocks the worker's own clock while a shard runs.
@@ -16,6 +17,8 @@ from typing import Any
 from celery.signals import worker_ready
 
 from workers.broker.presence import BEAT_S, can_be_asked, note
+from workers.broker.queues import FairQueueOrder
+from workers.broker.weights import row_weights
 from workers.config.redis_url import open_redis
 from workers.config.settings import Settings, load_settings
 
@@ -26,7 +29,7 @@ LAST_WORD_S = 5.0
 
 
 class Heartbeat:
-    """Says that a worker listens, every few seconds until `stop`."""
+    """Says that a worker listens, and asks whose turns are how many, every few seconds until `stop`."""
 
     def __init__(self, worker: str, queues: Callable[[], Iterable[str]], settings: Settings) -> None:
         """`queues`: those that it listens to now; remote control may change them."""
@@ -46,6 +49,7 @@ class Heartbeat:
             ended = False
             while not ended:
                 self._say(client, stopped=False)
+                self._weigh(client)
                 ended = self._ended.wait(BEAT_S)
             self._say(client, stopped=True)
 
@@ -54,6 +58,12 @@ class Heartbeat:
             note(client, self._settings.broker_key_prefix, self._worker, self._queues(), stopped=stopped)
         except Exception as error:  # a worker that works must not be taken for gone
             logger.debug("not said that this worker listens: %s", error)
+
+    def _weigh(self, client: Any) -> None:
+        try:
+            FairQueueOrder.weights = row_weights(client, self._settings.broker_key_prefix)
+        except Exception as error:  # those from before go on
+            logger.debug("tenants' weights are not known: %s", error)
 
 
 @worker_ready.connect

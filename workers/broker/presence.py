@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -140,8 +140,11 @@ def find_unserved_quickly(queues: Sequence[str], settings: Settings) -> list[Uns
         raise NotKnown(f"whether a worker is listening is not known: {masked(str(error))}") from error
 
 
-def count_listening(lane: str, settings: Settings) -> int:
+def count_listening(lane: str, settings: Settings, client: redis.Redis | None = None) -> int:
     """Return how many workers listen to a lane; those of older versions keep no record, and do not count.
+
+    Args:
+        client: asked where there is one; else one is opened.
 
     Raises:
         NotKnown: Redis does not answer, or cannot be asked.
@@ -151,9 +154,10 @@ def count_listening(lane: str, settings: Settings) -> int:
     from redis import RedisError  # noqa: PLC0415  as above
 
     options = {"socket_timeout": PATIENCE_S, "socket_connect_timeout": PATIENCE_S}
+    opened = nullcontext(client) if client else closing(open_redis(str(settings.broker_url), settings, **options))
     try:
-        with closing(open_redis(settings.broker_url or "", settings, **options)) as client:
-            found = listeners(client, settings.broker_key_prefix)
+        with opened as asked:
+            found = listeners(asked, settings.broker_key_prefix)
     except RedisError as error:
         raise NotKnown(f"workers that listen are not known: Redis does not answer ({masked(str(error))})") from error
     return sum(one.listens and lane in one.queues for one in found)

@@ -22,6 +22,13 @@ from workers.broker.fairness import BulkCredit
 from workers.core.records import BULK, INTERACTIVE, Batch, Lane
 
 ROWS, COLUMNS = 16, 4
+#: A hash in Redis for each lane, under the prefix: the tenant of each row, as `occupant` names it.
+TENANTS = "apf-tenants"
+
+
+def occupant(tenant: str) -> str:
+    """Return a tenant's name in Redis."""
+    return hashlib.sha256(tenant.encode()).hexdigest()[:16]
 
 
 def lane_queues(lane: Lane) -> list[list[str]]:
@@ -78,10 +85,14 @@ class FairQueueOrder:
     #: Bulk work's, and the queues of what the worker has in hand: set where a worker starts, as Kombu gives nothing.
     share: ClassVar[float] = 0.25
     in_hand: ClassVar[Callable[[], Sequence[str]]] = staticmethod(lambda: ())
+    #: Turns that a row gets before the next one has its own, by lane and row, where they are not one.
+    weights: ClassVar[Mapping[tuple[str, str], int]] = {}
 
     def __init__(self, queues: Iterable[str] | None = None) -> None:
         #: Queues by lane and row; rows and their columns stand in the order of their turns.
         self._lanes: dict[str, dict[str, list[str]]] = {}
+        #: Turns that rows have had since the others had theirs.
+        self._had: dict[tuple[str, str], int] = {}
         self._owed = BulkCredit(self.share)
         self.update(queues or ())
 
@@ -104,15 +115,19 @@ class FairQueueOrder:
         return [queue for lane in lanes for queue in lane][:n]
 
     def rotate(self, last_used: str) -> str:
-        """Note that a message came from this queue: its column and row have had their turn."""
+        """Note that a message came from this queue: its column has had its turn, and its row one of its turns."""
         lane, _, rest = last_used.partition(".")
         self._owed.tick([*FairQueueOrder.in_hand(), last_used], begins=last_used)
         rows = self._lanes.get(lane, {})
         row = rest.partition(".")[0]
         if row and last_used in rows.get(row, ()):
-            columns = rows.pop(row)
-            columns.remove(last_used)
-            rows[row] = [*columns, last_used]
+            rows[row].remove(last_used)
+            rows[row].append(last_used)
+            had = self._had.pop((lane, row), 0) + 1
+            if had < FairQueueOrder.weights.get((lane, row), 1):
+                self._had[lane, row] = had
+            else:
+                rows[row] = rows.pop(row)
         return last_used
 
 

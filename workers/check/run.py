@@ -94,9 +94,9 @@ def look(
     return IdentifiedFaces(found, people, question.person_folders or sorted_faces is not None, asked)
 
 
-def confirmed(seen: IdentifiedFaces, people: who.People) -> IdentifiedFaces:
-    """Return the same faces, and who they are by a user's word."""
-    return replace(seen, people=people, confirmed=True)
+def sorted_by(seen: IdentifiedFaces, people: who.People, *, confirmed: bool) -> IdentifiedFaces:
+    """Return the same faces, and who they are as a user has sorted them, or has yet to confirm."""
+    return replace(seen, people=people, confirmed=confirmed)
 
 
 def judge(seen: IdentifiedFaces) -> Result:

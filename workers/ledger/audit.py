@@ -14,11 +14,12 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import datetime
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 from workers.core.clock import now
-from workers.core.records import parse
+from workers.core.records import Batch, parse
 from workers.errors import LedgerError, StoreError
 from workers.ledger.batch_ledger import Ledger, all_of, new_batch_id
 
@@ -67,6 +68,12 @@ def note_act(
         ledger.put_json(f"{ledger.prefix}/{FOLDER}/{new_batch_id()}.json", line)
     except StoreError as error:
         log.error("the audit log lacks a line (%s of batch %r by %s): %s", act, batch, who, error)
+
+
+def submit_facts(batch: Batch) -> dict[str, Any]:
+    """Return what there is to say of a batch that was submitted."""
+    again = {"include_forgotten": True} if batch.include_forgotten else {}
+    return {"recipe": batch.recipe.name, "lane": batch.lane, **again}
 
 
 def acts(ledger: Ledger, since: datetime | None = None, *, newest: int | None = None) -> Iterator[Act]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from workers.core.failure_codes import FailureCode, known_code
 
 _AGAIN = " Then run apf protect as before: it takes only what is new or changed."
@@ -39,6 +41,34 @@ CURES: dict[FailureCode, str] = {
 }
 
 
+#: What the advice says of commands, for whoever has none.
+_WITHOUT_COMMANDS: tuple[tuple[str, str], ...] = (
+    (
+        r" Then (use apf retry|run apf protect as before: it takes only what is new or changed)\.",
+        " Then {retry}.",
+    ),
+    (r"by itself: use apf retry\.", "by itself: {retry}."),
+    (r"It was edited meanwhile\. Run apf protect as before\.", "It was edited meanwhile. Then {retry}."),
+    (r"away and use apf retry,", "away and {retry},"),
+    (r"Then run apf protect with --overwrite\.", "Then submit it anew, with leave to overwrite."),
+    (
+        r"run apf protect with a stronger --recipe, or one with more steps or guides\. Without --on-weak fail",
+        "submit it anew with a stronger recipe. Where weak photos may be published,",
+    ),
+)
+
+
 def cure(reason: str, *, transient: bool, code: str = "") -> str:
     """Return what to do, in a sentence or two; of a report without a code, by its reason."""
     return PASSES if transient else CURES[known_code(code, reason)]
+
+
+def without_commands(advice: str, *, retry: str) -> str:
+    """Return a piece of advice for a person or program that has other ways than commands.
+
+    Args:
+        retry: how failed photos are tried again, as "press that button".
+    """
+    for pattern, instead in _WITHOUT_COMMANDS:
+        advice = re.sub(pattern, instead.format(retry=retry), advice)
+    return advice

@@ -23,7 +23,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 SHARED = Path("../shared")
 #: Columns of a table that goes to a file or a pipe.
 FILE_WIDTH = 170
-RECIPES = ("light", "standard", "strong", "fast")
+RECIPES = ("light", "standard", "strong", "fast", "modules")
 
 
 class Level(StrEnum):

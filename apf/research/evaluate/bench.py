@@ -44,7 +44,7 @@ class Settings:
     models: Path
     run: Path
     recognisers: tuple[Path, ...] = ()
-    recipes: tuple[str, ...] = ("light", "standard", "strong", "fast")
+    recipes: tuple[str, ...] = ("light", "standard", "strong", "fast", "modules")
     #: Names of rows; empty: all.
     methods: tuple[str, ...] = ()
     people: int = 100

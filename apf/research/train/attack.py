@@ -48,7 +48,7 @@ LIGHT_STD = 0.12
 #: Levels: most photos go through the modules under the recipe that is theirs alone; the network serves all.
 EPSILONS = (10.0, 10.0, 10.0, 9.0, 8.0, 12.0)
 #: Share of colour, and how far points shift in shares of the face's side, as that recipe has it.
-CHROMA = float(str(BUILT_IN["fast"]["chroma"]))
+CHROMA = float(str(BUILT_IN["modules"]["chroma"]))
 WARP = 0.006
 #: Share of the faces' batches that are warped.
 WARPED = 0.9

@@ -134,6 +134,7 @@
     if (!done) return false;
     const status = byId("check-status");
     if (error) { status.textContent = `It could not be found out: ${error}`; return true; }
+    byId("check-people").hidden = false;
     if (nothing || !compared) {
       status.textContent = "Nobody is on two of these photos, so there is nothing to compare. Add other photos of these people below.";
       return true;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime
 from http import HTTPStatus
 from pathlib import Path
@@ -13,6 +14,7 @@ from starlette.responses import HTMLResponse
 
 from producer.server.pages.session import Session
 from workers.core.clock import now
+from workers.report.card import legible
 
 HERE = Path(__file__).parent
 #: What a page may do: nothing but show itself, our style and script, and our pictures.
@@ -45,7 +47,12 @@ def grouped(number: int) -> str:
     return f"{number:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
 
 
-_templates.filters.update(ago=ago, span=span, grouped=grouped)
+def as_json(value: object) -> str:
+    """Return a value as it stands in a request."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+_templates.filters.update(ago=ago, span=span, grouped=grouped, legible=legible)
 
 
 def page(template: str, session: Session | None, status: int = 200, **facts: Any) -> HTMLResponse:

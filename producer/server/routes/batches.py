@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, Header, Query, Response
 
 from producer.client import Submitted
-from producer.server.auth import Reader, Submitter, The, check_place, tenant_for
+from producer.server.auth import Reader, Submitter, The, check_may_remember, check_place, tenant_for
 from producer.server.board import State
 from producer.server.index import Entry, Wanted, in_utc
 from producer.server.listing import Having, before_of, page
@@ -44,6 +44,8 @@ def submit(asked: BatchRequest, grant: Submitter, the: The, response: Response, 
     When this answers 202, the batch is in the ledger and its messages are in the queue: it will be done, whatever dies.
     """
     tenant = tenant_for(grant, asked.tenant)
+    if asked.include_forgotten:
+        check_may_remember(grant)
     for what, url in (("source", asked.source), ("destination", asked.destination)):
         check_place(grant, the.checked(url, what), what)  # before anything there is looked at
 
@@ -63,7 +65,7 @@ def submit(asked: BatchRequest, grant: Submitter, the: The, response: Response, 
             "forgotten": _places(asked, submitted.forgotten),
         }
 
-    request = ["POST /v1/batches", asked.model_dump(mode="json")]
+    request = ["POST /v1/batches", asked.told()]
     answer, replayed = the.requests.once(grant, key, request, act)
     # With its destination every server finds it at once, also one whose index does not have it yet.
     response.headers["Location"] = f"/v1/batches/{answer['batch']}?{urlencode({'destination': answer['destination']})}"

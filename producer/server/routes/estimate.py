@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from apf.recipe import DEFAULT_RECIPE
 from producer.client import MAX_NAMED
 from producer.server.auth import The, check_place, holding
-from producer.server.erasure import one_of_few
 from producer.server.models import Key, Place, RecipeName
+from producer.server.places import tenants_of
 from producer.server.problems import described
 from producer.server.tokens import Grant
 from workers.batches.create import BatchOptions
@@ -48,6 +48,7 @@ class EstimateRequest(BaseModel):
     lane: Lane | None = None
     exclude: Annotated[list[Key], Field(max_length=1000)] = []
     private: bool = False
+    include_forgotten: bool = False
     prices: PricesRequest = PricesRequest()
 
 
@@ -57,11 +58,12 @@ def of_batch(asked: EstimateRequest, grant: Annotated[Grant, Depends(holding("re
     for what, url in (("source", asked.source), ("destination", asked.destination)):
         check_place(grant, the.checked(url, what), what)
     lane = asked.lane or (BULK if asked.photos is None else INTERACTIVE)
-    options = BatchOptions(recipe=asked.recipe, lane=lane, exclude=tuple(asked.exclude), private=asked.private)
+    fields = asked.model_dump(include={"recipe", "private", "include_forgotten"})
+    options = BatchOptions(**fields, lane=lane, exclude=tuple(asked.exclude))
     workers = None
     with suppress(NotKnown):
-        workers = count_listening(lane, the.settings)
-    with one_of_few(the):
+        workers = count_listening(lane, the.settings, the.counters.redis)
+    with the.long_acts.one(tenants_of(grant)):
         return estimate(
             asked.source,
             asked.destination,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from http import HTTPStatus
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
 
 from fastapi import APIRouter
 from starlette.concurrency import run_in_threadpool
@@ -14,12 +15,15 @@ from starlette.responses import StreamingResponse
 from producer.server.auth import Reader, The
 from producer.server.metrics import STREAMS
 from producer.server.models import BatchView
-from producer.server.problems import Problem, described
+from producer.server.problems import described
 from producer.server.routes.batches import Destination
 from producer.server.services import Services
 from producer.server.tokens import Grant
 from workers.errors import WorkerError
 from workers.ledger.batch_ledger import Ledger
+
+if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
 
 router = APIRouter(tags=["batches"])
 
@@ -41,29 +45,27 @@ async def events(batch: str, grant: Reader, the: The, destination: Destination =
 
     The data of each is what GET /v1/batches/{batch} answers. A stream that breaks off is opened anew.
     """
-    if the.streams.locked():
-        raise Problem(
-            HTTPStatus.TOO_MANY_REQUESTS,
-            f"{the.serve.streams} streams are open, which are the most: ask for the status now and then",
-            Retry_After="30",
-        )
-    ledger, _ = await run_in_threadpool(the.find, grant, batch, destination)
-    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return StreamingResponse(_follow(the, grant, ledger, batch), media_type="text/event-stream", headers=headers)
+    ledger, summary = await run_in_threadpool(the.find, grant, batch, destination)
+    place = the.streams.one(None if grant.tenants is None else summary.batch.tenant)
+    return _Stream(place, _events(the, grant, ledger, batch))
 
 
-async def _follow(the: Services, grant: Grant, ledger: Ledger, batch: str) -> AsyncIterator[str]:
-    """Yield the events; ends with the batch, when the token is taken back, or when the server is to stop."""
-    async with the.streams:
-        STREAMS.inc()
-        try:
-            async for event in _events(the, grant, ledger, batch):
-                yield event
-        finally:
-            STREAMS.dec()
+class _Stream(StreamingResponse):
+    """Events that hold a place while they are sent, whether or not anybody comes to read them."""
+
+    def __init__(self, place: AbstractContextManager[None], events: AsyncIterator[str]) -> None:
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        super().__init__(events, media_type="text/event-stream", headers=headers)
+        self._place = place
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send them; raises Problem (429) where there is no place, before anything is sent."""
+        with self._place, STREAMS.track_inprogress():
+            await super().__call__(scope, receive, send)
 
 
 async def _events(the: Services, grant: Grant, ledger: Ledger, batch: str) -> AsyncIterator[str]:
+    """Yield the events; ends with the batch, when the token is taken back, or when the server is to stop."""
     said, spoke_at = "", time.monotonic()
     while not the.stopping.is_set() and (not the.keyring or the.keyring.grant_by_digest(grant.sha256)):
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from http import HTTPStatus
 from typing import Annotated, Any, Literal
 
@@ -13,6 +14,7 @@ from apf.recipe import DEFAULT_RECIPE
 from producer.server.auth import Submitter, The, tenant_for
 from producer.server.metrics import PROTECTING
 from producer.server.models import NoFace, RecipeName
+from producer.server.places import tenant_of
 from producer.server.problems import Problem, described
 from producer.server.scratch import NotInTime, NotProtected, Protected, Scratch
 from producer.server.services import Services
@@ -21,8 +23,6 @@ from workers.core.records import OnWeak, PhotoReport
 
 router = APIRouter(tags=["photos"])
 
-#: What whoever is refused for now is asked to wait.
-RETRY_AFTER_S = 2
 #: The beginnings of what workers write, and their media types.
 MAGIC = (
     (0, b"\xff\xd8\xff", "image/jpeg"),
@@ -66,29 +66,30 @@ async def protect(
 
     A photo that cannot be protected is answered with a problem, never with a photo.
     """
-    if the.scratch is None:
-        await _drained(request)
-        raise Problem(
-            HTTPStatus.NOT_FOUND,
-            "this server protects no photo while one waits: the operator sets APF_SERVE_SCRATCH_URL to a private place",
-        )
-    if the.protecting.locked():
-        await _drained(request)
-        raise Problem(
-            HTTPStatus.TOO_MANY_REQUESTS,
-            f"{the.serve.protect_at_once} photos are in hand, which are the most: come again in a moment, or submit "
-            "by POST /v1/batches",
-            Retry_After=str(RETRY_AFTER_S),
-        )
-    async with the.protecting:
+    with ExitStack() as held:
+        try:
+            scratch = _open_scratch(the)
+            owner = tenant_for(grant, tenant)
+            held.enter_context(the.protecting.one(tenant_of(grant, owner)))
+        except Problem:
+            await _drained(request)
+            raise
         with PROTECTING.track_inprogress():
             data = await request.body()
             if not data:
                 raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "the body is empty: send the photo's bytes")
-            owner = tenant_for(grant, tenant)
             keep: NoFace = "skip" if no_face == "refuse" else "copy"
-            found = await run_in_threadpool(_protected, the, the.scratch, grant, owner, data, recipe, on_weak, keep)
+            found = await run_in_threadpool(_protected, the, scratch, grant, owner, data, recipe, on_weak, keep)
     return Response(found.photo.data, media_type=media_type(found.photo.data), headers=headers_of(found))
+
+
+def _open_scratch(the: Services) -> Scratch:
+    if the.scratch is None:
+        raise Problem(
+            HTTPStatus.NOT_FOUND,
+            "this server protects no photo while one waits: the operator sets APF_SERVE_SCRATCH_URL to a private place",
+        )
+    return the.scratch
 
 
 def _protected(

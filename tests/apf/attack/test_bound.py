@@ -142,7 +142,9 @@ def test_numpy_and_opencv_agree(pixels: np.ndarray, scale: float) -> None:
     np.testing.assert_allclose(found, wanted, atol=2e-3)
 
 
-@pytest.mark.parametrize(("name", "warp", "most"), [("light", 0.005, 10), ("strong", 0.008, 20), ("fast", 0.006, 16)])
+@pytest.mark.parametrize(
+    ("name", "warp", "most"), [("light", 0.005, 10), ("strong", 0.008, 20), ("modules", 0.006, 16)]
+)
 def test_a_recipe_says_its_bound(name: str, warp: float, most: int) -> None:
     """Epsilon, chroma and the warp's share of the face's side are the recipe's."""
     recipe = load_recipe(name)

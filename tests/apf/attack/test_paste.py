@@ -38,7 +38,7 @@ def pasted(scene: Scene, *, grey: bool = False) -> np.ndarray:
 def allowed_map(scene: Scene) -> np.ndarray:
     """(H, W) whole levels: the largest bound of the faces that a pixel belongs to.
 
-    Drawn in the bands that `paste` draws in: a bound half way between two levels is rounded by the last bit of its place.
+    In the bands that `paste` draws in: a bound half way between two levels is rounded by the last bit of its place.
     """
     found = np.zeros(scene.photo.shape[:2])
     patches = paste_module._patches(scene.photo, scene.changes, scene.matrices, scene.allowed, grey=False)
@@ -194,6 +194,7 @@ def test_in_place_is_the_same_without_a_copy(allowed: Bound) -> None:
     assert (fixed == photo).all()
 
 
+@pytest.mark.rotating
 @pytest.mark.parametrize("in_place", [False, True])
 @pytest.mark.parametrize("rows", [7, 64, 10_000])
 def test_bands_leave_no_seam(monkeypatch: pytest.MonkeyPatch, rows: int, in_place: bool) -> None:

@@ -24,7 +24,7 @@ from apf.filters.torch_filter import Filter
 from apf.guides import Guide, load_guide
 from apf.photo import decode
 from apf.protect.pipeline import protect_batch, protect_photo
-from apf.recipe import Recipe, make_recipe
+from apf.recipe import Recipe, load_recipe, make_recipe
 from apf.runtime.stage_clock import StageClock
 from tests.apf.attack.scenes import STANDARD
 
@@ -232,9 +232,10 @@ def test_both_filters_take_the_same_steps(few_steps: PhotoFilter, portrait: np.n
 
 
 def test_steps_hide_a_face_from_a_recogniser_that_they_never_saw(shared_models: Path, portrait: np.ndarray) -> None:
-    """`standard` on dlib's network alone: another family's recogniser knows the face far less than by `fast`."""
+    """Twenty steps on dlib's network or three on ours: another recogniser knows the face far less than by `modules`."""
     stranger, data = load_guide(str(shared_models / "mfn_xiaoccer.onnx")), png(portrait[:300, 80:380].copy())
-    found = {name: protect_photo(data, load_filter(stepping(steps))) for name, steps in (("fast", 0), ("standard", 20))}
+    recipes = {"modules": stepping(0), "standard": stepping(20), "fast": load_recipe("fast")}
+    found = {name: protect_photo(data, load_filter(recipe)) for name, recipe in recipes.items()}
     (face,) = found["standard"].faces
 
     def seen(encoded: bytes) -> np.ndarray:
@@ -242,4 +243,4 @@ def test_steps_hide_a_face_from_a_recogniser_that_they_never_saw(shared_models: 
         return stranger.embed(crop[None])[0]
 
     likeness = {name: float(seen(one.data) @ seen(data)) for name, one in found.items()}
-    assert likeness["standard"] < 0.45 and likeness["standard"] < likeness["fast"] - 0.1
+    assert likeness["standard"] < 0.45 and max(likeness["standard"], likeness["fast"]) < likeness["modules"] - 0.1

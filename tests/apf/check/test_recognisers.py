@@ -32,6 +32,7 @@ def crops() -> list[np.ndarray]:
     return found + [np.ascontiguousarray(crop[:, :, ::-1]) for crop in found]
 
 
+@pytest.mark.rotating
 @pytest.mark.parametrize("name", sorted(KNOWN))
 def test_known_recognisers_say_what_the_guides_of_that_name_say(name: str, crops: list[np.ndarray]) -> None:
     """The same vector as the steps climb on, by a road without gradients."""

@@ -50,6 +50,7 @@ def crowded(alone: CenterFace, room: int) -> tuple[TileBatches, Crowded]:
     return batches, net
 
 
+@pytest.mark.rotating
 @pytest.mark.parametrize(("room", "most"), [(100, None), (8, None), (3, 2), (1, 1)])
 def test_each_tile_gets_its_own(alone: CenterFace, tiles: list[np.ndarray], room: int, most: int | None) -> None:
     """In the order given, and as by itself but for rounding, in batches that shrink to what fits."""

@@ -138,6 +138,7 @@ def test_the_clock_takes_each_stage(faces: Tensor, capture: object) -> None:
     assert 0 < sum(clock.seconds.values()) <= outer.seconds["whole"]
 
 
+@pytest.mark.rotating
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
 def test_the_filter_by_the_runner(standard: Filter, crops: Tensor, mode: Callable[[], torch.no_grad]) -> None:
     """The real stages, padded into a batch, give what they give face by face but for rounding, in any mode."""

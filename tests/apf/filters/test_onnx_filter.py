@@ -36,6 +36,7 @@ def fast() -> CpuFilter:
     return CpuFilter.load("standard")
 
 
+@pytest.mark.rotating
 @pytest.mark.parametrize("name", ["light", "standard", "strong"])
 def test_gives_what_torch_gives(name: str, filters: dict[str, Filter], crops: torch.Tensor) -> None:
     """Over real cuts, noise and flat extremes: the same perturbation up to rounding, and never beyond epsilon."""
@@ -48,6 +49,7 @@ def test_gives_what_torch_gives(name: str, filters: dict[str, Filter], crops: to
     assert np.abs(found).max() <= filters[name].recipe.epsilon
 
 
+@pytest.mark.rotating
 @pytest.mark.parametrize("stages", [("gradient",), ("universal",), ("gradient", "universal"), ("gradient", "transfer")])
 def test_gives_what_torch_gives_of_some_stages(stages: tuple[str, ...], crops: torch.Tensor) -> None:
     """Whatever stages a recipe leaves out."""
@@ -95,7 +97,7 @@ def test_changes_are_torchs(fast: CpuFilter, crops: torch.Tensor) -> None:
 @pytest.mark.parametrize("stages", [("universal",), ("gradient",)])
 def test_the_gradient_leads_the_warp(crops: torch.Tensor, stages: tuple[Stage, ...]) -> None:
     """Without the gradient stage there is none to lead it."""
-    recipe = load_recipe("fast").model_copy(update={"stages": stages})
+    recipe = load_recipe("modules").model_copy(update={"stages": stages})
     for filter_ in (CpuFilter.load(recipe), Filter.load(recipe)):
         (change,) = filter_.changes([crops[0].numpy()])
         assert (change.field is None) is ("gradient" not in stages)

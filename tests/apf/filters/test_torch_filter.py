@@ -51,6 +51,7 @@ def test_the_public_name_is_the_filter() -> None:
     assert apf.Filter is Filter
 
 
+@pytest.mark.rotating
 @pytest.mark.parametrize("name", RECIPES)
 def test_bound_is_exact(filters: dict[str, Filter], crops: Tensor, name: str) -> None:
     """No value of any of 30 random crops' perturbations is larger than epsilon, compared as Python floats."""
@@ -63,6 +64,7 @@ def test_bound_is_exact(filters: dict[str, Filter], crops: Tensor, name: str) ->
     assert min(largest) > RECIPES[name] / 2, "a face was left nearly unprotected"
 
 
+@pytest.mark.rotating
 @pytest.mark.parametrize("levels", [1, 32])
 @pytest.mark.parametrize("stages", SUBSETS, ids="+".join)
 def test_bound_is_exact_for_any_stages(crops: Tensor, stages: tuple[Stage, ...], levels: int) -> None:
@@ -109,6 +111,7 @@ def test_subsets_differ(crops: Tensor) -> None:
         assert (one - other).abs().mean() > 0.01 * 8 / 255
 
 
+@pytest.mark.rotating
 @pytest.mark.parametrize("stages", SUBSETS, ids="+".join)
 def test_stages_are_batch_independent(crops: Tensor, stages: tuple[Stage, ...]) -> None:
     """Whatever the stages, a batch gives bit for bit what its faces give by themselves."""

@@ -212,6 +212,7 @@ def unit(dim: int) -> np.ndarray:
     return np.asarray(vector / np.linalg.norm(vector))
 
 
+@pytest.mark.rotating
 @pytest.mark.parametrize("name", CASES)
 def test_an_operation_goes_backwards_as_by_torch(name: str) -> None:
     """Embedding, cosine and gradient of a network of this operation, to a ten-thousandth."""
@@ -308,6 +309,7 @@ MODELS = (
 )
 
 
+@pytest.mark.rotating
 @pytest.mark.parametrize("name", MODELS)
 def test_real_recognisers(name: str, shared_models: Path) -> None:
     """Embeddings as by torch, and gradients as near as torch's in single precision are to those in double."""

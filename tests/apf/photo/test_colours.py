@@ -115,6 +115,7 @@ def test_a_profile_of_another_colour_space_is_left_out() -> None:
     assert np.array_equal(photo.pixels, np.asarray(portrait()))
 
 
+@pytest.mark.rotating
 @pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize("space", [*sorted(SPACES), "table", "grey"])
 def test_every_space_in_every_container(kind: str, space: str) -> None:

@@ -119,6 +119,7 @@ def test_of_the_header_only_numbers_come_through() -> None:
     assert rebuilt(bytes(marked)) == clean
 
 
+@pytest.mark.rotating
 @pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize(
     ("name", "tag"),

@@ -37,6 +37,7 @@ def tags_of(out: bytes, kind: str) -> dict[tuple[int, int], Tag]:
     return read_tags(out if kind == "TIFF" else reopen(out).info["exif"]).found
 
 
+@pytest.mark.rotating
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize("text", ["© 2024 José", "写真 太郎"])

@@ -144,6 +144,7 @@ def test_random_bytes_raise_nothing_else(magic: bytes, rest: bytes) -> None:
 # ---------------------------------------------------------------- orientation
 
 
+@pytest.mark.rotating
 @pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_all_orientations_come_out_upright(kind: str, orientation: int) -> None:
@@ -199,6 +200,7 @@ LOSSLESS: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
+@pytest.mark.rotating
 @pytest.mark.parametrize(("kind", "options"), LOSSLESS, ids=repr)
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA"])
 def test_lossless_stays_lossless(kind: str, options: dict[str, Any], mode: str) -> None:
@@ -459,6 +461,7 @@ def test_lossy_formats_keep_about_their_size(kind: str, quality: int) -> None:
     assert abs(len(encode(decode(data))) / len(data) - 1) < 0.20
 
 
+@pytest.mark.rotating
 @pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize("size", [(1, 1), (1, 40), (40, 1), (17, 23)], ids=repr)
 def test_odd_sizes_round_trip(kind: str, size: tuple[int, int]) -> None:

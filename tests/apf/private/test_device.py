@@ -56,6 +56,7 @@ def portrait_answer(device: Device, standard: Filter, portrait_png: bytes) -> Pe
     return answer_to(device.gradients(portrait_png), standard)
 
 
+@pytest.mark.rotating
 @pytest.mark.parametrize("name", ["light", "standard", "strong"])
 def test_both_roads_give_the_same_portrait(filters: dict[str, Filter], portrait_png: bytes, name: str) -> None:
     """At 8 bits with momentum nine in ten of the face's pixels are the same on both roads.

@@ -283,10 +283,12 @@ def test_sources_are_not_written_to(standard: Filter, head: np.ndarray) -> None:
 
 def test_modules_alone_warp(head: np.ndarray) -> None:
     """Without steps points shift, too, along the gradient stage's momentum; a recipe's `warp_percent` of 0 is none."""
-    photo, fast = decode(saved(head)), Filter.load("fast")
-    (own,) = hide_faces([photo], fast)
+    photo, modules = decode(saved(head)), Filter.load("modules")
+    (own,) = hide_faces([photo], modules)
     (one,) = own.hidden
-    assert fast.recipe.steps == 0 and one.change.field is not None and np.abs(one.change.field).max() > 0.9
-    warped, still = (protect_batch([photo], chosen)[0].pixels.astype(int) for chosen in (fast, without_warp(fast)))
-    most = Bound.of(fast.recipe).most
+    assert modules.recipe.steps == 0 and one.change.field is not None and np.abs(one.change.field).max() > 0.9
+    warped, still = (
+        protect_batch([photo], chosen)[0].pixels.astype(int) for chosen in (modules, without_warp(modules))
+    )
+    most = Bound.of(modules.recipe).most
     assert np.abs(warped - head).max() > most >= np.abs(still - head).max()

@@ -12,6 +12,7 @@ import pytest
 from producer.app.albums import Albums
 from producer.app.folders import Folders, save
 from producer.app.helper import Helper
+from producer.app.people import LEFT_OUT, SOMEBODY_ELSE, counted, left_out, merged, moved, rows
 from producer.app.uploads import keep, key_of
 from producer.app.views import checked, photos, split
 from producer.app.words import plain
@@ -129,3 +130,24 @@ def test_names_that_would_turn_the_text_around_are_spelt_out() -> None:
     """As in the report."""
     (photo,) = photos([PhotoReport(key="safe\u202egnp.jpg", etag="e", outcome=Outcome.no_face)])
     assert photo["name"] == "safe\\u{202e}gnp.jpg" and photo["no_face"]
+
+
+def test_faces_move_between_rows_and_what_is_gone_changes_nothing() -> None:
+    """A row that is not there any more, as in a page that was open in two windows, takes no face out of the check."""
+    people = {"a": "Person 1", "b": "Person 1", "c": "Person 2"}
+    assert moved(people, {"c", "gone"}, "Person 1") == {"a": "Person 1", "b": "Person 1", "c": "Person 1"}
+    assert moved(people, {"a"}, SOMEBODY_ELSE) == {**people, "a": "Person 3"}
+    assert moved(people, {"a"}, "Person 7") == people
+    out = moved(people, {"a"}, LEFT_OUT)
+    assert counted(out) == {"b": "Person 1", "c": "Person 2"} and left_out(out) == ["a"]
+    assert rows(out) == {"Person 1": ["b"], "Person 2": ["c"]}
+
+
+def test_what_the_user_has_sorted_is_kept_when_the_program_groups_anew() -> None:
+    """New faces join the row of most of their group; a new group gets a row of its own; rows stay in order."""
+    mine = {"a": "Person 1", "b": "Person 2", "c": LEFT_OUT, "gone": "Person 9"}
+    found = merged({"a": "Person 01", "b": "Person 01", "c": "Person 01", "d": "Person 02", "e": "Person 01"}, mine)
+    assert {face: found[face] for face in "abc"} == {"a": "Person 1", "b": "Person 2", "c": LEFT_OUT}
+    assert found["e"] in ("Person 1", "Person 2") and found["d"] == "Person 10" and "gone" not in found
+    assert list(rows(found)) == ["Person 1", "Person 2", "Person 10"]
+    assert merged({"a": "Person 1"}, {}) == {"a": "Person 1"}

@@ -18,9 +18,10 @@ from producer.events.service import ListenOptions
 from producer.events.submit import submitter
 from tests.command import apf, apf_json
 from tests.conftest import RedisServer, _free_ports
-from tests.faults.world import World, closing_world, until
+from tests.faults.world import World, closing_world
 from tests.receivers import LOOPBACK, receiving, status
 from tests.services.watched import Scrape, port_of
+from tests.waiting import until
 from tests.workers.execution.test_jury_verdicts import portrait
 from workers.errors import BadRequest
 from workers.schedules.status import LastRun
@@ -76,7 +77,7 @@ def test_weak_photos_fail_where_they_are_to(album: Path, tmp_path: Path, recipe:
 def test_to_fail_needs_a_jury(album: Path, tmp_path: Path) -> None:
     """A recipe without steps would let everything pass, and private mode, too: no batch is made."""
     out = tmp_path / "out"
-    assert "takes no steps" in apf("protect", album, out, "--recipe", "fast", "--on-weak", "fail", code=2).stderr
+    assert "takes no steps" in apf("protect", album, out, "--recipe", "modules", "--on-weak", "fail", code=2).stderr
     assert "in private mode" in apf("protect", album, out, "--private", "--on-weak", "fail", code=2).stderr
     assert not out.exists()
 
@@ -85,11 +86,11 @@ def test_schedules_keep_and_change_it(album: Path, tmp_path: Path) -> None:
     """`add --on-weak` and `change --on-weak`; the default is not written, so that older versions read it."""
     where = {"APF_LEDGER_URL": str(tmp_path / "ledger"), "APF_STEPS": "2"}
     add = ["schedule", "add", "s", str(album), str(tmp_path / "out"), "--every", "1h", "--on-weak", "fail"]
-    assert "takes no steps" in apf(*add, "--recipe", "fast", code=2, **where).stderr
+    assert "takes no steps" in apf(*add, "--recipe", "modules", code=2, **where).stderr
     apf(*add, **where)
     (kept,) = [path for path in (tmp_path / "ledger").rglob("*.json") if b'"on_weak"' in path.read_bytes()]
     assert json.loads(kept.read_text())["on_weak"] == "fail"
-    assert "takes no steps" in apf("schedule", "change", "s", "--recipe", "fast", code=2, **where).stderr
+    assert "takes no steps" in apf("schedule", "change", "s", "--recipe", "modules", code=2, **where).stderr
     apf("schedule", "change", "s", "--on-weak", "publish", **where)
     assert "on_weak" not in kept.read_text()
 
@@ -160,7 +161,7 @@ def test_a_listener_submits_so(world: World, recipe: Path) -> None:
     assert world.ledger.read_batch(batch).on_weak == "fail"
     listen = ["listen", "--http", "127.0.0.1:0", "--on-weak", "fail"]
     where = {"APF_BROKER_URL": "redis://127.0.0.1:1/0"}
-    assert "takes no steps" in apf(*listen, "--route", "s3://a=s3://b", "--recipe", "fast", code=2, **where).stderr
+    assert "takes no steps" in apf(*listen, "--route", "s3://a=s3://b", "--recipe", "modules", code=2, **where).stderr
     assert "in private mode" in apf(*listen, "--private-route", "s3://a=s3://b", code=2, **where).stderr
 
 

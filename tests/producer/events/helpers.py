@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import pytest
 import redis
 from prometheus_client import REGISTRY
 
@@ -90,15 +88,6 @@ def running(source: Source, batcher: EventBatcher, stop: threading.Event) -> Ite
 def event(*keys: str, name: str = "ObjectCreated:Put", **item: Any) -> str:
     """The body of a message about these keys."""
     return json.dumps({"Records": [s3_record(key, name, **item) for key in keys]})
-
-
-def until(happened: Callable[[], object], within_s: float, what: str) -> None:
-    """Wait for something, or fail with its name."""
-    deadline = time.monotonic() + within_s
-    while not happened():
-        if time.monotonic() > deadline:
-            pytest.fail(f"not within {within_s} s: {what}")
-        time.sleep(0.05)
 
 
 def counted(name: str, **labels: str) -> float:

@@ -15,7 +15,8 @@ from producer.events.dedupe import REMEMBERED_S, RedisMarks, redis_client
 from producer.events.models import MalformedEvent
 from producer.events.routes import Route, parse_routes
 from tests.conftest import RedisServer
-from tests.producer.events.helpers import Notes, an_intake, counted, event, marks_in, until
+from tests.producer.events.helpers import Notes, an_intake, counted, event, marks_in
+from tests.waiting import until
 from workers.config.settings import Settings
 from workers.errors import Forbidden, StoreUnavailable
 

@@ -25,8 +25,8 @@ from tests.conftest import RedisServer, S3Server, _free_ports
 from tests.faults import cheap_output
 from tests.faults.world import QUICK, ROOT
 from tests.producer.events import samples
-from tests.producer.events.helpers import until
 from tests.producer.events.test_auth import SECRET, TOKEN
+from tests.waiting import until
 from workers.batches.create import find_ledger
 from workers.broker.queues import all_queues
 from workers.config.settings import Settings

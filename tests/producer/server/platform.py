@@ -25,6 +25,7 @@ from producer.server.settings import ServeSettings
 from producer.server.tokens import Grant, digest, line_of, new_token
 from tests.conftest import RedisServer
 from tests.faults.world import World, photos
+from tests.waiting import until
 
 ROOT = Path(__file__).parents[3]
 
@@ -129,10 +130,8 @@ class Platform:
         with log.open("wb") as output:
             process = subprocess.Popen(command, cwd=ROOT, env=variables, stdout=output, stderr=output)
         self.processes.append(process)
-        deadline = time.monotonic() + 60
-        while b"serving on " not in log.read_bytes():
-            assert process.poll() is None and time.monotonic() < deadline, log.read_text()
-            time.sleep(0.1)
+        until(lambda: b"serving on " in log.read_bytes() or process.poll() is not None, 60, "it serves", log)
+        assert process.poll() is None, log.read_text()
         url = log.read_text().partition("serving on ")[2].split()[0]
         return process, Api(url)
 

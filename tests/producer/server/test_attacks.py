@@ -13,6 +13,7 @@ from producer.server import connection
 from producer.server.problems import MOST_TOLD
 from tests.producer.server.platform import Api, Platform
 from tests.producer.server.test_pages import Browser
+from tests.waiting import until
 
 ALL = ["read", "submit", "operate"]
 
@@ -172,10 +173,7 @@ def test_a_tenant_sees_no_machines_names(working: Platform) -> None:
     name = socket.gethostname()
     with working.server() as (api, _):
         operator = Browser(api, ops)
-        deadline = time.monotonic() + 30
-        while name not in operator.get("/workers").data.decode() and time.monotonic() < deadline:
-            time.sleep(0.2)
-        assert name in operator.get("/workers").data.decode()
+        until(lambda: name in operator.get("/workers").data.decode(), 60, "the page names the worker", every_s=0.2)
         page = Browser(api, ann).get("/workers").data.decode()
         assert "Workers that listen" in page and name not in page
 
@@ -220,3 +218,54 @@ def test_no_log_line_holds_a_token_or_a_key(place: Platform, caplog: pytest.LogC
         Browser(api, token).get(f"/batches/x?key={token}")
     ours = [line.getMessage() for line in caplog.records if line.name.startswith(("producer", "workers", "uvicorn"))]
     assert ours and not any(token in line or "secret-anna" in line for line in ours), json.dumps(ours)[:2000]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "megabytes", "scopes", "status"),
+    [
+        ("POST", "/v1/protect", 26, ["submit"], 413),
+        ("POST", "/v1/batches", 9, ["submit"], 413),
+        ("POST", "/v1/protect", 20, ["read"], 403),
+        ("POST", "/v1/protect?recipe=none", 20, ["submit"], 422),
+        ("POST", "/v1/none", 7, ["submit"], 404),
+        ("PUT", "/v1/protect", 20, ["submit"], 405),
+    ],
+)
+def test_whoever_sends_a_large_body_hears_why_it_is_refused(
+    place: Platform, method: str, path: str, megabytes: int, scopes: list[str], status: int
+) -> None:
+    """An answer before the body is read reaches a client that sends first and listens then."""
+    token = place.token("ann", scopes=scopes)
+    with place.server() as (api, _):
+        for _ in range(3):
+            answer = api.with_token(token)(method, path, b"x" * megabytes * 2**20)
+            assert answer.status == status and answer.json["detail"], answer.data[:300]
+
+
+def test_a_client_that_asks_first_sends_no_body_that_is_refused(place: Platform) -> None:
+    """Expect: 100-continue, as curl sends it, gets the answer and no leave to send."""
+    token = place.token("ann", scopes=["read"])
+    with place.server() as (api, _):
+        address = (urlsplit(api.url).hostname, urlsplit(api.url).port)
+        with socket.create_connection(address, timeout=5) as client:
+            head = f"POST /v1/protect HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n"
+            client.sendall(f"{head}Content-Length: 1000000\r\nExpect: 100-continue\r\n\r\n".encode())
+            answer = client.recv(4096)
+            assert answer.startswith(b"HTTP/1.1 403 ") and b" 100 " not in answer
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "told"),
+    [
+        (b'{"source": s3}', "application/json", "the body is no JSON: Expecting value at character 11"),
+        (b"source=s3://a", "application/x-www-form-urlencoded", "send Content-Type: application/json"),
+        (b"[]", "application/json", "should be a valid dictionary"),
+    ],
+)
+def test_a_body_that_is_no_json_is_told_where_or_how_to_send_it(
+    place: Platform, body: bytes, kind: str, told: str
+) -> None:
+    """Newcomers forget a quote, or the header that curl -d needs."""
+    with place.server() as (api, _):
+        answer = api("POST", "/v1/batches", body, Content_Type=kind)
+        assert answer.status == 422 and told in answer.json["detail"], answer.data

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from producer.server.services import make_services
 from producer.server.tokens import LOCAL
 from tests.conftest import RedisServer
 from tests.producer.server.platform import Api, Platform, platform
+from tests.waiting import until
 from workers.ledger.batch_ledger import Ledger
 from workers.ledger.open_batches import OPEN
 
@@ -59,9 +59,7 @@ def test_failed_photos_are_retried(working: Platform) -> None:
         (failure,) = api("GET", f"/v1/batches/{batch}/failures").json["failures"]
         working.world.source.put(failure["key"], b"face mended")
         assert api("POST", f"/v1/batches/{batch}/retry").json == {"batch": batch, "sent": 1}
-        deadline = time.monotonic() + 60
-        while api.ended(batch)["failed"] and time.monotonic() < deadline:
-            time.sleep(0.2)
+        until(lambda: not api.ended(batch)["failed"], 60, "the photo is retried", every_s=0.2)
         assert api("GET", f"/v1/batches/{batch}").json["protected"] == 7
         assert api("POST", f"/v1/batches/{batch}/retry").json["sent"] == 0
         key = failure["key"].replace(" ", "%20")
@@ -128,9 +126,7 @@ def test_batches_are_listed_by_what_is_asked(place: Platform, tmp_path: Path) ->
             page = api("GET", f"/v1/batches?{query}").json
             return [one["batch"] for one in page["batches"]]
 
-        deadline = time.monotonic() + 20
-        while len(listed()) < 7 and time.monotonic() < deadline:
-            time.sleep(0.1)
+        until(lambda: len(listed()) == 7, 60, "the index has all")
         everything = listed()
         assert everything == sorted([*batches, other, by_command], reverse=True)
         assert listed("tenant=b") == [batches[3], batches[2]]

@@ -6,6 +6,7 @@ import gzip
 import json
 import re
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from urllib.parse import quote
 
@@ -187,9 +188,9 @@ def test_only_a_few_long_acts_go_on_at_once(place: Platform) -> None:
     """One more estimate or erasure than there are places for is told to come again, and holds no thread."""
     asked = {"source": place.source, "destination": place.destination}
     where = {"destination": place.destination, "keys": ["a.jpg"]}
-    with place.server() as (api, services):
-        while services.long_acts.acquire(blocking=False):
-            pass
+    with place.server() as (api, services), ExitStack() as held:
+        for _ in range(services.long_acts.most):
+            held.enter_context(services.long_acts.one(None))
         for method, path, body in (("POST", "/v1/estimate", asked), ("DELETE", "/v1/photos", where)):
             refused = api(method, path, body)
             assert refused.status == 429 and refused.headers["Retry-After"]

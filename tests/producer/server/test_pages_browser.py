@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.producer.events.helpers import until
 from tests.producer.server.platform import Platform
+from tests.waiting import until
 from tests.workers.report.conftest import chromium  # noqa: F401  a fixture
 
 #: Of text on its ground, as WCAG's AA asks.

@@ -11,6 +11,7 @@ import pytest
 from producer.server.routes.protect import jury_of, media_type
 from tests.faults import cheap_output
 from tests.producer.server.platform import Answer, Platform
+from tests.waiting import until
 from workers.core.records import Outcome, PhotoReport, Word
 from workers.store import open_store
 
@@ -104,9 +105,7 @@ def test_what_a_dead_server_left_is_swept_away(place: Platform, monkeypatch: pyt
         assert scratch
         monkeypatch.setattr(scratch, "_clear", lambda *_: None)
         threading.Thread(target=lambda: _protect(scratch), daemon=True).start()
-        deadline = time.monotonic() + 20
-        while len(left(place)) < 3 and time.monotonic() < deadline:
-            time.sleep(0.1)
+        until(lambda: len(left(place)) >= 3, 60, "the photo and its batch are there")
         time.sleep(1.5)
         scratch.sweep()
         assert len(left(place)) >= 3, "it is not old"

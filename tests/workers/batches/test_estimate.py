@@ -140,12 +140,12 @@ def test_requests_and_money_are_those_of_the_formulas(world: World, photos: int)
 
 
 def test_the_table_grows_with_faces_pixels_and_steps() -> None:
-    """Near what docs/performance.md measured for `fast`."""
+    """Near what docs/performance.md measured for `modules`."""
     from workers.batches.estimate import _table_s  # noqa: PLC0415
 
-    fast = load_recipe("fast")
+    modules = load_recipe("modules")
     measured = {(1, 1): 0.18, (1, 5): 0.37, (4, 1): 0.48, (12, 5): 0.76, (48, 1): 0.92, (1, 20): 1.15}
     for (megapixels, faces), seconds in measured.items():
-        assert _table_s(megapixels, faces, fast) == pytest.approx(seconds, rel=0.2)
+        assert _table_s(megapixels, faces, modules) == pytest.approx(seconds, rel=0.2)
     standard = load_recipe("standard").model_copy(update={"guides": ("dlib", "apf-mfn"), "steps": 20})
     assert _table_s(1, 1, standard) == pytest.approx(1.1 + 0.18, rel=0.2)

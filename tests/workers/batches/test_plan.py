@@ -66,7 +66,7 @@ def test_a_plan_written_before_its_batch_is_written_again() -> None:
 
 def test_shards_close_at_their_megapixels() -> None:
     one_megapixel = 350_000
-    fast = load_recipe("fast")
+    fast = load_recipe("modules")
     source, ledger, batch = scene({f"{i}.jpg": one_megapixel for i in range(6)}, max_shard_megapixels=2.5, recipe=fast)
     *_, grown = plan(ledger, batch, source, planner="a")
     assert [len(ledger.read_plan(batch.id, shard)) for shard in range(grown.shards)] == [2, 2, 2]
@@ -75,7 +75,7 @@ def test_shards_close_at_their_megapixels() -> None:
 @pytest.mark.parametrize(("steps", "sizes"), [(0, [6]), (40, [1] * 6)])
 def test_steps_make_photos_dearer(steps: int, sizes: list[int]) -> None:
     """A shard of a recipe with steps holds fewer photos, so that it ends within the same time."""
-    recipe = load_recipe("fast").model_copy(update={"steps": steps, "guides": ("dlib",)})
+    recipe = load_recipe("modules").model_copy(update={"steps": steps, "guides": ("dlib",)})
     names = {f"{i}.jpg": 350_000 for i in range(6)}
     source, ledger, batch = scene(names, max_shard_megapixels=6.5, recipe=recipe)
     *_, grown = plan(ledger, batch, source, planner="a")

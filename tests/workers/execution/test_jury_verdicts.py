@@ -128,8 +128,8 @@ def test_what_an_earlier_batch_let_pass_fails_and_stays(name: str, few: Recipe) 
 
 
 def test_without_steps_and_without_photos_there_is_no_word(name: str) -> None:
-    """Recipe `fast` asks no jury, and of gradient files none could see the photo."""
-    plain = Real(f"{name}-fast", load_recipe("fast")).report()
+    """Recipe `modules` asks no jury, and of gradient files none could see the photo."""
+    plain = Real(f"{name}-modules", load_recipe("modules")).report()
     assert (plain.faces, plain.words, plain.weak) == (1, (), 0)
     scene = Scene(f"{name}-private", {"a.safetensors": gradient_file(0)}, device="cpu")
     recipe = load_recipe("light")
@@ -232,8 +232,8 @@ def test_a_jury_that_there_is_not_is_no_reason_to_fail(name: str, few: Recipe) -
         wanted = BatchOptions(recipe=recipe, on_weak="fail", **fields)
         return new_batch(source.url, f"memory://{name}-out", wanted, Settings())[1]
 
-    with pytest.raises(RecipeError, match=r"'fast' has none, as it takes no steps: use one with steps"):
-        asked("fast")
+    with pytest.raises(RecipeError, match=r"'modules' has none, as it takes no steps: use one with steps"):
+        asked("modules")
     with pytest.raises(RecipeError, match="in private mode none sees the photo"):
         asked("standard", private=True)
     assert asked(few).on_weak == "fail"
@@ -252,9 +252,9 @@ class TestSchedules:
         """It is told when it is added, and not at its first run."""
         fields = {
             "name": "s", "source": world.source.url, "destination": world.destination.url, "on_weak": "fail",
-            "trigger": Trigger(every_s=60, first=world.now.isoformat()), "recipe": {"name": "fast"},
+            "trigger": Trigger(every_s=60, first=world.now.isoformat()), "recipe": {"name": "modules"},
         }  # fmt: skip
-        with pytest.raises(RecipeError, match="'fast' has none"):
+        with pytest.raises(RecipeError, match="'modules' has none"):
             add_schedule(fields, world.settings)
 
     def test_a_rollouts_weak_faces_are_compared(self, few: Recipe) -> None:

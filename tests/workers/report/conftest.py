@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 from playwright.sync_api import Browser, Page, Playwright, sync_playwright
 
 from tests.conftest import _without
+from tests.waiting import until
 
 
 @pytest.fixture(scope="module")
@@ -64,12 +64,9 @@ def window(chromium: Browser) -> Iterator[Window]:
 
 def loaded(page: Page) -> None:
     """Until every picture in sight is there."""
-    until(page, "[...document.images].every((i) => i.complete || i.getBoundingClientRect().top > innerHeight)")
+    shows(page, "[...document.images].every((i) => i.complete || i.getBoundingClientRect().top > innerHeight)")
 
 
-def until(page: Page, condition: str) -> None:
+def shows(page: Page, condition: str) -> None:
     """Playwright's own waiting compiles text to a function inside the page, which the page's policy refuses."""
-    deadline = time.monotonic() + 10
-    while not page.evaluate(condition):
-        assert time.monotonic() < deadline, condition
-        page.wait_for_timeout(20)
+    until(lambda: page.evaluate(condition), 30, condition, every_s=0.02)

@@ -17,7 +17,7 @@ from producer.app.words import plain
 from tests.faults.corpus import depths, empty, flipped, misnamed, polyglots, truncated
 from tests.private_files import answer, gradient_file
 from workers.core.failure_codes import FailureCode, code_of, known_code
-from workers.report.advice import CURES, PASSES, cure
+from workers.report.advice import CURES, PASSES, cure, without_commands
 
 
 def test_every_photo_of_the_corpus_that_is_refused_has_a_cure_of_its_own() -> None:
@@ -110,6 +110,14 @@ def test_every_code_has_advice_on_the_command_line_and_in_the_app(code: FailureC
     said = plain("whatever", transient=False, code=code)
     assert not re.search(r"\bapf\b|APF_|--\w", said)
     assert said.endswith(".") and "  " not in said
+
+
+@pytest.mark.parametrize("text", [*CURES.values(), PASSES])
+def test_advice_over_http_names_no_command(text: str) -> None:
+    """A program or a person at a page has none; how they try again stands in for it."""
+    found = without_commands(text, retry="retry the batch")
+    assert not re.search(r"\bapf (retry|protect)|--\w", found)
+    assert found.endswith(".") and "{" not in found and "  " not in found
 
 
 def test_a_code_of_a_newer_version_is_taken_for_its_reason() -> None:

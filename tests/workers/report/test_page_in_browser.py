@@ -13,7 +13,7 @@ from PIL import Image
 from playwright.sync_api import Locator, expect
 
 from tests.workers.report.albums import Album, pixels
-from tests.workers.report.conftest import Window, loaded, until
+from tests.workers.report.conftest import Window, loaded, shows
 from workers.core.records import Outcome
 
 #: Names that would run, end an element, or turn the text around, if the page let them.
@@ -228,7 +228,7 @@ def test_the_page_lets_nothing_of_others_run(window: Window, full: Path) -> None
                    const image = new Image(); image.alt = 'x'; image.src = 'https://example.org/x.png';
                    image.onerror = () => { window.refused = true; }; document.body.append(image); }"""
     )
-    until(page, "window.refused === true")
+    shows(page, "window.refused === true")
     assert page.evaluate("window.ran") is False
     assert len(window.said) == 2 and all("Content Security Policy" in said for said in window.said)
     window.said.clear()

@@ -80,6 +80,7 @@ def test_end_to_end(given: Path, tmp_path: Path) -> None:
     assert all(row.timing is None for row in second.crops)
 
 
+@pytest.mark.rotating("evaluation")
 def test_only_held_out_people(given: Path, tmp_path: Path) -> None:
     """Without --all-people the gallery holds those alone whom training keeps apart."""
     result = run(given, tmp_path, "--method", "none", "--json", tmp_path / "out.json")
@@ -89,6 +90,7 @@ def test_only_held_out_people(given: Path, tmp_path: Path) -> None:
     assert report["people"] == report["gallery"]
 
 
+@pytest.mark.rotating("evaluation")
 def test_kinds(given: Path, tmp_path: Path) -> None:
     """The level `kinds` fills the table by kind of photo, and computes no rows of crops."""
     result = run(given, tmp_path, "--people", 2, "--json", tmp_path / "out.json", level="kinds")
@@ -109,6 +111,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory, portrait: np.ndarray) -> Pa
     return folder
 
 
+@pytest.mark.rotating("evaluation")
 def test_whole_photos(given: Path, photos: Path, tmp_path: Path) -> None:
     """The level `photos` has a row for nothing, each recipe, and the rivals that are asked for, which are marked."""
     names = ("none", "MI-DI-40", "ours: standard", "ours: fast")
@@ -127,6 +130,7 @@ def test_whole_photos(given: Path, photos: Path, tmp_path: Path) -> None:
     assert len(list((tmp_path / "sheets").glob("*/contact.png"))) == len(names)
 
 
+@pytest.mark.rotating("evaluation")
 def test_whole_photos_by_size(given: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The level `sizes` fills the table of sizes alone."""
     monkeypatch.setattr(bench, "size_rows", lambda photos, ready: sizes.size_rows(photos, ready, (60,)))

@@ -25,6 +25,7 @@ def run(faces: Path, *options: str) -> tuple[int, str]:
     return ended.exit_code, ended.output
 
 
+@pytest.mark.rotating("evaluation")
 @pytest.mark.parametrize("precision", ["auto", "bfloat16"])
 def test_what_agrees(faces: Path, precision: str) -> None:
     """A line for each number of faces, and success."""

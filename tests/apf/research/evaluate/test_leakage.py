@@ -74,6 +74,7 @@ def dark_corner() -> Tensor:
     return faces
 
 
+@pytest.mark.rotating("evaluation")
 def test_only_clipped_noise_shows_black_and_white(dark_corner: Tensor, standard: Filter) -> None:
     """Noise of the released method tells black and white pixels by its sign; ours does not, whole or as signs."""
     epsilon = standard.recipe.epsilon
@@ -273,6 +274,7 @@ def test_an_unknown_row_is_named(given: Path, tmp_path: Path) -> None:
     assert result.exit_code == 2 and "no row named 'whispered'" in result.output
 
 
+@pytest.mark.rotating("evaluation")
 def test_real_gradients_name_the_photo_and_often_the_person(
     shared_faces: Path, shared_models: Path, standard: Filter
 ) -> None:

@@ -119,6 +119,7 @@ def test_bound_and_shape(name: str, faces: Tensor) -> None:
     assert 0 < delta.abs().max().item() <= EPSILON
 
 
+@pytest.mark.rotating
 @pytest.mark.parametrize("levels", range(1, 33))
 def test_bound_holds_for_every_epsilon(levels: int, faces: Tensor) -> None:
     """Also where float32(epsilon) lies above epsilon, and noise is cut by no more than rounding."""

@@ -137,6 +137,7 @@ def test_a_student_begins_with_numbers_of_size_one(school: School) -> None:
         before = found
 
 
+@pytest.mark.rotating("training")
 @pytest.mark.parametrize("course", [Blocks, Joined, Slopes])
 def test_a_broken_off_course_goes_on(school: School, tmp_path: Path, course: type[Course]) -> None:
     """A course that ran out of minutes ends, when called again, at the weights of one that was never broken off."""
@@ -153,6 +154,7 @@ def test_a_broken_off_course_goes_on(school: School, tmp_path: Path, course: typ
         torch.testing.assert_close(tensor, whole[name], rtol=0, atol=0)
 
 
+@pytest.mark.rotating("training")
 def test_courses_come_nearer_to_the_teacher(school: School, faces: Faces, tmp_path: Path) -> None:
     """Stages alone, joined, and on gradients: a student that knew nothing embeds and climbs as its teacher does."""
     student = school.begin(2)

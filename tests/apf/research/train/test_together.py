@@ -48,6 +48,7 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
+@pytest.mark.rotating("training")
 def test_processes_train_one_module(tmp_path: Path) -> None:
     """Each sees faces of its own, both step by the mean of their gradients, and the first alone writes."""
     folders = [tmp_path / str(rank) for rank in range(2)]

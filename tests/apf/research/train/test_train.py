@@ -196,6 +196,7 @@ def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
+@pytest.mark.rotating("training")
 @TRAININGS
 @pytest.mark.usefixtures("small_batches")
 def test_a_seed_is_a_run(shop: Workshop, tmp_path: Path, training: Training) -> None:
@@ -207,6 +208,7 @@ def test_a_seed_is_a_run(shop: Workshop, tmp_path: Path, training: Training) -> 
     assert not equal(first, training(shop, budget, tmp_path / "3", 1))
 
 
+@pytest.mark.rotating("training")
 @TRAININGS
 @pytest.mark.usefixtures("small_batches")
 def test_a_broken_off_run_goes_on(
@@ -265,6 +267,7 @@ def seen_as_wanted(found: Probe, faces: Tensor, wanted: Tensor) -> float:
         return (found.blocks(faces) * wanted).sum(-1).mean().item()
 
 
+@pytest.mark.rotating("training")
 @pytest.mark.usefixtures("small_batches")
 def test_probe_learns(shop: Workshop, targets: Targets, tmp_path: Path) -> None:
     """Thirty steps bring the probe nearer to its teachers than a fresh one."""
@@ -275,6 +278,7 @@ def test_probe_learns(shop: Workshop, targets: Targets, tmp_path: Path) -> None:
     assert after > before + 0.03
 
 
+@pytest.mark.rotating("training")
 @pytest.mark.usefixtures("small_batches")
 def test_second_course_learns_perturbed_faces(shop: Workshop, targets: Targets, tmp_path: Path) -> None:
     """The second course brings the probe nearer to what the teachers say of faces perturbed against it."""
@@ -304,6 +308,7 @@ def test_perturbed_faces_stay_in_bound(
     assert (known(faces) * known(faces + delta)).sum(1).mean() < alike
 
 
+@pytest.mark.rotating("training")
 @pytest.mark.usefixtures("small_batches")
 def test_second_course_shows_clean_faces_too(
     monkeypatch: pytest.MonkeyPatch, shop: Workshop, targets: Targets, tmp_path: Path
@@ -330,6 +335,7 @@ def test_second_course_shows_clean_faces_too(
         assert [bool(one.any()) for one in delta] == [False, True, True, True]
 
 
+@pytest.mark.rotating("training")
 @pytest.mark.usefixtures("small_batches")
 def test_third_course_learns_the_road(
     monkeypatch: pytest.MonkeyPatch, shop: Workshop, targets: Targets, tmp_path: Path
@@ -449,6 +455,7 @@ def large_epsilon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attack, "SHADING_WEIGHT", 0.0)
 
 
+@pytest.mark.rotating("training")
 @pytest.mark.usefixtures("small_batches", "large_epsilon")
 def test_universal_learns(shop: Workshop, fragile: Ensemble, tmp_path: Path) -> None:
     """Sixty mini-batches make one perturbation under which the teachers know most faces less, at a lower loss."""
@@ -461,6 +468,7 @@ def test_universal_learns(shop: Workshop, fragile: Ensemble, tmp_path: Path) -> 
     assert (measured(by(found), shop.faces, fragile) < before - 0.1).all()
 
 
+@pytest.mark.rotating("training")
 @pytest.mark.usefixtures("small_batches", "large_epsilon")
 def test_transfer_learns(shop: Workshop, fragile: Ensemble, tmp_path: Path) -> None:
     """Forty steps make a network that beats passing on what was reached, with the universal part and without it."""
@@ -484,6 +492,7 @@ def test_transfer_learns(shop: Workshop, fragile: Ensemble, tmp_path: Path) -> N
     assert not torch.equal(uap.perturbation, start), "the universal part did not follow"
 
 
+@pytest.mark.rotating("training")
 @pytest.mark.usefixtures("small_batches")
 def test_going_on_starts_from_what_is_there(faces_folder: Path, models_folder: Path, tmp_path: Path) -> None:
     """`--go-on` with no step to do gives the files' own weights back; without it a training starts from scratch."""
@@ -499,6 +508,7 @@ def test_going_on_starts_from_what_is_there(faces_folder: Path, models_folder: P
             assert equal(before, load_file(out / f"{name}.safetensors")) == bool(more)
 
 
+@pytest.mark.rotating("training")
 @pytest.mark.usefixtures("small_batches", "large_epsilon")
 def test_joint_training_learns(shop: Workshop, fragile: Ensemble, tmp_path: Path) -> None:
     """Sixty steps make all stages fool the teachers more at a lower price, and the probe and its start take part."""
@@ -515,6 +525,7 @@ def test_joint_training_learns(shop: Workshop, fragile: Ensemble, tmp_path: Path
     assert not torch.equal(modules.probe.state_dict()["trunk.0.0.weight"], start["trunk.0.0.weight"])
 
 
+@pytest.mark.rotating("training")
 @pytest.mark.usefixtures("small_batches")
 def test_joint_training_leaves_stages_out(monkeypatch: pytest.MonkeyPatch, shop: Workshop) -> None:
     """Some steps go without the network, some without the universal part, and some with that alone."""
@@ -565,6 +576,7 @@ def test_a_run_of_something_else_is_refused(tmp_path: Path, other: str) -> None:
         run(**{{"seed": "seed", "weights": "weight", "data": "data"}[other]: 1})  # type: ignore[arg-type]
 
 
+@pytest.mark.rotating("training")
 @pytest.mark.usefixtures("small_batches")
 def test_stages_are_trained_apart_too(monkeypatch: pytest.MonkeyPatch, shop: Workshop, tmp_path: Path) -> None:
     """Some steps see the universal part alone and some the network alone, from no start: recipes may ask for either."""
@@ -818,6 +830,7 @@ def command(name: str, faces: Path, models: Path, folder: Path, *more: str) -> R
     return run_command(app, [name, *places, *more])
 
 
+@pytest.mark.rotating("training")
 @pytest.mark.usefixtures("small_batches")
 def test_commands_make_loadable_weights(
     monkeypatch: pytest.MonkeyPatch, faces_folder: Path, models_folder: Path, tmp_path: Path
@@ -852,6 +865,7 @@ def test_commands_make_loadable_weights(
         assert torch.from_numpy(transferred).sub(known.network(gradient)).abs().max().item() < 1e-4
 
 
+@pytest.mark.rotating("training")
 @pytest.mark.usefixtures("small_batches")
 @pytest.mark.parametrize("hard_steps", [0, 2])
 def test_probe_command_runs_both_courses(

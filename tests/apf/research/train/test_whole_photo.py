@@ -62,6 +62,7 @@ def test_averaging_is_opencv_s(large: int, small: int) -> None:
     assert np.abs(averaged(picture, small)[0].permute(1, 2, 0).numpy() - wanted).max() < 1e-4
 
 
+@pytest.mark.rotating
 @pytest.mark.usefixtures("published_as_it_is", "even_bound")
 @pytest.mark.parametrize("scale", [0.5, 0.8, 1.0, 1.7, 2.5])
 def test_as_the_real_road(monkeypatch: pytest.MonkeyPatch, scale: float) -> None:
@@ -69,6 +70,7 @@ def test_as_the_real_road(monkeypatch: pytest.MonkeyPatch, scale: float) -> None
     compare(monkeypatch, scale)
 
 
+@pytest.mark.rotating
 @pytest.mark.usefixtures("published_as_it_is")
 @pytest.mark.parametrize("scale", [0.5, 0.8, 1.0])
 def test_as_the_real_road_under_its_own_bound(monkeypatch: pytest.MonkeyPatch, scale: float) -> None:
@@ -120,6 +122,7 @@ def test_bound_holds() -> None:
         assert (clean - ours).abs().max() * 255 <= EPSILON + 1e-3
 
 
+@pytest.mark.rotating
 @pytest.mark.usefixtures("published_as_it_is", "even_bound")
 @pytest.mark.parametrize("seed", range(4))
 def test_gradients_are_those_of_what_is_seen(seed: int) -> None:

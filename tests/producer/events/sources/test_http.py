@@ -21,8 +21,9 @@ from producer.events.sources import http
 from producer.events.sources.http import EventsApp, HttpSource
 from tests.conftest import _free_ports
 from tests.producer.events import samples
-from tests.producer.events.helpers import Notes, an_intake, counted, event, running, until
+from tests.producer.events.helpers import Notes, an_intake, counted, event, running
 from tests.producer.events.test_auth import SECRET, TOKEN
+from tests.waiting import until
 from workers.errors import SettingsError, StoreUnavailable
 from workers.telemetry.redaction import install
 

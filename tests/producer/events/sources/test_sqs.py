@@ -17,7 +17,8 @@ from producer.events.sources import sqs
 from producer.events.sources.sqs import SqsSource, sqs_client
 from tests.conftest import S3Server
 from tests.producer.events import samples
-from tests.producer.events.helpers import Notes, an_intake, event, running, until
+from tests.producer.events.helpers import Notes, an_intake, event, running
+from tests.waiting import until
 from workers.errors import SettingsError, StoreUnavailable
 
 
