@@ -1,4 +1,4 @@
-"""Advice to a person on a photo that failed, by the failure's code: for readers at a terminal, of the API, of the app."""
+"""Advice to a person on a photo that failed, by its code: for readers at a terminal, of the API, of the app."""
 
 from __future__ import annotations
 

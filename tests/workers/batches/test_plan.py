@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from apf.recipe import load_recipe
+from tests.memory_store import MemoryStore
 from tests.workers.execution.test_shard_pipeline import make_batch
 from tests.workers.ledger.test_batch_ledger import report
 from workers.batches.plan import BatchTooLarge, PlannerConflict, note_planning_error, plan
@@ -17,7 +18,6 @@ from workers.core.records import Batch, Outcome, PhotoRef
 from workers.ledger.batch_ledger import Ledger, open_ledger
 from workers.store import ObjectInfo, Store, open_store
 from workers.store.media_types import estimated_megapixels, has_photos_suffix, is_taken
-from workers.store.memory import MemoryStore
 
 counter = iter(range(1_000_000))
 

@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 import pytest
 
+from tests.memory_store import MemoryStore
 from tests.workers.fakes import FakeBroker, FakeEngine
 from tests.workers.schedules.world import World, world
 from workers.batches.create import AllForgotten, BatchOptions, check_not_forgotten, create_batch, new_batch
@@ -36,7 +37,6 @@ from workers.schedules import lease
 from workers.schedules.outcome import digest
 from workers.status.batch_status import BatchMonitor
 from workers.store import open_store
-from workers.store.memory import MemoryStore
 
 __all__ = ["world"]
 
