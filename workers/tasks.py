@@ -30,7 +30,7 @@ from workers.core.backoff import backoff_s
 from workers.core.log_context import log_context
 from workers.core.records import BULK, INTERACTIVE, Batch, ShardJob
 from workers.core.task_names import CALLBACK, PLAN, RECONCILE, RUN_SCHEDULES, TASK
-from workers.erasure.retention import prune_ended
+from workers.deletion.retention import prune_ended
 from workers.errors import JobError, NewerRecord, StoreError, WorkerError
 from workers.execution import process_limits  # noqa: F401  all but metrics for what they do on Celery's signals
 from workers.execution.run_shard import (

@@ -15,7 +15,7 @@ from tests.producer.server.platform import Platform
 OWN = re.compile(r"apf (itself|and|beat|protect wrote|private apply|control)\b")
 COMMAND = re.compile(r"(?<![\w-])apf [a-z]+[\w -]*")
 #: Where errors come from that a request may meet.
-ROOMS = ("access", "batches", "erasure", "ledger", "schedules")
+ROOMS = ("access", "batches", "deletion", "ledger", "schedules")
 
 
 def commands() -> list[str]:

@@ -17,7 +17,7 @@ from workers.access.sources import OverlapError
 from workers.batches.create import BatchOptions
 from workers.batches.estimate import SHARD_READS, SHARD_WRITES, Estimate, Prices, estimate
 from workers.config.settings import Settings
-from workers.erasure.forget import forget
+from workers.deletion.forget import forget
 from workers.errors import BadRequest
 from workers.store.photo_size import FIRST_BYTES, pixels_in
 

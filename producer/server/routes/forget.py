@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from producer.client import MAX_NAMED
 from producer.server.auth import Operator, The
-from producer.server.erasure import forget_photos, remember_photos
+from producer.server.forget import forget_photos, remember_photos
 from producer.server.models import Key, Place
 from producer.server.problems import described
 

@@ -24,8 +24,8 @@ from workers.batches.retry import retry
 from workers.config.settings import Settings
 from workers.core.clock import now
 from workers.core.records import Batch, Outcome, PhotoRef, ShardJob
-from workers.erasure import forget as forget_module
-from workers.erasure.forget import Forgotten, forget, remember
+from workers.deletion import forget as forget_module
+from workers.deletion.forget import Forgotten, forget, remember
 from workers.errors import BadRequest, NotAllowed, StoreUnavailable
 from workers.execution.run_shard import report_lost_shard, run_shard
 from workers.ledger.audit import acts
