@@ -21,8 +21,9 @@ from workers.ledger.batch_ledger import Ledger
 from workers.report.card import Card
 from workers.report.compare_photo import BlindViewer, Viewer
 from workers.report.output_files import Target
-from workers.report.page import Scope, embedded, render
+from workers.report.page import Scope, render
 from workers.report.selection import measured, shown
+from workers.report.single_file import embedded
 from workers.status.batch_status import BatchMonitor
 from workers.store import Store, open_store
 
@@ -87,7 +88,7 @@ def build(
     chosen = shown(reports, asked.limit)
     keys = measured(chosen, 0 if batch.private else asked.measure)
     beside = len(chosen) > SINGLE_FILE_PHOTOS
-    place = target.place if beside else embedded
+    place = target.place if beside else lambda _, data: embedded(data)
     viewer = make_viewer(batch, asked, settings, look=bool(keys))
     records: list[dict[str, Any]] = []
     wanted = with_measure = 0
