@@ -36,13 +36,13 @@ Callback = Annotated[str, Field(min_length=1, max_length=4096)]
 NoFace = Literal["copy", "skip"]
 
 
-class Asked(BaseModel):
+class RequestBody(BaseModel):
     """What a request says: nothing that is not known."""
 
     model_config = ConfigDict(extra="forbid")
 
 
-class BatchRequest(Asked):
+class BatchRequest(RequestBody):
     """Photos to protect."""
 
     source: Place
