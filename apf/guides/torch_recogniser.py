@@ -30,7 +30,7 @@ onnx_slice._do_slice = _do_slice
 
 
 class Recogniser(nn.Module):
-    """An embedding network behind one door: ArcFace crops in, unit embeddings out."""
+    """An embedding network: ArcFace crops in, unit embeddings out."""
 
     mean: Tensor
     std: Tensor

@@ -1,4 +1,4 @@
-"""Pages of workers and queues, schedules, recipes; the door, and the files that pages load."""
+"""Pages of workers and queues, schedules, recipes; the login, and the files that pages load."""
 
 from __future__ import annotations
 
