@@ -77,7 +77,7 @@ class Submitted:
     photos: int | None
     #: Photos that were named and are not there, where that is no error.
     missing: tuple[str, ...] = ()
-    #: Photos that were named and are left out, as they were forgotten (`workers.erasure.forget`).
+    #: Photos that were named and are left out, as they were forgotten (`workers.deletion.forget`).
     forgotten: tuple[str, ...] = ()
 
 

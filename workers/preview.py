@@ -33,7 +33,7 @@ PICTURE_PX = 640
 
 
 @dataclass(frozen=True)
-class Look:
+class FacePreview:
     """A face, as it is or under a recipe."""
 
     #: Empty for the original.
@@ -42,7 +42,7 @@ class Look:
     picture: bytes
 
 
-def looks(source: str, recipes: Sequence[str], settings: Settings) -> Iterator[Look]:
+def face_previews(source: str, recipes: Sequence[str], settings: Settings) -> Iterator[FacePreview]:
     """Yield the first face of the photos in a folder as it is, then under each recipe; nothing where none has a face.
 
     Raises:
@@ -58,10 +58,10 @@ def looks(source: str, recipes: Sequence[str], settings: Settings) -> Iterator[L
     near = replace(photo, pixels=np.ascontiguousarray(_cut(photo.pixels, inner)), alpha=None)
     left, top = inner[:2]
     shown = _around((box[0] - left, box[1] - top, box[2] - left, box[3] - top), SHOWN, near.pixels)
-    yield Look("", _picture(near.pixels, shown, photo))
+    yield FacePreview("", _picture(near.pixels, shown, photo))
     for one in _filters(recipes, settings):
         (result,) = protect_batch([near], one)
-        yield Look(one.recipe.name, _picture(result.pixels, shown, photo))
+        yield FacePreview(one.recipe.name, _picture(result.pixels, shown, photo))
 
 
 def _filters(recipes: Sequence[str], settings: Settings) -> Iterator[PhotoFilter]:

@@ -17,7 +17,7 @@ from celery.worker import state
 
 from apf.errors import OtherVersion
 from workers.access.batch_records import check_batch
-from workers.batches.plan import PlannerConflict, note_trouble
+from workers.batches.plan import PlannerConflict, note_planning_error
 from workers.batches.rescue import plan_and_send, reconcile
 from workers.broker import heartbeat  # noqa: F401  all but metrics for what they do on Celery's signals
 from workers.broker.client import Broker, should_yield
@@ -30,7 +30,7 @@ from workers.core.backoff import backoff_s
 from workers.core.log_context import log_context
 from workers.core.records import BULK, INTERACTIVE, Batch, ShardJob
 from workers.core.task_names import CALLBACK, PLAN, RECONCILE, RUN_SCHEDULES, TASK
-from workers.erasure.retention import prune_ended
+from workers.deletion.retention import prune_ended
 from workers.errors import JobError, NewerRecord, StoreError, WorkerError
 from workers.execution import process_limits  # noqa: F401  all but metrics for what they do on Celery's signals
 from workers.execution.run_shard import (
@@ -214,7 +214,7 @@ def plan_batch(self: Any, batch_url: str) -> int:
         return before.shards
     except StoreError as error:
         if not error.transient:  # kept in the batch's note: nothing else would say why it stands still
-            note_trouble(ledger, batch_id, str(error))
+            note_planning_error(ledger, batch_id, str(error))
         raise
     if not batch.planned and not ledger.stopped(batch_id):
         broker.plan(batch_url, queue_of(batch))

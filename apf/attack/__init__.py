@@ -1,1 +1,1 @@
-"""The attack: steps on recognisers, through the road that a photo takes, under a bound that follows what eyes see."""
+"""The attack: steps on recognisers, through what a photo goes through, under a bound that follows what eyes see."""

@@ -31,9 +31,9 @@ class _Batch:
     """One size: where its input lies, (size, c, 112, 112) channels last, and its graph."""
 
     given: Tensor
-    #: None: the plain road.
+    #: None: eager execution.
     replay: Callable[[], Tensor] | None = None
-    #: Each stage's share of the time, as the plain road takes it: inside a graph it cannot be measured.
+    #: Each stage's share of the time, as eager execution takes it: inside a graph it cannot be measured.
     shares: dict[str, float] = field(default_factory=dict)
 
 

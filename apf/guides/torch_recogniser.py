@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import codecs
 import hashlib
 import warnings
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from onnx2torch import convert
 from onnx2torch.node_converters import slice as onnx_slice
-from pydantic import BaseModel, TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from apf.errors import WeightsError
 from apf.faces.alignment import CROP
 from apf.guides.input_spec import InputSpec
 from apf.runtime.onnx_check import checked, read_onnx
-
-Role = Literal["train", "validate"]
 
 
 def _do_slice(x: Tensor, flip_dims: list[int], from_front: list[Any], from_back: list[Any]) -> Tensor:
@@ -34,7 +30,7 @@ onnx_slice._do_slice = _do_slice
 
 
 class Recogniser(nn.Module):
-    """An embedding network behind one door: ArcFace crops in, unit embeddings out."""
+    """An embedding network: ArcFace crops in, unit embeddings out."""
 
     mean: Tensor
     std: Tensor
@@ -110,36 +106,3 @@ def _try(recogniser: Recogniser, path: Path) -> None:
         ) from error
     if not found.isfinite().all():
         raise WeightsError(f"recogniser {path} embeds a grey face as {found.flatten()[0]:g}: its spec or file is wrong")
-
-
-class _Entry(BaseModel):
-    """One model of models.json; further fields (licence, accuracy) are for readers."""
-
-    role: Role
-    input: InputSpec
-    sha256: str
-
-
-_ENTRIES = TypeAdapter(dict[str, _Entry])
-
-
-def load_recognisers(folder: Path, *, role: Role | None = None) -> dict[str, Recogniser]:
-    """Return the recognisers that `folder/models.json` lists, by name; those of one role if given.
-
-    Raises:
-        WeightsError: the list or a model is missing, or a model differs from its SHA-256.
-    """
-    index = Path(folder) / "models.json"
-    try:
-        entries = _ENTRIES.validate_json(index.read_bytes().removeprefix(codecs.BOM_UTF8))
-    except OSError as error:
-        raise WeightsError(
-            f"no list of recognisers at {index} ({error.strerror}): name the folder of the ONNX files with --models"
-        ) from error
-    except ValidationError as error:
-        raise WeightsError(f"{index} is not a list of recognisers: {error}") from error
-    return {
-        name: load_recogniser(Path(folder) / f"{name}.onnx", entry.input, sha256=entry.sha256)
-        for name, entry in entries.items()
-        if role in (None, entry.role)
-    }

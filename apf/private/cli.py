@@ -16,7 +16,7 @@ from apf.photo import Limits
 from apf.private import folders
 from apf.private.device import Device
 from apf.private.files import Gradients, decode
-from apf.private.folders import Found, Source, Turn
+from apf.private.folders import Found, PhotoOutcome, Source
 from apf.private.key import default_path, load_key
 from apf.recipe import DEFAULT_RECIPE, load_recipe
 
@@ -70,7 +70,7 @@ def _alone(options: argparse.Namespace) -> int:
     return _published(options, lambda one, out: folders.protect_alone(one, out, device, overwrite=options.overwrite))
 
 
-def _published(options: argparse.Namespace, publish: Callable[[Source, Path], Turn]) -> int:
+def _published(options: argparse.Namespace, publish: Callable[[Source, Path], PhotoOutcome]) -> int:
     """Run what publishes photos, each to its own place."""
     found = folders.photos_in(options.photos, options.exclude)
     folders.check_distinct(found.sources)
@@ -82,12 +82,12 @@ def _published(options: argparse.Namespace, publish: Callable[[Source, Path], Tu
     folders.check_apart(options.photos, found.sources, list(places.values()), out if to_folder else None)
     folders.check_writable(out if to_folder else out.absolute().parent)
 
-    def turn(one: Source) -> Turn:
+    def protect_one(one: Source) -> PhotoOutcome:
         if options.skip_existing and places[one].is_file():
-            return Turn(str(one.path), "skipped", written=places[one])
+            return PhotoOutcome(str(one.path), "skipped", written=places[one])
         return publish(one, places[one])
 
-    return _each(found, turn, options)
+    return _each(found, protect_one, options)
 
 
 def _show(options: argparse.Namespace) -> int:
@@ -112,23 +112,23 @@ def _limits(options: argparse.Namespace) -> Limits:
     return Limits(8 * pixels, pixels, bytes_setting="--max-megapixels", pixels_setting="--max-megapixels")
 
 
-def _each(found: Found, turn: Callable[[Source], Turn], options: argparse.Namespace) -> int:
-    turns: list[Turn] = []
+def _each(found: Found, protect_one: Callable[[Source], PhotoOutcome], options: argparse.Namespace) -> int:
+    results: list[PhotoOutcome] = []
     count = len(found.sources)
     for number, source in enumerate(found.sources, 1):
         try:
             if source.fault:
                 raise PathError(source.fault)
-            turns.append(turn(source))
+            results.append(protect_one(source))
         except Exception as error:  # every photo must end with an outcome, and none stops the others
             reason = _reason(error)
-            turns.append(Turn(str(source.path), "failed", reason=reason))
+            results.append(PhotoOutcome(str(source.path), "failed", reason=reason))
             if not options.json:
                 print(f"apf: {source.path}: {reason}", file=sys.stderr)
         if sys.stderr.isatty():
             print(f"\r{number} of {count} photos", end="\n" if number == count else "", file=sys.stderr)
-    counts = Counter(one.outcome for one in turns) | Counter(ignored=found.ignored, excluded=found.excluded)
-    print(json.dumps(_summary(turns, counts)) if options.json else _sentence(turns, counts, options.output))
+    counts = Counter(one.outcome for one in results) | Counter(ignored=found.ignored, excluded=found.excluded)
+    print(json.dumps(_summary(results, counts)) if options.json else _sentence(results, counts, options.output))
     return SOME_FAILED if counts["failed"] else DONE
 
 
@@ -138,18 +138,18 @@ def _reason(error: Exception) -> str:
     return str(error) if isinstance(error, ApfError | OSError) else f"unexpected {error!r}"
 
 
-def _summary(turns: Sequence[Turn], counts: Counter[str]) -> dict[str, object]:
+def _summary(results: Sequence[PhotoOutcome], counts: Counter[str]) -> dict[str, object]:
     photos = [
         {"photo": one.photo, "outcome": one.outcome, "faces": one.faces, "written": str(one.written or "") or None}
         | ({"reason": one.reason} if one.reason else {})
-        for one in turns
+        for one in results
     ]
     outcomes = ("protected", "no_face", "skipped", "failed", "ignored", "excluded")
-    return {"photos": len(turns), **{name: counts[name] for name in outcomes}, "each": photos}
+    return {"photos": len(results), **{name: counts[name] for name in outcomes}, "each": photos}
 
 
-def _sentence(turns: Sequence[Turn], counts: Counter[str], output: str) -> str:
-    parts = [f"{len(turns)} photos", f"{sum(one.faces for one in turns)} faces"]
+def _sentence(results: Sequence[PhotoOutcome], counts: Counter[str], output: str) -> str:
+    parts = [f"{len(results)} photos", f"{sum(one.faces for one in results)} faces"]
     named = {"no_face": "without a face", "skipped": "there already", "failed": "failed", "ignored": "files ignored",
              "excluded": "of these excluded"}  # fmt: skip
     parts += [f"{counts[outcome]} {text}" for outcome, text in named.items() if counts[outcome]]

@@ -32,7 +32,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Turn:
+class PhotoOutcome:
     """The outcome of one photo."""
 
     photo: str
@@ -120,7 +120,7 @@ def check_writable(folder: Path) -> None:
         raise PathError(f"{folder} cannot be written to ({error.strerror}): give another place with -o") from error
 
 
-def write_gradients(source: Source, folder: Path, device: Device, *, names: bool, stamp: float) -> Turn:
+def write_gradients(source: Source, folder: Path, device: Device, *, names: bool, stamp: float) -> PhotoOutcome:
     """Write a photo's gradient file into a folder, if it is not there already.
 
     Args:
@@ -138,20 +138,20 @@ def write_gradients(source: Source, folder: Path, device: Device, *, names: bool
     path = folder / f"{name or file_id}{SUFFIX}"
     known = _known(path)
     if known and known.id == file_id and known.name == name and device.is_current(known):
-        return Turn(str(source.path), "skipped", known.faces, path)
+        return PhotoOutcome(str(source.path), "skipped", known.faces, path)
     made = device.gradients(data, name=name)
     write_whole(path, made.encode(), mode=0o600, stamp=stamp)
-    return Turn(str(source.path), "protected" if made.faces else "no_face", made.faces, path)
+    return PhotoOutcome(str(source.path), "protected" if made.faces else "no_face", made.faces, path)
 
 
-def protect_alone(source: Source, out: Path, device: Device, *, overwrite: bool = False) -> Turn:
+def protect_alone(source: Source, out: Path, device: Device, *, overwrite: bool = False) -> PhotoOutcome:
     """Write the photo protected without a server; raises as `apply_answer`."""
     return _publish(source, out, device.alone(source.path.read_bytes()), overwrite=overwrite)
 
 
 def apply_answer(
     source: Source, answers: Path, out: Path, device: Device, *, accept_weak: bool, overwrite: bool = False
-) -> Turn:
+) -> PhotoOutcome:
     """Write the protected photo; one without a face needs no answer.
 
     Args:
@@ -193,14 +193,16 @@ def write_whole(path: Path, data: bytes, *, mode: int, stamp: float | None = Non
         draft.unlink(missing_ok=True)
 
 
-def _publish(source: Source, out: Path, protected: ProtectedPhoto, *, overwrite: bool) -> Turn:
+def _publish(source: Source, out: Path, protected: ProtectedPhoto, *, overwrite: bool) -> PhotoOutcome:
     if not overwrite and out.is_file() and out.read_bytes() != protected.data:
         raise PathError(
             f"{out} is another file, and is left as it is: --skip-existing passes over such photos, --overwrite "
             "replaces them"
         )
     write_whole(out, protected.data, mode=source.path.stat().st_mode & 0o777)
-    return Turn(str(source.path), protected.outcome, len(protected.faces), out, reason="; ".join(protected.notes))
+    return PhotoOutcome(
+        str(source.path), protected.outcome, len(protected.faces), out, reason="; ".join(protected.notes)
+    )
 
 
 def _files_at(path: Path, exclude: Sequence[str]) -> tuple[list[Source], int]:

@@ -1,4 +1,4 @@
-"""`apf app`: a page on this machine's loopback, on which a person protects an album. It runs `apf protect`'s own road.
+"""`apf app`: a page on this machine's loopback, on which a person protects an album. It does what `apf protect` does.
 
 albums.py    what is kept of an album, so that a closed page and a killed process lose nothing
 runner.py    protects one album after the other, by the worker inside this process

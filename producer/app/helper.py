@@ -77,7 +77,7 @@ class Helper:
         try:
             preview: Any = importlib.import_module("workers.preview")
             recipes = [choice.recipe for choice in CHOICES]
-            for look in preview.looks(str(self._albums.source(album)), recipes, self._settings):
+            for look in preview.face_previews(str(self._albums.source(album)), recipes, self._settings):
                 name = look.recipe or "original"
                 (folder / f"{name}.jpg").write_bytes(look.picture)
                 made.append(name)
@@ -122,7 +122,9 @@ class Helper:
             build: Any = importlib.import_module("workers.report.build")
             batch = self._ledger(album).read_batch(album.batch)
             self._viewers = {
-                album.batch: build.make_viewer(batch, build.Asked(with_originals=True), self._settings, look=True)
+                album.batch: build.make_viewer(
+                    batch, build.ReportOptions(with_originals=True), self._settings, look=True
+                )
             }
         return self._viewers[album.batch]
 

@@ -1,4 +1,4 @@
-"""Runner: protects one album after the other, by `apf protect`'s own road and the worker inside this process."""
+"""Runner: protects one album after the other, as `apf protect` does, with the worker inside this process."""
 
 from __future__ import annotations
 

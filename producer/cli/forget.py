@@ -15,9 +15,9 @@ from rich.markup import escape
 from producer.cli.console import SOME_FAILED, AsJson, Destination, console, echo, errors_end_the_command, fail
 from workers.batches.create import ledgers_of
 from workers.config.settings import load_settings
-from workers.erasure.forget import WAIT_S, Forgotten
-from workers.erasure.forget import forget as forget_photos
-from workers.erasure.forget import remember as remember_photos
+from workers.deletion.forget import WAIT_S, Forgotten
+from workers.deletion.forget import forget as forget_photos
+from workers.deletion.forget import remember as remember_photos
 from workers.ledger.audit import acts, local_actor
 from workers.schedules.trigger import seconds
 from workers.store import canonical_url

@@ -22,7 +22,7 @@ from workers.config.settings import load_settings
 from workers.report.output_files import Target
 
 if TYPE_CHECKING:
-    from workers.report.build import Written
+    from workers.report.build import WrittenReport
 
 
 @errors_end_the_command
@@ -58,9 +58,9 @@ def report(
     asked_of = ledger.read_batch(batch_id)
     place.check(apart=(asked_of.source, asked_of.destination))  # before libraries load that take seconds
     album: Any = importlib.import_module("workers.report.build")
-    asked = album.Asked(with_originals=with_originals, measure=measure, limit=limit)
+    asked = album.ReportOptions(with_originals=with_originals, measure=measure, limit=limit)
     with bar("looking at photos", show=not as_json) as progress:
-        written: Written = album.build(ledger, batch_id, place, asked, settings, progress=progress)
+        written: WrittenReport = album.build(ledger, batch_id, place, asked, settings, progress=progress)
     if as_json:
         print(json.dumps(_json_object(written, batch_id, with_originals=with_originals)))
     else:
@@ -78,7 +78,7 @@ def bar(what: str, *, show: bool) -> Iterator[Any]:
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
-def _tell(written: Written, *, with_originals: bool) -> None:
+def _tell(written: WrittenReport, *, with_originals: bool) -> None:
     echo(f"{written.photos} photos, {written.measured} measured, {written.size_bytes / 1e6:.1f} MB")
     if written.folder:
         echo(f"its pictures lie in {written.folder}: keep the two together")
@@ -87,7 +87,7 @@ def _tell(written: Written, *, with_originals: bool) -> None:
     print(written.page)
 
 
-def _json_object(written: Written, batch_id: str, *, with_originals: bool) -> dict[str, object]:
+def _json_object(written: WrittenReport, batch_id: str, *, with_originals: bool) -> dict[str, object]:
     return {
         "batch": batch_id,
         "page": str(written.page),

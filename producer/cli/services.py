@@ -25,7 +25,7 @@ from workers.config.access import check_reachable
 from workers.config.settings import Settings, check_worker, load_settings
 from workers.core.records import Batch
 from workers.decoding.decoder_process import look as look_at_cage
-from workers.erasure.retention import prune_ended
+from workers.deletion.retention import prune_ended
 from workers.errors import WorkerError
 from workers.ledger.open_batches import OPEN, check_registry, roots
 from workers.store import open_store

@@ -65,8 +65,8 @@ class Authenticator:
             raise Unauthorized("wrong signature")
 
 
-def gate(secrets: str, tokens: str) -> Authenticator:
-    """Return a gate for secrets and tokens with spaces between.
+def authenticator_for(secrets: str, tokens: str) -> Authenticator:
+    """Return an authenticator for secrets and tokens with spaces between.
 
     Args:
         secrets: `whsec_` and base64, or any text.

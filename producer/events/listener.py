@@ -19,13 +19,13 @@ GIVE_BACK_S = 2.0
 
 
 class Source(Protocol):
-    """Takes messages somewhere, and hands them to the intake."""
+    """Takes messages somewhere, and hands them to the batcher."""
 
     def run(self) -> None:
         """Until the stop, and then until nothing is in its hands any more."""
 
 
-def listen(sources: Sequence[Source], intake: EventBatcher, stop: threading.Event, *, grace_s: float) -> bool:
+def listen(sources: Sequence[Source], batcher: EventBatcher, stop: threading.Event, *, grace_s: float) -> bool:
     """Run until SIGTERM or SIGINT, or until a source fails; then finish what is in hand.
 
     Returns whether all went well.
@@ -39,7 +39,7 @@ def listen(sources: Sequence[Source], intake: EventBatcher, stop: threading.Even
             pass
     log.info("stopping: up to %.0f s for what is in hand", grace_s)
     deadline = time.monotonic() + grace_s
-    done = intake.close(max(0.5, grace_s - GIVE_BACK_S))
+    done = batcher.close(max(0.5, grace_s - GIVE_BACK_S))
     for thread in threads:
         thread.join(max(0.5, deadline - time.monotonic()))
         done = done and not thread.is_alive()

@@ -12,7 +12,7 @@ from typing import Literal
 from pydantic import SecretStr
 
 from apf.recipe import DEFAULT_RECIPE, Recipe
-from producer.events.auth import gate
+from producer.events.auth import authenticator_for
 from producer.events.batcher import EventBatcher, Gathering
 from producer.events.dedupe import NoMarks, RecentlySubmitted, RedisMarks, redis_client
 from producer.events.listener import Source, listen
@@ -63,17 +63,17 @@ def run(asked: ListenOptions, settings: Settings) -> bool:
     if not (asked.sqs or asked.http):
         raise SettingsError("nothing to listen to: give --sqs or --http")
     stop = threading.Event()
-    intake = _intake(asked, settings.broker_url, settings)
-    sources = list(_sources(asked, intake, stop, settings))
+    batcher = _batcher(asked, settings.broker_url, settings)
+    sources = list(_sources(asked, batcher, stop, settings))
     for name, given in (("sqs", asked.sqs), ("http", asked.http)):
         if given:
             start_at_zero(name)
     if asked.metrics_port:
         _serve_metrics(settings.metrics_host, asked.metrics_port, lambda: not stop.is_set())
-    return listen(sources, intake, stop, grace_s=settings.shutdown_grace_s)
+    return listen(sources, batcher, stop, grace_s=settings.shutdown_grace_s)
 
 
-def _intake(asked: ListenOptions, broker_url: str, settings: Settings) -> EventBatcher:
+def _batcher(asked: ListenOptions, broker_url: str, settings: Settings) -> EventBatcher:
     routes = parse_routes(asked.routes, asked.private_routes)
     recipe = check_routes(routes, asked.recipe, settings, on_weak=asked.on_weak)
     own = [ledger_url(route.destination, settings.ledger_root) for route in routes]
@@ -92,21 +92,23 @@ def _marks(broker_url: str, settings: Settings, routes: Routes, *, how: str) -> 
     return NoMarks()
 
 
-def _sources(asked: ListenOptions, intake: EventBatcher, stop: threading.Event, settings: Settings) -> Iterator[Source]:
+def _sources(
+    asked: ListenOptions, batcher: EventBatcher, stop: threading.Event, settings: Settings
+) -> Iterator[Source]:
     if asked.sqs:
         from producer.events.sources.sqs import SqsSource  # noqa: PLC0415 - boto3 takes long to load
 
         endpoint = settings.listen_sqs_endpoint_url
         log.info("events come from the queue %s", asked.sqs)
-        yield SqsSource(asked.sqs, intake, stop, endpoint_url=endpoint, region=settings.s3_region)
+        yield SqsSource(asked.sqs, batcher, stop, endpoint_url=endpoint, region=settings.s3_region)
     if asked.http:
         from producer.events.sources.http import EventsApp, HttpSource  # noqa: PLC0415
 
-        doors = gate(
+        authenticator = authenticator_for(
             _secret("LISTEN_SECRET", settings.listen_secret, settings.listen_secret_file),
             _secret("LISTEN_TOKEN", settings.listen_token, settings.listen_token_file),
         )
-        source = HttpSource(asked.http, EventsApp(intake, doors, stop), stop)
+        source = HttpSource(asked.http, EventsApp(batcher, authenticator, stop), stop)
         log.info("events are taken at http://%s/events", asked.http)
         yield source
 

@@ -22,9 +22,9 @@ from producer.server.routes import (
     actions,
     audit,
     batches,
-    erasure,
     estimate,
     events,
+    forget,
     health,
     photos,
     protect,
@@ -55,7 +55,7 @@ def make_app(services: Services) -> FastAPI:
     )  # fmt: skip
     app.state.services = services
     problems.install(app)
-    for routes in (batches, estimate, actions, events, photos, erasure, protect, schedules, audit, health):
+    for routes in (batches, estimate, actions, events, photos, forget, protect, schedules, audit, health):
         app.include_router(routes.router)
     describe(app)
     pages.install(app)

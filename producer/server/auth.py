@@ -42,7 +42,7 @@ def grant_of(the: Services, token: str | None) -> Grant:
     return grant
 
 
-def holding(*scopes: Scope) -> Callable[..., Grant]:
+def require_scope(*scopes: Scope) -> Callable[..., Grant]:
     """Return a dependency: the request's grant, where it has one of the scopes."""
 
     def check(request: Request, the: The, credentials: Credentials) -> Grant:
@@ -58,14 +58,14 @@ def holding(*scopes: Scope) -> Callable[..., Grant]:
 
 
 def scopes_of(dependency: object) -> tuple[Scope, ...]:
-    """Return the scopes of which a dependency of `holding` wants one; none for any other."""
+    """Return the scopes of which a dependency of `require_scope` wants one; none for any other."""
     found: tuple[Scope, ...] = getattr(dependency, "scopes", ())
     return found
 
 
-Reader = Annotated[Grant, Depends(holding("read"))]
-Submitter = Annotated[Grant, Depends(holding("submit"))]
-Operator = Annotated[Grant, Depends(holding("operate"))]
+Reader = Annotated[Grant, Depends(require_scope("read"))]
+Submitter = Annotated[Grant, Depends(require_scope("submit"))]
+Operator = Annotated[Grant, Depends(require_scope("operate"))]
 
 
 def tenant_for(grant: Grant, asked: str | None) -> str:

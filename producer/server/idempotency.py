@@ -5,8 +5,8 @@
 The ledger's store keeps them, so that Redis may be flushed and servers may die: a request that was cut short is taken
 up under the batch id that it was given at first, which makes it the same batch again.
 
-A record names no photo: an answer has to be given without their keys (`workers.erasure`), and what was asked is kept as
-a digest that only whoever knows the idempotency key can make.
+A record names no photo: an answer has to be given without their keys (`workers.deletion`), and what was asked is kept
+as a digest that only whoever knows the idempotency key can make.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from apf.recipe import BUILT_IN, DEFAULT_RECIPE
 from producer.client import MAX_NAMED
 from producer.server.board import State, state_of
 from workers.core.records import Lane, OnWeak, PhotoReport
-from workers.report.advice import cure, without_commands
+from workers.report.advice import OF_THE_API, cure
 from workers.status.as_json import BatchCounts
 from workers.status.batch_status import BatchSummary, Failure
 from workers.store.urls import SCHEMES
@@ -36,13 +36,13 @@ Callback = Annotated[str, Field(min_length=1, max_length=4096)]
 NoFace = Literal["copy", "skip"]
 
 
-class Asked(BaseModel):
+class RequestBody(BaseModel):
     """What a request says: nothing that is not known."""
 
     model_config = ConfigDict(extra="forbid")
 
 
-class BatchRequest(Asked):
+class BatchRequest(RequestBody):
     """Photos to protect."""
 
     source: Place
@@ -140,8 +140,8 @@ class FailureView(BaseModel):
 
     @classmethod
     def of(cls, failure: Failure) -> FailureView:
-        advice = cure(failure.reason, transient=failure.transient, code=failure.code)
-        return cls.model_validate({**failure.as_json(), "cure": without_commands(advice, retry="retry the batch")})
+        advice = cure(failure.reason, transient=failure.transient, code=failure.code, reader=OF_THE_API)
+        return cls.model_validate({**failure.as_json(), "cure": advice})
 
 
 class FailurePage(BaseModel):

@@ -7,14 +7,14 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from apf.recipe import DEFAULT_RECIPE
-from producer.server.models import Asked, Callback, Key, NoFace, Place, RecipeName, Tenant
+from producer.server.models import Callback, Key, NoFace, Place, RecipeName, RequestBody, Tenant
 from workers.core.records import OnWeak
 from workers.schedules.models import NAME, Change
 
 ScheduleName = Annotated[str, Field(pattern=f"^{NAME.pattern}$")]
 
 
-class ScheduleChange(Asked):
+class ScheduleChange(RequestBody):
     """What a schedule is to do from its next run on; what is left away stays."""
 
     #: Minute, hour, day, month, weekday.
@@ -34,7 +34,7 @@ class ScheduleChange(Asked):
     callback: Annotated[str, Field(max_length=4096)] | None = None
 
 
-class ScheduleRequest(Asked):
+class ScheduleRequest(RequestBody):
     """A library to protect again and again."""
 
     name: ScheduleName

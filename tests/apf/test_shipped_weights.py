@@ -7,13 +7,13 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from apf.guides.torch_recogniser import load_recognisers
 from apf.recipe import load_recipe
 from apf.research.evaluate.conditions import CONDITIONS
 from apf.research.evaluate.crops import Row, evaluate
 from apf.research.evaluate.methods import Method, none, ours
 from apf.research.evaluate.rivals import noise
 from apf.research.evaluate.targets import pairs, target
+from apf.research.model_list import load_recognisers
 from apf.research.train.data import Faces, is_held_out, load_faces
 
 #: People with two photos, and people with one who make the threshold at FAR 1e-2 (about 13,000 pairs) a firm one.

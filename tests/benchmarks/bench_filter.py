@@ -21,8 +21,8 @@ import torch
 from apf.faces.alignment import Float32, align, alignment
 from apf.filters.load import PhotoFilter, load_filter
 from apf.filters.torch_filter import Filter
-from apf.guides.torch_recogniser import load_recognisers
 from apf.research.evaluate.rivals import momentum_attack
+from apf.research.model_list import load_recognisers
 from apf.runtime.cores import use_cores
 from tests.benchmarks.photos import cutouts, six
 from tests.benchmarks.record import ROOT, cores, record, table

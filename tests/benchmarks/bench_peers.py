@@ -40,9 +40,9 @@ from apf.attack.perturbation import Change
 from apf.faces.alignment import align, alignment
 from apf.filters.load import load_filter
 from apf.filters.torch_filter import Filter
-from apf.guides.torch_recogniser import load_recognisers
 from apf.photo import decode, encode
 from apf.research.evaluate.rivals import fawkes
+from apf.research.model_list import load_recognisers
 from producer import Client
 from tests.benchmarks import plain_celery
 from tests.benchmarks.bench_filter import MODELS, real_faces

@@ -20,7 +20,7 @@ from tests.faults.test_callbacks import CALLS, is_settled
 from tests.faults.world import ROOT, World, closing_world, photos
 from tests.receivers import Receiver, receiving
 from tests.waiting import until
-from tests.workers.erasure.test_forget import forms, unpacked
+from tests.workers.deletion.test_forget import forms, unpacked
 from workers.broker.client import Broker
 from workers.broker.event_marks import how, mark_name
 from workers.ledger.leases import attempts_at, is_live

@@ -13,9 +13,9 @@ import redis
 
 from producer.server.tokens import Grant, Keyring, append, digest, new_token
 from tests.conftest import RedisServer
-from tests.producer.events.helpers import until
 from tests.producer.server.conftest import place  # noqa: F401  a fixture
 from tests.producer.server.platform import Api, Platform, platform
+from tests.waiting import until
 from tests.workers.broker.test_queues import served
 from tests.workers.execution.test_shard_pipeline import make_batch
 from workers.broker.app import make_app

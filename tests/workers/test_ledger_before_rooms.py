@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.memory_store import MemoryStore
 from tests.receivers import LOOPBACK, receiving
 from tests.workers.fakes import FakeBroker, FakeEngine
 from workers.batches.create import find_batch
@@ -27,7 +28,6 @@ from workers.ledger.open_batches import roots
 from workers.status.as_json import json_object
 from workers.status.batch_status import BatchMonitor
 from workers.store import open_store
-from workers.store.memory import MemoryStore
 
 OLD = Path(__file__).parents[1] / "data" / "ledger_before_rooms.json"
 OUT = "memory://old-public/out"

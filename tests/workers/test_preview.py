@@ -24,20 +24,20 @@ def photos(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def pixels(look: preview.Look) -> np.ndarray:
+def pixels(look: preview.FacePreview) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(look.picture)).convert("RGB")).astype(int)
 
 
 def test_the_first_large_face_is_shown_as_it_is_and_under_each_recipe(photos: Path) -> None:
     """All of one size, none the same, and what is stronger differs more."""
-    found = list(preview.looks(str(photos), ["light", "strong"], Settings()))
+    found = list(preview.face_previews(str(photos), ["light", "strong"], Settings()))
     assert [look.recipe for look in found] == ["", "light", "strong"]
     original, light, strong = map(pixels, found)
     assert original.shape == light.shape == strong.shape and max(original.shape) == preview.PICTURE_PX
     moved = [np.abs(one - original).mean() for one in (light, strong)]
     assert 0.3 < moved[0] < moved[1]
     # From the large photo: its face is sharper than the small one's would be.
-    small = next(preview.looks(str(_only(photos, "c.png")), [], Settings()))
+    small = next(preview.face_previews(str(_only(photos, "c.png")), [], Settings()))
     assert np.abs(np.diff(original, axis=1)).mean() > 1.2 * np.abs(np.diff(pixels(small), axis=1)).mean()
 
 
@@ -52,7 +52,7 @@ def test_without_a_face_there_is_no_look(photos: Path) -> None:
     """Nor is any filter loaded."""
     for name in ("c.png", "d.png"):
         (photos / name).unlink()
-    assert list(preview.looks(str(photos), ["light"], Settings())) == []
+    assert list(preview.face_previews(str(photos), ["light"], Settings())) == []
 
 
 def test_recipes_share_their_networks_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -198,7 +198,7 @@ def _is_whole(batch: Batch) -> bool:
     return not (batch.schedule or batch.changed_since) and batch.fraction >= 1 and batch.part == "fraction"
 
 
-def note_trouble(ledger: Ledger, batch_id: str, reason: str) -> None:
+def note_planning_error(ledger: Ledger, batch_id: str, reason: str) -> None:
     """Have the batch say what keeps it from being planned; the next planner takes that away."""
     batch = ledger.read_batch(batch_id)
     note = f"cannot be planned now, and is tried again: {reason}"

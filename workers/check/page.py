@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
 
-from jinja2 import Environment, FunctionLoader
 from markupsafe import Markup
 
 from apf.check.compare import FaceMatch, RecogniserMatches, Verdict
 from apf.check.marks import Marks
 from workers.check.result import WORST, FaceResult, Result
-from workers.report.card import legible
 from workers.report.output_files import GENERATOR
+from workers.report.single_file import digest, embedded, part, templates
 
 #: Other photos that are shown beside a face, those most like it first.
 SHOWN_OTHERS = 6
@@ -43,20 +38,18 @@ class Pair:
 
 def render(result: Result) -> str:
     """Return the whole page."""
-    style = _part("page.css")
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode("ascii")
+    style = part("workers.check", "page.css")
     photos = sorted((p for p in result.photos if p.faces), key=lambda p: WORST.index(p.verdict or Verdict.alone))
     people: dict[str, list[str]] = {}
     for face in result.clean:
-        people.setdefault(result.people[face.id], []).append(jpeg(face.before_jpeg))
+        people.setdefault(result.people[face.id], []).append(embedded(face.before_jpeg))
     return (
-        _environment()
+        templates("workers.check")
         .get_template("page.html")
         .render(
             generator=Markup(GENERATOR),  # noqa: S704  our own
             style=Markup(style),  # noqa: S704
-            policy="default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'; "
-            f"style-src 'sha256-{digest}'",
+            policy=f"default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'; style-src {digest(style)}",
             result=result,
             photos=photos,
             people=sorted(people.items(), key=lambda one: -len(one[1])),
@@ -65,17 +58,12 @@ def render(result: Result) -> str:
             pairs=lambda face: _pairs(face, result),
             marks_text=marks_text,
             totals=_totals,
-            jpeg=jpeg,
+            jpeg=embedded,
             climbed=[one.recogniser.name for one in result.deciding if one.recogniser.climbed],
             deciding=[one.recogniser.name for one in result.deciding],
             own=any(one.recogniser.own for one in result.deciding),
         )
     )
-
-
-def jpeg(data: bytes) -> str:
-    """Return a picture's source inside the page itself."""
-    return f"data:image/jpeg;base64,{base64.b64encode(data).decode('ascii')}"
 
 
 def marks_text(marks: Marks | None) -> str:
@@ -104,7 +92,7 @@ def _pairs(face: FaceResult, result: Result) -> list[Pair]:
     order = sorted(range(len(first.others)), key=lambda i: -_highest(face.said, result.asked, i))
     return [
         Pair(
-            jpeg(result.clean[first.others[i]].before_jpeg),
+            embedded(result.clean[first.others[i]].before_jpeg),
             result.clean[first.others[i]].photo,
             tuple(
                 one.recogniser.name
@@ -131,14 +119,3 @@ def _totals(one: RecogniserMatches) -> dict[str, int | None]:
         "before": None if None in known else sum(n or 0 for n in known),
         "matched": None if one.marks is None else sum(said.matched or 0 for said in one.said),
     }
-
-
-@cache
-def _part(name: str) -> str:
-    return files("workers.check").joinpath(name).read_text(encoding="utf-8")
-
-
-def _environment() -> Environment:
-    made = Environment(autoescape=True, loader=FunctionLoader(_part), trim_blocks=True, lstrip_blocks=True)
-    made.filters["legible"] = legible
-    return made

@@ -223,21 +223,26 @@ class Totals(WorkerOutput):
         return Totals.model_construct(**{name: round(mine - getattr(other, name), 6) for name, mine in self})
 
 
-class ShardReport(WorkerOutput):
-    """The report of a shard. Once it lies in the ledger, the shard is done."""
+class ShardFacts(WorkerOutput):
+    """What both forms of a shard's report have."""
 
     shard: int = Field(ge=0)
-    photos: tuple[PhotoReport, ...]
     #: Seconds in each named stage, added up over threads.
     stage_seconds: dict[str, float]
     #: From the start of the task to its last output.
     wall_seconds: float = Field(ge=0)
+    #: Highest resident memory of the process so far.
+    peak_memory_bytes: int = Field(ge=0)
+
+
+class ShardReport(ShardFacts):
+    """The report of a shard. Once it lies in the ledger, the shard is done."""
+
+    photos: tuple[PhotoReport, ...]
     #: Host and process, for people.
     worker: str
     #: ISO 8601 with its offset.
     finished_at: str
-    #: Highest resident memory of the process so far.
-    peak_memory_bytes: int = Field(ge=0)
 
     @property
     def totals(self) -> Totals:
@@ -245,18 +250,14 @@ class ShardReport(WorkerOutput):
         return Totals.of(self.photos)
 
 
-class ShortReport(WorkerOutput):
+class ShortReport(ShardFacts):
     """The report of a shard in short: sums, and the photos that failed."""
 
-    shard: int = Field(ge=0)
     #: Of the object that holds the whole report.
     etag: str = ""
     totals: Totals
     #: Those that failed, in the plan's order.
     failed: tuple[PhotoReport, ...]
-    stage_seconds: dict[str, float]
-    wall_seconds: float = Field(ge=0)
-    peak_memory_bytes: int = Field(ge=0)
 
 
 class Attempt(WorkerOutput):

@@ -180,8 +180,8 @@ def _not_forgotten_since(
 ) -> Sequence[PhotoRef]:
     """Return the photos that nobody has had forgotten since the shard began; outputs of the others are deleted.
 
-    Erasure waits for a try that began before, and changes the record of a planned batch ahead of that. So the marks are
-    asked for only where it has changed, or cannot be read: patience may have ended before the try.
+    `apf forget` waits for a try that began before, and changes the record of a planned batch ahead of that. So the
+    marks are asked for only where it has changed, or cannot be read: patience may have ended before the try.
     """
     if batch.planned and present is not batch and present == batch:
         return refs

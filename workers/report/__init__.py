@@ -8,6 +8,7 @@
     advice.py             what to do about a failure
     card.py               all that the page knows of one photo
     page.py               cards to HTML; page.html, page.css and page.js beside it
+    single_file.py        templates of this page and of `apf check`'s
     output_files.py       where the page lies, and how an older one is replaced
     build.py              all of it, loaded by name from `producer.cli.report`, which may not load an image library
 

@@ -21,8 +21,9 @@ from workers.ledger.batch_ledger import Ledger
 from workers.report.card import Card
 from workers.report.compare_photo import BlindViewer, Viewer
 from workers.report.output_files import Target
-from workers.report.page import Scope, embedded, render
+from workers.report.page import Scope, render
 from workers.report.selection import measured, shown
+from workers.report.single_file import embedded
 from workers.status.batch_status import BatchMonitor
 from workers.store import Store, open_store
 
@@ -35,7 +36,7 @@ SINGLE_FILE_PHOTOS = 50
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class ReportOptions:
     """Options of a report."""
 
     with_originals: bool = False
@@ -46,7 +47,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Written:
+class WrittenReport:
     """A page that was written."""
 
     page: Path
@@ -61,11 +62,11 @@ def build(
     ledger: Ledger,
     batch_id: str,
     target: Target,
-    asked: Asked,
+    asked: ReportOptions,
     settings: Settings,
     *,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Written:
+) -> WrittenReport:
     """Look at every photo of a batch and write its page.
 
     Args:
@@ -87,7 +88,7 @@ def build(
     chosen = shown(reports, asked.limit)
     keys = measured(chosen, 0 if batch.private else asked.measure)
     beside = len(chosen) > SINGLE_FILE_PHOTOS
-    place = target.place if beside else embedded
+    place = target.place if beside else lambda _, data: embedded(data)
     viewer = make_viewer(batch, asked, settings, look=bool(keys))
     records: list[dict[str, Any]] = []
     wanted = with_measure = 0
@@ -109,7 +110,7 @@ def build(
         target.publish(render(summary, records, scope))
     finally:
         target.discard()
-    return Written(target.page, target.folder if beside else None, len(chosen), with_measure, target.size_bytes)
+    return WrittenReport(target.page, target.folder if beside else None, len(chosen), with_measure, target.size_bytes)
 
 
 def cards(
@@ -133,7 +134,7 @@ def cards(
                 future.cancel()
 
 
-def make_viewer(batch: Batch, asked: Asked, settings: Settings, *, look: bool) -> Viewer | BlindViewer:
+def make_viewer(batch: Batch, asked: ReportOptions, settings: Settings, *, look: bool) -> Viewer | BlindViewer:
     """Return what looks at the batch's photos, where they are here; without `look` no detector is loaded."""
     if batch.private:
         return BlindViewer(batch, open_store(batch.destination, s3=settings.s3))

@@ -7,23 +7,19 @@ page itself (`data:`) or the folder beside it.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cache
-from html import escape
-from importlib.resources import files
-from string import Template
 from typing import Any
+
+from markupsafe import Markup
 
 from apf.recipe import Recipe
 from workers.report.advice import cure
-from workers.report.card import legible
 from workers.report.output_files import GENERATOR
+from workers.report.single_file import digest, part, templates
 from workers.status.batch_status import BatchSummary
 from workers.store.urls import file_path
 
@@ -50,48 +46,42 @@ class Scope:
     private: bool = False
 
 
-def embedded(name: str, data: bytes) -> str:
-    """Return a picture's source inside the page itself."""
-    return f"data:image/jpeg;base64,{base64.b64encode(data).decode('ascii')}"
-
-
 def render(summary: BatchSummary, records: Sequence[dict[str, Any]], scope: Scope) -> str:
     """Return the whole page."""
     batch = summary.batch
-    style, script = _part("page.css"), _part("page.js")
-    return Template(_part("page.html")).substitute(
-        generator=GENERATOR,
-        policy=escape(_policy(style, script, beside=scope.beside)),
-        title=escape(f"Photos protected on {_day(batch.created_at)}"),
-        style=style,
-        script=script,
-        day=escape(_day(batch.created_at)),
-        created=escape(batch.created_at),
-        tiles=_tiles(summary),
-        kind=' class="private"' if scope.private else "",
-        privacy=_privacy(scope),
-        facts=_facts(summary, scope),
-        failures=_failures(summary),
-        data=_json({"photos": list(records)}),
+    style, script = part("workers.report", "page.css"), part("workers.report", "page.js")
+    failures = [
+        (one.key, one.reason, cure(one.reason, transient=one.transient, code=one.code))
+        for one in summary.failures[:LISTED_FAILURES]
+    ]
+    return (
+        templates("workers.report")
+        .get_template("page.html")
+        .render(
+            generator=Markup(GENERATOR),  # noqa: S704  our own
+            style=Markup(style),  # noqa: S704
+            script=Markup(script),  # noqa: S704
+            data=Markup(_json({"photos": list(records)})),  # noqa: S704  without what HTML knows
+            policy=_policy(style, script, beside=scope.beside),
+            batch=batch,
+            day=_day(batch.created_at),
+            scope=scope,
+            tiles=_tiles(summary),
+            facts=_facts(summary, scope),
+            failures=failures,
+            more_failures=len(summary.failures) - len(failures),
+            again=shlex.join(["apf", "retry", _place(batch.destination), batch.id]),
+        )
     )
-
-
-@cache
-def _part(name: str) -> str:
-    return files("workers.report").joinpath(name).read_text(encoding="utf-8")
 
 
 def _policy(style: str, script: str, *, beside: bool) -> str:
     # 'self' is no file: URL's own folder in every browser.
     pictures = "data: 'self' file:" if beside else "data:"
     return (
-        f"default-src 'none'; img-src {pictures}; style-src '{_digest(style)}'; script-src '{_digest(script)}'; "
+        f"default-src 'none'; img-src {pictures}; style-src {digest(style)}; script-src {digest(script)}; "
         "base-uri 'none'; form-action 'none'"
     )
-
-
-def _digest(text: str) -> str:
-    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode('ascii')}"
 
 
 def _json(value: object) -> str:
@@ -100,7 +90,8 @@ def _json(value: object) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def _tiles(summary: BatchSummary) -> str:
+def _tiles(summary: BatchSummary) -> list[tuple[str, int, str]]:
+    """Return the sums that the page begins with: kind, number, and what is counted."""
     tiles = [
         ("protected", summary.protected, "protected"),
         ("faces", summary.faces, "faces protected"),
@@ -112,31 +103,7 @@ def _tiles(summary: BatchSummary) -> str:
         tiles.insert(2, ("weak", summary.weak_faces, "weak: a juror still knows them"))
     if left := summary.pending + summary.missing:
         tiles.append(("pending", left, "without an outcome yet"))
-    return "\n".join(
-        f'<li class="tile {kind}{"" if count else " zero"}">'
-        f'<span class="count">{count:,}</span> <span class="what">{what}</span></li>'
-        for kind, count, what in tiles
-    )
-
-
-def _privacy(scope: Scope) -> str:
-    if scope.private:
-        return (
-            '<p class="privacy" role="note"><strong>The photos are with their owners.</strong> This batch was private: '
-            "gradients came in, and perturbations went out. So there are figures and failures below, and no "
-            "pictures.</p>"
-        )
-    if scope.with_originals:
-        return (
-            '<p class="privacy warn" role="note"><strong>This page holds unprotected photos.</strong> Keep it to '
-            "yourself: it was made with <code>--with-originals</code>, and it shows your originals, reduced "
-            "in size.</p>"
-        )
-    return (
-        '<p class="privacy" role="note"><strong>No original is in this page.</strong> It shows what is published, '
-        "reduced in size. To compare with the originals, make it again with <code>--with-originals</code>, for "
-        "yourself alone.</p>"
-    )
+    return tiles
 
 
 def _bound(recipe: Recipe) -> str:
@@ -144,7 +111,7 @@ def _bound(recipe: Recipe) -> str:
     return f"a pixel of a face moves by at most {recipe.most_levels} of 255 levels{warp}"
 
 
-def _facts(summary: BatchSummary, scope: Scope) -> str:
+def _facts(summary: BatchSummary, scope: Scope) -> list[tuple[str, str]]:
     batch, recipe = summary.batch, summary.batch.recipe
     facts = [
         ("From", _place(batch.source)),
@@ -169,7 +136,7 @@ def _facts(summary: BatchSummary, scope: Scope) -> str:
         facts.append(("Stopped", f"the batch was {summary.stopped}: apf resume goes on with it"))
     if batch.note:
         facts.append(("Note", batch.note))
-    return "\n".join(f"<div><dt>{name}</dt><dd>{_text(value)}</dd></div>" for name, value in facts)
+    return facts
 
 
 def _jury(recipe: Recipe) -> str:
@@ -192,34 +159,9 @@ def _measured(scope: Scope) -> str:
     return "every photo with a protected face"
 
 
-def _failures(summary: BatchSummary) -> str:
-    if not summary.failures:
-        return ""
-    shown = summary.failures[:LISTED_FAILURES]
-    cures = [cure(failure.reason, transient=failure.transient, code=failure.code) for failure in shown]
-    rows = "\n".join(
-        f"<li><h3><bdi>{_text(failure.key)}</bdi></h3><p>{_text(failure.reason)}</p>"
-        f'<p class="cure"><strong>What to do.</strong> {escape(advice)}</p>'
-        "</li>"
-        for failure, advice in zip(shown, cures, strict=True)
-    )
-    more = len(summary.failures) - LISTED_FAILURES
-    rest = f"<p>And {more:,} more: they are among the photos below, under “Failed”.</p>" if more > 0 else ""
-    again = shlex.join(["apf", "retry", _place(summary.batch.destination), summary.batch.id])
-    return (
-        '<section class="failures" aria-labelledby="failures-title"><h2 id="failures-title">Failed photos</h2>'
-        f"<p>They have no output: nothing unprotected was published. To try all of them again:</p>"
-        f"<pre><code>{_text(again)}</code></pre><ol>{rows}</ol>{rest}</section>"
-    )
-
-
 def _place(url: str) -> str:
     """Return a folder's path rather than its URL, as the user knows it."""
     return str(file_path(url)) if url.startswith("file:") else url
-
-
-def _text(text: str) -> str:
-    return escape(legible(text))
 
 
 def _day(created_at: str) -> str:

@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 
 #: A schedule's work has time.
 LANE: Lane = "bulk"
+#: What a schedule's batches have of it.
+SHARED = {"private", "no_face", "overwrite", "on_weak", "tenant", "callback", "exclude"}
 
 
 @dataclass(frozen=True)
@@ -129,17 +131,11 @@ def _make(
     """Make the run's batches, as far as they are not there."""
     for part in run.parts:
         asked = BatchOptions(
+            **schedule.model_dump(include=SHARED),
             recipe=part.recipe,
-            private=schedule.private,
-            no_face=schedule.no_face,
-            overwrite=schedule.overwrite,
-            on_weak=schedule.on_weak,
-            tenant=schedule.tenant,
-            callback=schedule.callback,
             fraction=part.piece.fraction,
             part=part.piece.part,
             changed_since=part.changed_since,
-            exclude=schedule.exclude,
             again=frozenset(state.again if part.changed_since else ()),
             schedule=schedule.name,
             lane=LANE,

@@ -9,8 +9,8 @@ from urllib.parse import quote, unquote_to_bytes, urlsplit
 
 from workers.errors import StoreError
 
-#: The schemes of the stores that there are; `open_store` has a branch for each.
-SCHEMES = ("file", "memory", "s3")
+#: The schemes of the stores that there are, and whether others may be given to read what lies in one.
+SCHEMES = {"file": False, "s3": True}
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
@@ -19,7 +19,7 @@ _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
 def canonical_url(text: str | Path) -> str:
     """One URL for a place: a plain folder or file:// URL becomes an absolute file:// URL, percent-encoded.
 
-    `s3://bucket/prefix` and `memory://name/prefix` are taken byte for byte, without slashes at the end.
+    `s3://bucket/prefix` is taken byte for byte, without slashes at the end.
 
     Raises:
         StoreError: the text is empty, of another scheme, or names no bucket.
@@ -33,14 +33,14 @@ def canonical_url(text: str | Path) -> str:
     scheme = match[1].lower()
     if scheme == "file":
         return _file_url(_path_of_url(text))
-    if scheme in ("s3", "memory"):
+    if scheme in SCHEMES:
         return _bucket_url(scheme, text[match.end() :], text)
     raise StoreError(f"{text!r}: the scheme {scheme}:// is not known; use a folder, file:// or s3://bucket/prefix")
 
 
 def is_bucket(url: str) -> bool:
     """Return whether a canonical URL is a bucket's: one that others may be given to read, and that is never made."""
-    return not url.startswith(("file:", "memory:"))
+    return SCHEMES.get(url.partition(":")[0], True)
 
 
 def file_path(url: str) -> Path:
@@ -49,7 +49,7 @@ def file_path(url: str) -> Path:
 
 
 def bucket_and_prefix(url: str) -> tuple[str, str]:
-    """Bucket (or name) and prefix of a canonical s3:// or memory:// URL; the prefix has no slash at its end."""
+    """Bucket and prefix of a canonical s3:// URL; the prefix has no slash at its end."""
     bucket, _, prefix = url.partition("://")[2].partition("/")
     return bucket, prefix
 

@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
-from typing import get_args
+from typing import Any, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, values
 from prometheus_client.metrics import MetricWrapperBase
@@ -114,28 +114,23 @@ class Measures:
         values.ValueClass = values.MultiProcessValue(lambda: process)  # type: ignore[no-untyped-call]
         mark_process_dead(process, os.environ["PROMETHEUS_MULTIPROC_DIR"])  # type: ignore[no-untyped-call]
         registry = CollectorRegistry()
-        self._counters = {
-            name: Counter(name, each.help, tuple(each.labels), registry=registry) for name, each in COUNTERS.items()
-        }
-        self._histograms = {
-            name: Histogram(name, each.help, tuple(each.labels), buckets=each.buckets, registry=registry)
-            for name, each in HISTOGRAMS.items()
-        }
-        self._gauges = {
-            name: Gauge(name, each.help, tuple(each.labels), multiprocess_mode=each.mode, registry=registry)  # type: ignore[arg-type]
-            for name, each in GAUGES.items()
-        }
-        for name, each in {**COUNTERS, **HISTOGRAMS}.items():
-            _make_series({**self._counters, **self._histograms}[name], each)
+        kinds: tuple[tuple[type[MetricWrapperBase], dict[str, Measure]], ...] = (
+            (Counter, COUNTERS),
+            (Histogram, HISTOGRAMS),
+            (Gauge, GAUGES),
+        )
+        self._series: dict[str, Any] = {}
+        for kind, measures in kinds:
+            for name, each in measures.items():
+                more: dict[str, Any] = {"buckets": each.buckets} if each.buckets else {}
+                more |= {"multiprocess_mode": each.mode} if each.mode else {}
+                self._series[name] = kind(name, each.help, tuple(each.labels), registry=registry, **more)
+                if kind is not Gauge:
+                    _make_series(self._series[name], each)
 
-    def counter(self, name: str, labels: Mapping[str, str]) -> Counter:
-        return self._counters[name].labels(**labels) if labels else self._counters[name]
-
-    def histogram(self, name: str, labels: Mapping[str, str]) -> Histogram:
-        return self._histograms[name].labels(**labels) if labels else self._histograms[name]
-
-    def gauge(self, name: str, labels: Mapping[str, str]) -> Gauge:
-        return self._gauges[name].labels(**labels) if labels else self._gauges[name]
+    def series(self, name: str, labels: Mapping[str, str]) -> Any:
+        """Return a metric, or its series of these labels."""
+        return self._series[name].labels(**labels) if labels else self._series[name]
 
 
 def _make_series(metric: MetricWrapperBase, measure: Measure) -> None:

@@ -32,19 +32,19 @@ def start(process: str) -> None:
 def add(name: str, amount: float = 1, **labels: str) -> None:
     """Add to a counter."""
     if _measures:
-        _measures.counter(name, labels).inc(amount)
+        _measures.series(name, labels).inc(amount)
 
 
 def observe(name: str, value: float, **labels: str) -> None:
     """Add one value to a histogram."""
     if _measures:
-        _measures.histogram(name, labels).observe(value)
+        _measures.series(name, labels).observe(value)
 
 
 def put(name: str, value: float, **labels: str) -> None:
     """Set a gauge."""
     if _measures:
-        _measures.gauge(name, labels).set(value)
+        _measures.series(name, labels).set(value)
 
 
 def shard_reported(report: ShardReport, lane: Lane) -> None:

@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from apf.guides.torch_recogniser import Recogniser, load_recogniser, load_recognisers
+from apf.guides.torch_recogniser import Recogniser, load_recogniser
+from apf.research.model_list import load_recognisers
 from apf.research.train.data import DataError, Faces
 from apf.research.train.teachers import channels_last, kept_embeddings
 from apf.research.train.verification import similarities, threshold

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from apf.errors import WeightsError
-from apf.guides.torch_recogniser import Recogniser, load_recognisers
+from apf.guides.torch_recogniser import Recogniser
+from apf.research.model_list import load_recognisers
 from apf.research.train.data import DataError, Faces
 
 

@@ -43,9 +43,9 @@ NOWHERE = {404: "POST events to /events", 405: "POST events, or GET /healthz"}
 class EventsApp:
     """The ASGI application."""
 
-    def __init__(self, intake: EventBatcher, gate: Authenticator, stop: threading.Event) -> None:
-        self._intake = intake
-        self._gate = gate
+    def __init__(self, batcher: EventBatcher, authenticator: Authenticator, stop: threading.Event) -> None:
+        self._batcher = batcher
+        self._authenticator = authenticator
         self._stop = stop
         self._places = threading.BoundedSemaphore(SUBMITTING)
         routes = [
@@ -73,7 +73,7 @@ class EventsApp:
             error = {"error": f"over {MAX_BODY_BYTES} bytes: send fewer events"}
             return RefusedBody(error, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
         try:
-            self._gate.check(request.headers, body)
+            self._authenticator.check(request.headers, body)
         except Unauthorized as error:
             REFUSED.labels(NAME, "unauthorized").inc()
             log.warning("a request from %s is refused: %s", request.client and request.client.host, error)
@@ -85,7 +85,7 @@ class EventsApp:
         if not self._places.acquire(blocking=False):
             return self._later(f"{SUBMITTING} requests are being submitted already")
         try:
-            future: Future[Taken] = await run_in_threadpool(self._intake.take, body, NAME)
+            future: Future[Taken] = await run_in_threadpool(self._batcher.take, body, NAME)
         except Exception as error:
             self._places.release()
             return self._refused(error)
@@ -96,7 +96,7 @@ class EventsApp:
                 return _told(await asyncio.shield(asyncio.wrap_future(future)))
         except TimeoutError:
             return self._later(f"not done in {ANSWER_WITHIN_S} s")
-        except WorkerError as error:  # the intake has logged its words, with keys hidden
+        except WorkerError as error:  # the batcher has logged its words, with keys hidden
             return self._later(f"its photos are not submitted ({type(error).__name__})")
 
     def _refused(self, error: Exception) -> Response:

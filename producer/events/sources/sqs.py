@@ -49,14 +49,14 @@ class SqsSource:
     def __init__(
         self,
         queue_url: str,
-        intake: EventBatcher,
+        batcher: EventBatcher,
         stop: threading.Event,
         *,
         endpoint_url: str | None,
         region: str | None,
     ) -> None:
         self._url = queue_url
-        self._intake = intake
+        self._batcher = batcher
         self._stop = stop
         self._pause = Backoff(stop)
         self._room = InFlightLimit(PLACES, NAME)
@@ -95,7 +95,7 @@ class SqsSource:
         receipt = message["ReceiptHandle"]
         self._room.enter()
         try:
-            future = self._intake.take(message["Body"], NAME)
+            future = self._batcher.take(message["Body"], NAME)
         except MalformedEvent as error:
             self._refuse(message, str(error), "malformed")
         except Stopping:

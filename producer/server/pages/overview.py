@@ -1,4 +1,4 @@
-"""Pages of workers and queues, schedules, recipes; the door, and the files that pages load."""
+"""Pages of workers and queues, schedules, recipes; the login, and the files that pages load."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from starlette.responses import FileResponse, HTMLResponse, RedirectResponse, Re
 from producer.server.auth import The, grant_of
 from producer.server.index import Wanted
 from producer.server.listing import page
-from producer.server.pages import batches, erasure, render
+from producer.server.pages import batches, forget, render
 from producer.server.pages.session import (
     COOKIE,
     Actor,
@@ -132,7 +132,7 @@ def install(app: FastAPI) -> None:
     app.state.sessions = Sessions(app.state.services.serve)
     app.include_router(router)
     app.include_router(batches.router)
-    app.include_router(erasure.router)
+    app.include_router(forget.router)
 
     def ask_to_log_in(_: Request, error: Exception) -> Response:
         assert isinstance(error, LoginNeeded)  # noqa: S101  as registered

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from apf.recipe import DEFAULT_RECIPE
 from producer.client import MAX_NAMED
-from producer.server.auth import The, check_place, holding
+from producer.server.auth import The, check_place, require_scope
 from producer.server.models import Key, Place, RecipeName
 from producer.server.places import tenants_of
 from producer.server.problems import described
@@ -53,7 +53,9 @@ class EstimateRequest(BaseModel):
 
 
 @router.post("/v1/estimate", responses=described(409))
-def of_batch(asked: EstimateRequest, grant: Annotated[Grant, Depends(holding("read", "submit"))], the: The) -> Estimate:
+def of_batch(
+    asked: EstimateRequest, grant: Annotated[Grant, Depends(require_scope("read", "submit"))], the: The
+) -> Estimate:
     """Tell what a batch would be: photos, pixels, faces, time, requests, money. Nothing is written or sent."""
     for what, url in (("source", asked.source), ("destination", asked.destination)):
         check_place(grant, the.checked(url, what), what)

@@ -18,11 +18,11 @@ from apf.guides import catalogue, load_guide
 from apf.guides.catalogue import guide_digest, own_names, standings
 from apf.guides.loading import find_source
 from apf.guides.torch_guide import torch_guide
-from apf.guides.torch_recogniser import load_recognisers
 from apf.photo import decode
 from apf.protect.pipeline import protect_batch
 from apf.protect.publish import encoded
 from apf.recipe import Recipe, load_recipe, make_recipe
+from apf.research.model_list import load_recognisers
 from apf.weight_files import WEIGHTS_DIR, weights_digest
 from tests.apf.conftest import SHARED
 

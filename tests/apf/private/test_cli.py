@@ -249,7 +249,7 @@ def test_an_interrupt_leaves_what_is_whole(
     """Ctrl-C ends with status 130; what was done is there, of the rest is nothing, and a second run does it."""
     write, out = folders.write_gradients, tmp_path / "out"
 
-    def interrupted(source: folders.Source, *rest: Any, **more: Any) -> folders.Turn:
+    def interrupted(source: folders.Source, *rest: Any, **more: Any) -> folders.PhotoOutcome:
         if source.relative.name == "lake.jpg":
             raise KeyboardInterrupt
         return write(source, *rest, **more)

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from apf.errors import WeightsError
 from apf.faces.alignment import ARCFACE_TEMPLATE, CROP, alignment
-from apf.guides.torch_recogniser import InputSpec, Recogniser, load_recogniser, load_recognisers
+from apf.guides.torch_recogniser import InputSpec, Recogniser, load_recogniser
+from apf.research.model_list import load_recognisers
 from apf.research.train.probe import unfused
 from apf.stages.constants import CHANNELS
 from apf.stages.probe import BLOCK_DIM, BLOCKS, Probe, fused

@@ -16,12 +16,12 @@ from apf.weight_files import SUMS, WEIGHTS_DIR, check_weights
 from producer.doctor import checks as doctor
 from producer.doctor.store_checks import examine_store
 from tests.conftest import RedisServer, S3Server
+from tests.memory_store import MemoryStore
 from workers.broker.presence import note
 from workers.broker.queues import all_queues
 from workers.config.settings import Settings
 from workers.errors import Forbidden, SettingsError, StoreError, StoreUnavailable
 from workers.store import open_store
-from workers.store.memory import MemoryStore
 from workers.store.s3 import S3Store
 
 

@@ -61,18 +61,18 @@ def marks_in(
 
 @contextmanager
 def an_intake(notes: Notes, marks: RecentlySubmitted | None = None, **gathering: Any) -> Iterator[EventBatcher]:
-    """An intake that gathers for a moment only; closed at the end."""
+    """A batcher that gathers for a moment only; closed at the end."""
     asked = Gathering(**{"seconds": 0.05, **gathering})
-    intake = EventBatcher(Routes(ROUTES), notes, marks or NoMarks(), asked)
+    batcher = EventBatcher(Routes(ROUTES), notes, marks or NoMarks(), asked)
     try:
-        yield intake
+        yield batcher
     finally:
         notes.open.set()
-        intake.close(10)
+        batcher.close(10)
 
 
 @contextmanager
-def running(source: Source, intake: EventBatcher, stop: threading.Event) -> Iterator[None]:
+def running(source: Source, batcher: EventBatcher, stop: threading.Event) -> Iterator[None]:
     """The source in a thread, as a listener runs it."""
     thread = threading.Thread(target=source.run)
     thread.start()
@@ -80,7 +80,7 @@ def running(source: Source, intake: EventBatcher, stop: threading.Event) -> Iter
         yield
     finally:
         stop.set()
-        intake.close(10)
+        batcher.close(10)
         thread.join(30)
     assert not thread.is_alive(), "it stops when it is asked to"
 

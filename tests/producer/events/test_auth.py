@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from standardwebhooks.webhooks import Webhook
 
-from producer.events.auth import TOLERANCE_S, Unauthorized, gate
+from producer.events.auth import TOLERANCE_S, Unauthorized, authenticator_for
 from workers.errors import SettingsError
 
 SECRET = "whsec_" + base64.b64encode(b"twenty-four random bytes").decode()
@@ -27,8 +27,8 @@ def signed(body: str, secret: str = SECRET, at: int = NOW, message: str = "msg_1
 def check(
     headers: dict[str, str], body: str = "{}", secrets: str = SECRET, tokens: str = TOKEN, now: int = NOW
 ) -> None:
-    doors = gate(secrets, tokens)
-    type(doors)(doors.secrets, doors.tokens, clock=lambda: now).check(headers, body.encode())
+    authenticator = authenticator_for(secrets, tokens)
+    type(authenticator)(authenticator.secrets, authenticator.tokens, clock=lambda: now).check(headers, body.encode())
 
 
 def test_a_signed_request_is_let_in() -> None:
@@ -113,7 +113,7 @@ def test_where_no_token_is_set_none_opens() -> None:
 def test_a_secret_that_protects_nothing_is_refused(secrets: str, tokens: str, message: str) -> None:
     """At the start; the error does not tell it."""
     with pytest.raises(SettingsError, match=message) as refused:
-        gate(secrets, tokens)
+        authenticator_for(secrets, tokens)
     assert "sh0rt" not in str(refused.value)
 
 
@@ -124,4 +124,4 @@ HEADERS = st.sampled_from(["webhook-id", "webhook-timestamp", "webhook-signature
 def test_no_header_opens_or_breaks_it(headers: dict[str, str], body: bytes) -> None:
     """Anything but the right one is refused, with the one error for that."""
     with pytest.raises(Unauthorized):
-        gate(SECRET, TOKEN).check(headers, body)
+        authenticator_for(SECRET, TOKEN).check(headers, body)

@@ -10,10 +10,10 @@ import pytest
 
 from apf.recipe import load_recipe
 from producer.server.board import StatusBoard, state_of
+from tests.memory_store import MemoryStore
 from workers.core.records import Batch
 from workers.ledger.batch_ledger import Ledger
 from workers.status.batch_status import BatchMonitor
-from workers.store.memory import MemoryStore
 
 RECIPE = load_recipe("light")
 

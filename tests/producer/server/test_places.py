@@ -13,8 +13,8 @@ import urllib3
 from producer.server.places import Places, protect_places, stream_places
 from producer.server.problems import Problem
 from producer.server.settings import ServeSettings
-from tests.producer.events.helpers import until
 from tests.producer.server.platform import Answer, Api, Platform
+from tests.waiting import until
 
 ALL = ["read", "submit", "operate"]
 KEPT: list[Iterator[bytes]] = []

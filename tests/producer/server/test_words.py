@@ -15,15 +15,15 @@ from tests.producer.server.platform import Platform
 OWN = re.compile(r"apf (itself|and|beat|protect wrote|private apply|control)\b")
 COMMAND = re.compile(r"(?<![\w-])apf [a-z]+[\w -]*")
 #: Where errors come from that a request may meet.
-ROOMS = ("access", "batches", "erasure", "ledger", "schedules")
+PACKAGES = ("access", "batches", "deletion", "ledger", "schedules")
 
 
 def commands() -> list[str]:
-    """All commands that the text of an error in these rooms names."""
+    """All commands that the text of an error in these packages names."""
     root = Path(next(iter(workers.__path__)))
     found = set()
-    for room in ROOMS:
-        for path in (root / room).glob("*.py"):
+    for package in PACKAGES:
+        for path in (root / package).glob("*.py"):
             for line in path.read_text().splitlines():
                 if re.match(r'\s*f?"', line.lstrip()) or 'Error(f"' in line or 'Request("' in line:
                     found |= {match for match in COMMAND.findall(line) if not OWN.match(match)}

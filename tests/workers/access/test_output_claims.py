@@ -12,6 +12,7 @@ import pytest
 from apf.recipe import load_recipe
 from tests.benchmarks.counted import counted
 from tests.conftest import S3Server
+from tests.memory_store import MemoryStore
 from tests.workers.execution.test_shard_pipeline import make_batch
 from tests.workers.fakes import FakeEngine
 from workers.access.output_claims import sources_in
@@ -25,7 +26,6 @@ from workers.store import ObjectInfo, S3Options, Store, open_store
 from workers.store import listing as listed_module
 from workers.store.listing import Absent
 from workers.store.local import FileStore
-from workers.store.memory import MemoryStore
 from workers.store.output_metadata import BATCH, OUTCOME, RECIPE, SOURCE, SOURCE_ETAG
 
 NOT_OURS = "was not written by apf and is left as it is: move it away"

@@ -11,14 +11,14 @@ from PIL import Image
 
 from apf.recipe import load_recipe
 from tests.benchmarks.plan import Assumptions, plan
+from tests.memory_store import MemoryStore
 from tests.workers.schedules.world import World, world
 from workers.access.sources import OverlapError
 from workers.batches.create import BatchOptions
 from workers.batches.estimate import SHARD_READS, SHARD_WRITES, Estimate, Prices, estimate
 from workers.config.settings import Settings
-from workers.erasure.forget import forget
+from workers.deletion.forget import forget
 from workers.errors import BadRequest
-from workers.store.memory import MemoryStore
 from workers.store.photo_size import FIRST_BYTES, pixels_in
 
 __all__ = ["world"]

@@ -9,15 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from apf.recipe import load_recipe
+from tests.memory_store import MemoryStore
 from tests.workers.execution.test_shard_pipeline import make_batch
 from tests.workers.ledger.test_batch_ledger import report
-from workers.batches.plan import BatchTooLarge, PlannerConflict, note_trouble, plan
+from workers.batches.plan import BatchTooLarge, PlannerConflict, note_planning_error, plan
 from workers.batches.repair_plan import caught_up, planned_anew
 from workers.core.records import Batch, Outcome, PhotoRef
 from workers.ledger.batch_ledger import Ledger, open_ledger
 from workers.store import ObjectInfo, Store, open_store
 from workers.store.media_types import estimated_megapixels, has_photos_suffix, is_taken
-from workers.store.memory import MemoryStore
 
 counter = iter(range(1_000_000))
 
@@ -102,13 +102,13 @@ def test_what_keeps_a_batch_from_being_planned_is_told_until_it_is() -> None:
     """Nothing is cut off by a bad minute: another planner goes on, and takes the note away."""
     source, ledger, batch = scene(dict.fromkeys("abc", 10), max_shard_photos=1)
     next(plan(ledger, batch, source, planner="a"))
-    note_trouble(ledger, batch.id, "the bucket is gone")
+    note_planning_error(ledger, batch.id, "the bucket is gone")
     left = ledger.read_batch(batch.id)
     assert (left.planned, left.note) == (False, "cannot be planned now, and is tried again: the bucket is gone")
     *_, grown = plan(ledger, left, source, planner="b")
     assert (grown.planned, grown.note) == (True, "")
     assert planned_keys(ledger, grown) == list("abc")
-    note_trouble(ledger, batch.id, "too late")
+    note_planning_error(ledger, batch.id, "too late")
     assert ledger.read_batch(batch.id) == grown
 
 

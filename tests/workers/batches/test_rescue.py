@@ -7,6 +7,7 @@ from datetime import timedelta
 
 import pytest
 
+from tests.memory_store import MemoryStore
 from tests.workers.fakes import FakeBroker, FakeEngine
 from tests.workers.ledger.test_leases import died, rewrite
 from workers.batches.rescue import PLANNER_LEASE_S, periodic_rescuer, plan_and_send, reconcile, resume
@@ -25,7 +26,6 @@ from workers.ledger.lifecycle import after_shard, close
 from workers.ledger.open_batches import OPEN, register, roots, unregister
 from workers.status.batch_status import BatchMonitor
 from workers.store import Store, open_store
-from workers.store.memory import MemoryStore
 
 IDLE, BUSY = QueueSnapshot(queued={}, taken=()), QueueSnapshot(queued={BULK: 3}, taken=())
 SETTINGS = Settings(broker_url="redis://x", allowed_urls="memory://source memory://public")

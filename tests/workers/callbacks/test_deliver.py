@@ -13,6 +13,7 @@ from typing import Any
 import jsonschema
 import pytest
 
+from tests.memory_store import MemoryStore
 from tests.receivers import LOOPBACK, SECRETS, Receiver, hangs, receiving, status
 from tests.workers.execution.test_shard_pipeline import make_batch
 from tests.workers.fakes import FakeBroker, FakeEngine
@@ -36,7 +37,6 @@ from workers.ledger.callback_state import RECORD, Callback, read_callback, webho
 from workers.ledger.lifecycle import after_shard
 from workers.ledger.open_batches import OPEN, register, roots
 from workers.store import ObjectInfo, Store, open_store
-from workers.store.memory import MemoryStore
 
 SCHEMA = Path(__file__).parents[3] / "docs" / "callback.schema.json"
 

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from tests.memory_store import MemoryStore
 from tests.workers.execution.test_run_shard import Planned
 from workers.batches.create import BatchOptions, create_batch
 from workers.config.access import check_allowed, check_reachable
@@ -17,7 +18,6 @@ from workers.ledger.batch_ledger import open_batch
 from workers.ledger.leases import ShardLease, attempts_at
 from workers.ledger.open_batches import check_registry
 from workers.store import S3Options
-from workers.store.memory import MemoryStore
 from workers.tasks import give_all_back
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from apf.errors import DetectorError
+from tests.memory_store import MemoryStore
 from tests.workers.execution.test_shard_pipeline import make_batch
 from tests.workers.fakes import FakeEngine
 from workers.config.settings import Settings
@@ -19,7 +20,6 @@ from workers.ledger.batch_ledger import STOPS, Ledger, Stop, open_ledger
 from workers.ledger.leases import ShardLease, attempts_at
 from workers.status.batch_status import BatchMonitor
 from workers.store import open_store
-from workers.store.memory import MemoryStore
 
 
 class Planned:

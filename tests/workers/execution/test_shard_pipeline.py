@@ -13,6 +13,7 @@ import pytest
 
 from apf.errors import WeightsError
 from apf.recipe import load_recipe
+from tests.memory_store import MemoryStore
 from tests.workers.fakes import FakeEngine, FakePhoto
 from workers.config.settings import Settings
 from workers.core.records import Batch, Outcome, PhotoRef, PhotoReport
@@ -20,7 +21,6 @@ from workers.errors import StoreFull, StoreUnavailable
 from workers.execution.byte_budget import BudgetClosed, ByteBudget
 from workers.execution.shard_pipeline import ShardRunner
 from workers.store import open_store
-from workers.store.memory import MemoryStore
 from workers.store.output_metadata import OUTCOME
 
 

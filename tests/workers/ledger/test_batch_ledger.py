@@ -13,13 +13,13 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from apf.recipe import Recipe
 from tests.conftest import S3Server
+from tests.memory_store import MemoryStore
 from workers.core.records import Batch, Outcome, PhotoRef, PhotoReport, ShardReport, Totals
 from workers.errors import LedgerError, NotFound, StoreUnavailable
 from workers.ledger.batch_ledger import ASKED_BY_NAME, STOPS, Ledger, Stop, new_batch_id, open_batch, open_ledger
 from workers.ledger.leases import ShardLease
 from workers.status.batch_status import BatchMonitor, BatchSummary
 from workers.store import S3Options, open_store
-from workers.store.memory import MemoryStore
 
 RECIPE = Recipe(name="light", epsilon_levels=5, weights="w")
 

@@ -9,12 +9,12 @@ from datetime import timedelta
 
 import pytest
 
+from tests.memory_store import MemoryStore
 from workers.core import clock
 from workers.core.records import Attempt, Totals
 from workers.errors import StoreUnavailable
 from workers.ledger.batch_ledger import Ledger, open_ledger
 from workers.ledger.leases import ShardLease, attempts_at, crash_counts, is_live, release_leases, renewed
-from workers.store.memory import MemoryStore
 
 
 @pytest.fixture

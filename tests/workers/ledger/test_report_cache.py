@@ -8,13 +8,13 @@ from unittest import mock
 
 import pytest
 
+from tests.memory_store import MemoryStore
 from tests.workers.ledger.test_batch_ledger import batch, report
 from workers.core.records import Batch, Outcome
 from workers.errors import Forbidden
 from workers.ledger.batch_ledger import Ledger, open_ledger
 from workers.ledger.report_cache import FEW_FAILURES, WORTH, open_shards
 from workers.status.batch_status import BatchMonitor
-from workers.store.memory import MemoryStore
 
 SHARDS = WORTH + 44
 

@@ -22,7 +22,7 @@ from workers.core.records import Batch, Outcome, PhotoRef, PhotoReport, ShardRep
 from workers.execution.shard_pipeline import BATCH, FACES, OUTCOME, RECIPE, SOURCE_ETAG
 from workers.ledger.batch_ledger import Ledger, new_batch_id, open_ledger
 from workers.report import build as building
-from workers.report.build import Asked, Written, build
+from workers.report.build import ReportOptions, WrittenReport, build
 from workers.report.output_files import Target
 from workers.store import Store, open_store
 
@@ -137,13 +137,13 @@ class Album:
         )
         self.ledger.write_report(batch.id, report)
 
-    def report(self, page: Path, eyes: SeesOneFace | None = None, **asked: Any) -> Written:
+    def report(self, page: Path, eyes: SeesOneFace | None = None, **asked: Any) -> WrittenReport:
         """The real page, by the real decoder; `eyes` see one face in every photo."""
         self.write()
         before = building._eyes
         building._eyes = lambda recipe: eyes or SeesOneFace()  # type: ignore[assignment,return-value]
         try:
-            return build(self.ledger, self.batch.id, Target(page), Asked(**asked), self.settings)
+            return build(self.ledger, self.batch.id, Target(page), ReportOptions(**asked), self.settings)
         finally:
             building._eyes = before
 

@@ -13,11 +13,11 @@ from PIL import Image
 from apf.errors import PhotoError, PrivateFileError
 from apf.photo import Limits, decode
 from apf.private.files import Gradients
-from producer.app.words import plain
+from producer.app.words import AT_THE_PAGE
 from tests.faults.corpus import depths, empty, flipped, misnamed, polyglots, truncated
 from tests.private_files import answer, gradient_file
 from workers.core.failure_codes import FailureCode, code_of, known_code
-from workers.report.advice import CURES, PASSES, cure, without_commands
+from workers.report.advice import AT_A_TERMINAL, OF_THE_API, Reader, cure
 
 
 def test_every_photo_of_the_corpus_that_is_refused_has_a_cure_of_its_own() -> None:
@@ -33,7 +33,7 @@ def test_every_photo_of_the_corpus_that_is_refused_has_a_cure_of_its_own() -> No
                 codes = {code_of(error), known_code("", str(error))}
                 assert len(codes) == 1 or codes == {FailureCode.corrupt, FailureCode.unsupported}, (key, str(error))
     assert len(refused) > 150
-    other = CURES[FailureCode.other]
+    other = cure("", transient=False, code="other")
     without = {key: reason for key, reason in refused.items() if cure(reason, transient=False) == other}
     assert without == {}
 
@@ -73,7 +73,7 @@ def test_the_cure_fits_the_photo(data: bytes, limits: Limits, word: str) -> None
         ("'a.jpg' in s3://memory was not written by apf and is left as it is: move it away", "--overwrite"),
         ("'a.jpg' in s3://x is the output of another photo, as far as is known, and is left as it is", "--overwrite"),
         ("'a.jpg' in s3://gradients is an output of apf itself (batch b), and to protect it again", "it is protected"),
-        ("something new", CURES[FailureCode.other]),
+        ("something new", "Mend what the reason says. Then use apf retry."),
     ],
 )
 def test_reasons_of_workers_and_stores_have_theirs(reason: str, word: str) -> None:
@@ -100,24 +100,18 @@ def test_a_gradient_file_is_mended_by_its_owner(spoil: Callable[[bytes], bytes])
 
 def test_what_may_pass_is_tried_again() -> None:
     """Whatever the reason says."""
-    assert cure("damaged: cannot be decoded", transient=True) == PASSES
+    assert cure("damaged: cannot be decoded", transient=True) == "It may pass by itself: use apf retry."
 
 
+@pytest.mark.parametrize("reader", [AT_A_TERMINAL, OF_THE_API, AT_THE_PAGE], ids=["terminal", "API", "app"])
 @pytest.mark.parametrize("code", FailureCode)
-def test_every_code_has_advice_on_the_command_line_and_in_the_app(code: FailureCode) -> None:
-    """Both are whole sentences, and what the app says names no command and no variable."""
-    assert cure("whatever", transient=False, code=code) == CURES[code]
-    said = plain("whatever", transient=False, code=code)
-    assert not re.search(r"\bapf\b|APF_|--\w", said)
-    assert said.endswith(".") and "  " not in said
-
-
-@pytest.mark.parametrize("text", [*CURES.values(), PASSES])
-def test_advice_over_http_names_no_command(text: str) -> None:
-    """A program or a person at a page has none; how they try again stands in for it."""
-    found = without_commands(text, retry="retry the batch")
-    assert not re.search(r"\bapf (retry|protect)|--\w", found)
-    assert found.endswith(".") and "{" not in found and "  " not in found
+def test_every_code_has_advice_that_its_reader_can_follow(code: FailureCode, reader: Reader) -> None:
+    """Whole sentences; of a program or page none names a command, and of the app's none a variable."""
+    for transient in (False, True):
+        said = cure("whatever", transient=transient, code=code, reader=reader)
+        assert said.endswith(".") and "{" not in said and "  " not in said
+        assert reader is AT_A_TERMINAL or not re.search(r"\bapf (retry|protect)|--\w", said)
+        assert reader.operates or not re.search(r"\bapf\b|APF_", said)
 
 
 def test_a_code_of_a_newer_version_is_taken_for_its_reason() -> None:

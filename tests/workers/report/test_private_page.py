@@ -10,7 +10,7 @@ from tests.private_files import answer, gradient_file
 from tests.workers.report.albums import Album, SeesOneFace, all_pictures, records
 from workers.core.records import Outcome, PhotoReport
 from workers.errors import BadRequest
-from workers.report.build import Asked, build
+from workers.report.build import ReportOptions, build
 from workers.report.output_files import Target
 from workers.store.output_metadata import BATCH, FACES, OUTCOME, RECIPE, SOURCE_ETAG
 
@@ -59,5 +59,11 @@ def test_there_are_no_originals_to_compare_with(tmp_path: Path) -> None:
     album = private_album()
     album.write()
     with pytest.raises(BadRequest, match="with their owners"):
-        build(album.ledger, album.batch.id, Target(tmp_path / "page.html"), Asked(with_originals=True), album.settings)
+        build(
+            album.ledger,
+            album.batch.id,
+            Target(tmp_path / "page.html"),
+            ReportOptions(with_originals=True),
+            album.settings,
+        )
     assert list(tmp_path.iterdir()) == []

@@ -12,6 +12,7 @@ import pytest
 from celery.exceptions import SoftTimeLimitExceeded
 
 from apf.recipe import load_recipe
+from tests.memory_store import MemoryStore
 from tests.workers.fakes import FakeBroker
 from tests.workers.schedules.world import START, World, world
 from workers.errors import StoreUnavailable
@@ -22,7 +23,6 @@ from workers.schedules.fire import run_due
 from workers.schedules.lease import ScheduleLease, lease_at
 from workers.schedules.models import Schedule
 from workers.store import Store
-from workers.store.memory import MemoryStore
 
 __all__ = ["world"]
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from apf.recipe import recipe_fields
+from tests.memory_store import MemoryStore
 from tests.workers.fakes import FakeBroker, FakeEngine
 from workers.batches.create import find_ledger
 from workers.batches.plan import PlannerConflict
@@ -24,7 +25,6 @@ from workers.schedules.repository import ScheduleRepository, repository_for
 from workers.schedules.status import Overview, overview
 from workers.schedules.trigger import Trigger
 from workers.store import open_store
-from workers.store.memory import MemoryStore
 
 START = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
 

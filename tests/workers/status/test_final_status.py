@@ -7,13 +7,13 @@ from dataclasses import replace
 
 import pytest
 
+from tests.memory_store import MemoryStore
 from tests.workers.execution.test_shard_pipeline import make_batch
 from workers.callbacks.payload import batch_done
 from workers.core.records import Batch, Outcome, PhotoRef, PhotoReport, ShardReport
 from workers.ledger.batch_ledger import Ledger, open_ledger
 from workers.status.batch_status import BatchMonitor
 from workers.status.final_status import final_status
-from workers.store.memory import MemoryStore
 
 
 @pytest.fixture

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from apf.recipe import load_recipe
+from tests.memory_store import MemoryStore
 from workers.core.records import Batch, Outcome, PhotoRef, PhotoReport, ShardReport
 from workers.ledger.batch_ledger import Ledger
 from workers.status.find_photo import find_photo
-from workers.store.memory import MemoryStore
 
 SHARDS = 50
 RECIPE = load_recipe("light")

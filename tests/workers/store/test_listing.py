@@ -8,6 +8,7 @@ import pytest
 
 from tests.benchmarks.counted import counted
 from tests.conftest import S3Server
+from tests.memory_store import MemoryStore
 from tests.workers.execution.test_shard_pipeline import make_batch
 from tests.workers.fakes import FakeEngine
 from workers.config.settings import Settings
@@ -16,7 +17,6 @@ from workers.errors import Forbidden
 from workers.execution.shard_pipeline import ShardRunner
 from workers.store import S3Options, Store, open_store
 from workers.store.listing import PAGE, WORTH_LISTING, Absent, absent_keys
-from workers.store.memory import MemoryStore
 
 KEYS = [f"{number:02}" for number in range(20)]
 

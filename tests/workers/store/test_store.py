@@ -18,6 +18,7 @@ from botocore.exceptions import ClientError, IncompleteReadError
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.memory_store import MemoryStore
 from workers.errors import (
     BadCredentials,
     Changed,
@@ -30,7 +31,6 @@ from workers.errors import (
 )
 from workers.store import AFTER_ALL, S3Options, Store, canonical_url, child_url, open_store, overlap, parent_url
 from workers.store.local import ABANDONED_S, FileStore
-from workers.store.memory import MemoryStore
 from workers.store.urls import file_path
 
 KINDS = ["memory", "file", "moto", "swift"]

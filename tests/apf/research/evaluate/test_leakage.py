@@ -17,7 +17,7 @@ from typer.testing import CliRunner, Result
 
 import apf.stages.gradient
 from apf.filters.torch_filter import Filter
-from apf.guides.torch_recogniser import Recogniser, load_recognisers
+from apf.guides.torch_recogniser import Recogniser
 from apf.recipe import Recipe
 from apf.research.evaluate import methods
 from apf.research.evaluate.leakage import gradients, training
@@ -31,6 +31,7 @@ from apf.research.evaluate.leakage.rows import Report, kept
 from apf.research.evaluate.leakage.training import Lesson, common, own, slug
 from apf.research.evaluate.leakage.verify import Told, auc, between, itself
 from apf.research.evaluate.targets import Pairs, pairs, target
+from apf.research.model_list import load_recognisers
 from apf.research.train.data import Faces, is_held_out, load_faces
 from apf.stages.constants import CHANNELS
 from apf.stages.probe import BLOCK_DIM, BLOCKS, Probe

@@ -15,7 +15,7 @@ import pytest
 import urllib3
 from standardwebhooks.webhooks import Webhook
 
-from producer.events.auth import gate
+from producer.events.auth import authenticator_for
 from producer.events.formats.s3 import MAX_BODY_BYTES
 from producer.events.sources import http
 from producer.events.sources.http import EventsApp, HttpSource
@@ -48,9 +48,9 @@ class Site:
 def serving(notes: Notes) -> Iterator[Site]:
     stop = threading.Event()
     port = _free_ports([0])
-    with an_intake(notes) as intake:
-        app = EventsApp(intake, gate(SECRET, TOKEN), stop)
-        with running(HttpSource(f"127.0.0.1:{port}", app, stop), intake, stop):
+    with an_intake(notes) as batcher:
+        app = EventsApp(batcher, authenticator_for(SECRET, TOKEN), stop)
+        with running(HttpSource(f"127.0.0.1:{port}", app, stop), batcher, stop):
             yield Site(port, app, notes, stop)
 
 
@@ -238,7 +238,7 @@ def test_what_nobody_foresaw_is_no_senders_fault(
         raise ValueError("ann/private.jpg")
 
     with monkeypatch.context() as patch:
-        patch.setattr(site.app._intake, "take", breaks)
+        patch.setattr(site.app._batcher, "take", breaks)
         assert site.post(event("a.jpg")) == 500
     assert site.app._places._value == free
     assert "ValueError in" in caplog.text

@@ -41,8 +41,8 @@ def queue_url(client: Any) -> str:
     return str(client.create_queue(QueueName=f"uploads-{uuid.uuid4().hex[:8]}")["QueueUrl"])
 
 
-def source(queue_url: str, intake: EventBatcher, stop: threading.Event) -> SqsSource:
-    return SqsSource(queue_url, intake, stop, endpoint_url=None, region="us-east-1")
+def source(queue_url: str, batcher: EventBatcher, stop: threading.Event) -> SqsSource:
+    return SqsSource(queue_url, batcher, stop, endpoint_url=None, region="us-east-1")
 
 
 def left(client: Any, queue_url: str) -> tuple[int, int]:
@@ -59,7 +59,7 @@ def test_messages_are_submitted_and_deleted(client: Any, queue_url: str) -> None
     for body in bodies:
         client.send_message(QueueUrl=queue_url, MessageBody=body)
     notes, stop = Notes(), threading.Event()
-    with an_intake(notes) as intake, running(source(queue_url, intake, stop), intake, stop):
+    with an_intake(notes) as batcher, running(source(queue_url, batcher, stop), batcher, stop):
         until(lambda: left(client, queue_url) == (0, 0), 30, "the queue is empty")
     assert notes.keys == sorted([*(f"{number}.jpg" for number in range(25)), "red floweré+1.jpg", "a b+c%41.jpg"])
 
@@ -69,7 +69,7 @@ def test_a_message_stays_until_its_photos_are_submitted(client: Any, queue_url: 
     client.send_message(QueueUrl=queue_url, MessageBody=event("a.jpg"))
     notes, stop = Notes(failing=StoreUnavailable("down")), threading.Event()
     notes.open.clear()
-    with an_intake(notes) as intake, running(source(queue_url, intake, stop), intake, stop):
+    with an_intake(notes) as batcher, running(source(queue_url, batcher, stop), batcher, stop):
         until(lambda: notes.tries == 1, 20, "it is being submitted")
         assert left(client, queue_url) == (0, 1)
         notes.open.set()
@@ -83,7 +83,7 @@ def test_a_stop_gives_back_what_is_not_submitted(client: Any, queue_url: str) ->
     """The next listener sees it soon, and not after the visibility time-out."""
     client.send_message(QueueUrl=queue_url, MessageBody=event("a.jpg"))
     notes, stop = Notes(failing=StoreUnavailable("down")), threading.Event()
-    with an_intake(notes) as intake, running(source(queue_url, intake, stop), intake, stop):
+    with an_intake(notes) as batcher, running(source(queue_url, batcher, stop), batcher, stop):
         until(lambda: notes.tries, 20, "it is tried")
     until(lambda: left(client, queue_url) == (1, 0), 20, "it waits in the queue")
 
@@ -98,7 +98,7 @@ def test_what_is_no_event_is_deleted_or_left_to_the_dead_letters(client: Any, qu
         client.send_message(QueueUrl=url, MessageBody="no event")
         client.send_message(QueueUrl=url, MessageBody=event("a.jpg"))
         notes, stop = Notes(), threading.Event()
-        with an_intake(notes) as intake, running(source(url, intake, stop), intake, stop):
+        with an_intake(notes) as batcher, running(source(url, batcher, stop), batcher, stop):
             until(lambda notes=notes: notes.keys == ["a.jpg"], 20, "the good one is submitted")
             until(lambda url=url, kept=kept: left(client, url) == kept, 20, f"of the bad one {kept} is left")
 
@@ -108,10 +108,10 @@ def test_a_queue_that_is_down_is_asked_again(
 ) -> None:
     """The thread goes on, and says what is wrong."""
     notes, stop = Notes(), threading.Event()
-    with an_intake(notes) as intake:
-        reader = source(queue_url, intake, stop)
+    with an_intake(notes) as batcher:
+        reader = source(queue_url, batcher, stop)
         reader._url = queue_url + "-gone"
-        with running(reader, intake, stop):
+        with running(reader, batcher, stop):
             until(lambda: "cannot be read" in caplog.text, 20, "it says so")
             reader._url = queue_url
             client.send_message(QueueUrl=queue_url, MessageBody=event("a.jpg"))
@@ -120,8 +120,8 @@ def test_a_queue_that_is_down_is_asked_again(
 
 def test_a_queue_that_is_not_there_is_told_at_the_start(queue_url: str) -> None:
     """With the option to correct."""
-    with an_intake(Notes()) as intake, pytest.raises(SettingsError, match=r"there is no queue .*: correct --sqs"):
-        source(queue_url + "-gone", intake, threading.Event())
+    with an_intake(Notes()) as batcher, pytest.raises(SettingsError, match=r"there is no queue .*: correct --sqs"):
+        source(queue_url + "-gone", batcher, threading.Event())
 
 
 @pytest.mark.parametrize(
@@ -150,17 +150,17 @@ def test_what_is_no_queues_url_is_refused(url: str) -> None:
 def test_no_message_stops_the_listener(client: Any, queue_url: str) -> None:
     """What nobody foresaw is refused like what is no event, and what comes after it is submitted."""
     notes, stop = Notes(), threading.Event()
-    with an_intake(notes) as intake:
-        take = intake.take
+    with an_intake(notes) as batcher:
+        take = batcher.take
 
         def breaks(body: bytes | str, source: str) -> Future[int]:
             if body == "bug":
                 raise ValueError("nobody foresaw it")
             return take(body, source)
 
-        intake.take = breaks  # type: ignore[method-assign]
+        batcher.take = breaks  # type: ignore[method-assign]
         for body in ("bug", event("a.jpg", eTag="\ud800"), event("b.jpg")):
             client.send_message(QueueUrl=queue_url, MessageBody=body)
-        with running(source(queue_url, intake, stop), intake, stop):
+        with running(source(queue_url, batcher, stop), batcher, stop):
             until(lambda: left(client, queue_url) == (0, 0), 30, "the queue is empty")
     assert notes.keys == ["b.jpg"]

@@ -1,4 +1,4 @@
-"""A store in this process's memory, for tests: behaves as S3, without a network."""
+"""A store in memory: behaves as S3, without a network. Where tests run, `memory://name/prefix` opens it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from workers.errors import Changed, NotFound, ObjectTooLarge
+from workers.store import OTHERS
 from workers.store.base import NO_METADATA, Blob, LeftOut, ObjectInfo, check_key, check_metadata, hidden
-from workers.store.urls import bucket_and_prefix
+from workers.store.urls import SCHEMES, bucket_and_prefix
 
 
 @dataclass(frozen=True)
@@ -115,3 +116,7 @@ def _info(key: str, found: _Object) -> ObjectInfo:
     return ObjectInfo(
         key=key, size=len(found.data), etag=found.etag, metadata=found.metadata, last_modified=found.changed
     )
+
+
+OTHERS["memory"] = MemoryStore
+SCHEMES["memory"] = False

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Depends
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from producer.server.auth import The
-from producer.server.erasure import forget_photos
+from producer.server.forget import forget_photos
 from producer.server.pages import render
 from producer.server.pages.session import Actor, Form, Session, seeing
 from producer.server.problems import NoSuchBatch

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.workers.erasure.test_forget import named_batch
+from tests.workers.deletion.test_forget import named_batch
 from tests.workers.fakes import FakeBroker
 from tests.workers.schedules.world import World, world
 from workers.batches.create import BatchOptions, create_batch
 from workers.batches.rescue import plan_and_send
 from workers.core.records import Batch
-from workers.erasure import retention
-from workers.erasure.retention import prune, prune_ended
+from workers.deletion import retention
+from workers.deletion.retention import prune, prune_ended
 from workers.ledger.audit import acts
 from workers.ledger.callback_state import later, new_callback, write_callback
 from workers.ledger.leases import ShardLease

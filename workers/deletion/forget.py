@@ -19,8 +19,8 @@ from workers.broker.event_marks import forget_events
 from workers.config.access import check_allowed
 from workers.config.settings import Settings
 from workers.core.clock import now
-from workers.erasure.ledger_sweep import LedgerSweep
-from workers.erasure.schedule_sweep import sweep_schedules
+from workers.deletion.ledger_sweep import LedgerSweep
+from workers.deletion.schedule_sweep import sweep_schedules
 from workers.errors import BadRequest
 from workers.ledger.audit import note_act
 from workers.ledger.batch_ledger import Ledger, all_of

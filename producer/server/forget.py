@@ -13,7 +13,7 @@ from producer.server.routes.photos import may_see
 from producer.server.services import Services
 from producer.server.tokens import Grant
 from workers.batches.create import ledgers_of
-from workers.erasure.forget import Forgotten, forget, remember
+from workers.deletion.forget import Forgotten, forget, remember
 from workers.errors import LedgerError, NotAllowed
 from workers.ledger.batch_ledger import all_of
 from workers.status.find_photo import find_photo
@@ -34,7 +34,7 @@ def forget_photos(
 
     Raises:
         NotAllowed: the destination is not the holder's, or not the server's.
-        As `workers.erasure.forget.forget`.
+        As `workers.deletion.forget.forget`.
     """
     place = the.checked(destination, "destination")
     _check_keys(grant, place, keys)

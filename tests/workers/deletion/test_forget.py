@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 import pytest
 
+from tests.memory_store import MemoryStore
 from tests.workers.fakes import FakeBroker, FakeEngine
 from tests.workers.schedules.world import World, world
 from workers.batches.create import AllForgotten, BatchOptions, check_not_forgotten, create_batch, new_batch
@@ -23,8 +24,8 @@ from workers.batches.retry import retry
 from workers.config.settings import Settings
 from workers.core.clock import now
 from workers.core.records import Batch, Outcome, PhotoRef, ShardJob
-from workers.erasure import forget as forget_module
-from workers.erasure.forget import Forgotten, forget, remember
+from workers.deletion import forget as forget_module
+from workers.deletion.forget import Forgotten, forget, remember
 from workers.errors import BadRequest, NotAllowed, StoreUnavailable
 from workers.execution.run_shard import report_lost_shard, run_shard
 from workers.ledger.audit import acts
@@ -36,7 +37,6 @@ from workers.schedules import lease
 from workers.schedules.outcome import digest
 from workers.status.batch_status import BatchMonitor
 from workers.store import open_store
-from workers.store.memory import MemoryStore
 
 __all__ = ["world"]
 

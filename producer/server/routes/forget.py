@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from producer.client import MAX_NAMED
 from producer.server.auth import Operator, The
-from producer.server.erasure import forget_photos, remember_photos
-from producer.server.models import Key, Place
+from producer.server.forget import forget_photos, remember_photos
+from producer.server.models import Key, Place, RequestBody
 from producer.server.problems import described
 
 router = APIRouter(tags=["photos"])
@@ -18,10 +18,8 @@ router = APIRouter(tags=["photos"])
 Keys = Annotated[list[Key], Field(min_length=1, max_length=MAX_NAMED)]
 
 
-class ErasureRequest(BaseModel):
+class ErasureRequest(RequestBody):
     """Photos of a destination, by their keys. In the body: addresses of requests are kept in many a log."""
-
-    model_config = ConfigDict(extra="forbid")
 
     destination: Place
     keys: Keys
@@ -44,10 +42,8 @@ class Erased(BaseModel):
     unknown: list[str]
 
 
-class RememberRequest(BaseModel):
+class RememberRequest(RequestBody):
     """Photos that may be protected again."""
-
-    model_config = ConfigDict(extra="forbid")
 
     destination: Place
     keys: Keys
