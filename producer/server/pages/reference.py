@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
-from fastapi import APIRouter, FastAPI, Request
+from fastapi import APIRouter, Request
 from markupsafe import Markup, escape
 from starlette.responses import HTMLResponse
 
@@ -87,23 +87,21 @@ class Schema:
     fields: tuple[Field, ...]
 
 
-def install(app: FastAPI) -> None:
-    """Add the page to the app, whose document is made."""
-    document = app.openapi()
+def facts_of(document: Mapping[str, Any]) -> dict[str, object]:
+    """Return what the page shows of an OpenAPI document."""
     operations: dict[str, list[Operation]] = {}
     for path, methods in document["paths"].items():
         for method, facts in methods.items():
             operations.setdefault(facts["tags"][0], []).append(_operation(method, path, facts))
     schemas = tuple(_schema(name, facts) for name, facts in document["components"]["schemas"].items())
     problems = {problem for some in operations.values() for one in some for problem in one.problems}
-    app.state.reference = {
+    return {
         "info": document["info"],
         "about": _text(document["info"]["description"]),
         "operations": operations,
         "schemas": schemas,
         "problems": {status: HTTPStatus(int(status)).phrase for status in sorted(problems)},
     }
-    app.include_router(router)
 
 
 @router.get("/reference")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Annotated
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
 from apf.recipe import DEFAULT_RECIPE
@@ -53,7 +53,7 @@ class EstimateRequest(BaseModel):
 
 
 @router.post("/v1/estimate", responses=described(409))
-def of_batch(asked: EstimateRequest, grant: Annotated[Grant, Depends(holding("read", "submit"))], the: The) -> Estimate:
+def of_batch(asked: EstimateRequest, grant: Annotated[Grant, holding("read", "submit")], the: The) -> Estimate:
     """Tell what a batch would be: photos, pixels, faces, time, requests, money. Nothing is written or sent."""
     for what, url in (("source", asked.source), ("destination", asked.destination)):
         check_place(grant, the.checked(url, what), what)
