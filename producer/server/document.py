@@ -8,7 +8,7 @@ from fastapi import FastAPI
 
 
 def described(app: FastAPI) -> dict[str, Any]:
-    """Return the document of an app that has all its routes, made now, and not at the first requests, several at once."""
+    """Return the document of an app that has all its routes: now, and not at the first requests, several at once."""
     document = app.openapi()
     for methods in document["paths"].values():
         for facts in methods.values():

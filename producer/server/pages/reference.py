@@ -157,7 +157,8 @@ def _field(name: str, place: str, facts: Mapping[str, Any], required: bool | Non
     schema = facts.get("schema", facts)
     default = schema.get("default")
     told = "" if default in (None, "", []) else render.as_json(default)
-    about = facts.get("description", "")
+    options = schema.get("anyOf", ())
+    about = facts.get("description") or next((one["description"] for one in options if "description" in one), "")
     return Field(name, place, _kind(schema), bool(required), told, _text(about))
 
 
