@@ -174,7 +174,9 @@ def _kind(schema: Mapping[str, Any]) -> Markup:
     if "enum" in schema:
         return Markup(", ").join(Markup("<code>{}</code>").format(one) for one in schema["enum"])
     if schema.get("type") == "array":
-        return Markup("; ").join([Markup("list of {}").format(_kind(schema.get("items", {}))), *_bounds(schema)])
+        how_many = Markup(" and ").join(_bounds(schema))
+        size = Markup(" ({})").format(how_many) if how_many else ""
+        return Markup("list{} of {}").format(size, _kind(schema.get("items", {})))
     kind = {"object": "object", "integer": "whole number", "boolean": "true or false", "string": "text"}
     said = escape(kind.get(schema.get("type", ""), schema.get("type", "any value")))
     return Markup("; ").join([said, *_bounds(schema)])
