@@ -42,7 +42,7 @@ from workers.broker.client import Broker
 from workers.config.settings import Settings, load_settings
 from workers.core.records import BULK, INTERACTIVE, Batch, Lane, OnWeak, PhotoRef
 from workers.errors import BadRequest, LedgerError, NotFound, SettingsError, StoreError, WorkerError
-from workers.ledger.audit import local_actor, note_act, submit_facts
+from workers.ledger.audit import local_actor, note_act, note_submission
 from workers.ledger.batch_ledger import Ledger
 from workers.ledger.forgotten import forgotten_among
 from workers.ledger.lifecycle import cancel
@@ -229,7 +229,7 @@ class Client:
 
     def _note(self, ledger: Ledger, batch: Batch) -> None:
         if self._actor:
-            note_act(ledger, self._actor, "submit", batch=batch.id, tenant=batch.tenant, **submit_facts(batch))
+            note_submission(ledger, self._actor, batch, tenant=batch.tenant)
 
     def _ledger(self, destination: str, batch: str) -> Ledger:
         return find_batch(destination, batch, self._settings)[0]

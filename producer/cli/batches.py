@@ -42,7 +42,7 @@ from workers.broker.embedded import embedded_worker
 from workers.config.settings import Settings, load_settings
 from workers.core.records import BULK, INTERACTIVE
 from workers.errors import StoreError
-from workers.ledger.audit import local_actor, note_act, submit_facts
+from workers.ledger.audit import local_actor, note_act, note_submission
 from workers.ledger.batch_ledger import Ledger, Stop
 from workers.ledger.lifecycle import close, halt
 from workers.status.batch_status import BatchMonitor
@@ -113,7 +113,7 @@ def protect(
     with suppress(BrokerError):  # told below, when the batch is kept in the ledger
         batch = batch.model_copy(update={"queue": Broker(make_app(settings)).choose_queue(batch.lane, tenant)})
     write_alone(ledger, batch, settings)
-    note_act(ledger, local_actor(), "submit", batch=batch.id, **submit_facts(batch))
+    note_submission(ledger, local_actor(), batch)
 
     def send(broker: Broker) -> None:
         send_named(ledger, batch, broker) if batch.named else plan_and_send(ledger, batch.id, broker, settings)

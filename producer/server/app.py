@@ -14,7 +14,7 @@ from redis.exceptions import RedisError
 from starlette.concurrency import run_in_threadpool
 
 from producer.server import problems
-from producer.server.document import describe
+from producer.server.document import described
 from producer.server.middleware import Guard
 from producer.server.pages import overview as pages
 from producer.server.pages import reference
@@ -57,9 +57,8 @@ def make_app(services: Services) -> FastAPI:
     problems.install(app)
     for routes in (batches, estimate, actions, events, photos, forget, protect, schedules, audit, health):
         app.include_router(routes.router)
-    describe(app)
     pages.install(app)
-    reference.install(app)
+    app.state.reference = reference.facts_of(described(app))
     app.add_middleware(Guard, the=services)
     return app
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from http import HTTPStatus
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
@@ -42,7 +41,7 @@ def grant_of(the: Services, token: str | None) -> Grant:
     return grant
 
 
-def require_scope(*scopes: Scope) -> Callable[..., Grant]:
+def require_scope(*scopes: Scope) -> Any:
     """Return a dependency: the request's grant, where it has one of the scopes."""
 
     def check(request: Request, the: The, credentials: Credentials) -> Grant:
@@ -53,19 +52,13 @@ def require_scope(*scopes: Scope) -> Callable[..., Grant]:
             raise _without(grant, *scopes)
         return grant
 
-    check.scopes = scopes  # type: ignore[attr-defined]
-    return check
+    # With its scopes, for the OpenAPI document.
+    return Security(check, scopes=scopes)
 
 
-def scopes_of(dependency: object) -> tuple[Scope, ...]:
-    """Return the scopes of which a dependency of `require_scope` wants one; none for any other."""
-    found: tuple[Scope, ...] = getattr(dependency, "scopes", ())
-    return found
-
-
-Reader = Annotated[Grant, Depends(require_scope("read"))]
-Submitter = Annotated[Grant, Depends(require_scope("submit"))]
-Operator = Annotated[Grant, Depends(require_scope("operate"))]
+Reader = Annotated[Grant, require_scope("read")]
+Submitter = Annotated[Grant, require_scope("submit")]
+Operator = Annotated[Grant, require_scope("operate")]
 
 
 def tenant_for(grant: Grant, asked: str | None) -> str:

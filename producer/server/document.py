@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastapi import FastAPI
-from fastapi.routing import APIRoute
-
-from producer.server.auth import scopes_of
 
 
-def describe(app: FastAPI) -> None:
-    """Make the document, now and not at the first requests, several at once."""
+def described(app: FastAPI) -> dict[str, Any]:
+    """Return the document of an app that has all its routes: now, and not at the first requests, several at once."""
     document = app.openapi()
-    for route in app.routes:
-        if not isinstance(route, APIRoute) or not route.include_in_schema:
-            continue
-        for needed in route.dependant.dependencies:
-            if scopes := scopes_of(needed.call):
-                for method in route.methods or ():
-                    # Any one of them. What is no OAuth names roles here since OpenAPI 3.1.
-                    document["paths"][route.path][method.lower()]["security"] = [
-                        {"HTTPBearer": [scope]} for scope in scopes
-                    ]
+    for methods in document["paths"].values():
+        for facts in methods.values():
+            # FastAPI writes that all are needed; it is any one of them.
+            facts["security"] = [
+                {scheme: [scope]} for one in facts["security"] for scheme, scopes in one.items() for scope in scopes
+            ]
+    return document

@@ -28,15 +28,42 @@ def _built_in(name: str) -> str:
     return name
 
 
-Place = Annotated[str, Field(max_length=4096, examples=["s3://photos/ann"]), AfterValidator(_place)]
-RecipeName = Annotated[str, Field(max_length=64, examples=["standard"]), AfterValidator(_built_in)]
+Place = Annotated[
+    str,
+    Field(max_length=4096, examples=["s3://photos/ann"], description="URL of a bucket, prefix or folder."),
+    AfterValidator(_place),
+]
+RecipeName = Annotated[
+    str,
+    Field(max_length=64, examples=["standard"], description=f"How photos are protected: {', '.join(BUILT_IN)}."),
+    AfterValidator(_built_in),
+]
 Key = Annotated[str, Field(min_length=1, max_length=1024)]
-Tenant = Annotated[str, Field(max_length=200)]
-Callback = Annotated[str, Field(min_length=1, max_length=4096)]
-NoFace = Literal["copy", "skip"]
+Tenant = Annotated[str, Field(max_length=200, description="Whose photos these are; left away: the token's own.")]
+Callback = Annotated[
+    str, Field(min_length=1, max_length=4096, description="URL that is told of the end by a signed POST.")
+]
+NoFace = Annotated[
+    Literal["copy", "skip"],
+    Field(description="Photos without a face are copied without their metadata, or left out."),
+]
+Weak = Annotated[OnWeak, Field(description="Photos of which a juror still knows a face are published, or fail.")]
+Overwrite = Annotated[bool, Field(description="Replace what no run wrote for the very same photo, too.")]
+Exclude = Annotated[
+    list[Key], Field(max_length=1000, description="Patterns of what is left out of a whole source, as in .gitignore.")
+]
+Private = Annotated[
+    bool, Field(description="The keys are of gradient files, each of which becomes a perturbation file.")
+]
 
 
-class RequestBody(BaseModel):
+class Told(BaseModel):
+    """What an answer says; docstrings of its fields are in the OpenAPI document."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+
+class RequestBody(Told):
     """What a request says: nothing that is not known."""
 
     model_config = ConfigDict(extra="forbid")
@@ -47,41 +74,39 @@ class BatchRequest(RequestBody):
 
     source: Place
     destination: Place
-    #: Keys below the source; left away: all that it holds.
     photos: Annotated[list[Key], Field(min_length=1, max_length=MAX_NAMED)] | None = None
+    """Keys below the source; left away: all that it holds."""
     recipe: RecipeName = DEFAULT_RECIPE
-    #: Left away: interactive for named photos, bulk for all of a source.
     lane: Lane | None = None
-    #: Left away: the token's own.
+    """Left away: interactive for named photos, bulk for all of a source."""
     tenant: Tenant | None = None
     callback: Callback | None = None
     no_face: NoFace = "copy"
-    overwrite: bool = False
-    on_weak: OnWeak = "publish"
-    exclude: Annotated[list[Key], Field(max_length=1000)] = []
+    overwrite: Overwrite = False
+    on_weak: Weak = "publish"
+    exclude: Exclude = []
     missing: Literal["refuse", "ignore"] = "refuse"
-    private: bool = False
-    include_forgotten: bool = Field(
-        default=False,
-        description="Protect photos that were forgotten, too, this once; needs the scope operate as well.",
-    )
+    """Whether a named photo that is not there is an error, or is left out."""
+    private: Private = False
+    include_forgotten: bool = False
+    """Protect photos that were forgotten, too, this once; needs the scope operate as well."""
 
     def told(self) -> dict[str, Any]:
         """Return it as plain values, as versions before a field had it where that field asks for nothing."""
         return self.model_dump(mode="json", exclude=None if self.include_forgotten else {"include_forgotten"})
 
 
-class Accepted(BaseModel):
+class Accepted(Told):
     """A batch that is kept, and will be done."""
 
     batch: str
     destination: str
-    #: None where a worker has yet to list the source.
     photos: int | None
-    #: Named photos that are not there, where that is no error.
+    """None where a worker has yet to list the source."""
     missing: list[str] = []
-    #: Named photos that are left out, as they were forgotten.
+    """Named photos that are not there, where that is no error."""
     forgotten: list[str] = []
+    """Named photos that are left out, as they were forgotten."""
 
 
 class BatchView(BatchCounts):
@@ -92,9 +117,10 @@ class BatchView(BatchCounts):
     schedule: str
     created_at: str
     planned: bool
+    """Whether the whole source has been listed."""
     pending: int
-    #: Of those pending, what running shards have done so far.
     begun: int
+    """Of those pending, what running shards have done so far."""
     callback: dict[str, Any] | None = None
 
     @classmethod
@@ -114,29 +140,29 @@ class BatchView(BatchCounts):
         )
 
 
-class BatchPage(BaseModel):
+class BatchPage(Told):
     """Batches, newest first."""
 
     batches: list[BatchView]
-    #: For ?cursor=, where there are more.
     next: str | None
-    #: False for some time after a server's start: older batches may be absent.
+    """For ?cursor=, where there are more."""
     complete: bool
+    """False for some time after a server's start: older batches may be absent."""
 
 
-class FailureView(BaseModel):
+class FailureView(Told):
     """A photo that has no output."""
 
     key: str
     reason: str
-    #: For programs: a word for the reason, as in docs/callbacks.md.
     code: str
-    #: How often a worker began it.
+    """For programs: a word for the reason, as in docs/callbacks.md."""
     attempts: int
-    #: Whether the same may succeed later, without anybody changing anything.
+    """How often a worker began it."""
     transient: bool
-    #: What to do about it.
+    """Whether the same may succeed later, without anybody changing anything."""
     cure: str
+    """What to do about it."""
 
     @classmethod
     def of(cls, failure: Failure) -> FailureView:
@@ -144,35 +170,35 @@ class FailureView(BaseModel):
         return cls.model_validate({**failure.as_json(), "cure": advice})
 
 
-class FailurePage(BaseModel):
+class FailurePage(Told):
     """Failed photos, by key."""
 
     failures: list[FailureView]
     next: str | None
 
 
-class Sent(BaseModel):
+class Sent(Told):
     """What was sent to the queue again."""
 
     batch: str
     sent: int
 
 
-class Stopped(BaseModel):
+class Stopped(Told):
     """A batch that is held or stopped."""
 
     batch: str
     state: State
 
 
-class WordView(BaseModel):
+class WordView(Told):
     """The jury's word on a face."""
 
     likeness: float | None
     independent: bool
 
 
-class PhotoView(BaseModel):
+class PhotoView(Told):
     """What became of a photo."""
 
     key: str

@@ -9,7 +9,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
@@ -61,13 +61,15 @@ ROUTES = (
 class ProblemDetails(BaseModel):
     """An error, as RFC 9457 has it."""
 
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
     type: str = "about:blank"
     title: str
     status: int
-    #: For people: the value that is wrong, and what to do about it.
     detail: str
-    #: To be named when somebody asks the operator about it.
+    """For people: the value that is wrong, and what to do about it."""
     request_id: str = ""
+    """To be named when somebody asks the operator about it."""
 
 
 class Problem(Exception):

@@ -4,11 +4,22 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from apf.recipe import DEFAULT_RECIPE
-from producer.server.models import Callback, Key, NoFace, Place, RecipeName, RequestBody, Tenant
-from workers.core.records import OnWeak
+from producer.server.models import (
+    Callback,
+    Exclude,
+    NoFace,
+    Overwrite,
+    Place,
+    Private,
+    RecipeName,
+    RequestBody,
+    Tenant,
+    Told,
+    Weak,
+)
 from workers.schedules.models import NAME, Change
 
 ScheduleName = Annotated[str, Field(pattern=f"^{NAME.pattern}$")]
@@ -17,20 +28,20 @@ ScheduleName = Annotated[str, Field(pattern=f"^{NAME.pattern}$")]
 class ScheduleChange(RequestBody):
     """What a schedule is to do from its next run on; what is left away stays."""
 
-    #: Minute, hour, day, month, weekday.
     cron: Annotated[str, Field(max_length=200)] | None = None
+    """Minute, hour, day, month, weekday."""
     timezone: Annotated[str, Field(max_length=64)] | None = None
-    #: A time span such as 15m, 6h or 1d.
     every: Annotated[str, Field(max_length=20)] | None = None
-    #: Run only if something has changed; an empty list: at each moment.
+    """A time span such as 15m, 6h or 1d."""
     on_change: Annotated[list[Change], Field(max_length=2)] | None = None
+    """Run only if something has changed; an empty list: at each moment."""
     recipe: RecipeName | None = None
-    #: Give the recipe to this part of the photos first.
     fraction: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Give the recipe to this part of the photos first."""
     no_face: NoFace | None = None
-    overwrite: bool | None = None
-    on_weak: OnWeak | None = None
-    exclude: Annotated[list[Key], Field(max_length=1000)] | None = None
+    overwrite: Overwrite | None = None
+    on_weak: Weak | None = None
+    exclude: Exclude | None = None
     callback: Annotated[str, Field(max_length=4096)] | None = None
 
 
@@ -41,20 +52,23 @@ class ScheduleRequest(RequestBody):
     source: Place
     destination: Place
     cron: Annotated[str, Field(max_length=200)] | None = None
+    """Minute, hour, day, month, weekday."""
     timezone: Annotated[str, Field(max_length=64)] = "UTC"
     every: Annotated[str, Field(max_length=20)] | None = None
+    """A time span such as 15m, 6h or 1d."""
     on_change: Annotated[list[Change], Field(max_length=2, default_factory=list)]
+    """Run only if something has changed; left away: at each moment."""
     recipe: RecipeName = DEFAULT_RECIPE
     tenant: Tenant | None = None
     callback: Callback | None = None
     no_face: NoFace = "copy"
-    overwrite: bool = False
-    on_weak: OnWeak = "publish"
-    exclude: Annotated[list[Key], Field(max_length=1000, default_factory=list)]
-    private: bool = False
+    overwrite: Overwrite = False
+    on_weak: Weak = "publish"
+    exclude: Exclude = Field(default_factory=list)
+    private: Private = False
 
 
-class ScheduleView(BaseModel):
+class ScheduleView(Told):
     """A schedule, and its last run."""
 
     model_config = ConfigDict(extra="allow")
@@ -71,11 +85,11 @@ class ScheduleView(BaseModel):
     note: str
 
 
-class ScheduleList(BaseModel):
+class ScheduleList(Told):
     schedules: list[ScheduleView]
 
 
-class Fired(BaseModel):
+class Fired(Told):
     """The batches that a schedule's run has begun; none where one still goes on, and it runs after that."""
 
     name: str

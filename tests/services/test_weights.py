@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import time
 from collections import Counter
@@ -12,6 +13,7 @@ import pytest
 import redis
 
 from producer.server.tokens import Grant, Keyring, append, digest, new_token
+from tests.command import apf
 from tests.conftest import RedisServer
 from tests.producer.server.conftest import place  # noqa: F401  a fixture
 from tests.producer.server.platform import Api, Platform, platform
@@ -124,3 +126,30 @@ def test_of_a_tenants_tokens_the_largest_weight_counts() -> None:
     ]
     assert Keyring("\n".join(lines[:1]), None).weights() == {"ann": 1, "bob": 1}
     assert Keyring("\n".join(lines), None).weights() == {"ann": 4, "bob": 4}
+
+
+def test_records_and_messages_are_as_workers_of_older_versions_know_them(place: Platform) -> None:  # noqa: F811
+    """Those of a tenant with a weight have the fields of one without: an older worker takes both."""
+    tokens = {"ann": place.token("ann", scopes=["submit"], tenants=["ann"], weight=9)}
+    tokens["bob"] = place.token("bob", scopes=["submit"], tenants=["bob"])
+    fields = {}
+    with place.server() as (api, _), closing(redis.Redis(port=place.world.redis.port)) as client:
+        for who, token in tokens.items():
+            batch = submitted(api.with_token(token), place, who, 1)
+            (record,) = (place.world.folder / "ledgers").rglob(f"{batch}/batch.json")
+            told = json.loads(record.read_bytes())
+            message = json.loads(client.lpop(told["queue"]) or b"")
+            body = json.loads(base64.b64decode(message["body"]))
+            fields[who] = (sorted(told), sorted(message["headers"]), sorted(body[0][0]))
+        until(lambda: client.exists("apf-weights"), 20, "the weight is told")
+    assert fields["ann"] == fields["bob"]
+
+
+def test_a_token_is_made_with_a_weight(tmp_path: Path) -> None:
+    """`apf token new` writes it, and refuses one that is of no tenant; a line without one has no such field."""
+    path = tmp_path / "tokens"
+    apf("token", "new", "ann", "--tenant", "ann", "--weight", "3", "--file", path)
+    apf("token", "new", "bob", "--tenant", "bob", "--file", path)
+    assert Keyring("", str(path)).weights() == {"ann": 3, "bob": 1}
+    assert ["weight" in line for line in path.read_text().splitlines()] == [True, False]
+    assert "--tenant" in apf("token", "new", "ops", "--weight", "3", "--file", path, code=None).stderr

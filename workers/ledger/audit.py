@@ -14,7 +14,6 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import datetime
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -61,6 +60,16 @@ def note_act(
     ledger: Ledger, who: str, act: str, *, batch: str = "", schedule: str = "", **facts: str | float | bool
 ) -> None:
     """Keep a line. A store that refuses is logged: the act is done."""
+    _keep(ledger, who, act, batch, schedule, facts)
+
+
+def note_submission(ledger: Ledger, who: str, batch: Batch, **facts: str) -> None:
+    """As `note_act`, of a batch that was submitted."""
+    again = {"include_forgotten": True} if batch.include_forgotten else {}
+    _keep(ledger, who, "submit", batch.id, "", {"recipe": batch.recipe.name, "lane": batch.lane, **facts, **again})
+
+
+def _keep(ledger: Ledger, who: str, act: str, batch: str, schedule: str, facts: dict[str, str | float | bool]) -> None:
     line = Act(
         at=now().isoformat(timespec="milliseconds"), who=who, act=act, batch=batch, schedule=schedule, facts=facts
     )
@@ -68,12 +77,6 @@ def note_act(
         ledger.put_json(f"{ledger.prefix}/{FOLDER}/{new_batch_id()}.json", line)
     except StoreError as error:
         log.error("the audit log lacks a line (%s of batch %r by %s): %s", act, batch, who, error)
-
-
-def submit_facts(batch: Batch) -> dict[str, Any]:
-    """Return what there is to say of a batch that was submitted."""
-    again = {"include_forgotten": True} if batch.include_forgotten else {}
-    return {"recipe": batch.recipe.name, "lane": batch.lane, **again}
 
 
 def acts(ledger: Ledger, since: datetime | None = None, *, newest: int | None = None) -> Iterator[Act]:

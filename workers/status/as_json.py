@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Self
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 from workers.core.records import Lane
 from workers.status.batch_status import BatchSummary
@@ -12,6 +12,8 @@ from workers.status.batch_status import BatchSummary
 
 class BatchCounts(BaseModel):
     """What was asked, and sums. The four outcomes, pending and missing photos add up to `photos`."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     batch: str
     source: str
@@ -26,16 +28,19 @@ class BatchCounts(BaseModel):
     skipped: int
     failed: int
     missing: int
+    """Photos that shards were planned with, and that no report tells of."""
     ignored: int
-    #: Of the source, neither protected nor ignored: names and folders that cannot be read, links that lead outside.
+    """Objects that are no photos by their names, and excluded ones."""
     left_out: int = 0
+    """Of the source, neither protected nor ignored: names and folders that cannot be read, links that lead outside."""
     faces: int
-    #: Faces that a juror still knows, and photos with such a face; of those that failed for it, too.
     weak_faces: int = 0
+    """Faces that a juror still knows, of photos that failed for it, too; photos with such a face are counted next."""
     weak_photos: int = 0
     note: str
-    #: Seconds of work, added up over shards.
+    """For people: what else there is to know."""
     wall_seconds: float
+    """Seconds of work, added up over shards."""
 
     @classmethod
     def of(cls, summary: BatchSummary, **more: Any) -> Self:

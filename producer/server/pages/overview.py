@@ -13,7 +13,7 @@ from starlette.responses import FileResponse, HTMLResponse, RedirectResponse, Re
 from producer.server.auth import The, grant_of
 from producer.server.index import Wanted
 from producer.server.listing import page
-from producer.server.pages import batches, forget, render
+from producer.server.pages import batches, forget, reference, render
 from producer.server.pages.session import (
     COOKIE,
     Actor,
@@ -133,6 +133,7 @@ def install(app: FastAPI) -> None:
     app.include_router(router)
     app.include_router(batches.router)
     app.include_router(forget.router)
+    app.include_router(reference.router)
 
     def ask_to_log_in(_: Request, error: Exception) -> Response:
         assert isinstance(error, LoginNeeded)  # noqa: S101  as registered

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
-from fastapi import APIRouter, FastAPI, Request
+from fastapi import APIRouter, Request
 from markupsafe import Markup, escape
 from starlette.responses import HTMLResponse
 
@@ -87,23 +87,21 @@ class Schema:
     fields: tuple[Field, ...]
 
 
-def install(app: FastAPI) -> None:
-    """Add the page to the app, whose document is made."""
-    document = app.openapi()
+def facts_of(document: Mapping[str, Any]) -> dict[str, object]:
+    """Return what the page shows of an OpenAPI document."""
     operations: dict[str, list[Operation]] = {}
     for path, methods in document["paths"].items():
         for method, facts in methods.items():
             operations.setdefault(facts["tags"][0], []).append(_operation(method, path, facts))
     schemas = tuple(_schema(name, facts) for name, facts in document["components"]["schemas"].items())
     problems = {problem for some in operations.values() for one in some for problem in one.problems}
-    app.state.reference = {
+    return {
         "info": document["info"],
         "about": _text(document["info"]["description"]),
         "operations": operations,
         "schemas": schemas,
         "problems": {status: HTTPStatus(int(status)).phrase for status in sorted(problems)},
     }
-    app.include_router(router)
 
 
 @router.get("/reference")
@@ -159,7 +157,8 @@ def _field(name: str, place: str, facts: Mapping[str, Any], required: bool | Non
     schema = facts.get("schema", facts)
     default = schema.get("default")
     told = "" if default in (None, "", []) else render.as_json(default)
-    about = facts.get("description", "")
+    options = schema.get("anyOf", ())
+    about = facts.get("description") or next((one["description"] for one in options if "description" in one), "")
     return Field(name, place, _kind(schema), bool(required), told, _text(about))
 
 
@@ -175,7 +174,9 @@ def _kind(schema: Mapping[str, Any]) -> Markup:
     if "enum" in schema:
         return Markup(", ").join(Markup("<code>{}</code>").format(one) for one in schema["enum"])
     if schema.get("type") == "array":
-        return Markup("; ").join([Markup("list of {}").format(_kind(schema.get("items", {}))), *_bounds(schema)])
+        how_many = Markup(" and ").join(_bounds(schema))
+        size = Markup(" ({})").format(how_many) if how_many else ""
+        return Markup("list{} of {}").format(size, _kind(schema.get("items", {})))
     kind = {"object": "object", "integer": "whole number", "boolean": "true or false", "string": "text"}
     said = escape(kind.get(schema.get("type", ""), schema.get("type", "any value")))
     return Markup("; ").join([said, *_bounds(schema)])

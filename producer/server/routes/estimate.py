@@ -5,13 +5,13 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Annotated
 
-from fastapi import APIRouter, Depends
-from pydantic import BaseModel, ConfigDict, Field
+from fastapi import APIRouter
+from pydantic import Field
 
 from apf.recipe import DEFAULT_RECIPE
 from producer.client import MAX_NAMED
 from producer.server.auth import The, check_place, require_scope
-from producer.server.models import Key, Place, RecipeName
+from producer.server.models import Exclude, Key, Place, Private, RecipeName, RequestBody
 from producer.server.places import tenants_of
 from producer.server.problems import described
 from producer.server.tokens import Grant
@@ -25,10 +25,8 @@ router = APIRouter(tags=["batches"])
 Price = Annotated[float, Field(ge=0, le=1e6)]
 
 
-class PricesRequest(BaseModel):
+class PricesRequest(RequestBody):
     """What things cost, in US dollars; what is left away is a large cloud's price (docs/scale.md)."""
-
-    model_config = ConfigDict(extra="forbid")
 
     worker_hour: Price = Prices.worker_hour
     million_writes: Price = Prices.million_writes
@@ -36,26 +34,25 @@ class PricesRequest(BaseModel):
     tb_month: Price = Prices.tb_month
 
 
-class EstimateRequest(BaseModel):
+class EstimateRequest(RequestBody):
     """A batch that might be submitted: fields as of POST /v1/batches."""
-
-    model_config = ConfigDict(extra="forbid")
 
     source: Place
     destination: Place
     photos: Annotated[list[Key], Field(min_length=1, max_length=MAX_NAMED)] | None = None
+    """Keys below the source; left away: all that it holds."""
     recipe: RecipeName = DEFAULT_RECIPE
     lane: Lane | None = None
-    exclude: Annotated[list[Key], Field(max_length=1000)] = []
-    private: bool = False
+    """Left away: interactive for named photos, bulk for all of a source."""
+    exclude: Exclude = Field(default_factory=list)
+    private: Private = False
     include_forgotten: bool = False
+    """Count photos that were forgotten, too."""
     prices: PricesRequest = PricesRequest()
 
 
 @router.post("/v1/estimate", responses=described(409))
-def of_batch(
-    asked: EstimateRequest, grant: Annotated[Grant, Depends(require_scope("read", "submit"))], the: The
-) -> Estimate:
+def of_batch(asked: EstimateRequest, grant: Annotated[Grant, require_scope("read", "submit")], the: The) -> Estimate:
     """Tell what a batch would be: photos, pixels, faces, time, requests, money. Nothing is written or sent."""
     for what, url in (("source", asked.source), ("destination", asked.destination)):
         check_place(grant, the.checked(url, what), what)

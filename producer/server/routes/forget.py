@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from producer.client import MAX_NAMED
 from producer.server.auth import Operator, The
 from producer.server.forget import forget_photos, remember_photos
-from producer.server.models import Key, Place, RequestBody
+from producer.server.models import Key, Place, RequestBody, Told
 from producer.server.problems import described
 
 router = APIRouter(tags=["photos"])
@@ -23,23 +23,23 @@ class ErasureRequest(RequestBody):
 
     destination: Place
     keys: Keys
-    #: Of photos that have no output: the batch in which they failed. A token bound to tenants and no places needs it.
     batch: Annotated[str, Field(max_length=200)] | None = None
+    """Of photos that have no output: the batch in which they failed; tokens bound to tenants and no places need it."""
 
 
-class Erased(BaseModel):
+class Erased(Told):
     """What was forgotten."""
 
     forgotten: int
-    #: Outputs deleted, and records that named a photo and do no more.
     outputs: int
+    """Outputs deleted, and records that named a photo and do no more."""
     records: int
-    #: Batches of which no photo is left.
     batches: list[str]
-    #: What still names a photo, each with its cure; empty where nothing does. The same request goes on.
+    """Batches of which no photo is left."""
     left: list[str]
-    #: Keys under which this token's tenants have no photo: nothing was done about them.
+    """What still names a photo, each with its cure; empty where nothing does. The same request goes on."""
     unknown: list[str]
+    """Keys under which this token's tenants have no photo: nothing was done about them."""
 
 
 class RememberRequest(RequestBody):
@@ -49,7 +49,7 @@ class RememberRequest(RequestBody):
     keys: Keys
 
 
-class Remembered(BaseModel):
+class Remembered(Told):
     """How many of them were forgotten, and are no more."""
 
     remembered: int

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from apf.recipe import DEFAULT_RECIPE
 from producer.server.auth import Submitter, The, tenant_for
 from producer.server.metrics import PROTECTING
-from producer.server.models import NoFace, RecipeName
+from producer.server.models import NoFace, RecipeName, Tenant, Weak
 from producer.server.places import tenant_of
 from producer.server.problems import Problem, described
 from producer.server.scratch import NotInTime, NotProtected, Protected, Scratch
@@ -58,9 +58,12 @@ async def protect(
     grant: Submitter,
     the: The,
     recipe: RecipeName = DEFAULT_RECIPE,
-    on_weak: OnWeak = "publish",
-    no_face: Annotated[Literal["copy", "refuse"], Query()] = "copy",
-    tenant: Annotated[str | None, Query(max_length=200)] = None,
+    on_weak: Weak = "publish",
+    no_face: Annotated[
+        Literal["copy", "refuse"],
+        Query(description="A photo without a face comes back without its metadata, or is refused."),
+    ] = "copy",
+    tenant: Tenant | None = None,
 ) -> Response:
     """Protect the photo in the body, ahead of all bulk work, and answer with it.
 
