@@ -15,7 +15,7 @@ from typing import Any
 from apf.errors import ApfError
 from producer.app import people as who
 from producer.app.albums import Album, Albums
-from producer.app.words import CHOICES
+from producer.app.words import CHOICES, told
 from workers.batches.create import find_ledger
 from workers.config.settings import Settings
 from workers.core.records import PhotoReport
@@ -32,6 +32,8 @@ class Helper:
         self._albums, self._settings = albums, settings
         self._jobs: queue.Queue[tuple[str, Callable[[], None]]] = queue.Queue()
         self._busy: set[str] = set()
+        #: Why jobs left nothing behind, on a full disk, say: they are not begun again at every look.
+        self._failed: dict[str, str] = {}
         self._viewing = threading.Lock()
         self._sorting = threading.Lock()
         self._viewers: dict[str, Any] = {}
@@ -46,8 +48,8 @@ class Helper:
             name, job = self._jobs.get()
             try:
                 job()
-            except Exception:  # the next job has to be done all the same
-                log.exception("%s was not made, in a way that nobody foresaw", name)
+            except Exception as problem:  # the next job has to be done all the same
+                self._failed[name] = _told(problem)
             finally:
                 self._busy.discard(name)
 
@@ -56,13 +58,21 @@ class Helper:
             self._busy.add(name)
             self._jobs.put((name, job))
 
+    def again(self, album: Album) -> None:
+        """Have what failed made once more when it is next looked at."""
+        self._failed.pop(f"looks {album.id}", None)
+        self._failed.pop(f"check {album.id} {album.batch}", None)
+
     # First looks.
 
     def looks(self, album: Album) -> dict[str, Any]:
         """Return which looks there are: `made`, by recipe with "original" first, `done`, and `error`."""
         kept = _read(self._albums.place(album.id, "looks", "looks.json"))
-        if not kept.get("done"):
-            self._add(f"looks {album.id}", lambda: self._make_looks(album))
+        job = f"looks {album.id}"
+        if not kept.get("done") and job in self._failed:
+            kept |= {"done": True, "error": self._failed[job]}
+        elif not kept.get("done"):
+            self._add(job, lambda: self._make_looks(album))
         return {"made": [], "done": False, "error": "", **kept}
 
     def forget_looks(self, album: Album) -> None:
@@ -134,7 +144,10 @@ class Helper:
         now = self._people(album)
         if (kept.get("batch"), kept.get("confirmed")) == (album.batch, album.confirmed) and kept.get("of", now) == now:
             return {**kept, "done": True}
-        self._add(f"check {album.id}", lambda: self._check(self._albums.get(album.id)))
+        job = f"check {album.id} {album.batch}"
+        if job in self._failed:
+            return {"done": True, "error": self._failed[job]}
+        self._add(job, lambda: self._check(self._albums.get(album.id)))
         return {"done": False}
 
     def check_anew(self, album: Album) -> None:
@@ -195,10 +208,9 @@ class Helper:
 
 
 def _told(problem: Exception) -> str:
-    if isinstance(problem, (WorkerError, ApfError)):
-        return str(problem)
-    log.exception("the helper met what nobody foresaw")
-    return f"unexpected: {problem!r}"
+    if not isinstance(problem, (WorkerError, ApfError, OSError)):
+        log.error("the helper met what nobody foresaw", exc_info=problem)
+    return told(problem)
 
 
 def _kept(folder: Path, name: str, data: bytes) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from apf.errors import ApfError
 from producer.app.albums import Album, Albums
+from producer.app.words import told
 from workers.access.sources import find_source
 from workers.batches.create import BatchOptions, check_recipe, find_ledger, new_batch, write_alone
 from workers.batches.rescue import periodic_rescuer, plan_and_send, resume
@@ -113,11 +114,10 @@ class Runner:
                 job = self._jobs.get()
                 try:
                     self._protect(job, sender, worker)
-                except (WorkerError, ApfError) as error:
-                    self._errors[job.album_id] = str(error)
                 except Exception as error:  # one album must not end the thread for all others
-                    log.exception("album %s stopped, in a way that nobody foresaw", job.album_id)
-                    self._errors[job.album_id] = f"unexpected: {error!r}"
+                    if not isinstance(error, (WorkerError, ApfError)):
+                        log.exception("album %s stopped, in a way that nobody foresaw", job.album_id)
+                    self._errors[job.album_id] = told(error)
                 finally:
                     with self._lock:
                         self._waiting.discard(job.album_id)

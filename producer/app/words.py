@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from dataclasses import dataclass
 
+from apf.errors import ApfError
+from workers.errors import WorkerError
 from workers.report.advice import cure, without_commands
 
 
@@ -35,6 +38,8 @@ CHOICES = (
     ),
 )
 
+NO_SPACE = "The disk is full: free some space"
+
 #: What the advice says of settings and destinations, which an app has not.
 _ENDINGS = (
     (r",? or (raise|lower) APF_\w+( or APF_\w+)*( if there is memory for it)?", ""),
@@ -58,3 +63,14 @@ def for_the_page(text: str) -> str:
     for pattern, instead in _ENDINGS:
         text = re.sub(pattern, instead, text)
     return without_commands(text, retry="press “Try again”")
+
+
+def told(error: Exception) -> str:
+    """Return an error's words without the names of files of the program's own."""
+    if isinstance(error, OSError) and not isinstance(error, (WorkerError, ApfError)):
+        text = NO_SPACE if error.errno in (errno.ENOSPC, errno.EDQUOT) else f"A file cannot be used ({error.strerror})"
+    elif isinstance(error, (WorkerError, ApfError)):
+        text = re.sub(r"^'.*?' \(file\): ", "", str(error), flags=re.DOTALL)
+    else:
+        text = f"This is a fault of the program: please report it ({error!r})"
+    return text[:1].upper() + text[1:]

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
+import json
 import os
 import re
+import subprocess
 import zipfile
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from starlette.types import ASGIApp, Message, Scope
 
 from producer.app.albums import Albums
 from producer.app.folders import Folders, save
 from producer.app.helper import Helper
 from producer.app.people import LEFT_OUT, SOMEBODY_ELSE, counted, left_out, merged, moved, rows
+from producer.app.server import Pages
 from producer.app.uploads import keep, key_of
 from producer.app.views import checked, photos, split
 from producer.app.words import for_the_page, plain
 from producer.app.zipping import PIECE, zipped
+from tests.producer.events.helpers import until
 from workers.config.settings import Settings
 from workers.core.records import Outcome, PhotoReport
 from workers.errors import BadRequest, NotFound
@@ -161,3 +169,67 @@ def test_what_the_user_has_sorted_is_kept_when_the_program_groups_anew() -> None
     assert found["e"] in ("Person 1", "Person 2") and found["d"] == "Person 10" and "gone" not in found
     assert list(rows(found)) == ["Person 1", "Person 2", "Person 10"]
     assert merged({"a": "Person 1"}, {}) == {"a": "Person 1"}
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of a megabyte, in memory."""
+    place = tmp_path / "small"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)]
+    if subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("mounting takes root")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+def ask(app: ASGIApp, method: str, path: str, body: bytes = b"") -> tuple[int, str]:
+    """What the application answers; what it raises besides is the server's to log."""
+    sent: list[Message] = []
+    name, _, query = path.partition("?")
+    scope: Scope = {"type": "http", "method": method, "path": name, "query_string": query.encode(), "headers": []}
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": body}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    with suppress(Exception):
+        asyncio.run(app(scope, receive, send))  # type: ignore[arg-type]
+    return sent[0]["status"], b"".join(message.get("body", b"") for message in sent).decode()
+
+
+def fill(place: Path) -> None:
+    with suppress(OSError), (place / "filler").open("wb", buffering=0) as file:
+        while file.write(b"x" * 1024):
+            pass
+
+
+def test_a_full_disk_is_told_in_plain_words_and_no_work_is_begun_again(small_disk: Path) -> None:
+    """By a page, by what the browser hands over, and by the check, which is not run at every look; then all goes on."""
+    albums = Albums(small_disk / "work")
+    album = albums.change(albums.new("Ann").id, batch="b")
+    albums.place(album.id, "protected").mkdir()
+    pages = Pages(albums, Settings(), Folders([small_disk]), lambda: None)
+    app = pages.app()
+    fill(small_disk)
+    status, text = ask(app, "POST", "/albums")
+    assert status == 500 and "The disk is full: free some space" in text
+    assert len(list(albums.root.glob("2*"))) == 1
+    status, text = ask(app, "PUT", f"/albums/{album.id}/photos?name=a.jpg", b"x" * 10_000)
+    assert json.loads(text) == {"error": "The disk is full: free some space"}
+    until(lambda: pages.helper.check(album)["done"], 60, "the check has ended")
+    assert pages.helper.check(album)["error"] == "The disk is full: free some space"
+    (small_disk / "filler").unlink()
+    pages.helper.again(album)
+    until(lambda: pages.helper.check(album)["done"], 60, "the check has ended")
+    assert "disk" not in pages.helper.check(album).get("error", "")
+
+
+def test_what_nobody_foresaw_is_told_on_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the way to the first page, and for the browser's own requests as JSON."""
+    pages = Pages(Albums(tmp_path / "work"), Settings(), Folders([tmp_path]), lambda: None)
+    monkeypatch.setattr(pages.albums, "new", lambda name: 1 / 0)
+    status, text = ask(pages.app(), "POST", "/albums")
+    assert status == 500 and "please report it" in text and "To the first page" in text
