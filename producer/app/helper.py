@@ -32,7 +32,7 @@ class Helper:
         self._albums, self._settings = albums, settings
         self._jobs: queue.Queue[tuple[str, Callable[[], None]]] = queue.Queue()
         self._busy: set[str] = set()
-        #: Why jobs left nothing behind, on a full disk, say: they are not begun again at every look.
+        #: Why jobs ended early, on a full disk or with the user's folder away, say: no look begins them again.
         self._failed: dict[str, str] = {}
         self._viewing = threading.Lock()
         self._sorting = threading.Lock()
@@ -83,18 +83,14 @@ class Helper:
         folder = self._albums.place(album.id, "looks")
         folder.mkdir(exist_ok=True)
         made: list[str] = []
-        error = ""
-        try:
-            preview: Any = importlib.import_module("workers.preview")
-            recipes = [choice.recipe for choice in CHOICES]
-            for look in preview.looks(str(self._albums.source(album)), recipes, self._settings):
-                name = look.recipe or "original"
-                (folder / f"{name}.jpg").write_bytes(look.picture)
-                made.append(name)
-                _write(folder / "looks.json", {"made": made})
-        except Exception as problem:  # whatever it is, the page must not wait for ever
-            error = _told(problem)
-        _write(folder / "looks.json", {"made": made, "done": True, "error": error})
+        preview: Any = importlib.import_module("workers.preview")
+        recipes = [choice.recipe for choice in CHOICES]
+        for look in preview.looks(str(self._albums.source(album)), recipes, self._settings):
+            name = look.recipe or "original"
+            (folder / f"{name}.jpg").write_bytes(look.picture)
+            made.append(name)
+            _write(folder / "looks.json", {"made": made})
+        _write(folder / "looks.json", {"made": made, "done": True})
 
     # Pictures to compare.
 
@@ -109,20 +105,22 @@ class Helper:
             BadRequest: there is no such photo.
         """
         folder = self._albums.place(album.id, "cards", album.batch, f"{number:05}")
-        if not (folder / "card.json").exists():
-            with self._viewing:
-                if not (folder / "card.json").exists():
-                    self._make_card(album, number, folder)
-        return {**_read(folder / "card.json"), "folder": str(folder)}
+        with self._viewing:
+            record = _read(folder / "card.json") or self._make_card(album, number, folder)
+        return {**record, "folder": str(folder)}
 
-    def _make_card(self, album: Album, number: int, folder: Path) -> None:
+    def _make_card(self, album: Album, number: int, folder: Path) -> dict[str, Any]:
         reports = self.reports(album)
         if not 0 <= number < len(reports):
             raise BadRequest(f"there is no photo {number} in this album")
         card = self._viewer(album).card(reports[number], measure=True)
         folder.mkdir(parents=True, exist_ok=True)
-        record = card.record(number, lambda name, data: _kept(folder, name, data))
-        _write(folder / "card.json", record)
+        record: dict[str, Any] = card.record(number, lambda name, data: _kept(folder, name, data))
+        if "before" in record["images"] or not record["faceCount"]:
+            _write(folder / "card.json", record)
+        else:  # the user's own folder is away, and may come back
+            self._viewers.clear()
+        return record
 
     def _viewer(self, album: Album) -> Any:
         if album.batch not in self._viewers:
@@ -187,8 +185,6 @@ class Helper:
             answer |= run.judge(run.sorted_by(seen, who.counted(rows), confirmed=album.confirmed)).as_json()
         except BadRequest as problem:
             answer["nothing"] = str(problem)
-        except Exception as problem:  # whatever it is, the page must not wait for ever
-            answer["error"] = _told(problem)
         _write(self._albums.place(album.id, "check.json"), answer)
 
     def _keep_faces(self, album: Album, seen: Any) -> dict[str, str]:

@@ -11,6 +11,7 @@ from urllib.parse import quote
 from jinja2 import Environment, FileSystemLoader
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, JSONResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
@@ -68,7 +69,11 @@ class Pages:
             Route(f"{album}/{{act:str}}", self.act, methods=post),
         ]
         handlers = dict.fromkeys((WorkerError, ApfError, OSError, Exception), self._told)
-        return Starlette(routes=routes, exception_handlers=handlers)
+        return Starlette(routes=routes, exception_handlers={**handlers, HTTPException: self._nowhere})
+
+    def _nowhere(self, _: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)  # noqa: S101  it is registered for no other
+        return self._page("error.html", status=error.status_code, error="There is no such page")
 
     def _told(self, request: Request, error: Exception) -> Response:
         status = 404 if isinstance(error, NotFound) else 400 if isinstance(error, (WorkerError, ApfError)) else 500

@@ -29,6 +29,10 @@ _CURES: tuple[tuple[str, str], ...] = (
         "Without --on-weak fail it is published as it is.",
     ),
     (r"changed (while the batch ran|since it was planned)", "It was edited meanwhile. Run apf protect as before."),
+    (
+        r"is gone: mount",
+        "The folder of the photos is not there. Connect its drive again, or put the folder back." + _RETRY,
+    ),
     (r"deleted while", "Nothing to do, unless it was deleted by mistake: then put it back." + _AGAIN),
     (
         r"APF_ALLOWED_URLS|overlap|belongs into|set APF_DETECTOR",

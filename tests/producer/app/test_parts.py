@@ -14,6 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from PIL import Image
+from skimage.data import astronaut
 from starlette.types import ASGIApp, Message, Scope
 
 from producer.app.albums import Albums
@@ -25,6 +27,7 @@ from producer.app.uploads import keep, key_of
 from producer.app.views import checked, photos, split
 from producer.app.words import for_the_page, plain
 from producer.app.zipping import PIECE, zipped
+from tests.command import apf_json
 from tests.producer.events.helpers import until
 from workers.config.settings import Settings
 from workers.core.records import Outcome, PhotoReport
@@ -131,17 +134,20 @@ def test_the_slider_starts_at_the_largest_face(faces: list[dict[str, list[float]
 
 
 def test_a_check_or_a_look_that_fails_is_told_and_not_tried_for_ever(tmp_path: Path) -> None:
-    """The page gets the reason, once; a detector that is missing serves as one."""
+    """The page gets the reason, once; a detector that is missing serves as one. Loading the page tries again."""
     albums = Albums(tmp_path / "work")
     album = albums.new("Ann")
     helper = Helper(albums, Settings(detector=str(tmp_path / "nothing")))
     for folder in ("photos", "protected"):
         albums.place(album.id, folder).mkdir()
-    helper._make_looks(album)
+    helper.start()
+    until(lambda: helper.looks(album)["done"], 60, "the looks have ended")
     assert "nothing" in helper.looks(album)["error"] and helper.looks(album)["done"]
-    helper._check(album)
+    until(lambda: helper.check(album)["done"], 60, "the check has ended")
     said = checked(helper.check(album), ())
     assert said["done"] and (said["nothing"] or said["error"])
+    helper.again(album)
+    assert not helper.looks(album)["done"]
 
 
 def test_names_that_would_turn_the_text_around_are_spelt_out() -> None:
@@ -233,3 +239,32 @@ def test_what_nobody_foresaw_is_told_on_a_page(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(pages.albums, "new", lambda name: 1 / 0)
     status, text = ask(pages.app(), "POST", "/albums")
     assert status == 500 and "please report it" in text and "To the first page" in text
+
+
+def test_a_folder_that_was_away_is_compared_once_it_is_back(tmp_path: Path) -> None:
+    """Neither the check's error nor a photo without its original is kept; the failure's cure names the drive."""
+    albums = Albums(tmp_path / "work")
+    folder = tmp_path / "stick"
+    folder.mkdir()
+    Image.fromarray(astronaut()[:300, 80:380]).save(folder / "a.jpg", quality=95)
+    album = albums.new("Stick", folder)
+    done = apf_json("protect", folder, albums.destination(album), "--recipe", "light")
+    album, helper = albums.change(album.id, batch=done["batch"]), Helper(albums, Settings())
+    helper.start()
+    folder.rename(tmp_path / "away")
+    assert "before" not in helper.card(album, 0)["images"]
+    until(lambda: helper.check(album)["done"], 60, "the check has ended")
+    assert "does not exist" in helper.check(album)["error"]
+    (tmp_path / "away").rename(folder)
+    helper.again(album)
+    assert {"before", "view"} <= helper.card(album, 0)["images"].keys()
+    until(lambda: helper.check(album)["done"], 60, "the check has ended")
+    assert "nothing" in helper.check(album)
+    assert "Connect its drive" in plain(f"folder {folder} is gone: mount it, or correct its name", transient=False)
+
+
+def test_an_address_that_is_none_is_told_on_a_page(tmp_path: Path) -> None:
+    """With the way to the first page."""
+    pages = Pages(Albums(tmp_path / "work"), Settings(), Folders([tmp_path]), lambda: None)
+    status, text = ask(pages.app(), "GET", "/albums/x/y/z")
+    assert status == 404 and "There is no such page" in text and "To the first page" in text
