@@ -18,7 +18,7 @@ from workers.broker.app import make_app
 from workers.broker.client import Broker
 from workers.broker.embedded import EmbeddedWorker, embedded_worker
 from workers.config.settings import Settings
-from workers.errors import WorkerError
+from workers.errors import BadRequest, WorkerError
 from workers.ledger.batch_ledger import Ledger, new_batch_id
 from workers.ledger.lifecycle import cancel, close
 from workers.status.batch_status import BatchMonitor, BatchSummary
@@ -46,7 +46,7 @@ class Runner:
         self._waiting: set[str] = set()
         #: Albums that were stopped, perhaps before their batch was there.
         self._stopped: set[str] = set()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         #: By album: how far its batch is, and why it stopped.
         self.progress: dict[str, BatchSummary] = {}
         self._errors: dict[str, str] = {}
@@ -87,9 +87,21 @@ class Runner:
         return BatchMonitor(ledger, album.batch).poll() if album.batch and ledger.has_batch(album.batch) else None
 
     def begin(self, album: Album, recipe: str) -> None:
-        """Have an album protected anew. Its batch has an id before it is there, so that no kill makes a second one."""
-        self._albums.change(album.id, recipe=recipe, batch=new_batch_id(), chosen=True, confirmed=False)
-        self.add(album.id)
+        """Have an album protected anew. Its batch has an id before it is there, so that no kill makes a second one.
+
+        A button that is pressed twice begins once.
+
+        Raises:
+            BadRequest: it is being protected otherwise.
+        """
+        with self._lock:
+            if self.is_at(album.id):
+                now = self._albums.get(album.id)
+                if now.batch and now.recipe == recipe:
+                    return
+                raise BadRequest("This album is still being protected: wait a moment, or press “Stop” first")
+            self._albums.change(album.id, recipe=recipe, batch=new_batch_id(), chosen=True, confirmed=False)
+            self.add(album.id)
 
     def stop(self, album: Album) -> None:
         """Have an album's batch end early; what is done stays, and `add` goes on with it."""

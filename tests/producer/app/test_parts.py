@@ -22,6 +22,7 @@ from producer.app.albums import Albums
 from producer.app.folders import Folders, save
 from producer.app.helper import Helper
 from producer.app.people import LEFT_OUT, SOMEBODY_ELSE, counted, left_out, merged, moved, rows
+from producer.app.runner import Runner
 from producer.app.server import Pages
 from producer.app.uploads import keep, key_of
 from producer.app.views import checked, photos, split
@@ -268,3 +269,17 @@ def test_an_address_that_is_none_is_told_on_a_page(tmp_path: Path) -> None:
     pages = Pages(Albums(tmp_path / "work"), Settings(), Folders([tmp_path]), lambda: None)
     status, text = ask(pages.app(), "GET", "/albums/x/y/z")
     assert status == 404 and "There is no such page" in text and "To the first page" in text
+
+
+def test_a_button_that_is_pressed_twice_begins_once(tmp_path: Path) -> None:
+    """As by a double click: the batch of the first press is the one that is worked on. Another look has to wait."""
+    albums = Albums(tmp_path / "work")
+    album = albums.new("Ann")
+    runner = Runner(albums, Settings())
+    runner.begin(album, "light")
+    batch = albums.get(album.id).batch
+    runner.begin(album, "light")
+    assert albums.get(album.id).batch == batch and runner._jobs.qsize() == 1
+    with pytest.raises(BadRequest, match="Stop"):
+        runner.begin(album, "strong")
+    assert albums.get(album.id).recipe == "light"
