@@ -67,8 +67,11 @@ class Albums:
             id=f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(4)}", name=name, folder=str(folder) if folder else None
         )
         self.place(album.id).mkdir(mode=0o700)
-        self.keep(album)
-        return album
+        try:
+            return self.keep(album)
+        except OSError:  # the disk is full, say
+            self.remove(album.id)
+            raise
 
     def get(self, album_id: str) -> Album:
         """Raise NotFound where there is no such album."""

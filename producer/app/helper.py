@@ -15,7 +15,7 @@ from typing import Any
 from apf.errors import ApfError
 from producer.app import people as who
 from producer.app.albums import Album, Albums
-from producer.app.words import CHOICES
+from producer.app.words import CHOICES, told
 from workers.batches.create import find_ledger
 from workers.config.settings import Settings
 from workers.core.records import PhotoReport
@@ -32,6 +32,8 @@ class Helper:
         self._albums, self._settings = albums, settings
         self._jobs: queue.Queue[tuple[str, Callable[[], None]]] = queue.Queue()
         self._busy: set[str] = set()
+        #: Why jobs ended early, on a full disk or with the user's folder away, say: no look begins them again.
+        self._failed: dict[str, str] = {}
         self._viewing = threading.Lock()
         self._sorting = threading.Lock()
         self._viewers: dict[str, Any] = {}
@@ -46,8 +48,8 @@ class Helper:
             name, job = self._jobs.get()
             try:
                 job()
-            except Exception:  # the next job has to be done all the same
-                log.exception("%s was not made, in a way that nobody foresaw", name)
+            except Exception as problem:  # the next job has to be done all the same
+                self._failed[name] = _told(problem)
             finally:
                 self._busy.discard(name)
 
@@ -56,13 +58,21 @@ class Helper:
             self._busy.add(name)
             self._jobs.put((name, job))
 
+    def again(self, album: Album) -> None:
+        """Have what failed made once more when it is next looked at."""
+        self._failed.pop(f"looks {album.id}", None)
+        self._failed.pop(f"check {album.id} {album.batch}", None)
+
     # First looks.
 
     def looks(self, album: Album) -> dict[str, Any]:
         """Return which looks there are: `made`, by recipe with "original" first, `done`, and `error`."""
         kept = _read(self._albums.place(album.id, "looks", "looks.json"))
-        if not kept.get("done"):
-            self._add(f"looks {album.id}", lambda: self._make_looks(album))
+        job = f"looks {album.id}"
+        if not kept.get("done") and job in self._failed:
+            kept |= {"done": True, "error": self._failed[job]}
+        elif not kept.get("done"):
+            self._add(job, lambda: self._make_looks(album))
         return {"made": [], "done": False, "error": "", **kept}
 
     def forget_looks(self, album: Album) -> None:
@@ -73,18 +83,14 @@ class Helper:
         folder = self._albums.place(album.id, "looks")
         folder.mkdir(exist_ok=True)
         made: list[str] = []
-        error = ""
-        try:
-            preview: Any = importlib.import_module("workers.preview")
-            recipes = [choice.recipe for choice in CHOICES]
-            for look in preview.face_previews(str(self._albums.source(album)), recipes, self._settings):
-                name = look.recipe or "original"
-                (folder / f"{name}.jpg").write_bytes(look.picture)
-                made.append(name)
-                _write(folder / "looks.json", {"made": made})
-        except Exception as problem:  # whatever it is, the page must not wait for ever
-            error = _told(problem)
-        _write(folder / "looks.json", {"made": made, "done": True, "error": error})
+        preview: Any = importlib.import_module("workers.preview")
+        recipes = [choice.recipe for choice in CHOICES]
+        for look in preview.face_previews(str(self._albums.source(album)), recipes, self._settings):
+            name = look.recipe or "original"
+            (folder / f"{name}.jpg").write_bytes(look.picture)
+            made.append(name)
+            _write(folder / "looks.json", {"made": made})
+        _write(folder / "looks.json", {"made": made, "done": True})
 
     # Pictures to compare.
 
@@ -99,20 +105,22 @@ class Helper:
             BadRequest: there is no such photo.
         """
         folder = self._albums.place(album.id, "cards", album.batch, f"{number:05}")
-        if not (folder / "card.json").exists():
-            with self._viewing:
-                if not (folder / "card.json").exists():
-                    self._make_card(album, number, folder)
-        return {**_read(folder / "card.json"), "folder": str(folder)}
+        with self._viewing:
+            record = _read(folder / "card.json") or self._make_card(album, number, folder)
+        return {**record, "folder": str(folder)}
 
-    def _make_card(self, album: Album, number: int, folder: Path) -> None:
+    def _make_card(self, album: Album, number: int, folder: Path) -> dict[str, Any]:
         reports = self.reports(album)
         if not 0 <= number < len(reports):
             raise BadRequest(f"there is no photo {number} in this album")
         card = self._viewer(album).card(reports[number], measure=True)
         folder.mkdir(parents=True, exist_ok=True)
-        record = card.record(number, lambda name, data: _kept(folder, name, data))
-        _write(folder / "card.json", record)
+        record: dict[str, Any] = card.record(number, lambda name, data: _kept(folder, name, data))
+        if "before" in record["images"] or not record["faceCount"]:
+            _write(folder / "card.json", record)
+        else:  # the user's own folder is away, and may come back
+            self._viewers.clear()
+        return record
 
     def _viewer(self, album: Album) -> Any:
         if album.batch not in self._viewers:
@@ -136,7 +144,10 @@ class Helper:
         now = self._people(album)
         if (kept.get("batch"), kept.get("confirmed")) == (album.batch, album.confirmed) and kept.get("of", now) == now:
             return {**kept, "done": True}
-        self._add(f"check {album.id}", lambda: self._check(self._albums.get(album.id)))
+        job = f"check {album.id} {album.batch}"
+        if job in self._failed:
+            return {"done": True, "error": self._failed[job]}
+        self._add(job, lambda: self._check(self._albums.get(album.id)))
         return {"done": False}
 
     def check_anew(self, album: Album) -> None:
@@ -176,8 +187,6 @@ class Helper:
             answer |= run.judge(run.sorted_by(seen, who.counted(rows), confirmed=album.confirmed)).as_json()
         except BadRequest as problem:
             answer["nothing"] = str(problem)
-        except Exception as problem:  # whatever it is, the page must not wait for ever
-            answer["error"] = _told(problem)
         _write(self._albums.place(album.id, "check.json"), answer)
 
     def _keep_faces(self, album: Album, seen: Any) -> dict[str, str]:
@@ -197,10 +206,9 @@ class Helper:
 
 
 def _told(problem: Exception) -> str:
-    if isinstance(problem, (WorkerError, ApfError)):
-        return str(problem)
-    log.exception("the helper met what nobody foresaw")
-    return f"unexpected: {problem!r}"
+    if not isinstance(problem, (WorkerError, ApfError, OSError)):
+        log.error("the helper met what nobody foresaw", exc_info=problem)
+    return told(problem)
 
 
 def _kept(folder: Path, name: str, data: bytes) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from apf.errors import ApfError
 from producer.app.albums import Album, Albums
+from producer.app.words import told
 from workers.access.sources import find_source
 from workers.batches.create import BatchOptions, check_recipe, find_ledger, new_batch, write_alone
 from workers.batches.rescue import periodic_rescuer, plan_and_send, resume
@@ -17,7 +18,7 @@ from workers.broker.app import make_app
 from workers.broker.client import Broker
 from workers.broker.embedded import EmbeddedWorker, embedded_worker
 from workers.config.settings import Settings
-from workers.errors import WorkerError
+from workers.errors import BadRequest, WorkerError
 from workers.ledger.batch_ledger import Ledger, new_batch_id
 from workers.ledger.lifecycle import cancel, close
 from workers.status.batch_status import BatchMonitor, BatchSummary
@@ -45,7 +46,7 @@ class Runner:
         self._waiting: set[str] = set()
         #: Albums that were stopped, perhaps before their batch was there.
         self._stopped: set[str] = set()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         #: By album: how far its batch is, and why it stopped.
         self.progress: dict[str, BatchSummary] = {}
         self._errors: dict[str, str] = {}
@@ -86,9 +87,21 @@ class Runner:
         return BatchMonitor(ledger, album.batch).poll() if album.batch and ledger.has_batch(album.batch) else None
 
     def begin(self, album: Album, recipe: str) -> None:
-        """Have an album protected anew. Its batch has an id before it is there, so that no kill makes a second one."""
-        self._albums.change(album.id, recipe=recipe, batch=new_batch_id(), chosen=True, confirmed=False)
-        self.add(album.id)
+        """Have an album protected anew. Its batch has an id before it is there, so that no kill makes a second one.
+
+        A button that is pressed twice begins once.
+
+        Raises:
+            BadRequest: it is being protected otherwise.
+        """
+        with self._lock:
+            if self.is_at(album.id):
+                now = self._albums.get(album.id)
+                if now.batch and now.recipe == recipe:
+                    return
+                raise BadRequest("This album is still being protected: wait a moment, or press “Stop” first")
+            self._albums.change(album.id, recipe=recipe, batch=new_batch_id(), chosen=True, confirmed=False)
+            self.add(album.id)
 
     def stop(self, album: Album) -> None:
         """Have an album's batch end early; what is done stays, and `add` goes on with it."""
@@ -113,11 +126,10 @@ class Runner:
                 job = self._jobs.get()
                 try:
                     self._protect(job, sender, worker)
-                except (WorkerError, ApfError) as error:
-                    self._errors[job.album_id] = str(error)
                 except Exception as error:  # one album must not end the thread for all others
-                    log.exception("album %s stopped, in a way that nobody foresaw", job.album_id)
-                    self._errors[job.album_id] = f"unexpected: {error!r}"
+                    if not isinstance(error, (WorkerError, ApfError)):
+                        log.exception("album %s stopped, in a way that nobody foresaw", job.album_id)
+                    self._errors[job.album_id] = told(error)
                 finally:
                     with self._lock:
                         self._waiting.discard(job.album_id)

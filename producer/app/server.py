@@ -11,6 +11,7 @@ from urllib.parse import quote
 from jinja2 import Environment, FileSystemLoader
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, JSONResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
@@ -21,6 +22,7 @@ from producer.app.albums import Album, Albums
 from producer.app.helper import Helper
 from producer.app.people import SOMEBODY_ELSE
 from producer.app.runner import Runner
+from producer.app.words import told
 from producer.app.zipping import zipped
 from workers.config.settings import Settings
 from workers.errors import BadRequest, NotFound, WorkerError
@@ -66,14 +68,18 @@ class Pages:
             Route(f"{album}/{{kind:str}}", self.upload, methods=["PUT"]),
             Route(f"{album}/{{act:str}}", self.act, methods=post),
         ]
-        told = {WorkerError: self._told, ApfError: self._told}
-        return Starlette(routes=routes, exception_handlers=told)
+        handlers = dict.fromkeys((WorkerError, ApfError, OSError, Exception), self._told)
+        return Starlette(routes=routes, exception_handlers={**handlers, HTTPException: self._nowhere})
+
+    def _nowhere(self, _: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)  # noqa: S101  it is registered for no other
+        return self._page("error.html", status=error.status_code, error="There is no such page")
 
     def _told(self, request: Request, error: Exception) -> Response:
-        status = 404 if isinstance(error, NotFound) else 400
+        status = 404 if isinstance(error, NotFound) else 400 if isinstance(error, (WorkerError, ApfError)) else 500
         if request.method == "PUT":
-            return JSONResponse({"error": str(error)}, status)
-        return self._page("error.html", status=status, error=str(error))
+            return JSONResponse({"error": told(error)}, status)
+        return self._page("error.html", status=status, error=told(error))
 
     def _page(self, name: str, *, status: int = 200, **values: Any) -> HTMLResponse:
         return HTMLResponse(self._templates.get_template(name).render(**values), status)
@@ -98,6 +104,7 @@ class Pages:
 
     def album(self, request: Request) -> Response:
         album = self._album(request)
+        self.helper.again(album)
         step = views.step(album, self.runner)
         values: dict[str, Any] = {"album": album, "step": step, "error": self.runner.error(album.id)}
         if step == "choose":

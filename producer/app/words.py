@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import re
 from dataclasses import dataclass
 
+from apf.errors import ApfError
 from workers.core.failure_codes import FailureCode
+from workers.errors import WorkerError
 from workers.report.advice import Reader, cure
 
 
@@ -35,6 +39,8 @@ CHOICES = (
     ),
 )
 
+NO_SPACE = "The disk is full: free some space"
+
 AT_THE_PAGE = Reader(
     retry="press “Try again”",
     again="press “Try again”",
@@ -51,3 +57,14 @@ AT_THE_PAGE = Reader(
 def plain(reason: str, *, transient: bool, code: str = "") -> str:
     """Return what to do about a failed photo, as a person at the page can do it."""
     return cure(reason, transient=transient, code=code, reader=AT_THE_PAGE)
+
+
+def told(error: Exception) -> str:
+    """Return an error's words without the names of files of the program's own."""
+    if isinstance(error, OSError) and not isinstance(error, (WorkerError, ApfError)):
+        text = NO_SPACE if error.errno in (errno.ENOSPC, errno.EDQUOT) else f"A file cannot be used ({error.strerror})"
+    elif isinstance(error, (WorkerError, ApfError)):
+        text = re.sub(r"^'.*?' \(file\): ", "", str(error), flags=re.DOTALL)
+    else:
+        text = f"This is a fault of the program: please report it ({error!r})"
+    return text[:1].upper() + text[1:]

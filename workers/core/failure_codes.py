@@ -42,6 +42,7 @@ class FailureCode(StrEnum):
     private_file = "private_file"
     weak = "weak"
     changed = "changed"
+    store_gone = "store_gone"
     deleted = "deleted"
     not_allowed = "not_allowed"
     timeout = "timeout"
@@ -66,7 +67,7 @@ _KINDS: tuple[tuple[type[Exception] | tuple[type[Exception], ...], FailureCode],
     (IsOutput, FailureCode.is_output),
     ((PrivateFileError, WeakPerturbation), FailureCode.private_file),
     (Changed, FailureCode.changed),
-    (StoreGone, FailureCode.other),
+    (StoreGone, FailureCode.store_gone),
     (NotFound, FailureCode.deleted),
     (NotAllowed, FailureCode.not_allowed),
     (DecodingTimeout, FailureCode.timeout),
@@ -95,6 +96,7 @@ _REASONS: tuple[tuple[str, FailureCode], ...] = (
     ),
     (r"faces? (is|are) weak: a juror", FailureCode.weak),
     (r"changed (while the batch ran|since it was planned)", FailureCode.changed),
+    (r"is gone: mount", FailureCode.store_gone),
     (r"deleted while", FailureCode.deleted),
     (r"APF_ALLOWED_URLS|overlap|belongs into|set APF_DETECTOR", FailureCode.not_allowed),
     (r"(de|en)coding took longer", FailureCode.timeout),

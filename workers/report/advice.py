@@ -46,6 +46,8 @@ _CURES: dict[FailureCode, str] = {
     FailureCode.weak: "Retrying comes to the same: run apf protect with a stronger --recipe, or one with more steps or "
     "guides. Without --on-weak fail it is published as it is.",
     FailureCode.changed: "It was edited meanwhile. Then {again}.",
+    FailureCode.store_gone: "The folder of the photos is not there. Connect its drive again, or put the folder back. "
+    "Then {retry}.",
     FailureCode.deleted: "Nothing to do, unless it was deleted by mistake: then put it back. Then {again}.",
     FailureCode.not_allowed: "The workers' operator has to allow this place or detector. Then {retry}.",
     FailureCode.timeout: "Save it again in a photo program{or_wait}. Then {again}.",
