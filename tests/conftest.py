@@ -5,6 +5,7 @@ A service whose program is missing skips its tests, but fails them where APF_REQ
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import shutil
@@ -63,7 +64,16 @@ LONGEST = (
 )
 
 
-pytest_configure = rotation.register
+def pytest_configure(config: pytest.Config) -> None:
+    """Each process loads the modules of all tests, a tenth faster without looking for garbage."""
+    gc.disable()
+    rotation.register(config)
+
+
+def pytest_collection_finish() -> None:
+    """What is loaded by now stays: no later look for garbage goes through it."""
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_report_header() -> list[str]:
