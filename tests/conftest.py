@@ -41,7 +41,7 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
 #: Shared machines stall for seconds: a slow example is no failure.
-hypothesis.settings.register_profile("apf", deadline=None, max_examples=50)
+hypothesis.settings.register_profile("apf", deadline=None, max_examples=20 if rotation.CHOSEN else 50)
 hypothesis.settings.load_profile("apf")
 
 #: The files that take longest, which go first, lest one process runs them at the end and the other has nothing to do.

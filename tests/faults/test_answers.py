@@ -34,7 +34,7 @@ from workers.decoding.shared_memory import shared_pixels
 
 SOAK = os.environ.get("APF_SOAK") == "1"
 #: Seconds of fuzzing.
-FUZZ_S = float(os.environ.get("APF_FUZZ_S", "600" if SOAK else "5"))
+FUZZ_S = float(os.environ.get("APF_FUZZ_S", "600" if SOAK else "3"))
 LIMITS = Limits(max_bytes=10**6, max_pixels=10_000)
 ROOM = 4 * LIMITS.max_pixels
 SERIAL = 7

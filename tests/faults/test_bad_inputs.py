@@ -29,7 +29,7 @@ from workers.execution.engine import Cost, cost_of
 
 SOAK = os.environ.get("APF_SOAK") == "1"
 #: Seconds of the mutation loop.
-FUZZ_S = float(os.environ.get("APF_FUZZ_S", "600" if SOAK else "8"))
+FUZZ_S = float(os.environ.get("APF_FUZZ_S", "600" if SOAK else "4"))
 
 MEBIBYTE = 2**20
 SETTINGS = Settings(max_photo_pixels=30_000_000, max_photo_bytes=40 * MEBIBYTE, decode_limit_s=20)

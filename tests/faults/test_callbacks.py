@@ -164,6 +164,7 @@ def test_without_a_secret_the_batch_is_done_and_the_callback_is_not(
     heard(world, receiver)
 
 
+@pytest.mark.rotating
 @pytest.mark.parametrize(("last", "state"), [(status(200), "delivered"), (status(404), "gave_up")])
 def test_a_receiver_that_refuses_is_tried_eight_times_by_the_queue_alone(
     world: World, receiver: Receiver, last: Any, state: str
