@@ -46,21 +46,27 @@ hypothesis.settings.load_profile("apf")
 
 #: The files that take longest, which go first, lest one process runs them at the end and the other has nothing to do.
 LONGEST = (
+    "producer/app/test_in_browser.py",
     "services/test_lanes.py",
     "test_tutorial_album.py",
     "faults/test_callbacks.py",
     "test_privacy.py",
     "test_end_to_end.py",
+    "test_tutorial_backend.py",
     "test_tutorial_operator.py",
     "faults/test_matrix.py",
     "faults/test_environment.py",
+    "services/test_private_round_trip.py",
+    "producer/cli/test_overwrite.py",
+    "producer/cli/test_on_weak.py",
+    "producer/cli/test_commands.py",
     "faults/test_histories.py",
     "producer/cli/test_schedules.py",
-    "test_tutorial_backend.py",
     "services/test_schedules.py",
     "test_tutorial_private.py",
-    "services/test_redis_security.py",
     "services/test_listening.py",
+    "producer/server/test_openapi.py",
+    "workers/decoding/test_sandbox.py",
 )
 
 
