@@ -130,24 +130,6 @@ def _own_environment() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _one_look_at_the_gpu(_own_environment: None) -> Iterator[None]:
-    """Doctor asks a process with torch of its own, for seconds; the machine does not change between tests."""
-    from producer.doctor import checks  # noqa: PLC0415 - after the environment is our own
-
-    ask, asked = checks._gpu, {}
-
-    def look(settings: Any) -> Any:
-        """Of the settings, the device alone matters."""
-        if settings.device not in asked:
-            asked[settings.device] = ask(settings)
-        return asked[settings.device]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checks, "_gpu", look)
-        yield
-
-
 @dataclass
 class RedisServer:
     """A redis-server process of its own, as production runs it: append-only file, no eviction."""
