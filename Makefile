@@ -48,7 +48,7 @@ bench:  ## Run every benchmark in full, and keep its figures in bench-history; t
 		test -z "$$failed" || { echo "failed:$$failed"; exit 1; })
 
 soak:  ## Run the fault tests at every moment, 200 random histories, ten minutes of fuzzing, an hour's look at memory, and all long matrices; takes hours
-	$(call timed,soak,failed=; APF_SOAK=1 $(BIN)/python -m pytest tests/faults tests/services/test_lanes.py tests/producer/cli/test_schedules.py -s || failed=1; \
+	$(call timed,soak,failed=; export APF_ROTATION=; APF_SOAK=1 $(BIN)/python -m pytest tests/faults tests/services/test_lanes.py tests/producer/cli/test_schedules.py -s || failed=1; \
 		$(BIN)/python -m pytest tests -m rotating --ignore tests/faults || failed=1; test -z "$$failed")
 
 lint:  ## Run the quick checks alone: ruff, mypy, import contracts

@@ -1,7 +1,8 @@
-"""The package's extras: which is missing here, for what, and how it is installed. Nothing is imported for it."""
+"""The package's extras: which is missing here, for what, and how it is installed. No library is imported for it."""
 
 from __future__ import annotations
 
+import ctypes
 import re
 from functools import cache
 from importlib.metadata import requires
@@ -20,6 +21,9 @@ PURPOSES = {
     "otel": "traces (APF_OTEL)",
 }
 
+#: Of NVIDIA (Linux, Windows) and of AMD.
+DRIVERS = ("libcuda.so.1", "nvcuda.dll", "libamdhip64.so")
+
 
 def extra_for(device: str) -> str:
     """Return the extra by which photos are protected on a device; one that is looked for is the CPU without torch."""
@@ -34,6 +38,19 @@ def modules_of(extra: str) -> tuple[str, ...]:
     found = {IMPORTED_AS.get(name, name.replace("-", "_")) for name in names}
     # The parts of OpenTelemetry share one name.
     return tuple(sorted({name if "opentelemetry" not in name else "opentelemetry" for name in found}, key=str.lower))
+
+
+def has_gpu_driver() -> bool:
+    """Return whether a driver of a GPU is here: without one torch finds none, and need not be loaded to say so."""
+    return any(_loads(driver) for driver in DRIVERS)
+
+
+def _loads(library: str) -> bool:
+    try:
+        ctypes.CDLL(library)
+    except OSError:
+        return False
+    return True
 
 
 def lacking(extra: str) -> str:

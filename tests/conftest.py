@@ -5,6 +5,7 @@ A service whose program is missing skips its tests, but fails them where APF_REQ
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import shutil
@@ -40,30 +41,45 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
 #: Shared machines stall for seconds: a slow example is no failure.
-hypothesis.settings.register_profile("apf", deadline=None, max_examples=50)
+hypothesis.settings.register_profile("apf", deadline=None, max_examples=20 if rotation.CHOSEN else 50)
 hypothesis.settings.load_profile("apf")
 
 #: The files that take longest, which go first, lest one process runs them at the end and the other has nothing to do.
 LONGEST = (
+    "producer/app/test_in_browser.py",
     "services/test_lanes.py",
     "test_tutorial_album.py",
     "faults/test_callbacks.py",
     "test_privacy.py",
     "test_end_to_end.py",
+    "test_tutorial_backend.py",
     "test_tutorial_operator.py",
     "faults/test_matrix.py",
     "faults/test_environment.py",
+    "services/test_private_round_trip.py",
+    "producer/cli/test_overwrite.py",
+    "producer/cli/test_on_weak.py",
+    "producer/cli/test_commands.py",
     "faults/test_histories.py",
     "producer/cli/test_schedules.py",
-    "test_tutorial_backend.py",
     "services/test_schedules.py",
     "test_tutorial_private.py",
-    "services/test_redis_security.py",
     "services/test_listening.py",
+    "producer/server/test_openapi.py",
+    "workers/decoding/test_sandbox.py",
 )
 
 
-pytest_configure = rotation.register
+def pytest_configure(config: pytest.Config) -> None:
+    """Each process loads the modules of all tests, a tenth faster without looking for garbage."""
+    gc.disable()
+    rotation.register(config)
+
+
+def pytest_collection_finish() -> None:
+    """What is loaded by now stays: no later look for garbage goes through it."""
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_report_header() -> list[str]:
@@ -111,24 +127,6 @@ def _own_environment() -> Iterator[None]:
         patch.setenv("AWS_CONFIG_FILE", os.devnull)
         patch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
         patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-        yield
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _one_look_at_the_gpu(_own_environment: None) -> Iterator[None]:
-    """Doctor asks a process with torch of its own, for seconds; the machine does not change between tests."""
-    from producer.doctor import checks  # noqa: PLC0415 - after the environment is our own
-
-    ask, asked = checks._gpu, {}
-
-    def look(settings: Any) -> Any:
-        """Of the settings, the device alone matters."""
-        if settings.device not in asked:
-            asked[settings.device] = ask(settings)
-        return asked[settings.device]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checks, "_gpu", look)
         yield
 
 

@@ -59,14 +59,14 @@ def status(code: int, **headers: str) -> Answer:
 
 
 def hangs(handler: BaseHTTPRequestHandler) -> None:
-    """Says nothing."""
-    time.sleep(3)
+    """Says nothing, for longer than anybody waits; its thread ends with the process."""
+    time.sleep(20)
 
 
 def drips(handler: BaseHTTPRequestHandler) -> None:
     """Sends a byte of an endless header now and then, so that no time-out of the socket ever ends."""
     handler.wfile.write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
-    for _ in range(40):
+    for _ in range(200):
         handler.wfile.write(b"x")
         handler.wfile.flush()
         time.sleep(0.1)
@@ -79,6 +79,7 @@ def floods(handler: BaseHTTPRequestHandler) -> None:
     handler.end_headers()
     for _ in range(256):
         handler.wfile.write(b"x" * 2**20)
+    time.sleep(20)
 
 
 @dataclass

@@ -138,7 +138,7 @@ def test_a_killed_workers_shard_is_delivered_again_and_ends_right(
         os.killpg(first.pid, signal.SIGKILL)
         first.wait()
     with worker(variables, log):
-        until(lambda: not apf_status(out, batch)["pending"], 240, f"no photo pending; {log}")
+        until(lambda: not apf_status(out, batch)["pending"], 240, "no photo is pending", log, every_s=0.5)
     result = apf_status(out, batch)
     assert (result["photos"], result["protected"], result["no_face"], result["failed"]) == (5, 3, 1, 1), log.read_text()
     for key, wanted in calm.items():

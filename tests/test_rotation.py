@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -51,3 +52,16 @@ def test_the_tenth_is_told_and_can_be_asked_for(tmp_path: Path, rotation: str, s
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:cov", str(tmp_path)]
     ran = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert all(words in ran.stdout + ran.stderr for words in said), ran.stdout + ran.stderr
+
+
+def test_the_soak_runs_every_matrix_whole() -> None:
+    """`make soak` chooses no tenth, and no folder of tests is in neither of its two runs."""
+    make = shutil.which("make")
+    if not make:
+        pytest.skip("make is not installed")
+    told = {**os.environ, "APF_ROTATION": "3"}
+    ran = subprocess.run([make, "-nC", str(ROOT), "soak"], env=told, capture_output=True, text=True, check=True).stdout
+    before, at_length, whole = ran.replace("\\\n", "").split("-m pytest ")
+    assert "export APF_ROTATION=;" in before and "APF_SOAK=1" in before
+    assert at_length.startswith("tests/faults ")
+    assert whole.startswith("tests -m rotating --ignore tests/faults ")

@@ -48,7 +48,7 @@ def test_a_gpu_that_torch_is_missing_for_is_left_alone(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """With the extra `cpu` on a machine with NVIDIA's driver the CPU does the work, and a line of the log says so."""
-    monkeypatch.setattr(engine, "_loads", lambda library: True)
+    monkeypatch.setattr(engine, "has_gpu_driver", lambda: True)
     without(monkeypatch, "torch")
     with caplog.at_level(logging.WARNING):
         assert engine.usable_device("auto") == "cpu"

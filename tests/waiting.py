@@ -10,7 +10,7 @@ import pytest
 
 
 def until(
-    happened: Callable[[], object], within_s: float, what: str, log: Path | None = None, *, every_s: float = 0.05
+    happened: Callable[[], object], within_s: float, what: str, log: Path | None = None, *, every_s: float = 0.1
 ) -> None:
     """Wait for something, or fail with its name and the end of the log.
 

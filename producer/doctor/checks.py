@@ -13,7 +13,7 @@ from typing import Any
 import redis
 
 from apf.errors import ApfError, WeightsError
-from apf.extras import PURPOSES, extra_for, lacking
+from apf.extras import PURPOSES, extra_for, has_gpu_driver, lacking
 from apf.recipe import DEFAULT_RECIPE, load_recipe, other_guides
 from apf.weight_files import check_weights, weights_digest
 from producer.doctor.finding import Finding
@@ -231,6 +231,8 @@ def _cage(settings: Settings) -> Finding:
 def _gpu(settings: Settings) -> Finding:
     if reason := lacking("gpu"):
         return Finding("GPU", True, f"not looked for, the CPU does the work: {reason}")
+    if not has_gpu_driver() and not settings.device.startswith("cuda"):
+        return Finding("GPU", True, NO_GPU)
     # In a process of its own: this one never loads torch.
     command = [sys.executable, "-c", _ASK_TORCH]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  nothing of a user's
@@ -240,9 +242,10 @@ def _gpu(settings: Settings) -> Finding:
         return Finding("GPU", True, found)
     if settings.device.startswith("cuda"):
         return Finding("GPU", False, f"APF_DEVICE is {settings.device}, but torch finds none: check the driver")
-    return Finding("GPU", True, "none: the CPU does the work")
+    return Finding("GPU", True, NO_GPU)
 
 
+NO_GPU = "none: the CPU does the work"
 _ASK_TORCH = """
 import torch
 if torch.cuda.is_available():

@@ -34,7 +34,7 @@ from workers.decoding.shared_memory import shared_pixels
 
 SOAK = os.environ.get("APF_SOAK") == "1"
 #: Seconds of fuzzing.
-FUZZ_S = float(os.environ.get("APF_FUZZ_S", "600" if SOAK else "5"))
+FUZZ_S = float(os.environ.get("APF_FUZZ_S", "600" if SOAK else "3"))
 LIMITS = Limits(max_bytes=10**6, max_pixels=10_000)
 ROOM = 4 * LIMITS.max_pixels
 SERIAL = 7
@@ -204,13 +204,12 @@ def test_answers_are_refused_or_fit(capsys: pytest.CaptureFixture[str]) -> None:
     """Ten minutes of hostile answers in `make soak`, some seconds here: each is refused, or one that could be."""
     chosen, deadline = random.randrange(2**32) if SOAK else 0, time.monotonic() + FUZZ_S
     ended.clear()
-    while time.monotonic() < deadline:
+    # However slow the machine is: enough of both.
+    while time.monotonic() < deadline or ended["BadAnswer"] <= 20 or ended["Photo"] <= 5:
         hypothesis.seed(chosen)(holds)()
         chosen += 1
     with capsys.disabled():
         print(f"\nanswers: {ended.total()} in {FUZZ_S:.0f} s, up to seed {chosen - 1}: {dict(ended)}")
-    assert ended["BadAnswer"] > 20
-    assert ended["Photo"] > 5
     assert FAULT not in (DECODE, HEADER, ENCODE)
 
 

@@ -29,7 +29,9 @@ from workers.execution.engine import Cost, cost_of
 
 SOAK = os.environ.get("APF_SOAK") == "1"
 #: Seconds of the mutation loop.
-FUZZ_S = float(os.environ.get("APF_FUZZ_S", "600" if SOAK else "8"))
+FUZZ_S = float(os.environ.get("APF_FUZZ_S", "600" if SOAK else "4"))
+#: Refused files, however slow the machine is.
+LEAST = 50
 
 MEBIBYTE = 2**20
 SETTINGS = Settings(max_photo_pixels=30_000_000, max_photo_bytes=40 * MEBIBYTE, decode_limit_s=20)
@@ -195,7 +197,7 @@ def test_fuzz(decoder: Decoder, capsys: pytest.CaptureFixture[str]) -> None:
     random_ = random.Random(seed)
     ended = Counter[str]()
     deadline = time.monotonic() + FUZZ_S
-    while time.monotonic() < deadline:
+    while time.monotonic() < deadline or ended["refused"] <= LEAST:
         data = mutated(random_, seeds)
         try:
             decoder.decode(data, LIMITS, ())
@@ -207,7 +209,6 @@ def test_fuzz(decoder: Decoder, capsys: pytest.CaptureFixture[str]) -> None:
             ended["out of memory"] += 1
     with capsys.disabled():
         print(f"\nfuzz: {ended.total()} files in {FUZZ_S:.0f} s, seed {seed}: {dict(ended)}")
-    assert ended["refused"] > 50
 
 
 def mutated(random_: random.Random, seeds: Sequence[bytes]) -> bytes:

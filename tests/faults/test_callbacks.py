@@ -66,7 +66,7 @@ def heard(world: World, receiver: Receiver, within_s: float = 60) -> Any:
     until(is_delivered, within_s, "the callback is delivered", world.log, every_s=0.5)
     assert len({got.id for got in receiver.got}) == 1
     assert len({got.body for got in receiver.got}) == 1
-    until(lambda: not world.is_registered(), 10, "nobody looks after it any more", world.log)
+    until(lambda: not world.is_registered(), 30, "nobody looks after it any more", world.log)
     world.check()
     return receiver.got[-1].verified()
 
@@ -78,7 +78,7 @@ def test_a_callback_comes_with_the_end_and_once(world: World, receiver: Receiver
     world.submit()
     until(lambda: receiver.got, 60, "the callback", world.log)
     assert world.summary().done
-    until(lambda: not world.is_registered(), 10, "nobody looks after it any more", world.log)
+    until(lambda: not world.is_registered(), 30, "nobody looks after it any more", world.log)
     time.sleep(1)
     (got,) = receiver.got
     data = got.verified(SECRETS[1])["data"]
@@ -96,7 +96,7 @@ def test_a_receiver_that_fails_is_tried_again_by_the_queue(world: World, receive
     until(lambda: len(receiver.got) == 2, 60, "the second try", world.log)
     first, second = receiver.got
     assert (first.id, first.body) == (second.id, second.body)
-    until(lambda: is_settled(world), 10, "it is noted", world.log)
+    until(lambda: is_settled(world), 30, "it is noted", world.log)
 
 
 def test_a_worker_that_dies_after_its_last_report_is_stood_in_for(
@@ -127,7 +127,7 @@ def test_a_worker_that_dies_while_it_posts_is_stood_in_for(world: World, receive
     world.start_worker()
     world.submit()
     until(lambda: receiver.got, 60, "the first try", world.log)
-    until(lambda: world.workers[-1].poll() is not None, 10, "the worker is dead", world.log)
+    until(lambda: world.workers[-1].poll() is not None, 30, "the worker is dead", world.log)
     world.start_worker()
     heard(world, receiver)
     assert len(receiver.got) == 2
@@ -157,13 +157,14 @@ def test_without_a_secret_the_batch_is_done_and_the_callback_is_not(
     callback = world.summary().callback
     assert callback is not None
     assert "APF_CALLBACK_SECRETS" in callback.last_error
-    until(lambda: "APF_CALLBACK_SECRETS" in world.log.read_text(), 10, "it is logged", world.log)
+    until(lambda: "APF_CALLBACK_SECRETS" in world.log.read_text(), 30, "it is logged", world.log)
     assert receiver.got == []
     kill_all(world)
     world.start_worker()
     heard(world, receiver)
 
 
+@pytest.mark.rotating
 @pytest.mark.parametrize(("last", "state"), [(status(200), "delivered"), (status(404), "gave_up")])
 def test_a_receiver_that_refuses_is_tried_eight_times_by_the_queue_alone(
     world: World, receiver: Receiver, last: Any, state: str

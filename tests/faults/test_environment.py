@@ -67,6 +67,7 @@ def test_a_full_disk_is_told_at_once(small_disk: Path, tmp_path: Path) -> None:
     is_refused(apf("protect", f"{tmp_path}/in", f"{small_disk}/out"), "the disk is full: free some space")
 
 
+@pytest.mark.rotating
 @pytest.mark.parametrize("ledger", ["beside", "elsewhere"])
 def test_a_disk_that_fills_up_on_the_way(
     small_disk: Path, tmp_path: Path, redis_server: RedisServer, ledger: str
@@ -116,6 +117,7 @@ def in_bucket(tmp_path: Path, redis_server: RedisServer, swift: S3Server, bucket
         yield world
 
 
+@pytest.mark.rotating
 @pytest.mark.parametrize(
     ("credentials", "words"),
     [
@@ -141,6 +143,7 @@ def test_a_missing_bucket_is_told_at_once(in_bucket: World) -> None:
         is_refused(apf("protect", source, destination, "--no-wait", **variables), "the bucket does not exist")
 
 
+@pytest.mark.rotating
 @pytest.mark.parametrize(
     ("variables", "words"),
     [

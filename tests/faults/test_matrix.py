@@ -143,6 +143,7 @@ def test_store(tmp_path: Path, redis_server: RedisServer, swift: S3Server, mode:
             proxy.close()
 
 
+@pytest.mark.rotating("faults")
 def test_a_store_that_is_away_for_long_costs_no_photo(
     tmp_path: Path, redis_server: RedisServer, swift: S3Server
 ) -> None:

@@ -147,6 +147,7 @@ def ask(port: int, path: str, **arguments: str) -> Any:
     return answer["data"]
 
 
+@pytest.mark.rotating("long roads")
 def test_a_real_prometheus_answers_every_query(world: World) -> None:
     """Each panel has data while photos are protected, but for the GPU's; each alert can be evaluated."""
     world.start_worker(CHEAP_SECONDS="0.3")

@@ -88,6 +88,7 @@ def test_a_service_that_is_down_shows_and_leaves_no_old_numbers(world: World) ->
         assert Scrape(port).get("apf_exporter_up", target="redis") == 1
 
 
+@pytest.mark.rotating
 @pytest.mark.parametrize(
     ("variables", "cure"),
     [({}, "APF_BROKER_URL"), ({"APF_BROKER_URL": "redis://127.0.0.1", "APF_ALLOWED_URLS": "*"}, "APF_LEDGER_URL")],

@@ -21,6 +21,7 @@ from workers.core.task_names import TASK
 pytestmark = pytest.mark.timeout(240)
 
 
+@pytest.mark.rotating("long roads")
 def test_flower_sees_worker_and_tasks(tmp_path: Path, redis_server: RedisServer) -> None:
     """By its API and by its own metrics, as workers send events."""
     port = _free_ports([0])

@@ -126,6 +126,7 @@ def _road(server: RedisServer, folder: Path) -> None:
         assert "NOPERM" not in world.log.read_text()
 
 
+@pytest.mark.rotating
 @pytest.mark.parametrize("word", ["required", "optional", "CERT_REQUIRED", "cert_optional"])
 def test_a_url_that_says_how_to_verify_keeps_the_authority(tls_redis: tuple[str, Path], word: str) -> None:
     """Celery's words and redis-py's, for queue, doctor and listener alike: with APF_BROKER_CA_FILE."""

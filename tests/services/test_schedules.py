@@ -91,6 +91,7 @@ def test_two_beats_fire_each_moment_once(tmp_path: Path, redis_server: RedisServ
         world.check_outputs(dict.fromkeys(world.photos, "protected"))
 
 
+@pytest.mark.rotating("long roads")
 def test_a_recipe_is_rolled_out_compared_rolled_back_and_promoted(tmp_path: Path, redis_server: RedisServer) -> None:
     """An operator's story, from the first run to a new recipe on all photos; a new photo is never left unprotected."""
     with platform(tmp_path, redis_server, 40) as world:

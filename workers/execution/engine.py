@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 from collections.abc import Sequence, Sized
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict
 
-from apf.extras import lacking
+from apf.extras import has_gpu_driver, lacking
 from apf.recipe import Recipe
 from apf.runtime.cores import cores
 from apf.runtime.stage_clock import StageClock
@@ -157,15 +156,11 @@ def placement(settings: Settings) -> Placement:
     return Placement(device=device, precision=precision, graphs=settings.cuda_graphs)
 
 
-#: Devices of a GPU's driver: without any of these torch finds no GPU, and need not be loaded to say so.
-DRIVERS = ("libcuda.so.1", "nvcuda.dll", "libamdhip64.so")
-
-
 def usable_device(name: str) -> str:
     """Return the device of a setting, as torch names it; "auto" is a GPU where there is one."""
     if name != "auto":
         return name
-    if not any(_loads(driver) for driver in DRIVERS):
+    if not has_gpu_driver():
         return "cpu"
     if reason := lacking("gpu"):
         log.warning("a GPU's driver is here, and %s; photos are protected on the CPU", reason)
@@ -173,11 +168,3 @@ def usable_device(name: str) -> str:
     import torch  # noqa: PLC0415  takes seconds
 
     return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def _loads(library: str) -> bool:
-    try:
-        ctypes.CDLL(library)
-    except OSError:
-        return False
-    return True

@@ -178,6 +178,7 @@ def test_help_needs_no_settings(command: str, variables: dict[str, str]) -> None
     assert f"celery {command} [OPTIONS]" in apf_process(command, "--help", **variables).stdout
 
 
+@pytest.mark.rotating
 @pytest.mark.parametrize(
     ("variables", "cure"),
     [({}, "APF_BROKER_URL"), ({"APF_SHARD_PHOTOS": "none"}, "APF_SHARD_PHOTOS")],
@@ -210,6 +211,7 @@ REFUSALS = {
 }
 
 
+@pytest.mark.rotating
 @pytest.mark.parametrize("login", REFUSALS)
 def test_a_queue_that_refuses_names_the_cure_and_the_command_that_goes_on_but_no_password(
     redis_server: RedisServer, album: Path, tmp_path: Path, login: str

@@ -137,6 +137,7 @@ class TestTheCommand:
         said = apf("protect", empty, tmp_path / "out", *LIGHT, "--exclude", "*.jpg").stderr
         assert f"no photos in {empty.as_uri()}, or all are excluded" in said
 
+    @pytest.mark.rotating
     @pytest.mark.parametrize("kind", ["moto_server", "swift"])
     def test_buckets(self, request: pytest.FixtureRequest, album: Path, kind: str) -> None:
         """One photo, a key that is not there, a whole prefix, a user's file, and the wrong way round."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,6 +15,7 @@ import redis
 from apf.errors import WeightsError
 from apf.weight_files import SUMS, WEIGHTS_DIR, check_weights
 from producer.doctor import checks as doctor
+from producer.doctor.finding import Finding
 from producer.doctor.store_checks import examine_store
 from tests.conftest import RedisServer, S3Server
 from tests.memory_store import MemoryStore
@@ -235,3 +237,21 @@ def test_guides_that_are_not_here_are_told(monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.setenv("APF_STEPS", "3")
     (found,) = [one for one in doctor.examine(Settings(), []) if one.check == "guides"]
     assert not found.ok and "apf guides pull sface" in found.detail
+
+
+def test_torch_is_asked_only_where_a_gpus_driver_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a driver no process is started for it; with one, or where the settings say a GPU, torch answers."""
+    asked: list[object] = []
+
+    def run(command: object, **_: object) -> subprocess.CompletedProcess[str]:
+        asked.append(command)
+        return subprocess.CompletedProcess([], 0, "A GPU, 1.0 of 2.0 GiB free\n", "")
+
+    monkeypatch.setattr(doctor.subprocess, "run", run)
+    monkeypatch.setattr(doctor, "has_gpu_driver", lambda: False)
+    assert doctor._gpu(Settings()) == Finding("GPU", True, "none: the CPU does the work")
+    assert asked == []
+    assert doctor._gpu(Settings(device="cuda")).detail.startswith("A GPU")
+    monkeypatch.setattr(doctor, "has_gpu_driver", lambda: True)
+    assert doctor._gpu(Settings()).detail.startswith("A GPU")
+    assert len(asked) == 2

@@ -215,9 +215,9 @@ def test_a_slow_store_does_not_hold_up_the_next_batch(notes: Notes) -> None:
     with an_intake(notes) as batcher:
         notes.open.clear()
         slow = [batcher.take(event(f"{number}.jpg"), "http") for number in range(1)]
-        until(lambda: notes.tries == 1, 5, "the first is being submitted")
+        until(lambda: notes.tries == 1, 30, "the first is being submitted")
         second = batcher.take(event("2.jpg"), "http")
-        until(lambda: notes.tries == 2, 5, "the second is, too")
+        until(lambda: notes.tries == 2, 30, "the second is, too")
         notes.open.set()
         assert [future.result(10).photos for future in (*slow, second)] == [1, 1]
 
@@ -237,7 +237,7 @@ def test_closing_gives_up_in_time(notes: Notes) -> None:
     with an_intake(notes) as batcher:
         notes.open.clear()
         batcher.take(event("a.jpg"), "http")
-        until(lambda: notes.tries == 1, 5, "it is being submitted")
+        until(lambda: notes.tries == 1, 30, "it is being submitted")
         assert not batcher.close(0.3)
 
 

@@ -57,13 +57,13 @@ def test_a_connection_on_which_no_head_comes_is_closed(place: Platform, monkeypa
     with place.server() as (api, _):
         address = (urlsplit(api.url).hostname, urlsplit(api.url).port)
         for first in (b"", b"GET /healthz HTTP/1.1\r\nX-", whole):
-            with socket.create_connection(address, timeout=10) as client:
+            with socket.create_connection(address, timeout=30) as client:
                 started = time.monotonic()
                 client.sendall(first)
                 if first == whole:
                     assert b"200" in client.recv(4096)
                 client.settimeout(0.2)
-                while time.monotonic() - started < 8:
+                while time.monotonic() - started < 30:
                     try:
                         if first:
                             client.sendall(b"G")
@@ -73,7 +73,7 @@ def test_a_connection_on_which_no_head_comes_is_closed(place: Platform, monkeypa
                         continue
                     except OSError:
                         break
-                assert 0.8 < time.monotonic() - started < 6, first
+                assert 0.8 < time.monotonic() - started < 20, first
 
 
 def test_a_request_that_takes_longer_than_its_head_may_is_answered(
@@ -83,7 +83,7 @@ def test_a_request_that_takes_longer_than_its_head_may_is_answered(
     monkeypatch.setattr(connection, "HEAD_S", 0.5)
     with (
         place.server() as (api, _),
-        socket.create_connection((urlsplit(api.url).hostname, urlsplit(api.url).port), timeout=10) as client,
+        socket.create_connection((urlsplit(api.url).hostname, urlsplit(api.url).port), timeout=30) as client,
     ):
         client.sendall(b"POST /v1/estimate HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 2\r\n\r\n{")
         time.sleep(1.2)
@@ -98,7 +98,7 @@ def test_a_strangers_body_is_not_waited_for(place: Platform) -> None:
         address = (urlsplit(api.url).hostname, urlsplit(api.url).port)
         for token in ("", "Authorization: Bearer apf_wrong\r\n"):
             for path in ("/v1/batches", "/v1/protect", "/v1/none"):
-                with socket.create_connection(address, timeout=5) as client:
+                with socket.create_connection(address, timeout=30) as client:
                     head = f"POST {path} HTTP/1.1\r\nHost: x\r\n{token}Content-Length: 1000000\r\n\r\n"
                     client.sendall(head.encode())
                     answer = client.recv(4096)

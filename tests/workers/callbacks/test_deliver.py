@@ -225,7 +225,7 @@ def test_a_receiver_that_is_down_is_tried_again(done: World, monkeypatch: pytest
 
 def test_a_receiver_that_hangs_is_left_alone_for_a_while(done: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """It costs a worker its time-out once, and not for each of the batches that name it; others are not held up."""
-    done.settings = Settings.model_validate({**done.settings.model_dump(), "callback_timeout_s": 1.2})
+    done.settings = Settings.model_validate({**done.settings.model_dump(), "callback_timeout_s": 3})
     done.receiver.answers = [hangs, status(200)]
     assert done.deliver().result == "failed"
     done.pass_time(monkeypatch, 6)
@@ -233,7 +233,7 @@ def test_a_receiver_that_hangs_is_left_alone_for_a_while(done: World, monkeypatc
     postponed = done.deliver()
     assert (postponed, len(done.receiver.got)) == (delivery.POSTPONED, 1)
     assert 0.9 * throttle.REST_S < done.callback.due_in_s() <= 1.25 * throttle.REST_S
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 3
     assert done.callback.tries == 1, "that was no try"
     throttle.forget()
     done.pass_time(monkeypatch, 80)

@@ -204,6 +204,7 @@ def test_it_can_do_nothing_but_decode(attack: str, around: Around) -> None:
         np.testing.assert_array_equal(decoder.decode(jpeg(), Limits(), ()).pixels, decode(jpeg()).pixels)
 
 
+@pytest.mark.rotating
 @pytest.mark.parametrize("attack", [name for name in ATTACKS if name not in LIMITED])
 def test_without_a_cage_it_could(attack: str, around: Around) -> None:
     """The same tries succeed where there is no cage, as before there was one: they are real."""

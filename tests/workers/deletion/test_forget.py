@@ -411,6 +411,7 @@ def test_other_keys_that_look_alike_stay(world: World) -> None:
     assert [p.key for p in BatchMonitor(world.ledger, batch.id).photos()] == ["1.jpg.png", "11.jpg", "a/1.jpg"]
 
 
+@pytest.mark.rotating
 @pytest.mark.parametrize("dies_at", range(24))
 def test_a_command_that_dies_is_repeated(world: World, dies_at: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whichever of its writes fails: the second time nothing is left, and no batch is short of a photo."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import statistics
 import threading
 import time
 from collections.abc import Iterator
@@ -62,7 +63,7 @@ def serving(app: Starlette | None = None, **bounds: float) -> Iterator[int]:
 
 
 def get(port: int, path: str = "/slow", **headers: str) -> urllib3.BaseHTTPResponse:
-    return urllib3.request("GET", f"http://127.0.0.1:{port}{path}", timeout=10, retries=False, headers=headers)
+    return urllib3.request("GET", f"http://127.0.0.1:{port}{path}", timeout=30, retries=False, headers=headers)
 
 
 def closes(client: socket.socket, within_s: float = 5) -> bool:
@@ -143,7 +144,7 @@ def test_one_connection_too_many_closes_the_longest_silent() -> None:
 
 def test_long_headers_are_refused() -> None:
     """400, and no more than the limit is held."""
-    with serving() as port, socket.create_connection(("127.0.0.1", port), timeout=5) as client:
+    with serving() as port, socket.create_connection(("127.0.0.1", port), timeout=30) as client:
         client.sendall(b"GET /slow HTTP/1.1\r\nHost: x\r\nX-Long: " + b"x" * 20_000)
         assert b" 400 " in client.recv(1000)
 
@@ -153,9 +154,9 @@ def test_a_large_body_is_refused_whether_it_says_its_size_or_not() -> None:
     with serving() as port:
         url = f"http://127.0.0.1:{port}/body"
         for body in (b"x" * 1001, LARGE[: 4 << 20], iter([b"x" * 600] * 2), iter([b"x" * 100_000] * 40)):
-            answer = urllib3.request("POST", url, body=body, timeout=10, retries=False)
+            answer = urllib3.request("POST", url, body=body, timeout=30, retries=False)
             assert (answer.status, answer.json()) == (413, {"error": "too large"})
-        assert urllib3.request("POST", url, body=iter([b"x" * 500] * 2), timeout=10).data == b"1000"
+        assert urllib3.request("POST", url, body=iter([b"x" * 500] * 2), timeout=30).data == b"1000"
 
 
 def test_a_stop_waits_for_what_is_begun_and_no_longer() -> None:
@@ -251,9 +252,11 @@ def test_requests_are_answered_at_once_and_leave_no_file_open() -> None:
     with serving(idle_s=30) as port:
         get(port, "/none")
         before = len(list(Path("/proc/self/fd").iterdir()))
-        started = time.monotonic()
+        took = []
         for _ in range(200):
+            started = time.monotonic()
             get(port, "/none").close()
-        assert time.monotonic() - started < 200 * 0.03
+            took.append(time.monotonic() - started)
+        assert statistics.median(took) < 0.03
         time.sleep(1)
         assert len(list(Path("/proc/self/fd").iterdir())) <= before + 2

@@ -100,7 +100,7 @@ def test_a_receiver_that_hangs_or_drips_costs_no_more_than_the_time_out(answer: 
         started = time.monotonic()
         with pytest.raises(CallbackError, match=r"within 1\.5 s|gave no answer") as caught:
             posted(receiver.url)
-        assert time.monotonic() - started < 2.5
+        assert time.monotonic() - started < 10, "the receiver goes on for twenty"
         left = [thread for thread in threading.enumerate() if thread.name == "callback"]
         assert not any(thread.is_alive() for thread in left), "nobody goes on waiting for it"
     assert "hunter2" not in str(caught.value)
@@ -110,15 +110,15 @@ def test_an_endless_answer_is_not_read() -> None:
     with receiving(floods) as receiver:
         started = time.monotonic()
         assert posted(receiver.url).ok
-        assert time.monotonic() - started < 1
+        assert time.monotonic() - started < 10, "the receiver goes on for twenty"
 
 
 def test_a_name_server_that_hangs_costs_no_more_than_the_time_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: time.sleep(1.5) or [])
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: time.sleep(12) or [])
     started = time.monotonic()
     with pytest.raises(CallbackError, match=r"within 0\.3 s"):
         posted("https://hooks.test/", replace(HERE, timeout_s=0.3))
-    assert time.monotonic() - started < 1.5
+    assert time.monotonic() - started < 10
 
 
 def test_nobody_there_is_told_without_the_path() -> None:

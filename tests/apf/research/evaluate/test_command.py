@@ -54,6 +54,7 @@ def run(given: Path, out: Path, *options: object, level: str = "crops") -> Resul
     return CliRunner().invoke(app, [level, *map(str, paths), *map(str, options)])
 
 
+@pytest.mark.rotating("evaluation")
 def test_end_to_end(given: Path, tmp_path: Path) -> None:
     """Rows, JSON, Markdown and plots come out, for listed recognisers and for one's own file; a second run agrees."""
     names = ("none", "noise", "MI-DI-10", "ours: universal", "ours: standard")

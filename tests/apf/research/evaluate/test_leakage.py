@@ -163,6 +163,7 @@ def attack(make: Callable[[Faces], Sent], run: Path, steps: int) -> Leaks:
     return leaks(attacker, plain.seen, Measured(apart, code(apart.faces)), given, [judge])
 
 
+@pytest.mark.rotating("evaluation")
 @pytest.mark.usefixtures("short")
 def test_an_attacker_learns_what_there_is_and_guesses_what_there_is_not(tmp_path: Path) -> None:
     """People it never saw are decoded and linked where gradients tell of them, and not where they are noise."""
@@ -234,6 +235,7 @@ def run(given: Path, out: Path, *options: str) -> Result:
     return CliRunner().invoke(app, [*map(str, paths), *options])
 
 
+@pytest.mark.rotating("evaluation")
 @pytest.mark.usefixtures("short")
 def test_the_command_from_end_to_end(given: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """JSON and a table come out; a second run reads its rows, and other settings are computed anew."""

@@ -110,6 +110,7 @@ def test_moves_are_undone(moves: dict[str, int]) -> None:
     assert np.abs(back - given[:, :REACHED]).max() <= 1 / 255 + 1e-6
 
 
+@pytest.mark.rotating("evaluation")
 @pytest.mark.parametrize("name", ["sign", "sign, turned", "sign, tiles of 16 shuffled"])
 def test_the_answer_is_a_perturbation(name: str, standard: Filter, crops: torch.Tensor) -> None:
     """By any road the device gets a bounded perturbation of its face, and a plain one is near the photo's own."""
