@@ -14,8 +14,8 @@ from apf.errors import DetectorError
 from apf.faces.alignment import Float32, UInt8
 from apf.weight_files import CURE, THIRD_PARTY_DIR
 
-#: Largest side of a tile that the network is given: two tiles see a photo of 3 megapixels in 4:3, 3:2 or 16:9.
-TILE = 1504
+#: Largest side of a tile that the network is given.
+TILE = 1280
 #: Least score of a face. On real photos, the people photographed have 0.75 and more, those out of focus behind them 0.4
 #: to 0.6; textures, animals, machines and landscapes stay below 0.37. A missed face is worse than a false one.
 THRESHOLD = 0.4

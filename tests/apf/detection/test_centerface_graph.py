@@ -1,14 +1,12 @@
-"""The detector's simplified graph and its tiles: less work, the same faces."""
+"""The detector's simplified graph: less work, the same maps."""
 
 from __future__ import annotations
 
 import numpy as np
 import onnx
-import pytest
 
 from apf.detection.centerface_graph import simplified
-from apf.detection.centerface_maps import TILE, padded, weights_path
-from apf.detection.tiling import tiles_of
+from apf.detection.centerface_maps import weights_path
 from apf.runtime.onnx_session import RuntimeNetwork
 
 
@@ -26,14 +24,3 @@ def test_a_simplified_network_gives_the_same_maps(portrait: np.ndarray) -> None:
     before = sum(node.op_type == "Conv" for node in model.graph.node)
     simplified(model)
     assert sum(node.op_type == "Conv" for node in model.graph.node) == before - 4
-
-
-@pytest.mark.parametrize("sides", [(4, 3), (3, 2), (16, 9)])
-def test_two_tiles_see_a_large_photo(sides: tuple[int, int]) -> None:
-    """A photo of 12 megapixels is two tiles, also upright, with less than 15 % looked at twice or filled up."""
-    height = round((12e6 * sides[1] / sides[0]) ** 0.5)
-    photo = np.zeros((height, round(height * sides[0] / sides[1]), 3), np.uint8)
-    for turned in (photo, photo.transpose(1, 0, 2)):
-        _, *fine = tiles_of(np.ascontiguousarray(turned), TILE)
-        assert len(fine) == 2
-        assert sum(padded(tile.pixels.shape[0]) * padded(tile.pixels.shape[1]) for tile in fine) < 1.15 * 3e6
