@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from apf.detection.centerface_graph import simplified
 from apf.detection.centerface_maps import TILE, decode, padded, weights_path
 from apf.detection.tiling import Found, PyramidDetector
 from apf.errors import DetectorError, WeightsError
@@ -21,7 +22,7 @@ class LightCenterFace:
 
     def __init__(self) -> None:
         try:
-            self._network = RuntimeNetwork.load(weights_path(), any_size=True)
+            self._network = RuntimeNetwork.load(weights_path(), any_size=True, simplify=simplified)
         except WeightsError as error:
             raise DetectorError(f"CenterFace's weights cannot be used: {error}") from error
 

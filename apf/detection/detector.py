@@ -1,8 +1,9 @@
 """The `Detector` protocol, and `load_detector` by name.
 
-With CenterFace, all of six real faces are found from 20 pixels of height in a photo of 1 megapixel (4 of 6 at 16), and
-from 48 in one of 12 megapixels (5 of 6 at 40, 3 at 32, 1 at 28): `tests/benchmarks/bench_detector.py`. Photos of up
-to 3 megapixels are looked at in full; in larger ones the smallest face grows with the photo's side.
+With CenterFace, all of six real faces are found upright from 32 pixels of height in a photo of 1 megapixel (four to six
+at 20, by where they lie), and from 48 in one of 12 megapixels; upside down, not all even at 200:
+`tests/benchmarks/bench_detector.py`. Photos of up to 3 megapixels are looked at in full; in larger ones the smallest
+face grows with the photo's side.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ With one thread a call, sums have one order: a photo comes out the same on two c
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from onnx.utils import Extractor
 from apf.errors import WeightsError
 
 Float32 = NDArray[np.float32]
+Simplify = Callable[[onnx.ModelProto], None]
 
 #: Only errors: warnings are about how the files were written.
 _ERRORS_ONLY = 3
@@ -47,17 +49,21 @@ class RuntimeNetwork:
         self._outputs = [value.name for value in self._session.get_outputs()]
 
     @classmethod
-    def load(cls, path: Path, *, any_size: bool = False) -> RuntimeNetwork:
+    def load(cls, path: Path, *, any_size: bool = False, simplify: Simplify | None = None) -> RuntimeNetwork:
         """Of an ONNX file.
 
         Args:
             any_size: pictures may have another size than the file says.
+            simplify: changes the model before it is prepared.
 
         Raises:
             WeightsError: it is missing or damaged, or cannot be run here.
         """
         try:
-            return cls(_prepared(onnx.load(path, load_external_data=False), any_size=any_size))
+            model = onnx.load(path, load_external_data=False)
+            if simplify:
+                simplify(model)
+            return cls(_prepared(model, any_size=any_size))
         except OSError as error:
             raise WeightsError(f"{path} cannot be read ({error.strerror}): install the package again") from error
         except Exception as error:  # ONNX Runtime's own have no other base

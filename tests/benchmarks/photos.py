@@ -37,7 +37,7 @@ def jpeg(megapixels: float, faces: int, seed: int = 0) -> bytes:
     pixels = cv2.resize(coffee(), (width, round(width / 1.5)), interpolation=cv2.INTER_CUBIC)
     random = np.random.default_rng([seed, faces, width])
     for number, (x, y) in enumerate(_middles(faces, width, len(pixels))):
-        _lay(_faces()[(number + seed) % len(_faces())], pixels, x, y, 2 * round(FACE_HEIGHT[faces] * len(pixels)))
+        lay(_faces()[(number + seed) % len(_faces())], pixels, x, y, 2 * round(FACE_HEIGHT[faces] * len(pixels)))
     _add_grain(pixels, random)
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "JPEG", quality=90)
@@ -76,7 +76,7 @@ def _middles(count: int, width: int, height: int) -> list[tuple[int, int]]:
     return [(round(x * width / columns), round(y * height / rows)) for x, y in places]
 
 
-def _lay(face: UInt8, pixels: UInt8, x: int, y: int, side: int) -> None:
+def lay(face: UInt8, pixels: UInt8, x: int, y: int, side: int) -> None:
     """A cut-out of so many pixels around (x, y), fading into what is there."""
     at = np.minimum(np.arange(side), np.arange(side)[::-1]) / (FADE * side)
     ramp = at.clip(0, 1).astype(np.float32)
