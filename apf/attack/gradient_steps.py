@@ -170,7 +170,8 @@ def through_jpeg(image: Float32, quality: int) -> Float32:
     """(h, w, 3) float32 RGB in levels, rounded and through JPEG."""
     pixels = cv2.cvtColor(np.rint(image).astype(np.uint8), cv2.COLOR_RGB2BGR)
     coded = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
-    return np.asarray(cv2.cvtColor(cv2.imdecode(coded, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB), np.float32)
+    back = np.asarray(cv2.imdecode(coded, cv2.IMREAD_COLOR), np.uint8)
+    return np.asarray(cv2.cvtColor(back, cv2.COLOR_BGR2RGB), np.float32)
 
 
 def _seen_gradient(face: Climb, guides: Sequence[Guide]) -> Float32:
