@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 
 import cv2
@@ -15,6 +16,7 @@ from apf.attack.perturbation import CROP, WARP_FEATHER, Canvas, Change, Drawing,
 from apf.faces.geometry import square_depth, zoom
 from apf.faces.resampling import remap_cubic, warp_affine
 from apf.guides import Guide
+from apf.runtime import cores
 from tests.apf.attack.scenes import STANDARD, busy_photo, change, face_at
 
 #: Where a face is in a photo of 300 by 320: within, turned, over an edge, over a corner and larger than the canvas.
@@ -102,3 +104,34 @@ def test_what_no_step_changes_is_found_once(
     monkeypatch.setattr(perturbation, "square_depth", counted(perturbation.square_depth))
     climb(face, [probe], 3)
     assert len(asked) == 1
+
+
+def test_the_guides_of_a_single_face_have_a_core_each(
+    monkeypatch: pytest.MonkeyPatch, portrait: np.ndarray, matrix: np.ndarray, probe: Guide
+) -> None:
+    """Two guides climb at once where a face is alone, and in turn on one core: the change is the same to the bit."""
+
+    class Met:
+        """The probe, which waits for another before it climbs."""
+
+        centre, threshold, embed = probe.centre, probe.threshold, staticmethod(probe.embed)
+
+        def __init__(self, together: threading.Barrier) -> None:
+            self.together = together
+
+        def climb(self, crops: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            self.together.wait()
+            return probe.climb(crops, reference)
+
+    found = []
+    for count in (2, 1):
+        monkeypatch.setattr(cores, "_share", [count])
+        cores._pool.cache_clear()
+        barrier = threading.Barrier(count, timeout=20)
+        guides: list[Guide] = [Met(barrier), Met(barrier)]  # type: ignore[list-item]
+        face = start_climb(portrait, matrix, guides, STANDARD)
+        climb(face, guides, 2)
+        found.append(face.change)
+    cores._pool.cache_clear()
+    np.testing.assert_array_equal(found[0].noise, found[1].noise)
+    np.testing.assert_array_equal(found[0].field, found[1].field)
