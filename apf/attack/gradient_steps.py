@@ -30,6 +30,7 @@ from apf.attack.perturbation import (
 from apf.faces.alignment import ARCFACE_TEMPLATE, Float32, UInt8, alignment, cut
 from apf.faces.geometry import CROP, Float64, scale_of
 from apf.faces.resampling import blurred, reduce_area, warp_affine
+from apf.runtime.cores import side_by_side
 
 if TYPE_CHECKING:
     from apf.guides.guide import Guide
@@ -116,7 +117,7 @@ def start_climb(
     if start is not None and start.field is not None:
         warp = start.field.copy()
     crop = seen_by(canvas.pixels.astype(np.float32), canvas.matrix)
-    own = [identity(guide, crop) for guide in guides]
+    own = side_by_side(lambda guide: identity(guide, crop), guides)
     away = [_with_decoy(one, rng) for one in own] if len(guides) > 1 else own
     return Climb(canvas, allowed, rng, own, away, [np.ascontiguousarray(noise), warp], grey)
 
@@ -170,8 +171,8 @@ def through_jpeg(image: Float32, quality: int) -> Float32:
     """(h, w, 3) float32 RGB in levels, rounded and through JPEG."""
     pixels = cv2.cvtColor(np.rint(image).astype(np.uint8), cv2.COLOR_RGB2BGR)
     coded = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
-    decoded = np.asarray(cv2.imdecode(coded, cv2.IMREAD_COLOR))
-    return np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), np.float32)
+    back = np.asarray(cv2.imdecode(coded, cv2.IMREAD_COLOR), np.uint8)
+    return np.asarray(cv2.cvtColor(back, cv2.COLOR_BGR2RGB), np.float32)
 
 
 def _seen_gradient(face: Climb, guides: Sequence[Guide]) -> Float32:
@@ -182,8 +183,9 @@ def _seen_gradient(face: Climb, guides: Sequence[Guide]) -> Float32:
     view, soft = random_view(rng), rng.uniform(*SOFT) if rng.random() < 0.5 else 0.0
     crop = _softened(seen_by(image, view @ np.vstack([face.canvas.matrix, (0, 0, 1)])), soft)
     total = np.zeros_like(crop)
-    for index in rng.permutation(len(guides))[:A_STEP]:
-        gradient = guides[index].climb(crop[None], face.away[index])[1][0]
+    chosen = rng.permutation(len(guides))[:A_STEP]
+    # The guides of a single face have a core each.
+    for gradient in side_by_side(lambda index: guides[index].climb(crop[None], face.away[index])[1][0], chosen):
         total += gradient / max(float(np.abs(gradient).mean()), TINY)
     back = np.ascontiguousarray(_softened(total, soft).transpose(1, 2, 0))
     return np.asarray(cv2.GaussianBlur(warp_affine(back, view, CROP, CROP), (0, 0), DRAWN), np.float32)

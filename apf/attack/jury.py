@@ -10,6 +10,7 @@ import numpy as np
 
 from apf.attack.gradient_steps import TINY, Climb, identity, random_view, rendered, seen_by, through_jpeg
 from apf.faces.alignment import Float32
+from apf.runtime.cores import side_by_side
 
 if TYPE_CHECKING:
     from apf.guides.guide import Guide
@@ -46,9 +47,12 @@ def verdict(face: Climb, jury: Sequence[Guide], known: Sequence[Float32], *, ind
     rng = np.random.default_rng(0)
     views = [np.eye(2, 3), *(random_view(rng) for _ in range(VIEWS))]
     crops = [seen_by(image, view @ whole) for view in views]
-    found = [
-        float(identity(juror, crop) @ own) / max(juror.threshold, TINY)
-        for juror, own in zip(jury, known, strict=True)
-        for crop in crops
-    ]
+    asked = [(juror, own, crop) for juror, own in zip(jury, known, strict=True) for crop in crops]
+    found = side_by_side(_likeness, asked)
     return Verdict(float(np.max(found)) if found else float("inf"), independent)
+
+
+def _likeness(asked: tuple[Guide, Float32, Float32]) -> float:
+    """Return how like its own identity a juror finds a crop, in units of its threshold."""
+    juror, own, crop = asked
+    return float(identity(juror, crop) @ own) / max(juror.threshold, TINY)

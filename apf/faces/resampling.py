@@ -66,7 +66,8 @@ def blurred(image: Float32, sigma: float) -> Float32:
 
 
 def remap_cubic(image: NDArray[Any], x: Float32, y: Float32) -> Float32:
-    """Return an (h, w, c) uint8 or float32 image in levels at places (H, W), bicubically; its edges' pixels go on.
+    """Return an (h, w, c) uint8 or float32 image at places (H, W), bicubically; beyond the edges their last pixels
+    repeat.
 
     Returns:
         (H, W, c) float32 in levels, which may overshoot.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -14,6 +15,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _share: list[int] = []
+_here = threading.local()
 
 
 def cores() -> int:
@@ -50,14 +52,22 @@ def use_cores(count: int) -> None:
 
 
 def side_by_side(function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
-    """Apply `function` to each item, in order, on as many threads as there are cores; it must not call this itself."""
+    """Apply `function` to each item, in order, on as many threads as there are cores.
+
+    Called within itself it is a loop: its threads wait for no thread, and what is outside already keeps the cores busy.
+    """
     items = list(items)
-    return [function(items[0])] if len(items) == 1 else list(_pool().map(function, items))
+    alone = len(items) == 1 or cores() == 1 or getattr(_here, "in_pool", False)
+    return [function(item) for item in items] if alone else list(_pool().map(function, items))
 
 
 @cache
 def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(cores(), thread_name_prefix="cores")
+    return ThreadPoolExecutor(cores(), thread_name_prefix="cores", initializer=_enter)
+
+
+def _enter() -> None:
+    _here.in_pool = True
 
 
 # A forked child has the pool but none of its threads.

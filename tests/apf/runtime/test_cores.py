@@ -54,3 +54,28 @@ def test_work_is_done_on_as_many_threads_as_are_asked_for() -> None:
     assert side_by_side(work, range(6)) == [0, 1, 4, 9, 16, 25]
     assert len(seen) == 3
     assert side_by_side(work, []) == []
+
+
+@pytest.mark.usefixtures("as_before")
+def test_work_within_work_is_done_where_it_is() -> None:
+    """On two threads that each ask for more: no thread waits for one that is to come, and all is done in order."""
+    use_cores(2)
+    together = threading.Barrier(2, timeout=20)
+
+    def inner(number: int) -> tuple[int, str]:
+        return number, threading.current_thread().name
+
+    def outer(number: int) -> list[tuple[int, str]]:
+        together.wait()
+        return side_by_side(inner, range(number, number + 3))
+
+    found = side_by_side(outer, [0, 10])
+    assert [[number for number, _ in one] for one in found] == [[0, 1, 2], [10, 11, 12]]
+    assert all(len({name for _, name in one}) == 1 for one in found)
+
+
+@pytest.mark.usefixtures("as_before")
+def test_one_core_needs_no_other_thread() -> None:
+    """All is done by the caller."""
+    use_cores(1)
+    assert set(side_by_side(lambda _: threading.current_thread(), range(3))) == {threading.current_thread()}
