@@ -7,6 +7,7 @@ import onnx
 
 from apf.detection.centerface_graph import simplified
 from apf.detection.centerface_maps import weights_path
+from apf.detection.centerface_onnx import LightCenterFace
 from apf.runtime.onnx_session import RuntimeNetwork
 
 
@@ -24,3 +25,9 @@ def test_a_simplified_network_gives_the_same_maps(portrait: np.ndarray) -> None:
     before = sum(node.op_type == "Conv" for node in model.graph.node)
     simplified(model)
     assert sum(node.op_type == "Conv" for node in model.graph.node) == before - 4
+
+
+def test_the_detector_runs_the_simplified_network() -> None:
+    """The maps come from one convolution and its split, not from four."""
+    heads = LightCenterFace()._network._model.graph.node
+    assert sum("heads" in node.output for node in heads) == 1
