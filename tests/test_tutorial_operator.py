@@ -56,8 +56,8 @@ def test_every_command_of_the_page_does_what_the_page_says(
         "APF_S3_ENDPOINT_URL": buckets.endpoint_url,
         "APF_ALLOWED_URLS": " ".join(f"s3://{name}" for name in BUCKETS[:2]),
         "APF_LEDGER_URL": f"s3://{BUCKETS[2]}",
-        "APF_SCHEDULE_EVERY_S": "1",
-        "APF_RECONCILE_EVERY_S": "2",
+        "APF_SCHEDULE_EVERY_S": "2",
+        "APF_RECONCILE_EVERY_S": "5",
     }
     ran = tutorials.run(tutorials.commands(PAGE), environment=environment, folder=tmp_path, timeout_s=500)
     tutorials.check(PAGE, ran)

@@ -84,6 +84,7 @@ def _compare(device: Device, filter: Filter, photo: bytes, *, faces: int) -> Non
     assert most - 2 <= np.abs(found - source).max() <= most  # it is used, and not a level more
 
 
+@pytest.mark.rotating
 @pytest.mark.parametrize("name", ["light", "standard", "strong"])
 def test_the_default_protects_as_well(filters: dict[str, Filter], portrait_png: bytes, name: str) -> None:
     """Of what leaves by default the server makes a perturbation that lowers the probe's similarity as far."""
@@ -276,6 +277,7 @@ def test_answers_that_do_not_protect_are_refused(
     assert moved.max() <= Bound.of(standard.recipe).most and (moved.max() > 0) == (kind != "zero")
 
 
+@pytest.mark.rotating
 @pytest.mark.parametrize("name", ["light", "standard", "strong"])
 def test_half_of_what_the_device_reaches_is_refused(portrait_png: bytes, name: str) -> None:
     """An answer that is the device's own perturbation is taken, and one that is half of it is not, by any recipe."""
@@ -287,6 +289,7 @@ def test_half_of_what_the_device_reaches_is_refused(portrait_png: bytes, name: s
         device.apply(portrait_png, Perturbations.of(question, own / 2))
 
 
+@pytest.mark.rotating
 @pytest.mark.parametrize("light", [0.25, 2.2], ids=["dark", "overexposed"])
 @pytest.mark.parametrize("name", ["light", "standard", "strong"])
 def test_badly_lit_faces_are_judged_by_what_is_possible(
@@ -334,6 +337,7 @@ def test_one_face_unprotected_is_enough(device: Device, standard: Filter, group_
         device.apply(group_png, replace(answer, units=units))
 
 
+@pytest.mark.rotating
 @pytest.mark.parametrize("reduction", [Reduction(bits=4), Reduction(bits=2), Reduction(1, momentum=False)], ids=repr)
 def test_right_answers_to_reduced_gradients_are_taken(
     standard: Filter, portrait_png: bytes, reduction: Reduction

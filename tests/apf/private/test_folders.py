@@ -24,6 +24,7 @@ def asked(tmp_path: Path, request: pytest.FixtureRequest) -> list[object]:
     return [tmp_path / "answers"]
 
 
+@pytest.mark.rotating
 @pytest.mark.usefixtures("untouched")
 @pytest.mark.parametrize("command", ["apply", "alone"])
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ def test_embeds_as_the_probe_does(light_probe: LightProbe, standard: Filter, fac
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
 
 
+@pytest.mark.rotating
 @pytest.mark.parametrize("levels", [5, 12])
 @pytest.mark.parametrize("stages", [("gradient", "transfer", "universal"), ("gradient", "transfer")])
 def test_steps_lead_where_the_torch_road_leads(

@@ -142,6 +142,7 @@ def test_random_photos(filters: dict[str, Filter], portrait: np.ndarray, data: s
         assert np.ptp(protected.pixels, axis=2).max() == 0
 
 
+@pytest.mark.rotating
 @pytest.mark.parametrize("side", ["left", "top", "right", "bottom"])
 def test_face_over_the_edge(standard: Filter, portrait: np.ndarray, side: str) -> None:
     """A face whose crop reaches over the photo's edge is protected up to the edge and no further."""

@@ -17,7 +17,7 @@ from PIL import Image, ImageEnhance, ImageOps
 from playwright.sync_api import Browser, sync_playwright
 
 from tests.apf.guides.networks import face_network
-from tests.command import APF, apf, apf_json
+from tests.command import apf, apf_json
 from tests.workers.report.conftest import browser_here
 
 T1 = Path(insightface.__file__).parent / "data" / "images" / "t1.jpg"
@@ -41,8 +41,7 @@ def checked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 def check_json(*args: str | Path) -> dict[str, Any]:
     """What the command prints; its status is 1 exactly where a photo is still matched."""
-    command = [*APF, "check", *map(str, args), "--json"]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
+    ended = apf("check", *args, "--json", code=None)
     found = json.loads(ended.stdout)
     assert ended.returncode == bool(found["still_matched"])
     return dict(found)
