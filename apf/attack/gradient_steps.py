@@ -30,7 +30,7 @@ from apf.attack.perturbation import (
 from apf.faces.alignment import ARCFACE_TEMPLATE, Float32, UInt8, alignment, cut
 from apf.faces.geometry import CROP, Float64, scale_of
 from apf.faces.resampling import blurred, reduce_area, warp_affine
-from apf.runtime.cores import side_by_side
+from apf.runtime.cores import with_idle_cores
 
 if TYPE_CHECKING:
     from apf.guides.guide import Guide
@@ -117,7 +117,7 @@ def start_climb(
     if start is not None and start.field is not None:
         warp = start.field.copy()
     crop = seen_by(canvas.pixels.astype(np.float32), canvas.matrix)
-    own = side_by_side(lambda guide: identity(guide, crop), guides)
+    own = with_idle_cores(lambda guide: identity(guide, crop), guides)
     away = [_with_decoy(one, rng) for one in own] if len(guides) > 1 else own
     return Climb(canvas, allowed, rng, own, away, [np.ascontiguousarray(noise), warp], grey)
 
@@ -185,7 +185,7 @@ def _seen_gradient(face: Climb, guides: Sequence[Guide]) -> Float32:
     total = np.zeros_like(crop)
     chosen = rng.permutation(len(guides))[:A_STEP]
     # The guides of a single face have a core each.
-    for gradient in side_by_side(lambda index: guides[index].climb(crop[None], face.away[index])[1][0], chosen):
+    for gradient in with_idle_cores(lambda index: guides[index].climb(crop[None], face.away[index])[1][0], chosen):
         total += gradient / max(float(np.abs(gradient).mean()), TINY)
     back = np.ascontiguousarray(_softened(total, soft).transpose(1, 2, 0))
     return np.asarray(cv2.GaussianBlur(warp_affine(back, view, CROP, CROP), (0, 0), DRAWN), np.float32)

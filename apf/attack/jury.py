@@ -10,7 +10,7 @@ import numpy as np
 
 from apf.attack.gradient_steps import TINY, Climb, identity, random_view, rendered, seen_by, through_jpeg
 from apf.faces.alignment import Float32
-from apf.runtime.cores import side_by_side
+from apf.runtime.cores import with_idle_cores
 
 if TYPE_CHECKING:
     from apf.guides.guide import Guide
@@ -48,7 +48,7 @@ def verdict(face: Climb, jury: Sequence[Guide], known: Sequence[Float32], *, ind
     views = [np.eye(2, 3), *(random_view(rng) for _ in range(VIEWS))]
     crops = [seen_by(image, view @ whole) for view in views]
     asked = [(juror, own, crop) for juror, own in zip(jury, known, strict=True) for crop in crops]
-    found = side_by_side(_likeness, asked)
+    found = with_idle_cores(_likeness, asked)
     return Verdict(float(np.max(found)) if found else float("inf"), independent)
 
 

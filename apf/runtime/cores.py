@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -57,8 +57,25 @@ def side_by_side(function: Callable[[Item], Result], items: Iterable[Item]) -> l
     Called within itself it is a loop: its threads wait for no thread, and what is outside already keeps the cores busy.
     """
     items = list(items)
-    alone = len(items) == 1 or cores() == 1 or getattr(_here, "in_pool", False)
-    return [function(item) for item in items] if alone else list(_pool().map(function, items))
+    return [function(item) for item in items] if _alone(items) else list(_pool().map(function, items))
+
+
+def with_idle_cores(function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+    """Apply `function` to each item, in order, on the calling thread, and on others that have nothing to do.
+
+    For small work: it does not queue behind the large work of other callers.
+    """
+    items = list(items)
+    if _alone(items):
+        return [function(item) for item in items]
+    lent = [_pool().submit(function, item) for item in items[1:]]
+    first = function(items[0])
+    rest = zip(items[1:], lent, strict=True)
+    return [first, *(function(item) if one.cancel() else one.result() for item, one in rest)]
+
+
+def _alone(items: Sequence[object]) -> bool:
+    return len(items) < 2 or cores() == 1 or getattr(_here, "in_pool", False)
 
 
 @cache

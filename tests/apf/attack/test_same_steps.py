@@ -12,8 +12,8 @@ import pytest
 from apf.attack import gradient_steps, perturbation
 from apf.attack.bound import Bound
 from apf.attack.gradient_steps import climb, rendered, start_climb, through_jpeg
-from apf.attack.perturbation import CROP, WARP_FEATHER, Canvas, Change, Drawing, face_mask, spread
-from apf.faces.geometry import square_depth, zoom
+from apf.attack.perturbation import WARP_FEATHER, Canvas, Change, Drawing, face_mask, spread
+from apf.faces.geometry import CROP, square_depth, zoom
 from apf.faces.resampling import remap_cubic, warp_affine
 from apf.guides import Guide
 from apf.runtime import cores

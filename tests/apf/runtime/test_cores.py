@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from apf.runtime import cores
-from apf.runtime.cores import available_cores, side_by_side, use_cores
+from apf.runtime.cores import available_cores, side_by_side, use_cores, with_idle_cores
 
 
 @pytest.fixture
@@ -79,3 +79,27 @@ def test_one_core_needs_no_other_thread() -> None:
     """All is done by the caller."""
     use_cores(1)
     assert set(side_by_side(lambda _: threading.current_thread(), range(3))) == {threading.current_thread()}
+
+
+@pytest.mark.usefixtures("as_before")
+def test_small_work_does_not_queue_behind_large_work() -> None:
+    """While all threads are busy the caller does everything itself, in order; where one is idle it takes its part."""
+    use_cores(2)
+    busy, done = threading.Barrier(3, timeout=20), threading.Event()
+
+    def large(_: int) -> None:
+        busy.wait()
+        done.wait(20)
+
+    def where(number: int) -> tuple[int, threading.Thread]:
+        return number, threading.current_thread()
+
+    outside = threading.Thread(target=side_by_side, args=(large, range(2)))
+    outside.start()
+    busy.wait()
+    found = with_idle_cores(where, range(3))
+    done.set()
+    outside.join(20)
+    assert found == [(number, threading.current_thread()) for number in range(3)]
+    together = threading.Barrier(2, timeout=20)
+    assert len(set(with_idle_cores(lambda _: (together.wait(), threading.current_thread())[1], range(2)))) == 2
