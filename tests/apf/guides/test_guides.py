@@ -216,7 +216,9 @@ def test_unfit_files_are_told(tmp_path: Path) -> None:
     onnx.save(network(body, 3, shape=(3, 112, 112)), infinite)
     with pytest.raises(GuideError, match="'infinite' embeds a grey face as no number"):
         load_guide(str(infinite))
-    with pytest.raises(GuideError, match=r"no guide named 'arc': use one of dlib, probe, apf-mfn, apf-mnv2, sface, an ONNX file"):
+    with pytest.raises(
+        GuideError, match=r"no guide named 'arc': use one of dlib, probe, apf-mfn, apf-mnv2, sface, an ONNX file"
+    ):
         load_guide("arc")
 
 
