@@ -36,6 +36,9 @@ from workers.store import Store, canonical_url, open_store, overlap
 #: Ledgers that are asked for a batch of which nothing but its id is known.
 ASKED_ONE_BY_ONE = 200
 
+#: Seconds that a server waits for an answer of the store.
+STORE_PATIENCE_S = 8.0
+
 
 @dataclass(frozen=True)
 class Services:
@@ -156,6 +159,8 @@ def _lies_in(place: str, root: str) -> bool:
 
 def make_services(settings: Settings, serve: ServeSettings) -> Services:
     """Return the services of a server; raises SettingsError."""
+    # Four tries of this are half a minute: whoever asks over HTTP hears of a store that hangs before they give up.
+    settings = settings.model_copy(update={"s3_read_timeout_s": min(settings.s3_read_timeout_s, STORE_PATIENCE_S)})
     secret = serve.tokens.get_secret_value() if serve.tokens else ""
     counters = Counters(settings)
     root = open_store(str(settings.ledger_root), s3=settings.s3, create=True)

@@ -70,13 +70,9 @@ async def protect(
     A photo that cannot be protected is answered with a problem, never with a photo.
     """
     with ExitStack() as held:
-        try:
-            scratch = _open_scratch(the)
-            owner = tenant_for(grant, tenant)
-            held.enter_context(the.protecting.one(tenant_of(grant, owner)))
-        except Problem:
-            await _drained(request)
-            raise
+        scratch = _open_scratch(the)
+        owner = tenant_for(grant, tenant)
+        held.enter_context(the.protecting.one(tenant_of(grant, owner)))
         with PROTECTING.track_inprogress():
             data = await request.body()
             if not data:
@@ -148,9 +144,3 @@ def jury_of(report: PhotoReport) -> Literal["passed", "weak", "none"]:
 def media_type(data: bytes) -> str:
     """Return the media type of what a worker wrote."""
     return next((kind for at, magic, kind in MAGIC if data.startswith(magic, at)), "application/octet-stream")
-
-
-async def _drained(request: Request) -> None:
-    """Read the body away: whoever is in the middle of sending does not listen."""
-    async for _ in request.stream():
-        pass

@@ -12,6 +12,8 @@ import pytest
 
 from producer.server import readiness
 from producer.server.readiness import Readiness
+from producer.server.services import make_services
+from tests.producer.server.platform import Platform
 
 
 def test_a_store_that_hangs_holds_up_no_probe_and_one_thread_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,3 +38,10 @@ def test_a_store_that_hangs_holds_up_no_probe_and_one_thread_alone(monkeypatch: 
         assert time.monotonic() < deadline
         time.sleep(0.05)
     assert ready.problems() == {}
+
+
+@pytest.mark.parametrize(("asked", "waited"), [(60, 8), (3, 3)])
+def test_a_server_waits_less_for_a_store_than_workers_do(place: Platform, asked: float, waited: float) -> None:
+    """Whoever asks over HTTP would give up first; less than that is the operator's to say."""
+    settings = place.world.settings.model_copy(update={"s3_read_timeout_s": asked})
+    assert make_services(settings, place.settings()).settings.s3.read_timeout_s == waited
