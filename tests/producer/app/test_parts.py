@@ -28,7 +28,7 @@ from producer.app.views import checked, photos, split
 from producer.app.words import plain
 from producer.app.zipping import PIECE, zipped
 from tests.command import apf_json
-from tests.producer.events.helpers import until
+from tests.waiting import until
 from workers.config.settings import Settings
 from workers.core.records import Outcome, PhotoReport
 from workers.errors import BadRequest, NotFound
