@@ -14,6 +14,7 @@ import typer
 from producer.app.albums import work_folder
 from producer.cli.console import check_can_work, echo, errors_end_the_command, fail
 from workers.config.settings import Settings, load_settings
+from workers.web.server import bound_sockets
 
 #: How often a running batch writes how far it is, for the page.
 PROGRESS_S = 0.5
@@ -57,7 +58,8 @@ def _own(settings: Settings) -> Settings:
 
 def _listening(port: int) -> socket.socket:
     try:
-        return socket.create_server(("127.0.0.1", port))
+        (found,) = bound_sockets("127.0.0.1", port)
+        return found
     except OSError as error:
         fail(f"port {port} cannot be listened on ({error.strerror}): name another, or leave --port away")
 

@@ -17,6 +17,7 @@ from producer.server.services import Services, make_services
 from producer.server.settings import ServeSettings, check_serving
 from workers.config.settings import Settings
 from workers.errors import SettingsError
+from workers.web.server import bound_sockets
 
 log = logging.getLogger(__name__)
 
@@ -55,12 +56,12 @@ def run(serve: ServeSettings, settings: Settings) -> None:
     config = uvicorn_config(make_app(services), serve, settings)
     server = _Server(config, services)
     try:
-        sockets = [config.bind_socket()]
-    except SystemExit:
+        sockets = bound_sockets(serve.host, serve.port)
+    except (OSError, OverflowError) as error:
         raise SettingsError(
             f"nothing can be served on {serve.host}:{serve.port}: set APF_SERVE_HOST to an address of this machine and "
             "APF_SERVE_PORT to a port that is free"
-        ) from None
+        ) from error
     # uvicorn raises what ended it once more at its end, which is then no error.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, server.handle_exit)
