@@ -23,9 +23,9 @@ from apf.attack.protect_face import Task, hide
 from apf.attack.recipe_guides import load_guides
 from apf.faces.alignment import align, alignment
 from apf.filters.load import load_filter
-from apf.guides.torch_recogniser import load_recognisers
 from apf.recipe import Recipe, load_recipe
 from apf.research.evaluate.rivals import momentum_attack
+from apf.research.model_list import load_recognisers
 from apf.runtime.cores import use_cores
 from tests.benchmarks.bench_filter import MODELS
 from tests.benchmarks.plain_torch import PlainSteps
