@@ -21,10 +21,10 @@ endef
 LINT := $(BIN)/ruff check .; $(BIN)/ruff format --check .; $(BIN)/mypy; $(BIN)/lint-imports
 # Of long matrices another tenth each day; APF_ROTATION=0..9 chooses it, and the run prints which it was.
 ROTATION := $${APF_ROTATION-$$(($$(date -u +%s) / 86400 % 10))}
-# Four at once on two cores: half of the time tests wait for processes that they have killed. A file's tests stay
+# Five at once on two cores: half of the time tests wait for processes that they have killed. A file's tests stay
 # together, and the longest files come first (tests/conftest.py).
 PYTEST := APF_ROTATION=$(ROTATION) $(BIN)/python -m pytest --durations=30 \
-	--numprocesses 4 --dist loadfile --no-loadscope-reorder
+	--numprocesses 5 --dist loadfile --no-loadscope-reorder
 
 help:  ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r target what; do \
