@@ -42,14 +42,15 @@ def exporter_command(
     registry.register(BuildInfo())
     registry.register(exporter(make_app(settings), settings))
     address = host or settings.metrics_host
+    stopped = _stopped_by_signals()  # before it answers, as whoever sees it answer may end it
     serve(endpoint(registry, lambda: True), address, port)
     log.info("metrics of the queue and of open batches: http://%s:%d/metrics", address, port)
-    _until_stopped()
+    stopped.wait()
 
 
-def _until_stopped() -> None:
+def _stopped_by_signals() -> threading.Event:
     # A container's first process gets no signal that it does not handle.
     stopped = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopped.set())
-    stopped.wait()
+    return stopped

@@ -21,7 +21,7 @@ bind_ip = 127.0.0.1
 bind_port = $port
 user = swift
 swift_dir = $dir/etc
-workers = 2
+workers = 0
 log_level = WARNING
 [pipeline:main]
 pipeline = catch_errors gatekeeper healthcheck cache listing_formats s3api tempauth bulk slo dlo versioned_writes proxy-server
@@ -66,7 +66,7 @@ user = swift
 swift_dir = $dir/etc
 devices = $dir/srv
 mount_check = false
-workers = 1
+workers = 0
 log_level = WARNING
 [pipeline:main]
 pipeline = $server-server
