@@ -17,6 +17,7 @@ SHARED = Path(os.environ.get("APF_SHARED", Path(__file__).parents[2] / "shared")
 PHOTOS = sorted((SHARED / "photos").rglob("*.jpg"))
 
 
+@pytest.mark.rotating("long roads")
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(not PHOTOS, reason="no photos in ../shared/photos")
 def test_fifty_photos_all_come_out_and_a_second_run_takes_a_fifth_of_the_time(tmp_path: Path) -> None:

@@ -52,6 +52,7 @@ def serve(
             server.should_exit = True
 
         pages = Pages(albums, settings, Folders(places), end)
+        pages.start()
         guarded = Guard(pages.app(), port=listener.getsockname()[1], token=token)
         config = uvicorn.Config(
             guarded, log_level="warning", access_log=False, server_header=False, lifespan="off", ws="none"

@@ -45,10 +45,13 @@ class Pages:
         )
         self._templates.filters["quoted"] = lambda text: quote(str(text), safe="")
 
-    def app(self) -> Starlette:
-        """Return the server's application, and begin to work."""
+    def start(self) -> None:
+        """Begin to work, in threads that end with the process."""
         self.runner.start()
         self.helper.start()
+
+    def app(self) -> Starlette:
+        """Return the server's application."""
         get, post = ["GET"], ["POST"]
         album = "/albums/{album_id}"
         routes = [

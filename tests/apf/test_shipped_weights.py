@@ -65,6 +65,9 @@ def protection(row: Row, condition: str, recogniser: str) -> float:
     return row.conditions[condition].recognisers[recogniser].protection[0].percent
 
 
+pytestmark = pytest.mark.rotating("evaluation")
+
+
 @pytest.mark.parametrize("condition", ["raw", "jpeg75"])
 @pytest.mark.parametrize("name", LEAST)
 def test_unseen_recognisers_are_fooled(rows: dict[str, Row], name: str, condition: str) -> None:

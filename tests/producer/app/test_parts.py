@@ -210,6 +210,7 @@ def test_a_full_disk_is_told_in_plain_words_and_no_work_is_begun_again(small_dis
     albums.place(album.id, "protected").mkdir()
     pages = Pages(albums, Settings(), Folders([small_disk]), lambda: None)
     app = pages.app()
+    pages.helper.start()
     fill(small_disk)
     status, text = ask(app, "POST", "/albums")
     assert status == 500 and "The disk is full: free some space" in text

@@ -73,6 +73,9 @@ def own_similarity(model: nn.Module, faces: Tensor, delta: Tensor) -> float:
         return float((model((faces + delta).clamp(0, 1)) * model(faces)).sum(1).mean())
 
 
+pytestmark = pytest.mark.rotating("evaluation")
+
+
 @pytest.fixture(scope="module")
 def faces() -> Tensor:
     return patterns(3)

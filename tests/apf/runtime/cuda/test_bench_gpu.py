@@ -29,6 +29,7 @@ def test_without_a_gpu(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
     assert "needs a CUDA device" in capsys.readouterr().err
 
 
+@pytest.mark.rotating("evaluation")
 def test_every_part_measures(group_photo: bytes) -> None:
     """Faces, tiles, JPEGs and whole photos a second come out, and both precisions agree with themselves."""
     stages = bench_gpu.stages("cpu", 0, sizes=(1,))
