@@ -129,6 +129,7 @@ def test_producers_find_rows_for_their_tenants(redis_server: RedisServer) -> Non
     app.close()
 
 
+@pytest.mark.rotating("fairness on a real queue")
 @pytest.mark.timeout(240)
 def test_a_shard_that_gives_way_many_times_loses_no_photo(world: World) -> None:
     """Giving way is no try: neither Celery's three nor any other limit ends it, and what was done is not done again."""

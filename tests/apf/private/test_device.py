@@ -260,6 +260,7 @@ def weak_answers(device: Device, standard: Filter, faces: np.ndarray, question: 
     }
 
 
+@pytest.mark.rotating
 @pytest.mark.parametrize("kind", ["zero", "of another face", "the universal alone", "brighter", "darker", "noise"])
 def test_answers_that_do_not_protect_are_refused(
     device: Device, standard: Filter, faces: np.ndarray, portrait_png: bytes, portrait_answer: Perturbations, kind: str

@@ -44,7 +44,10 @@ def page(chromium: Browser) -> Iterator[Page]:
     found.on("request", lambda request: asked.append(request.url))
     yield found
     context.close()
-    assert [text for text in said if "ERR_CONNECTION_REFUSED" not in text] == []
+    # Of an app that was killed the page hears nothing, or half an answer.
+    assert [
+        text for text in said if not re.search("ERR_(CONNECTION_(REFUSED|RESET|CLOSED)|EMPTY_RESPONSE)", text)
+    ] == []
     assert [url for url in asked if not re.match(r"http://127\.0\.0\.1:\d+/|blob:http://127", url)] == []
 
 
