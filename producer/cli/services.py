@@ -126,8 +126,15 @@ def worker(context: typer.Context) -> None:
         checks.check_eviction(settings)
         if settings.decoder_cage == "require":
             look_at_cage(settings.decoder_cage)
+        _give_way(settings.nice)
     level = [] if any(arg.startswith(("-l", "--loglevel")) for arg in context.args) else ["--loglevel", "INFO"]
     _become(["worker", *EACH_FOR_ITSELF, *level, *_lanes_expanded(context.args)])
+
+
+def _give_way(niceness: int) -> None:
+    """Have this process, and what it becomes, give way to others; never less than it does already. Not on Windows."""
+    if hasattr(os, "nice"):
+        os.nice(max(0, niceness - os.nice(0)))
 
 
 def _become(arguments: list[str]) -> NoReturn:

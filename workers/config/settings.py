@@ -82,6 +82,8 @@ class Settings(BaseSettings):
 
     #: Cores that each of a worker's processes uses; not set: the machine's, shared by the processes of `-c`.
     cores: int | None = Field(default=None, ge=1, le=1024)
+    #: How far `apf worker` gives way to other programs of the machine (Unix niceness), such as what answers people.
+    nice: int = Field(default=10, ge=0, le=19)
     #: Threads that read and decode, and that encode and write.
     read_threads: int = Field(default=4, ge=1, le=64)
     write_threads: int = Field(default=4, ge=1, le=64)

@@ -335,3 +335,21 @@ def test_a_paused_batch_waits_and_goes_on(album: Path, tmp_path: Path) -> None:
     assert apf_json("status", out)["paused"] is True
     result = apf_json("resume", out, batch)
     assert (result["no_face"], result["pending"], result["paused"]) == (1, 0, False)
+
+
+@pytest.mark.skipif(not hasattr(os, "nice"), reason="this system knows no niceness")
+def test_a_worker_gives_way_to_other_programs() -> None:
+    """As far as it is told, by what it becomes, too; what gives way further already stays so."""
+    code = (
+        "import os, sys; from producer.cli import services as s\n"
+        "s.check_worker = s.check_can_work = s.check_reachable = s.look_at_cage = lambda *_: None\n"
+        "s.checks.check_eviction = lambda *_: None\n"
+        "s._become = lambda _: os.execv(sys.executable, [sys.executable, '-c', 'import os; print(os.nice(0))'])\n"
+        "from producer.cli import main\n"
+        "sys.argv = ['apf', 'worker']; main()\n"
+    )
+    for asked, already in (("7", 0), ("0", 0), ("3", 5)):
+        command = [sys.executable, "-c", f"import os; os.nice({already})\n{code}"]
+        environment = {**os.environ, "APF_NICE": asked, "APF_BROKER_URL": "redis://127.0.0.1:1/0"}
+        ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        assert int(ran.stdout) == max(int(asked), already + os.nice(0))
