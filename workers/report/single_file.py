@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from functools import cache, partial
+from functools import cache
 from importlib.resources import files
 
 from jinja2 import Environment, FunctionLoader
 
 from workers.report.card import legible
+
+#: What every page begins with: its policy, and that it leads nowhere.
+HEAD = "head.html"
 
 
 @cache
@@ -20,10 +23,12 @@ def part(package: str, name: str) -> str:
 
 @cache
 def templates(package: str) -> Environment:
-    """Return the templates that lie in a package; what is put into them is escaped."""
-    made = Environment(
-        autoescape=True, loader=FunctionLoader(partial(part, package)), trim_blocks=True, lstrip_blocks=True
-    )
+    """Return the templates that lie in a package, and the head of all; what is put into them is escaped."""
+
+    def load(name: str) -> str:
+        return part(__package__ if name == HEAD else package, name)
+
+    made = Environment(autoescape=True, loader=FunctionLoader(load), trim_blocks=True, lstrip_blocks=True)
     made.filters["legible"] = legible
     return made
 
