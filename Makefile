@@ -23,8 +23,10 @@ LINT := $(BIN)/ruff check .; $(BIN)/ruff format --check .; $(BIN)/mypy; $(BIN)/l
 ROTATION := $${APF_ROTATION-$$(($$(date -u +%s) / 86400 % 10))}
 # Five at once on two cores: half of the time tests wait for processes that they have killed. A file's tests stay
 # together, and the longest files come first (tests/conftest.py).
-PYTEST := APF_ROTATION=$(ROTATION) $(BIN)/python -m pytest --durations=30 \
-	--numprocesses 5 --dist loadfile --no-loadscope-reorder
+# More at once than cores: half of the time tests wait for processes that they have killed. A file's tests stay
+# together, and the longest files come first (tests/conftest.py).
+AT_ONCE := --durations=30 --dist loadfile --no-loadscope-reorder --numprocesses
+PYTEST := APF_ROTATION=$(ROTATION) $(BIN)/python -m pytest $(AT_ONCE) 5
 
 help:  ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r target what; do \
@@ -47,9 +49,10 @@ bench:  ## Run every benchmark in full, and keep its figures in bench-history; t
 		$(BIN)/python -m tests.benchmarks.$$name || failed="$$failed $$name"; done; \
 		test -z "$$failed" || { echo "failed:$$failed"; exit 1; })
 
-soak:  ## Run the fault tests at every moment, 200 random histories, ten minutes of fuzzing, an hour's look at memory, and all long matrices; takes hours
-	$(call timed,soak,failed=; export APF_ROTATION=; APF_SOAK=1 $(BIN)/python -m pytest tests/faults tests/services/test_lanes.py tests/producer/cli/test_schedules.py -s || failed=1; \
-		$(BIN)/python -m pytest tests -m rotating --ignore tests/faults || failed=1; test -z "$$failed")
+soak:  ## Run the fault tests at every moment, 200 random histories, ten minutes of fuzzing, an hour's look at memory (bench-history), and all long matrices; takes hours
+	$(call timed,soak,failed=; export APF_ROTATION=; APF_SOAK=1 $(BIN)/python -m pytest tests/faults tests/services/test_lanes.py tests/producer/cli/test_schedules.py \
+		$(AT_ONCE) 4 || failed=1; $(BIN)/python -m pytest tests -m rotating --ignore tests/faults $(AT_ONCE) 4 || failed=1; \
+		test -z "$$failed")
 
 lint:  ## Run the quick checks alone: ruff, mypy, import contracts
 	$(call timed,lint,$(LINT))

@@ -46,6 +46,7 @@ hypothesis.settings.load_profile("apf")
 
 #: The files that take longest, which go first, lest one process runs them at the end and the other has nothing to do.
 LONGEST = (
+    *(("faults/test_memory.py", "faults/test_matrix.py") if os.environ.get("APF_SOAK") == "1" else ()),
     "producer/app/test_in_browser.py",
     "services/test_lanes.py",
     "test_tutorial_album.py",
