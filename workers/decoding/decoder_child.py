@@ -15,6 +15,7 @@ import json
 import os
 import signal
 import socket
+import struct
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,12 +28,16 @@ from apf import photo as photos
 from apf.errors import PhotoError
 from apf.photo import Limits, Photo
 from apf.photo.colour import srgb_profile
+from workers.core.heap import keep_freed, trim_heap
 from workers.decoding import decoder_answers, sandbox
 from workers.decoding.decoder_protocol import COMMAND, DECODE, ENCODE, GREETING, HEADER, REPLY, REQUEST, START
 from workers.decoding.shared_memory import read_all, write_all
 
 #: Of a decoder: the standard three are /dev/null's.
 CHANNEL = 3
+#: A decoder keeps so much freed memory for the next photo (48 megapixels take as much), until it has nothing to do for
+#: so long.
+KEPT_BYTES, IDLE_S = 2**29, 2
 
 
 def main() -> None:
@@ -41,6 +46,7 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)
     control = socket.socket(fileno=int(sys.argv[1]))
     load_libraries()
+    trim_heap(every_s=0)  # glibc's function is looked up here, as well: in a cage it may not be
     gc.freeze()  # what is shared with decoders stays shared
     while True:
         message, files, _, _ = socket.recv_fds(control, COMMAND.size, 1)
@@ -65,9 +71,16 @@ def _fork(control: socket.socket, channel: int, memory_bytes: int, threads: int,
         sandbox.end_with(parent)
         _keep_only(channel)
         control.detach()
-        serve(socket.socket(fileno=CHANNEL), lambda: _enclosed(memory_bytes, threads, caged))
+        keep_freed(KEPT_BYTES)
+        serve(_waking(socket.socket(fileno=CHANNEL)), lambda: _enclosed(memory_bytes, threads, caged))
     finally:
         os._exit(0)
+
+
+def _waking(channel: socket.socket) -> socket.socket:
+    """Have each read end after `IDLE_S`: in the cage there is no other way to wait so long and no longer."""
+    channel.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@ll", IDLE_S, 0))
+    return channel
 
 
 def _keep_only(channel: int) -> None:
@@ -91,10 +104,18 @@ def serve(channel: socket.socket, enclose: Callable[[], sandbox.Cage]) -> None:
     held = enclose()
     greeting = json.dumps({"holds": held.holds, "lacks": held.lacks}).encode()
     _send(channel, GREETING.pack(len(greeting)) + greeting)
+    kept = False
     while True:
-        message, files, _, _ = socket.recv_fds(channel, REQUEST.size, 2)
+        try:
+            message, files, _, _ = socket.recv_fds(channel, REQUEST.size, 2)
+        except BlockingIOError:
+            if kept:
+                trim_heap(every_s=0)
+            kept = False
+            continue
         if len(message) < REQUEST.size:
             return
+        kept = True
         serial, kind, head, size = REQUEST.unpack(message)
         try:
             answer = _answer(serial, kind, head, size, files)

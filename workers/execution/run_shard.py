@@ -21,12 +21,12 @@ from workers.access.batch_records import check_batch
 from workers.access.output_claims import delete_output, sources_in
 from workers.config.access import check_allowed
 from workers.config.settings import Settings
+from workers.core import heap
 from workers.core.clock import now
 from workers.core.failure_codes import FailureCode, code_of
 from workers.core.log_context import log_context
 from workers.core.records import Batch, Lane, Outcome, PhotoRef, PhotoReport, ShardJob, ShardReport, Totals
 from workers.errors import LedgerError, NotAllowed, StoreError
-from workers.execution import malloc_trim
 from workers.execution.engine import Engine
 from workers.execution.isolation import SPLIT_AFTER, OneByOneRunner
 from workers.execution.load_engine import load_engine
@@ -171,7 +171,7 @@ def run_shard(
         if ledger.stopped(batch_id):
             return None
         raise ShardResumed(f"shard {job.shard} was stopped and resumed") from stop
-    malloc_trim.trim_heap()
+    heap.trim_heap()
     return ShardRun(present, report.totals)
 
 

@@ -1,0 +1,54 @@
+"""What is free goes back to the system."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.benchmarks.record import ROOT
+from workers.core.heap import _glibc
+
+#: Every eighth block lives on, so that the heap cannot shrink by itself.
+PROGRAM = """
+import psutil
+from workers.core.heap import trim_heap
+def held(): return psutil.Process().memory_info().rss / 2**20
+blocks = [bytes(20_000) for _ in range(5_000)]
+blocks = blocks[::8]
+before = held()
+print(trim_heap(), trim_heap(), before - held() > 40)
+"""
+
+
+#: Arrays of 48 MB, again and again.
+KEPT = """
+import resource
+from workers.core.heap import keep_freed, trim_heap
+def faults(): return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+print(keep_freed(2**29))
+bytearray(b"1") * 48_000_000
+before = faults()
+for _ in range(10):
+    bytearray(b"1") * 48_000_000
+print(faults() - before < 1_000)
+trim_heap(0)
+before = faults()
+bytearray(b"1") * 48_000_000
+print(faults() - before > 1_000)
+"""
+
+
+@pytest.mark.skipif(_glibc("malloc_trim") is None, reason="glibc alone keeps memory so, and has malloc_trim")
+def test_free_memory_between_blocks_goes_back_and_only_now_and_then() -> None:
+    """Most of 100 MB that are free between blocks that live on are given back, and not a second time at once."""
+    ran = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert ran.stdout.split() == ["True", "False", "True"]
+
+
+@pytest.mark.skipif(_glibc("mallopt") is None, reason="glibc alone gives back each large array")
+def test_freed_arrays_are_kept_for_the_next_until_the_heap_is_trimmed() -> None:
+    """Ten arrays after the first cost no new page; after a trim the next one does."""
+    ran = subprocess.run([sys.executable, "-c", KEPT], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert ran.stdout.split() == ["True", "True", "True"]
