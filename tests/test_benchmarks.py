@@ -15,6 +15,7 @@ import pytest
 from apf.filters.load import PhotoFilter, load_filter
 from apf.photo import decode
 from apf.protect.pipeline import protect_photo
+from apf.recipe import make_recipe
 from tests.benchmarks import bench_bound, bench_filter, bench_peers, paired, parts, plain_celery
 from tests.benchmarks.photos import FACE_HEIGHT, jpeg
 from tests.benchmarks.record import ROOT, cores, record, table
@@ -127,7 +128,7 @@ def test_every_way_of_a_part_gives_the_same(filter: PhotoFilter, tmp_path: Path)
 def test_the_reduced_decode_is_what_detection_looks_at(filter: PhotoFilter) -> None:
     """A photo of 12 megapixels is decoded at half its size, and its faces are found there."""
     small = parts.reduced_decode(jpeg(12, 5))
-    assert small.shape == (1415, 2122, 3)
+    assert small.shape == (1416, 2120, 3)
     assert len(filter.detector.detect([small])[0]) == 5
     assert parts.reduced_decode(jpeg(1, 0)).shape == decode(jpeg(1, 0)).pixels.shape
 
@@ -174,16 +175,22 @@ def test_what_is_reached_is_the_floor_s_share() -> None:
 
 
 def test_a_part_is_timed_on_the_machine_s_cores() -> None:
-    """A process loads the filter, measures every part of a photo and the stages by batch, and ends with its parent."""
-    with closing(SideBySide(sorted(os.sched_getaffinity(0))[:1])) as machine:
+    """A process loads the recipe's filter, measures every part of a photo and its faces, and ends with its parent."""
+    with closing(SideBySide(sorted(os.sched_getaffinity(0))[:1], recipe="fast")) as machine:
         machine.ready()
-        found = machine.photo(jpeg(1, 0), 0, 2)
-        stages = machine.stages((1,), 1)
-    assert set(found) == {"read", "decode", "detect", "encode", "write"}
-    assert all(len(seconds) == 2 and min(seconds) > 0 for ways in found.values() for seconds in ways.values())
-    (together,) = stages["together"]["1"]
-    alone = sum(stages[stage]["1"][0] for stage in ("gradient", "transfer", "universal"))
-    assert alone == pytest.approx(together)
+        bare, some = machine.photo(jpeg(1, 0), 0, 2), machine.photo(jpeg(1, 5), 5, 1)
+    assert set(bare) == {"read", "decode", "detect", "encode", "write"}
+    assert set(some) - set(bare) == {"align", "modules", "start", "steps", "jury", "paste"}
+    assert all(len(seconds) == 2 and min(seconds) > 0 for ways in bare.values() for seconds in ways.values())
+    assert some["modules"]["apf"][0] > 0.1, "of five faces, each 0.05 s"
+
+
+def test_the_parts_of_a_face_are_those_that_its_recipe_runs(filter: PhotoFilter) -> None:
+    """Steps on two guides need no modules; a recipe without steps is its modules alone."""
+    sample = parts.Sample.of(jpeg(1, 1), filter, 1)
+    stepping = load_filter(make_recipe({"name": "two", "steps": 2}))
+    assert set(parts.of_faces(sample, stepping)) == {"start", "steps", "jury"}
+    assert set(parts.of_faces(sample, load_filter("modules"))) == {"modules"}
 
 
 def test_times_of_all_processes_count() -> None:

@@ -16,6 +16,8 @@ import numpy as np
 from PIL import Image
 
 from apf.attack.bound import Bound
+from apf.attack.gradient_steps import climb, identity, seen_by, start_climb
+from apf.attack.jury import verdict
 from apf.attack.paste import paste
 from apf.attack.perturbation import KNOTS, MARGIN, Change
 from apf.detection.tiling import FINE_PIXELS
@@ -24,6 +26,9 @@ from apf.faces.geometry import bounds_of, clipped, scale_of
 from apf.filters.load import PhotoFilter
 from apf.photo import Photo, decode, encode
 from apf.photo.jpeg import tables_for
+
+#: All faces of a photo are of one size: so many of them are measured, and stand for the others.
+MOST_FACES = 2
 
 #: The ways to do one part, by name; a call does the whole of it for one photo.
 Ways = Mapping[str, Callable[[], object]]
@@ -54,7 +59,7 @@ class Sample:
 
 
 def parts(sample: Sample, filter: PhotoFilter, folder: Path) -> dict[str, Ways]:
-    """Every part of a photo but the three stages; files are read and written in the folder."""
+    """Every part of a photo but `of_faces`; files are read and written in the folder."""
     data, photo, pixels = sample.data, sample.photo, sample.photo.pixels
     source, output, encoded = folder / "in.jpg", folder / "out.jpg", encode(photo, pixels)
     source.write_bytes(data)
@@ -85,6 +90,31 @@ def parts(sample: Sample, filter: PhotoFilter, folder: Path) -> dict[str, Ways]:
             "in place": lambda: paste_in_place(scratch, sample),
         }
     return found
+
+
+def of_faces(sample: Sample, filter: PhotoFilter) -> dict[str, Callable[[], object]]:
+    """What a few of the photo's faces take, as the recipe has it: modules, start, steps, the jury's verdict."""
+    recipe, guides = filter.recipe, filter.guides
+    photo, matrices, allowed = sample.photo, sample.matrices[:MOST_FACES], sample.allowed
+    if not matrices:
+        return {}
+    found: dict[str, Callable[[], object]] = {}
+    if not recipe.steps or len(recipe.guides) == 1:
+        crops = [align(photo.pixels, matrix) for matrix in matrices]
+        found["modules"] = lambda: filter.changes(crops)
+    if not recipe.steps:
+        return found
+    faces = [start_climb(photo.pixels, matrix, guides.climbed, allowed) for matrix in matrices]
+    jury = guides.jury or guides.climbed
+    whole = [seen_by(face.canvas.pixels.astype(np.float32), face.canvas.matrix) for face in faces]
+    known = [[identity(juror, crop) for juror in jury] for crop in whole]
+    return found | {
+        "start": lambda: [start_climb(photo.pixels, matrix, guides.climbed, allowed) for matrix in matrices],
+        "steps": lambda: [climb(face, guides.climbed, recipe.steps) for face in faces],
+        "jury": lambda: [
+            verdict(face, jury, own, independent=bool(guides.jury)) for face, own in zip(faces, known, strict=True)
+        ],
+    }
 
 
 def reduced_decode(data: bytes) -> UInt8:

@@ -28,13 +28,13 @@ FADE = 0.12
 
 
 def jpeg(megapixels: float, faces: int, seed: int = 0) -> bytes:
-    """A photo in 3:2 with this many faces; another seed gives another photo.
+    """A photo in 3:2 with this many faces, its sides in blocks of 16 as a camera's; another seed gives another photo.
 
     Args:
         faces: one of 0 and the keys of `FACE_HEIGHT`.
     """
-    width = round(math.sqrt(megapixels * 1e6 * 1.5))
-    pixels = cv2.resize(coffee(), (width, round(width / 1.5)), interpolation=cv2.INTER_CUBIC)
+    width, height = (16 * round(math.sqrt(megapixels * 1e6 * share) / 16) for share in (1.5, 1 / 1.5))
+    pixels = cv2.resize(coffee(), (width, height), interpolation=cv2.INTER_CUBIC)
     random = np.random.default_rng([seed, faces, width])
     for number, (x, y) in enumerate(_middles(faces, width, len(pixels))):
         lay(_faces()[(number + seed) % len(_faces())], pixels, x, y, 2 * round(FACE_HEIGHT[faces] * len(pixels)))

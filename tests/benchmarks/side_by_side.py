@@ -17,6 +17,8 @@ from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
+from apf.recipe import DEFAULT_RECIPE
+
 #: Core seconds for one photo (or face), by part and way; one of each process and repetition.
 Times = dict[str, dict[str, list[float]]]
 
@@ -24,15 +26,15 @@ Times = dict[str, dict[str, list[float]]]
 ENOUGH_S = 0.05
 #: Nobody waits longer for the others.
 PATIENCE_S = 600
-#: Faces given to the filter at once.
-BATCHES = (1, 2, 4, 8, 16, 32)
 
 
 class SideBySide:
     """One process for each core. Close it: it is `contextlib.closing`'s."""
 
-    def __init__(self, cores: Sequence[int], clock: Callable[[], float] = time.perf_counter) -> None:
-        """Starts the processes, which load the filter meanwhile; `ready` waits for that.
+    def __init__(
+        self, cores: Sequence[int], clock: Callable[[], float] = time.perf_counter, recipe: str = DEFAULT_RECIPE
+    ) -> None:
+        """Starts the processes, which load the recipe's filter meanwhile; `ready` waits for that.
 
         Args:
             cores: the numbers that the system has for them.
@@ -44,7 +46,7 @@ class SideBySide:
         self._processes = []
         for core in cores:
             ours, theirs = context.Pipe()
-            process = context.Process(target=_serve, args=(theirs, barrier, core, list(cores), clock), daemon=True)
+            process = context.Process(target=_serve, args=(theirs, barrier, core, clock, recipe), daemon=True)
             process.start()
             theirs.close()
             self._pipes.append(ours)
@@ -54,12 +56,8 @@ class SideBySide:
         self._answers()
 
     def photo(self, data: bytes, faces: int, runs: int) -> Times:
-        """Every part of a photo but the stages (`tests.benchmarks.parts`)."""
+        """Every part of a photo (`tests.benchmarks.parts`); those of faces stand for all, as measured on a few."""
         return self._ask("photo", data, faces, runs)
-
-    def stages(self, batches: Sequence[int], runs: int) -> Times:
-        """A face's stages by the size of the batch: `{"together": {"8": [...]}, "gradient": {"8": [...]}, ...}`."""
-        return self._ask("stages", batches, runs)
 
     def close(self) -> None:
         for pipe in self._pipes:
@@ -90,10 +88,10 @@ def merged(answers: Sequence[Times]) -> Times:
     return found
 
 
-def _serve(pipe: Connection, barrier: Barrier, core: int, cores: list[int], clock: Callable[[], float]) -> None:
+def _serve(pipe: Connection, barrier: Barrier, core: int, clock: Callable[[], float], recipe: str) -> None:
     """One process: keep to the core, load, and answer until the other end is closed."""
     _keep_to({core})
-    server = _Server(barrier, core, cores, clock)
+    server = _Server(barrier, clock, recipe)
     pipe.send("ready")
     while True:
         try:
@@ -104,48 +102,26 @@ def _serve(pipe: Connection, barrier: Barrier, core: int, cores: list[int], cloc
 
 
 class _Server:
-    def __init__(self, barrier: Barrier, core: int, cores: list[int], clock: Callable[[], float]) -> None:
+    def __init__(self, barrier: Barrier, clock: Callable[[], float], recipe: str) -> None:
         import cv2  # noqa: PLC0415  the parent needs none of these
 
         from apf.filters.load import load_filter  # noqa: PLC0415
 
         cv2.setNumThreads(1)
-        self._barrier, self._core, self._cores, self._clock = barrier, core, cores, clock
-        self._filter = load_filter(device="cpu")
-        _ = self._filter.detector
+        self._barrier, self._clock = barrier, clock
+        self._filter = load_filter(recipe, device="cpu")
+        _ = self._filter.detector, self._filter.guides
 
     def photo(self, data: bytes, faces: int, runs: int) -> Times:
-        from tests.benchmarks.parts import Sample, parts  # noqa: PLC0415
+        from tests.benchmarks.parts import MOST_FACES, Sample, of_faces, parts  # noqa: PLC0415
 
         sample, times = Sample.of(data, self._filter, faces), Times()
         with tempfile.TemporaryDirectory() as folder:
             for part, ways in parts(sample, self._filter, Path(folder)).items():
                 times[part] = {way: self._timed(work, runs) for way, work in ways.items()}
-        pixels = [sample.photo.pixels] * len(self._cores)
-        times["detect"]["apf, one process"] = self._in_one_process(
-            lambda: self._filter.detector.detect(pixels), len(pixels), runs
-        )
-        return times
-
-    def stages(self, batches: Sequence[int], runs: int) -> Times:
-        import numpy as np  # noqa: PLC0415
-
-        from apf.runtime.stage_clock import StageClock  # noqa: PLC0415
-
-        many = max(*batches, len(self._cores))
-        crops = list(np.random.default_rng(0).random((many, 3, 112, 112), dtype=np.float32))
-        times: Times = {"together": {}}
-        for batch in batches:
-            clock, given = StageClock(), crops[:batch]
-            seconds = self._timed(lambda given=given, clock=clock: self._filter.perturb(given, clock), runs)
-            times["together"][str(batch)] = [one / batch for one in seconds]
-            # The clock has the untimed first call, too: its shares are what counts.
-            total = sum(clock.seconds.values())
-            for stage, own in clock.seconds.items():
-                times.setdefault(stage, {})[str(batch)] = [one / batch * own / total for one in seconds]
-        times["together"][f"{many}, one process"] = self._in_one_process(
-            lambda: self._filter.perturb(crops), many, runs
-        )
+        share = faces / min(faces, MOST_FACES) if faces else 0.0
+        for part, work in of_faces(sample, self._filter).items():
+            times[part] = {"apf": [share * one for one in self._timed(work, runs)]}
         return times
 
     def _timed(self, work: Callable[[], object], runs: int) -> list[float]:
@@ -161,28 +137,6 @@ class _Server:
                 work()
             found.append((self._clock() - started) / calls)
         return found
-
-    def _in_one_process(self, work: Callable[[], object], items: int, runs: int) -> list[float]:
-        """Core seconds for one of the items, where the first process does them on all cores while the others wait."""
-        found: list[float] = []
-        if self._core == self._cores[0]:
-            # Of the processor's time each core gives its own; of the clock on the wall all give the same.
-            counted = 1 if self._clock is time.process_time else len(self._cores)
-            self._use(self._cores)
-            work()
-            for _ in range(runs):
-                started = self._clock()
-                work()
-                found.append((self._clock() - started) * counted / items)
-            self._use([self._core])
-        self._barrier.wait(PATIENCE_S)
-        return found
-
-    def _use(self, cores: Sequence[int]) -> None:
-        from apf.runtime.cores import use_cores  # noqa: PLC0415
-
-        _keep_to(set(cores))
-        use_cores(len(cores))
 
 
 def _keep_to(cores: set[int]) -> None:

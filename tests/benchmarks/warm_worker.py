@@ -22,9 +22,10 @@ from tests.benchmarks.record import ROOT
 class WarmWorker:
     """The process's other end. Close it."""
 
-    def __init__(self, variables: Mapping[str, str]) -> None:
+    def __init__(self, variables: Mapping[str, str], *options: str) -> None:
+        """Start it, with options for `apf protect`."""
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.benchmarks.warm_worker"],
+            [sys.executable, "-m", "tests.benchmarks.warm_worker", *options],
             cwd=ROOT, env={**os.environ, **variables}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
 
@@ -58,7 +59,7 @@ def main() -> None:
 
     for line in sys.stdin:
         source, destination = json.loads(line)
-        app(["protect", source, destination, "--json"], standalone_mode=False)
+        app(["protect", source, destination, "--json", *sys.argv[1:]], standalone_mode=False)
         sys.stdout.flush()
 
 
