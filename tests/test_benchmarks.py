@@ -188,7 +188,7 @@ def test_a_part_is_timed_on_the_machine_s_cores() -> None:
 def test_the_parts_of_a_face_are_those_that_its_recipe_runs(filter: PhotoFilter) -> None:
     """Steps on two guides need no modules; a recipe without steps is its modules alone."""
     sample = parts.Sample.of(jpeg(1, 1), filter, 1)
-    stepping = load_filter(make_recipe({"name": "two", "steps": 2}))
+    stepping = load_filter(make_recipe({"name": "two", "epsilon_levels": 8, "steps": 2}))
     assert set(parts.of_faces(sample, stepping)) == {"start", "steps", "jury"}
     assert set(parts.of_faces(sample, load_filter("modules"))) == {"modules"}
 
