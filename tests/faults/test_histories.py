@@ -28,7 +28,7 @@ from workers.ledger.batch_ledger import STOPS, Stop
 #: Histories of one seed.
 HISTORIES = 10 if SOAK else 2
 #: The soak draws others each time; the short form is to fail for changes alone.
-FIRST = random.randrange(10**6) if SOAK else 0
+FIRST = random.Random(os.environ.get("PYTEST_XDIST_TESTRUNUID")).randrange(10**6) if SOAK else 0
 SEEDS = [int(seed) for seed in os.environ.get("APF_SEEDS", "").split()] or range(FIRST, FIRST + (20 if SOAK else 1))
 
 pytestmark = pytest.mark.timeout(60 + 120 * HISTORIES)
