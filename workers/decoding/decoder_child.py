@@ -35,9 +35,9 @@ from workers.decoding.shared_memory import read_all, write_all
 
 #: Of a decoder: the standard three are /dev/null's.
 CHANNEL = 3
-#: A decoder keeps so much freed memory for the next photo (48 megapixels take as much), until it has nothing to do for
-#: so long.
-KEPT_BYTES, IDLE_S = 2**29, 2
+#: A decoder keeps so much freed memory for the next photo, until it has nothing to do for so long: a JPEG of 48
+#: megapixels takes 560 MiB to encode, and twice the time where they are new.
+KEPT_BYTES, IDLE_S = 3 * 2**28, 10
 
 
 def main() -> None:
