@@ -61,8 +61,8 @@ PLAN_S = 10.0
 #: Names a worker's queues to its children, which are processes of their own.
 QUEUES = "_APF_WORKER_QUEUES"
 UPLOADS = frozenset(all_queues([INTERACTIVE])[1:])
-#: A bulk shard asks so often whether an upload waits.
-LOOK_FOR_UPLOADS_S = 1.0
+#: A bulk shard asks no more often than that whether an upload waits, and only between two photos.
+LOOK_FOR_UPLOADS_S = 0.25
 REDIS_PAUSE_S = 30.0
 
 

@@ -1,8 +1,8 @@
 """`python -m tests.benchmarks.bench_lanes`: how long an upload takes while a million keys are queued.
 
-A real Redis, a real `apf worker` with the real filter. The bulk batch's first shards are real photos of one megapixel
-with a face, the worker is at one of them when each upload comes, and 7,813 shards wait. Next to it: the same uploads on
-an idle worker.
+A real Redis, a real `apf worker` with the real filter, one recipe for uploads and bulk work. The bulk batch's first
+shards are real photos of one megapixel with a face, the worker is at one of them when each upload comes, and 7,813
+shards wait. Next to it: the same uploads on an idle worker.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from pathlib import Path
 import skimage.data
 from PIL import Image
 
+from apf.recipe import DEFAULT_RECIPE
 from producer import Client
 from tests.benchmarks.processes import unwind_when_ended
 from tests.benchmarks.record import record, table
@@ -41,8 +42,10 @@ REAL, SHARD = 512, 128
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--short", action="store_true", help="ten thousand keys and two uploads")
-    keys, uploads = (10_000, 2) if parser.parse_args(arguments).short else (1_000_000, 5)
+    parser.add_argument("--short", action="store_true", help="ten thousand keys")
+    parser.add_argument("--recipe", default=DEFAULT_RECIPE)
+    asked = parser.parse_args(arguments)
+    keys, uploads = (10_000 if asked.short else 1_000_000), 9
     unwind_when_ended()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -58,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             [sys.executable, "-m", "producer", "worker", "--loglevel", "WARNING"], start_new_session=True
         )
         try:
-            figures = measure(folder, keys, uploads)
+            figures = {"recipe": asked.recipe, **measure(folder, keys, uploads, asked.recipe)}
         finally:
             os.killpg(worker.pid, signal.SIGKILL)
             worker.wait()
@@ -66,20 +69,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     record("lanes", figures)
 
 
-def measure(folder: Path, keys: int, uploads: int) -> dict[str, object]:
+def measure(folder: Path, keys: int, uploads: int, recipe: str) -> dict[str, object]:
     photo = a_photo()
     client = Client()
-    upload(client, folder, photo, "warm up")  # models load
-    idle = [upload(client, folder, photo, f"idle {n}") for n in range(uploads)]
+    upload(client, folder, photo, "warm up", recipe)  # models load
+    idle = [upload(client, folder, photo, f"idle {n}", recipe) for n in range(uploads)]
     started = time.monotonic()
-    queue_many(folder, photo, keys)
+    queue_many(folder, photo, keys, recipe)
     messages = sum(queue_snapshot(make_app(load_settings())).queued.values())
     queued_s = time.monotonic() - started
     print(f"{keys:,} keys planned and queued in {queued_s:.0f} s: {messages:,} messages\n")
     busy = []
     for n in range(uploads):
         time.sleep(5)  # the worker is at the bulk shard again
-        busy.append(upload(client, folder, photo, f"busy {n}"))
+        busy.append(upload(client, folder, photo, f"busy {n}", recipe))
     print(f"{table([upload_row('idle', idle), upload_row(f'behind {keys:,} keys', busy)])}\n")
     return {"keys": keys, "messages": messages, "queued_s": queued_s, "idle_s": idle, "busy_s": busy}
 
@@ -89,18 +92,18 @@ def upload_row(worker: str, seconds: list[float]) -> dict[str, object]:
     return {"upload, worker": worker, **spread, "uploads": len(seconds)}
 
 
-def upload(client: Client, folder: Path, photo: bytes, name: str) -> float:
+def upload(client: Client, folder: Path, photo: bytes, name: str, recipe: str) -> float:
     """Seconds from the call until the protected photo is there and reported."""
     (folder / "up" / f"{name}.jpg").write_bytes(photo + name.encode())
     started = time.monotonic()
-    sent = client.submit((folder / "up").as_uri(), (folder / "up-out").as_uri(), photos=[f"{name}.jpg"])
+    sent = client.submit((folder / "up").as_uri(), (folder / "up-out").as_uri(), photos=[f"{name}.jpg"], recipe=recipe)
     summary = client.wait(sent.destination, sent.batch, timeout_s=300)
     if summary.protected != 1:
         raise SystemExit(f"not protected: {summary.failures}")
     return time.monotonic() - started
 
 
-def queue_many(folder: Path, photo: bytes, keys: int) -> None:
+def queue_many(folder: Path, photo: bytes, keys: int, recipe: str) -> None:
     """A batch whose plans name so many keys; the first ones are there."""
     settings = load_settings()
     app = make_app(settings)
@@ -111,7 +114,7 @@ def queue_many(folder: Path, photo: bytes, keys: int) -> None:
             (folder / "bulk" / key).write_bytes(photo + key.encode())
         refs.append(PhotoRef(key=key, etag="", size=0))
     source = (folder / "bulk").as_uri()
-    asked = BatchOptions(queue=choose_queue(app, "bulk", "library"), tenant="library")
+    asked = BatchOptions(queue=choose_queue(app, "bulk", "library"), tenant="library", recipe=recipe)
     ledger, batch = new_batch(source, (folder / "bulk-out").as_uri(), asked, settings)
     real = [PhotoRef(key=i.key, etag=i.etag, size=i.size) for i in open_store(source).list()]
     refs[:REAL] = real

@@ -45,10 +45,9 @@ from apf.research.evaluate.rivals import fawkes
 from apf.research.model_list import load_recognisers
 from producer import Client
 from tests.benchmarks import plain_celery
-from tests.benchmarks.bench_filter import MODELS, real_faces
-from tests.benchmarks.photos import FACE_HEIGHT, jpeg
+from tests.benchmarks.photos import FACE_HEIGHT, jpeg, real_faces
 from tests.benchmarks.processes import APF, running, running_redis
-from tests.benchmarks.record import cores, record, table
+from tests.benchmarks.record import MODELS, cores, record, table
 from tests.benchmarks.services import own_credentials, store
 from tests.conftest import ANY_PLACE, RedisServer, S3Server
 
@@ -194,7 +193,7 @@ def fawkes_like(models: Path) -> tuple[Peer, str]:
     """Photo by photo, from bytes to bytes; and the recogniser that it takes its features from."""
     ours = load_filter()
     extractor, name = first_recogniser(models)
-    candidates = torch.from_numpy(np.stack(real_faces(ours, 6)))
+    candidates = torch.from_numpy(np.stack(real_faces(6)))
     attack = fawkes(extractor, candidates, ours.recipe.epsilon, seed=0)
 
     def protect(data: bytes) -> bytes:

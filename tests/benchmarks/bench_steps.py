@@ -1,9 +1,9 @@
-"""Milliseconds a face: our steps, the same by plain torch, and MI-DI-40. `python -m tests.benchmarks.bench_steps`.
+"""Milliseconds a face: our steps, the same by plain torch, and rivals. `python -m tests.benchmarks.bench_steps`.
 
 A face of 100, 300 and 1000 pixels, in turns, in one process: first one face on one core, then as many faces as there
 are cores on all of them. A ratio is of one turn, so that whatever else the machine does meets both. "standard" is all
-of a recipe's steps on its guides, with start and verdict; "apf-mfn" is so many steps on that guide alone. MI-DI-40
-climbs on the recognisers of `--models`, on crops, and is left out where there are none.
+of a recipe's steps on its guides, with start and verdict; "apf-mfn" is so many steps on that guide alone. The rivals
+climb on the recognisers of `--models`, on crops, and are left out where there are none.
 """
 
 from __future__ import annotations
@@ -24,15 +24,14 @@ from apf.attack.recipe_guides import load_guides
 from apf.faces.alignment import align, alignment
 from apf.filters.load import load_filter
 from apf.recipe import Recipe, load_recipe
-from apf.research.evaluate.rivals import momentum_attack
+from apf.research.evaluate.rivals import lowkey, momentum_attack
 from apf.research.model_list import load_recognisers
 from apf.runtime.cores import use_cores
-from tests.benchmarks.bench_filter import MODELS
 from tests.benchmarks.plain_torch import PlainSteps
-from tests.benchmarks.record import cores, machine, record, table
+from tests.benchmarks.record import MODELS, cores, machine, record, table
 
 SIDES = (100, 300, 1000)
-OURS, TORCH, MI_DI = "ours", "plain torch", "MI-DI-40"
+OURS, TORCH, MI_DI, LOWKEY = "ours", "plain torch", "MI-DI-40", "LowKey-like"
 ONE_GUIDE = "apf-mfn"
 
 Method = Callable[[Sequence[Task]], object]
@@ -44,7 +43,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--sides", type=int, nargs="+", default=SIDES, help="heights of faces' boxes, in pixels")
     parser.add_argument("--one-guide-steps", type=int, default=3, help=f"steps on {ONE_GUIDE} alone")
-    parser.add_argument("--short", action="store_true", help="one turn of the smallest face, no MI-DI-40")
+    parser.add_argument("--short", action="store_true", help="one turn of the smallest face, no rivals")
     parser.add_argument("--cpu-time", action="store_true", help="count processor time: for a machine that others use")
     asked = parser.parse_args()
     if asked.short:
@@ -72,13 +71,18 @@ def main() -> None:
 
 
 def methods(recipe: Recipe, models: Path | None) -> dict[str, Method]:
-    """By name; MI-DI-40 only where the folder of recognisers is there."""
+    """By name; the rivals only where the folder of recognisers is there."""
     guides, plain = load_guides(recipe), PlainSteps.of(recipe)
     found: dict[str, Method] = {OURS: lambda tasks: hide(tasks, recipe, guides), TORCH: plain}
     if models and models.is_dir():
-        attack = momentum_attack(list(load_recognisers(models, role="train").values()), recipe.epsilon, 40, seed=0)
-        found[MI_DI] = lambda tasks: attack(torch.from_numpy(np.stack([align(t.pixels, t.matrix) for t in tasks])))
+        attacked = list(load_recognisers(models, role="train").values())
+        found[MI_DI] = on_crops(momentum_attack(attacked, recipe.epsilon, 40, seed=0))
+        found[LOWKEY] = on_crops(lowkey(attacked, recipe.epsilon))
     return found
+
+
+def on_crops(attack: Callable[[torch.Tensor], object]) -> Method:
+    return lambda tasks: attack(torch.from_numpy(np.stack([align(task.pixels, task.matrix) for task in tasks])))
 
 
 def face_of(side: int) -> Task:
@@ -99,7 +103,7 @@ def in_turns(
 ) -> dict[str, list[float]]:
     """Seconds a face of each way in each turn; all but the slowest go once before, to warm up."""
     for name, way in ways.items():
-        if name != MI_DI:
+        if name not in (MI_DI, LOWKEY):
             way(tasks)
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(turns):

@@ -1,6 +1,6 @@
 """A benchmark at the working tree and at another commit, in turn.
 
-    python -m tests.benchmarks.paired bench_filter [ITS OPTIONS] --against HEAD~1 [--runs 5]
+    python -m tests.benchmarks.paired bench_steps [ITS OPTIONS] --against HEAD~1 [--runs 5]
 
 Machines get slower and faster by the minute. So the two run A B A B, each pair gives one ratio for each figure (the
 working tree's divided by the commit's), and what is printed is the pairs' median with their smallest and largest. The
@@ -32,7 +32,7 @@ Figures = Mapping[str, float]
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("benchmark", help="such as bench_filter; further options are handed to it")
+    parser.add_argument("benchmark", help="such as bench_steps; further options are handed to it")
     parser.add_argument("--against", required=True, metavar="COMMIT")
     parser.add_argument("--runs", type=int, default=5, help="pairs")
     parser.add_argument("--same-benchmark", action="store_true", help="the working tree's benchmark for both")

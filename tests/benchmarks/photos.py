@@ -17,7 +17,7 @@ from PIL import Image
 from skimage.data import astronaut, coffee
 
 from apf.detection.detector import Detector, load_detector
-from apf.faces.alignment import UInt8
+from apf.faces.alignment import Float32, UInt8, align, alignment
 
 #: Height of a face's box, in photo heights, by how many there are.
 FACE_HEIGHT = {1: 0.30, 5: 0.15, 20: 0.09}
@@ -60,6 +60,17 @@ def six() -> UInt8:
     """InsightFace's t1.jpg: (H, W, 3) uint8 RGB with six faces."""
     with Image.open(str(resources.files("insightface") / "data/images/t1.jpg")) as image:
         return np.asarray(image.convert("RGB"))
+
+
+def real_faces(count: int) -> list[Float32]:
+    """Aligned crops (3, 112, 112) float32 in [0, 1] of six people, again and again."""
+    detector = load_detector("centerface")
+    faces = [
+        align(photo, alignment(face.landmarks))
+        for photo in cutouts(detector, six())
+        for face in detector.detect([photo])[0][:1]
+    ]
+    return [faces[number % len(faces)] for number in range(count)]
 
 
 @cache

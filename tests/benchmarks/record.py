@@ -16,6 +16,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 HISTORY = ROOT / "bench-history"
+#: Where recognisers are looked for that are no part of this repository; as in the tests.
+MODELS = Path(os.environ.get("APF_SHARED") or ROOT.parent / "shared") / "face_models"
 
 
 def record(name: str, figures: Mapping[str, object], *, history: Path | None = None) -> None:
