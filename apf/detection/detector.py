@@ -3,7 +3,7 @@
 With CenterFace, all of six real faces are found upright from 32 pixels of height in a photo of 1 megapixel (four to six
 at 20, by where they lie), and from 48 in one of 12 megapixels; upside down, not all even at 200:
 `tests/benchmarks/bench_detector.py`. Photos of up to 3 megapixels are looked at in full; in larger ones the smallest
-face grows with the photo's side. YuNet finds fewer of small and of turned faces, in less than a third of the time.
+face grows with the photo's side. YuNet finds fewer of small and of turned faces, in a third of the time.
 """
 
 from __future__ import annotations

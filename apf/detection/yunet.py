@@ -1,4 +1,4 @@
-"""YuNet (Wu, Peng and Yu, 2023) by ONNX Runtime on the CPU: less than a third of CenterFace's time, and less recall.
+"""YuNet (Wu, Peng and Yu, 2023) by ONNX Runtime on the CPU: a third of CenterFace's time, and less recall.
 
 Its file (MIT) is in no commit and no wheel. It is fetched by its digest once it is asked for (`apf.guides.download`).
 """
