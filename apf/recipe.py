@@ -67,7 +67,7 @@ class Recipe(BaseModel):
     guide_digests: tuple[str, ...] = ()
     #: Of records that a version before 5 wrote, whose ids count it; nothing does these steps any more.
     refine_steps: int = Field(default=0, ge=0, le=100)
-    #: "centerface", or the name or folder of an InsightFace pack.
+    #: "centerface", "yunet", or the name or folder of an InsightFace pack.
     detector: str = "centerface"
     #: JPEGs leave with their own quantisation tables, but never coarser than this IJG quality.
     jpeg_floor_quality: int = Field(default=75, ge=1, le=95)

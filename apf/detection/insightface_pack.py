@@ -54,7 +54,7 @@ def _folder(name: str) -> Path:
         if folder.is_dir() and any(folder.glob("*.onnx")):
             return folder
     raise DetectorError(
-        f"no detector named {name!r}: it is neither 'centerface' nor a folder with ONNX files. "
+        f"no detector named {name!r}: it is neither 'centerface' nor 'yunet' nor a folder with ONNX files. "
         f"Unpack the InsightFace pack into {PACKS / name}, or name its folder"
     )
 

@@ -65,8 +65,19 @@ SFACE = Known(
     "face_recognition_sface_2021dec.onnx",
     bytes=38_696_353,
 )
-#: Those that `apf guides pull` fetches.
+#: The detector (`apf.detection.yunet`).
+YUNET = Known(
+    name="yunet",
+    sha256="8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4",
+    licence="MIT",
+    origin="YuNet of OpenCV Zoo",
+    url="https://media.githubusercontent.com/media/opencv/opencv_zoo/main/models/face_detection_yunet/"
+    "face_detection_yunet_2023mar.onnx",
+    bytes=232_589,
+)
+#: Guides that `apf guides pull` fetches; and detectors, which are fetched once they are asked for, too.
 FETCHED = {known.name: known for known in (SFACE,)}
+DETECTORS = {known.name: known for known in (YUNET,)}
 
 
 def guides_folder() -> Path:
@@ -76,6 +87,11 @@ def guides_folder() -> Path:
 
 def fetched_path(known: Known, folder: Path | None = None) -> Path:
     return (folder or guides_folder()) / f"{known.name}-{known.sha256[:16]}.onnx"
+
+
+def is_here(known: Known, folder: Path | None = None) -> bool:
+    """Return whether a file that is fetched lies where it has its place, whole."""
+    return _digest(fetched_path(known, folder)) == known.sha256
 
 
 def own_path(name: str) -> Path | None:

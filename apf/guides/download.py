@@ -1,4 +1,4 @@
-"""Fetch guides that are known by their digest. A file takes its place once it is checked."""
+"""Fetch guides and detectors that are known by their digest. A file takes its place once it is checked."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from apf.errors import GuideError
-from apf.guides.catalogue import FETCHED, Known, fetched_path
+from apf.guides.catalogue import DETECTORS, FETCHED, Known, fetched_path, is_here
 
 #: A server that says nothing for so long, and a transfer that takes longer in all, are given up.
 SILENCE_S, WHOLE_S = 30.0, 1800.0
@@ -21,10 +21,14 @@ CHUNK = 1 << 16
 
 
 def find_known(name: str) -> Known:
-    """Raise GuideError where no guide of this name is fetched."""
-    if name not in FETCHED:
-        raise GuideError(f"no guide {name!r} to fetch: there is {', '.join(FETCHED)}; `apf guides list` has them all")
-    return FETCHED[name]
+    """Raise GuideError where no guide or detector of this name is fetched."""
+    known = {**FETCHED, **DETECTORS}
+    if name not in known:
+        raise GuideError(
+            f"no guide {name!r} to fetch: there is {', '.join(FETCHED)} (and the detector {', '.join(DETECTORS)}); "
+            "`apf guides list` has all guides"
+        )
+    return known[name]
 
 
 def pull(
@@ -45,7 +49,7 @@ def pull(
         GuideError: it cannot be fetched or written, or what came is not what its digest says.
     """
     target, place = fetched_path(known, folder), place or known.url
-    if _is(target, known):
+    if is_here(known, folder):
         return target
     try:
         target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -66,14 +70,6 @@ def pull(
     finally:
         Path(draft).unlink(missing_ok=True)
     return target
-
-
-def _is(path: Path, known: Known) -> bool:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() == known.sha256
-    except OSError:
-        return False
 
 
 def _checked(chunks: Iterator[bytes], known: Known, place: str) -> Iterator[bytes]:

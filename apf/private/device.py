@@ -15,8 +15,7 @@ import numpy as np
 
 from apf.attack.bound import Bound
 from apf.attack.perturbation import Canvas, Change, in_colour
-from apf.detection.centerface_onnx import light_detector
-from apf.detection.detector import Detector, load_detector
+from apf.detection.detector import Detector, load_detector, load_light_detector
 from apf.errors import OtherVersion, PrivateFileError, WeakPerturbation
 from apf.faces.alignment import CROP, Face, Float32, Float64, align, alignment
 from apf.photo import Limits, Photo, decode
@@ -73,7 +72,7 @@ class Device:
         self._reduction = reduction
         self._limits = limits or Limits()
         self._probe = LightProbe()
-        self._detector = _detector(recipe.detector)
+        self._detector: Detector = load_light_detector(recipe.detector) or load_detector(recipe.detector)
 
     def photo_id(self, data: bytes) -> str:
         """Return what this photo is called in all files of private mode."""
@@ -189,9 +188,3 @@ class Device:
         change = in_colour(delta, 0.0 if photo.grey else self._recipe.chroma)
         changed = self._probe.embedding(np.clip(crop + change, 0, 1))
         return 1 - float(changed @ own)
-
-
-def _detector(name: str) -> Detector:
-    if name == "centerface":
-        return light_detector()
-    return load_detector(name)

@@ -39,13 +39,13 @@ def list_command(as_json: AsJson = False) -> None:
 @app.command("pull")
 @errors_end_the_command
 def pull_command(
-    name: Annotated[str, typer.Argument(help="As `apf guides list` has it.")],
+    name: Annotated[str, typer.Argument(help="As `apf guides list` has it; or yunet.")],
     place: Annotated[
         str, typer.Option("--from", metavar="URL|FILE", help="Where to take it from; the digest must be the same.")
     ] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Fetch a guide and check its digest; one that is here already stays."""
+    """Fetch a guide, or the detector yunet, and check its digest; one that is here already stays."""
     known = find_known(name)
     path = pull(known, place)
     if as_json:

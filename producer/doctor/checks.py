@@ -14,6 +14,7 @@ import redis
 
 from apf.errors import ApfError, WeightsError
 from apf.extras import PURPOSES, extra_for, has_gpu_driver, lacking
+from apf.guides.catalogue import DETECTORS, is_here
 from apf.recipe import DEFAULT_RECIPE, load_recipe, other_guides
 from apf.weight_files import check_weights, weights_digest
 from producer.doctor.finding import Finding
@@ -41,7 +42,7 @@ def examine(settings: Settings, urls: Iterable[str]) -> list[Finding]:
     findings = [_settings(settings), *_broker(settings), *_ledger(settings, urls)]
     for url in urls:
         findings += examine_store(url, settings)
-    findings += [_weights(), *_guides(), *_worker_parts(settings), _extras()]
+    findings += [_weights(), *_guides(), *_detector(settings), *_worker_parts(settings), _extras()]
     return findings
 
 
@@ -196,6 +197,15 @@ def _guides() -> list[Finding]:
     reason = other_guides(recipe)
     names = ", ".join([*recipe.guides, *recipe.jury])
     return [Finding("guides", not reason, reason or f"{names}: here, as recipes without their own want them")]
+
+
+def _detector(settings: Settings) -> list[Finding]:
+    """Return whether the detector that `APF_DETECTOR` names is here, if it is one that is fetched."""
+    known = DETECTORS.get(settings.detector or "")
+    if not known:
+        return []
+    later = f"fetched on first use, from {known.url}; or by `apf guides pull {known.name} --from FILE`"
+    return [Finding("detector", True, f"{known.name}: {'here' if is_here(known) else later}")]
 
 
 def _worker_parts(settings: Settings) -> list[Finding]:

@@ -1,4 +1,4 @@
-"""The cost and the recall of the default detector: `python -m tests.benchmarks.bench_detector`.
+"""The cost and the recall of a detector, the default one if none is named: `python -m tests.benchmarks.bench_detector`.
 
 Core seconds a megapixel, on one core, of the photos that other benchmarks measure with (`tests.benchmarks.photos`). And
 recall: six real faces (InsightFace's t1.jpg) of known heights, turned, on a photo without faces (scikit-image's coffee,
@@ -31,12 +31,14 @@ MEGAPIXELS = (1, 4, 12)
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--short", action="store_true", help="the smallest photo alone")
-    megapixels = MEGAPIXELS[:1] if parser.parse_args(arguments).short else MEGAPIXELS
+    parser.add_argument("--detector", default="centerface", help="yunet, or an InsightFace pack")
+    asked = parser.parse_args(arguments)
+    megapixels = MEGAPIXELS[:1] if asked.short else MEGAPIXELS
     use_cores(1)
-    detector = load_detector("centerface")
+    detector = load_detector(asked.detector)
     costs = [cost(detector, size, faces) for size in megapixels for faces in (0, *FACE_HEIGHT)]
     print(f"{table(costs)}\n")
-    faces = cutouts(detector, six())
+    faces = cutouts(load_detector("centerface"), six())
     recalls = {size: recall(detector, faces, size) for size in megapixels}
     for size, missed in recalls.items():
         rows = [
@@ -45,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ]
         print(f"{size} megapixels\n\n{table(rows)}\n")
     missed = {f"{s} MP": {f"{h} px, {a} deg": m for (h, a), m in all_.items() if m} for s, all_ in recalls.items()}
-    record("detector", {"cost": costs, "faces": len(faces), "missed": missed})
+    record("detector", {"detector": asked.detector, "cost": costs, "faces": len(faces), "missed": missed})
 
 
 def cost(detector: Detector, megapixels: float, faces: int, turns: int = 5) -> dict[str, float]:

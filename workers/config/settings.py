@@ -48,7 +48,7 @@ class Settings(BaseSettings):
     #: Buckets and folders under which a queue's worker may read and write, as URLs with spaces between; * for all.
     #: Without a queue everything is allowed that the user may do.
     allowed_urls: Text | None = None
-    #: Overrides the recipe's detector: "centerface", or the name or folder of an InsightFace pack.
+    #: Overrides the recipe's detector: "centerface", "yunet", or the name or folder of an InsightFace pack.
     detector: Text | None = None
     #: "auto" takes CUDA where there is one.
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
