@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import cv2
@@ -28,7 +29,7 @@ from apf.attack.perturbation import (
     spread,
 )
 from apf.faces.alignment import Float32, UInt8, cut
-from apf.faces.geometry import CROP, scale_of
+from apf.faces.geometry import CROP, Float64, scale_of
 from apf.faces.resampling import blurred, reduce_area, warp_affine
 from apf.runtime.cores import with_idle_cores
 
@@ -63,16 +64,20 @@ class Climb:
     own: list[Float32] = field(default_factory=list)
     away: list[Float32] = field(default_factory=list)
     momenta: list[Float32] = field(default_factory=list)
-    #: Of the whole bound in the template, (n, n), and of the face's brightness there, (112, 112, 3) a direction.
-    bound: Float32 = field(init=False)
-    slopes: list[Float32] = field(init=False)
 
     def __post_init__(self) -> None:
         self.momenta = [np.zeros_like(one) for one in self.latents]
-        side = self.latents[0].shape[-1]
-        self.bound = _reduced(self.canvas.template_bound()[..., None], side)[..., 0]
+
+    @cached_property
+    def bound(self) -> Float32:
+        """The whole bound in the template, (n, n)."""
+        return _reduced(self.canvas.template_bound()[..., None], self.latents[0].shape[-1])[..., 0]
+
+    @cached_property
+    def slopes(self) -> list[Float32]:
+        """How the face's brightness changes along the template's x and y, (112, 112, 3) each."""
         face = cut(self.canvas.pixels, self.canvas.matrix, unit=255)
-        self.slopes = [np.gradient(face, axis=axis).astype(np.float32) for axis in (1, 0)]
+        return [np.gradient(face, axis=axis).astype(np.float32) for axis in (1, 0)]
 
     @property
     def crop(self) -> Float32:

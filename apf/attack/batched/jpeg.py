@@ -36,11 +36,14 @@ COLOUR_TABLE = (
     *(((99,) * 8,) * 4),
 )
 #: libjpeg's fixed-point conversions: shares of red, green and blue in luma, Cb and Cr, and what it adds before it cuts.
-TO_LUMA_AND_COLOUR = tuple(
-    tuple(share / 2**16 for share in shares)
-    for shares in ((19595, 38470, 7471), (-11059, -21709, 32768), (32768, -27439, -5329))
-)
-OFFSETS = 0.5, 128.5 - 2.0**-16, 128.5 - 2.0**-16
+TO_LUMA_AND_COLOUR = [
+    [value / 2**16 for value in values]
+    for values in (
+        (19595, 38470, 7471, 32768),
+        (-11059, -21709, 32768, (128 << 16) + 32767),
+        (32768, -27439, -5329, (128 << 16) + 32767),
+    )
+]
 CR_TO_RED, CB_TO_BLUE, CB_TO_GREEN, CR_TO_GREEN = (one / 2**16 for one in (91881, 116130, -22554, -46802))
 #: Sides of pictures are multiples of this: a block of colour covers so many pixels.
 UNIT = 16
@@ -72,8 +75,8 @@ class Jpeg(nn.Module):
         """
         red, green, blue = images.round().unbind(1)
         luma, cb, cr = (
-            torch.floor(sum(share * one for share, one in zip(shares, (red, green, blue), strict=True)) + offset)
-            for shares, offset in zip(TO_LUMA_AND_COLOUR, OFFSETS, strict=True)
+            torch.floor(of_red * red + of_green * green + of_blue * blue + offset)
+            for of_red, of_green, of_blue, offset in TO_LUMA_AND_COLOUR
         )
         rows, columns = (height + 1) // 2, (width + 1) // 2
         colour = _beyond(self._halved(torch.stack([cb, cr], 1)), rows, None)
