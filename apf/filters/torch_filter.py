@@ -13,14 +13,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from apf.attack.batched.road import BatchedRoad, torch_guides
 from apf.attack.perturbation import Change, change_of
+from apf.attack.protect_face import Hidden, Task, hide
 from apf.attack.recipe_guides import Guides, load_guides
 from apf.detection.detector import Detector, load_detector
 from apf.errors import WeightsError
 from apf.faces.alignment import CROP, Float32
 from apf.filters.cuda_runner import Runner
-from apf.filters.precision import Precision, at_precision, chosen
+from apf.filters.precision import Precision, at_precision, chosen, guide_at_precision
 from apf.recipe import DEFAULT_RECIPE, Recipe, ready_recipe
+from apf.runtime.cuda.graph import captured
 from apf.runtime.stage_clock import StageClock
 from apf.runtime.torch_threads import each
 from apf.stages.compose import Run, answered, finish
@@ -64,7 +67,8 @@ class Filter:
         self.network = _frozen(network, self.device)
         self.uap = uap.to(self.device)
         #: The two networks as they compute; `probe` and `network` stay float32.
-        self._used = at_precision(self.probe, self.network, chosen(precision, self.device))
+        self._dtype, self._graphs = chosen(precision, self.device), graphs
+        self._used = at_precision(self.probe, self.network, self._dtype)
         self._runners = {
             work.__name__: Runner(work.__name__, work, self.device, graphs=graphs)
             for work in (self._stages, self._finish)
@@ -133,6 +137,25 @@ class Filter:
             change_of(one[:3], epsilon, crop, one[3:]) if led else change_of(one[:3], epsilon)
             for crop, one in zip(crops, found, strict=True)
         ]
+
+    def hide(self, tasks: Sequence[Task], clock: StageClock | None = None) -> list[Hidden]:
+        """As `apf.attack.protect_face.hide`, by the recipe and its guides: on a GPU in batches across photos.
+
+        Raises:
+            DeviceMemoryError: the GPU has no memory for one face.
+        """
+        if self.device.type == "cpu" or not self.recipe.steps:
+            return hide(tasks, self.recipe, self.guides, clock)
+        with (clock or StageClock()).stage("steps"):
+            return self._road.hide(tasks, self.recipe)
+
+    @cached_property
+    def _road(self) -> BatchedRoad:
+        def coarser(network: nn.Module) -> nn.Module:
+            return guide_at_precision(network, self._dtype)
+
+        capture = captured if self._graphs else None
+        return BatchedRoad(torch_guides(self.guides), self.device, coarser=coarser, capture=capture)
 
     def _answers(self, faces: Tensor, clock: StageClock | None) -> Tensor:
         _check(faces)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from apf.attack.perturbation import Change
-from apf.attack.protect_face import Hidden, Task, hide
+from apf.attack.protect_face import Hidden, Task
 from apf.faces.alignment import Face, Float32, Float64, align, alignment
 from apf.filters.load import PhotoFilter
 from apf.photo import Limits, Photo, decode
@@ -80,7 +80,7 @@ def _hidden(
     tasks = [
         Task(photo.pixels, matrix, photo.grey, start) for (photo, matrix), start in zip(places, starts, strict=True)
     ]
-    return hide(tasks, filter.recipe, filter.guides, clock)
+    return filter.hide(tasks, clock)
 
 
 def _starts(crops: Sequence[Float32], filter: PhotoFilter, clock: StageClock) -> Sequence[Change | None]:

@@ -22,6 +22,7 @@ from apf.attack.gradient_steps import begin_climb, drawn_decoys
 from apf.attack.jury import Verdict
 from apf.attack.perturbation import canvas_size
 from apf.attack.protect_face import FIRST_ROOM, FIRST_STEPS, Hidden, Task, beside_the_photo, nothing
+from apf.attack.recipe_guides import Guides
 from apf.faces.geometry import CROP
 from apf.guides.torch_guide import TorchGuide
 from apf.recipe import Recipe
@@ -39,6 +40,23 @@ TRIAL = 32
 
 def at_once(_: str, part: Callable[[], Tensor]) -> Tensor:
     return part()
+
+
+@dataclass(frozen=True)
+class TorchGuides:
+    """As `apf.attack.recipe_guides.Guides`, of guides by torch."""
+
+    climbed: tuple[TorchGuide, ...]
+    jury: tuple[TorchGuide, ...] = ()
+
+
+def torch_guides(guides: Guides) -> TorchGuides:
+    """Return a device's guides; raises TypeError where one is none of torch."""
+    named = [*guides.climbed, *guides.jury]
+    found = [one for one in named if isinstance(one, TorchGuide)]
+    if len(found) != len(named):
+        raise TypeError(f"guides {', '.join(one.name for one in named)} are not all of torch: load them for a device")
+    return TorchGuides(tuple(found[: len(guides.climbed)]), tuple(found[len(guides.climbed) :]))
 
 
 @dataclass(eq=False)
@@ -66,7 +84,6 @@ class BatchedRoad:
     of faces around it, not with which these are.
 
     Args:
-        guides: climbed on; `jury` likewise judges.
         coarser: makes of a guide's network that which the steps climb on, such as one in bfloat16.
         sizes: of batches, ascending.
         capture: how a graph is made; None is launch by launch.
@@ -75,8 +92,7 @@ class BatchedRoad:
 
     def __init__(
         self,
-        guides: Sequence[TorchGuide],
-        jury: Sequence[TorchGuide],
+        guides: TorchGuides,
         device: torch.device,
         *,
         coarser: Callable[[nn.Module], nn.Module] = lambda network: network,
@@ -87,16 +103,15 @@ class BatchedRoad:
         self._device, self._sizes, self._run = device, tuple(sizes), run
         self._capture = capture if device.type == "cuda" or capture is not captured else None
         seers = [
-            *(_seer(one, device, coarser) for one in guides),
-            *(_seer(one, device, lambda network: network) for one in jury),
+            *(_seer(one, device, coarser) for one in guides.climbed),
+            *(_seer(one, device, lambda network: network) for one in guides.jury),
         ]
-        self._steps = {
-            warps: Steps(seers[: len(guides)], seers[len(guides) :], warps=warps).to(device) for warps in (True, False)
-        }
-        self._name = " ".join(["steps", *(one.name for one in (*guides, *jury))])
+        count = len(guides.climbed)
+        self._steps = {warps: Steps(seers[:count], seers[count:], warps=warps).to(device) for warps in (True, False)}
+        self._name = " ".join(["steps", *(one.name for one in (*guides.climbed, *guides.jury))])
         with torch.no_grad():
             grey = torch.full((1, 3, CROP, CROP), 0.5, device=device)
-            self._lengths = [seer.network(grey).shape[1] for seer in seers[: len(guides)]]
+            self._lengths = [seer.network(grey).shape[1] for seer in seers[:count]]
         self._batches: dict[tuple[int, int, bool], Batch] = {}
         self._lock = threading.Lock()
 
