@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from apf.faces.alignment import CROP
-from apf.guides.torch_recogniser import Recogniser
 from apf.stages.constants import CHANNELS
 from apf.stages.probe import Probe
 from apf.stages.transfer_network import TransferNet
@@ -81,28 +80,9 @@ def reduced(module: Module, dtype: torch.dtype) -> Module:
     return made
 
 
-def guide_at_precision(network: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """Return a guide's network as steps climb on it: itself, or a copy whose layers compute in bfloat16 where that
-    works. How a face is fed to it stays float32.
-    """
-    if dtype == torch.float32:
-        return network
-    if isinstance(network, Recogniser):
-        lower: nn.Module = copy.deepcopy(network)
-        lower.network = reduced(network.network, dtype)
-    else:
-        lower = reduced(network, dtype)
-    try:
-        _try_to_climb(lower)
-    except RuntimeError as error:
-        logger.warning("%s does not work for a guide here, climbing in float32: %s", dtype, error)
-        return network
-    return lower
-
-
 def _try(probe: Probe, network: TransferNet) -> None:
     """Raise RuntimeError where the device cannot run the two, forwards and backwards, to finite results."""
-    _try_to_climb(probe)
+    try_to_climb(probe)
     with torch.no_grad():
         device = next(probe.parameters()).device
         perturbation = network(torch.full((1, CHANNELS, CROP, CROP), 0.5, device=device))
@@ -110,7 +90,7 @@ def _try(probe: Probe, network: TransferNet) -> None:
         raise RuntimeError("its results are not finite")
 
 
-def _try_to_climb(network: nn.Module) -> None:
+def try_to_climb(network: nn.Module) -> None:
     """Raise RuntimeError where the device cannot tell the gradient of a network by a face, or no finite one."""
     device = next(network.parameters()).device
     with torch.inference_mode(False), torch.enable_grad():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -13,7 +13,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from apf.attack.batched.road import BatchedRoad, torch_guides
 from apf.attack.perturbation import Change, change_of
 from apf.attack.protect_face import Hidden, Task, hide
 from apf.attack.recipe_guides import Guides, load_guides
@@ -21,9 +20,8 @@ from apf.detection.detector import Detector, load_detector
 from apf.errors import WeightsError
 from apf.faces.alignment import CROP, Float32
 from apf.filters.cuda_runner import Runner
-from apf.filters.precision import Precision, at_precision, chosen, guide_at_precision
+from apf.filters.precision import Precision, at_precision, chosen
 from apf.recipe import DEFAULT_RECIPE, Recipe, ready_recipe
-from apf.runtime.cuda.graph import captured
 from apf.runtime.stage_clock import StageClock
 from apf.runtime.torch_threads import each
 from apf.stages.compose import Run, answered, finish
@@ -31,6 +29,9 @@ from apf.stages.constants import CHANNELS
 from apf.stages.probe import Probe, fused
 from apf.stages.transfer_network import TransferNet
 from apf.weight_files import WEIGHTS_DIR
+
+if TYPE_CHECKING:
+    from apf.attack.batched.road import BatchedRoad
 
 #: Faces a forward pass, always exactly so many: with one batch shape a face's result is the same to the bit whatever
 #: faces come with it. Larger chunks gain a CPU little and cost a photo with one face its padding. A GPU has several
@@ -151,11 +152,9 @@ class Filter:
 
     @cached_property
     def _road(self) -> BatchedRoad:
-        def coarser(network: nn.Module) -> nn.Module:
-            return guide_at_precision(network, self._dtype)
+        from apf.filters.steps_road import road_on  # noqa: PLC0415  guides by torch load where there are steps
 
-        capture = captured if self._graphs else None
-        return BatchedRoad(torch_guides(self.guides), self.device, coarser=coarser, capture=capture)
+        return road_on(self.device, self.guides, self._dtype, graphs=self._graphs)
 
     def _answers(self, faces: Tensor, clock: StageClock | None) -> Tensor:
         _check(faces)

@@ -28,7 +28,7 @@ from apf.guides.torch_guide import TorchGuide
 from apf.recipe import Recipe
 from apf.runtime.cores import cores
 from apf.runtime.cuda.batches import FACE_BATCHES, limit
-from apf.runtime.cuda.graph import Capture, captured
+from apf.runtime.cuda.graph import Capture
 from apf.runtime.cuda.memory import empty_cache, find_limit, in_batches, is_out_of_memory
 from apf.stages.compose import Run
 
@@ -97,11 +97,11 @@ class BatchedRoad:
         *,
         coarser: Callable[[nn.Module], nn.Module] = lambda network: network,
         sizes: Sequence[int] = FACE_BATCHES,
-        capture: Capture | None = captured,
+        capture: Capture | None = None,
         run: Run = at_once,
     ) -> None:
         self._device, self._sizes, self._run = device, tuple(sizes), run
-        self._capture = capture if device.type == "cuda" or capture is not captured else None
+        self._capture = capture
         seers = [
             *(_seer(one, device, coarser) for one in guides.climbed),
             *(_seer(one, device, lambda network: network) for one in guides.jury),

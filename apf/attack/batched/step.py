@@ -23,6 +23,8 @@ from apf.faces.geometry import CROP
 
 #: Half of `cv2.GaussianBlur`'s kernel, which is seven pixels wide for `DRAWN`.
 DRAWN_REACH = 3
+#: Steps of a pixel in which OpenCV adds up a place, and in which it samples there.
+FIXED, PLACES = 1024, 32
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,10 @@ class Steps(nn.Module):
         one = numbers[:, 4:10].view(-1, 2, 3, 1, 1)
         x, y = own[:, None, ..., 0], own[:, None, ..., 1]
         at = (one[:, :, 0] * x + one[:, :, 1] * y + one[:, :, 2]).permute(0, 2, 3, 1)
+        # OpenCV samples pictures of two channels, such as shifts, at places that are whole in fixed point.
+        across, down = one[:, :, 0] * x, one[:, :, 1] * y + one[:, :, 2]
+        fixed = (FIXED * across).round() + (FIXED * down).round()
+        shifted_at = (torch.floor(fixed * (PLACES / FIXED) + 0.5) / PLACES).permute(0, 2, 3, 1)
         inside = ((at - (CROP - 1) / 2).abs().amax(-1) < CROP / 2)[:, None]
         in_noise = (at + 0.5) * (noise_side / CROP).view(-1, 1, 1, 1) - 0.5
         plain = given["views"][:, 0]
@@ -124,7 +130,7 @@ class Steps(nn.Module):
             bound * inside,
             inside,
             sampling.normalised(sampling.within(in_noise, noise_side, noise_side), CROP, CROP),
-            sampling.normalised(at, CROP, CROP),
+            sampling.normalised(shifted_at, CROP, CROP),
             sampling.normalised(own, side, side),
             reducing,
             mask,
