@@ -14,7 +14,7 @@ import apf.filters.steps_road as steps_road
 from apf.attack.batched.road import BatchedRoad
 from apf.attack.protect_face import Hidden, Task, hide
 from apf.attack.recipe_guides import Guides
-from apf.faces.alignment import align
+from apf.faces.alignment import align, alignment
 from apf.filters.onnx_filter import CpuFilter
 from apf.filters.steps_road import guide_at_precision, road_on
 from apf.filters.torch_filter import Filter
@@ -24,6 +24,7 @@ from apf.photo import decode
 from apf.protect.pipeline import protect_batch
 from apf.recipe import Recipe
 from apf.runtime.stage_clock import StageClock
+from tests.apf.attack.conftest import LANDMARKS
 from tests.apf.attack.test_protect_face import stepping
 
 CPU = torch.device("cpu")
@@ -35,8 +36,8 @@ def guides() -> Guides:
 
 
 @pytest.fixture
-def task(portrait: np.ndarray, matrix: np.ndarray) -> Task:
-    return Task(portrait, matrix, grey=False, start=None)
+def task(portrait: np.ndarray) -> Task:
+    return Task(portrait, alignment(LANDMARKS), grey=False, start=None)
 
 
 def test_without_a_gpu_the_steps_go_as_before(task: Task) -> None:
@@ -82,7 +83,7 @@ def test_a_gpu_takes_the_faces_of_all_photos_at_once(portrait: np.ndarray, guide
     photos, clock = [decode(buffer.getvalue()) for buffer in buffers], StageClock()
     found = protect_batch(photos, filter, clock)
     assert noted.given == [(2, recipe)] and "steps" in clock.seconds and "gradient" not in clock.seconds
-    assert [one.outcome for one in found] == ["protected", "protected", "no_faces"]
+    assert [one.outcome for one in found] == ["protected", "protected", "no_face"]
     assert [len(one.verdicts) for one in found] == [1, 1, 0]
     for photo, one in zip(photos[:2], found, strict=False):
         (alone,) = protect_batch([photo], filter)
@@ -103,7 +104,7 @@ def test_a_cpus_road_has_no_graphs(guides: Guides) -> None:
 
 
 @pytest.mark.parametrize("name", ["dlib", "apf-mfn", "probe"])
-def test_guides_in_bfloat16_lead_the_same_way(name: str, portrait: np.ndarray, matrix: np.ndarray) -> None:
+def test_guides_in_bfloat16_lead_the_same_way(name: str, task: Task) -> None:
     """A gradient of nearly the same direction; how a face is fed stays float32, and so does the guide itself."""
     guide: TorchGuide = torch_probe("cpu") if name == "probe" else torch_guide(find_source(name), "cpu")
     lower = guide_at_precision(guide.network, torch.bfloat16)
@@ -112,7 +113,7 @@ def test_guides_in_bfloat16_lead_the_same_way(name: str, portrait: np.ndarray, m
     assert not {"mean", "std", "grid"} & {key for key, one in lower.named_buffers() if one.dtype == torch.bfloat16}
     found = []
     for network in (guide.network, lower):
-        crop = torch.from_numpy(align(portrait, matrix))[None].requires_grad_(True)
+        crop = torch.from_numpy(align(task.pixels, task.matrix))[None].requires_grad_(True)
         embedding = network(crop)
         toward = torch.randn(embedding.shape, generator=torch.Generator().manual_seed(0))
         (gradient,) = torch.autograd.grad((embedding * toward).sum(), crop)
