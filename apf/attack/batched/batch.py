@@ -88,8 +88,9 @@ class Batch:
 
     def _there(self, array: NDArray[np.generic]) -> Tensor:
         values = torch.from_numpy(array)
-        # Pinned memory is kept and used again by torch, which knows when the copy is over.
-        return values.pin_memory().to(self._device, non_blocking=True) if self._device.type == "cuda" else values
+        if self._device.type == "cuda":
+            values = values.pin_memory()  # is kept and used again by torch, which knows when the copy is over
+        return values.to(self._device, non_blocking=True)
 
 
 def _type(array: NDArray[np.generic]) -> torch.dtype:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from apf.attack.batched import road as road_module
 from apf.attack.batched.batch import Batch
+from apf.attack.batched.packing import STATE, packed
 from apf.attack.batched.road import BatchedRoad, TorchGuides, torch_guides
 from apf.attack.batched.step import Steps
 from apf.attack.bound import Bound
@@ -24,7 +25,8 @@ from apf.attack.recipe_guides import Guides, load_guides
 from apf.errors import DeviceMemoryError
 from apf.faces.geometry import CROP
 from apf.guides import load_guide
-from apf.guides.torch_guide import TorchGuide
+from apf.guides.loading import find_source
+from apf.guides.torch_guide import TorchGuide, torch_guide, torch_probe
 from apf.recipe import Recipe, load_recipe
 from apf.runtime.cuda.batches import Limit
 from tests.apf.attack.batched.conftest import MakeRoad
@@ -272,3 +274,16 @@ def test_a_step_climbs_on_two_of_many_guides(torch_guides_here: dict[str, TorchG
     (wanted,), (found,) = hide([task], recipe, load_guides(recipe)), own.hide([task], recipe)
     assert_same(task, found, wanted, recipe)
     assert found.change.noise.shape[1] < CROP
+
+
+def test_no_part_waits_for_the_device(portrait: np.ndarray) -> None:
+    """On tensors without values: neither steps nor verdict ask for one, or mix host and device, as no graph could."""
+    recipe, meta = stepping(1, guides=("dlib", "apf-mfn"), jury=("probe",)), torch.device("meta")
+    climbed = tuple(torch_guide(find_source(name), "meta") for name in recipe.guides)
+    own = BatchedRoad(TorchGuides(climbed, (torch_probe("meta"),)), meta)
+    work = own._begun(face(portrait, "60 px, turned"), Bound.of(recipe), 1, 1.0)
+    given = packed([work], 160, 2)
+    with torch.no_grad():
+        for warps in (True, False):
+            batch = Batch(own._steps[warps], given, 8, meta, road_module._as_it_is, road_module.at_once)
+            assert batch.climb().shape == (8, STATE + 1)
