@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from apf.attack.bound import Bound
-from apf.attack.gradient_steps import climb, identity, start_climb
+from apf.attack.gradient_steps import Climb, climb, identity, start_climb
 from apf.attack.jury import Verdict, verdict
-from apf.attack.perturbation import Change
+from apf.attack.perturbation import Canvas, Change
 from apf.attack.recipe_guides import Guides
 from apf.faces.alignment import UInt8
 from apf.faces.geometry import CROP, Float64, area, bounds_of, clipped
@@ -41,6 +41,8 @@ class Hidden:
 
     change: Change
     verdict: Verdict | None = None
+    #: As the steps had it: pasting needs its bound.
+    canvas: Canvas | None = None
 
 
 def hide(tasks: Sequence[Task], recipe: Recipe, guides: Guides, clock: StageClock | None = None) -> list[Hidden]:
@@ -56,6 +58,11 @@ def nothing() -> Change:
     return Change(np.zeros((3, CROP, CROP), np.float32))
 
 
+def hidden(face: Climb, said: Verdict | None) -> Hidden:
+    """Return what became of a face after its last step."""
+    return Hidden(face.change, said, face.canvas.without_steps())
+
+
 def beside_the_photo(task: Task) -> bool:
     """Return whether the photo shows nothing of the face."""
     return not area(clipped(bounds_of(task.matrix), task.pixels.shape))
@@ -67,7 +74,7 @@ def _hidden(task: Task, recipe: Recipe, guides: Guides) -> Hidden:
     face = start_climb(task.pixels, task.matrix, guides.climbed, Bound.of(recipe), start=task.start, grey=task.grey)
     if not guides.jury:
         climb(face, guides.climbed, recipe.steps)
-        return Hidden(face.change, verdict(face, guides.climbed, face.own, independent=False))
+        return hidden(face, verdict(face, guides.climbed, face.own, independent=False))
     crop = face.crop
     known = [identity(juror, crop) for juror in guides.jury]
     first = max(1, round(FIRST_STEPS * recipe.steps))
@@ -76,4 +83,4 @@ def _hidden(task: Task, recipe: Recipe, guides: Guides) -> Hidden:
         if said is None or (said.weak and steps):
             climb(face, guides.climbed, steps, room=room)
             said = verdict(face, guides.jury, known, independent=True)
-    return Hidden(face.change, said)
+    return hidden(face, said)

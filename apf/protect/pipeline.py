@@ -97,7 +97,10 @@ def _starts(places: Sequence[tuple[Photo, Float64]], filter: PhotoFilter, clock:
 
 def _pasted(photo: Photo, own: HiddenFaces, recipe: Recipe, *, in_place: bool) -> ProtectedPixels:
     changes, verdicts = [one.change for one in own.hidden], [one.verdict for one in own.hidden]
-    return pasted(photo, own.faces, own.matrices, changes, recipe, verdicts=verdicts, in_place=in_place)
+    canvases = [one.canvas for one in own.hidden]
+    return pasted(
+        photo, own.faces, own.matrices, changes, recipe, verdicts=verdicts, canvases=canvases, in_place=in_place
+    )
 
 
 def protect_photo(data: bytes, filter: PhotoFilter, *, limits: Limits | None = None) -> ProtectedPhoto:

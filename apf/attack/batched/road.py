@@ -15,13 +15,14 @@ from torch import Tensor, nn
 
 from apf.attack.batched.batch import Batch
 from apf.attack.batched.packing import SIDES, Work, packed, read, side_of
-from apf.attack.batched.step import Seer, Steps
+from apf.attack.batched.seer import Seer
+from apf.attack.batched.step import Steps
 from apf.attack.bound import Bound
 from apf.attack.chances import Chance
 from apf.attack.gradient_steps import begin_climb, drawn_decoys
 from apf.attack.jury import Verdict
 from apf.attack.perturbation import canvas_size
-from apf.attack.protect_face import FIRST_ROOM, FIRST_STEPS, Hidden, Task, beside_the_photo, nothing
+from apf.attack.protect_face import FIRST_ROOM, FIRST_STEPS, Hidden, Task, beside_the_photo, hidden, nothing
 from apf.attack.recipe_guides import Guides
 from apf.faces.geometry import CROP
 from apf.guides.torch_guide import TorchGuide
@@ -134,8 +135,7 @@ class BatchedRoad:
                 face.work = pool.submit(self._again, face.ready, steps - first)
             self._climb(weak, warps=allowed.warp > 0)
         return [
-            Hidden(nothing()) if one is None else Hidden(one.ready.face.change, Verdict(one.likeness, judged))
-            for one in faces
+            Hidden(nothing()) if one is None else hidden(one.ready.face, Verdict(one.likeness, judged)) for one in faces
         ]
 
     def _begun(self, task: Task, allowed: Bound, steps: int, room: float) -> Work:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from apf.attack.batched import sampling
 from apf.attack.batched.jpeg import Jpeg
 from apf.attack.batched.packing import FIELD, NOISE
+from apf.attack.batched.seer import Seer, identity, unit
 from apf.attack.batched.views import STEP, TAPS, VIEW
 from apf.attack.bound import LUMA
 from apf.attack.gradient_steps import DECOY, DRAWN, MOMENTUM, SOFTNESS, TINY
@@ -25,17 +26,6 @@ from apf.faces.geometry import CROP
 DRAWN_REACH = 3
 #: Steps of a pixel in which OpenCV adds up a place, and in which it samples there.
 FIXED, PLACES = 1024, 32
-
-
-@dataclass(frozen=True)
-class Seer:
-    """A recogniser on the device."""
-
-    #: Crops (N, 3, 112, 112) to unit embeddings (N, D), in float32; and as the steps climb on it, maybe coarser.
-    network: nn.Module
-    climbed: nn.Module
-    centre: Tensor
-    threshold: float
 
 
 @dataclass(eq=False)
@@ -244,14 +234,3 @@ def _taken(
     size = (momentum.abs().sum(1, keepdim=True) / count).clamp_min(TINY)
     latent = latent + rate * torch.tanh(SOFTNESS / size * momentum)
     return torch.maximum(torch.minimum(latent, room), -room), momentum
-
-
-def identity(seer: Seer, crop: Tensor) -> Tensor:
-    """As `apf.attack.gradient_steps.identity`, (B, D)."""
-    found: Tensor = seer.network(crop)
-    return unit(found - seer.centre)
-
-
-def unit(found: Tensor) -> Tensor:
-    length: Tensor = torch.linalg.vector_norm(found, dim=1, keepdim=True)
-    return found / length.clamp_min(TINY)
