@@ -10,14 +10,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
 from apf.attack.bound import Bound
+from apf.attack.chances import Chance
 from apf.attack.perturbation import (
-    FACE_SIDE,
     KNOTS,
     WARP_FEATHER,
     Canvas,
@@ -27,7 +28,7 @@ from apf.attack.perturbation import (
     in_colour_back,
     spread,
 )
-from apf.faces.alignment import ARCFACE_TEMPLATE, Float32, UInt8, alignment, cut
+from apf.faces.alignment import Float32, UInt8, cut
 from apf.faces.geometry import CROP, Float64, scale_of
 from apf.faces.resampling import blurred, reduce_area, warp_affine
 from apf.runtime.cores import with_idle_cores
@@ -35,12 +36,6 @@ from apf.runtime.cores import with_idle_cores
 if TYPE_CHECKING:
     from apf.guides.guide import Guide
 
-#: Spread of the landmarks as another detector finds them, in sides of the face.
-JITTER = 0.02
-#: Spread of each view's affine map.
-AFFINE_STD = 0.03
-#: JPEG qualities that a view goes through, half of the time.
-QUALITIES = (70, 95)
 MOMENTUM = 0.9
 #: Values of the mean size take tanh(2) = 0.96 of a whole step.
 SOFTNESS = 2.0
@@ -51,13 +46,9 @@ START = 0.05
 #: How much a decoy counts beside the face itself, where guides are several. It keeps photos of one person apart and
 #: costs protection: one guide has none to spare (dlib: 81 % for 86 at FAR 1e-2, and 91 % of pairs match for 93).
 DECOY = 1.0
-#: Guides that a step climbs on at most.
-A_STEP = 2
 TINY = 1e-12
 #: Sigma, in template pixels, of what drawing and cutting out average: the gradient goes back through the same.
 DRAWN = 0.7
-#: Sigmas of the softness that a view has, half of the time.
-SOFT = (0.4, 1.5)
 
 
 @dataclass(eq=False)
@@ -67,22 +58,31 @@ class Climb:
     canvas: Canvas
     allowed: Bound
     rng: np.random.Generator
-    #: The face's direction for each guide, as it was (`identity`): the steps lead away from it.
-    own: list[Float32]
-    away: list[Float32]
     latents: list[Float32]
     grey: bool = False
+    #: The face's direction for each guide, as it was (`identity`), and that which the steps lead away from.
+    own: list[Float32] = field(default_factory=list)
+    away: list[Float32] = field(default_factory=list)
     momenta: list[Float32] = field(default_factory=list)
-    #: Of the whole bound in the template, (n, n), and of the face's brightness there, (112, 112, 3) a direction.
-    bound: Float32 = field(init=False)
-    slopes: list[Float32] = field(init=False)
 
     def __post_init__(self) -> None:
         self.momenta = [np.zeros_like(one) for one in self.latents]
-        side = self.latents[0].shape[-1]
-        self.bound = _reduced(self.canvas.template_bound()[..., None], side)[..., 0]
+
+    @cached_property
+    def bound(self) -> Float32:
+        """The whole bound in the template, (n, n)."""
+        return _reduced(self.canvas.template_bound()[..., None], self.latents[0].shape[-1])[..., 0]
+
+    @cached_property
+    def slopes(self) -> list[Float32]:
+        """How the face's brightness changes along the template's x and y, (112, 112, 3) each."""
         face = cut(self.canvas.pixels, self.canvas.matrix, unit=255)
-        self.slopes = [np.gradient(face, axis=axis).astype(np.float32) for axis in (1, 0)]
+        return [np.gradient(face, axis=axis).astype(np.float32) for axis in (1, 0)]
+
+    @property
+    def crop(self) -> Float32:
+        """The face as it was, (3, 112, 112) in [0, 1]."""
+        return seen_by(self.canvas.pixels.astype(np.float32), self.canvas.matrix)
 
     @property
     def change(self) -> Change:
@@ -106,6 +106,18 @@ def start_climb(
         matrix: (2, 3), photo pixels to template pixels.
         start: where the steps begin; from a little noise, and a little warp, where it has none.
     """
+    face = begin_climb(pixels, matrix, allowed, start=start, grey=grey)
+    crop = face.crop
+    face.own = with_idle_cores(lambda guide: identity(guide, crop), guides)
+    decoys = drawn_decoys(face.rng, [one.shape[0] for one in face.own])
+    face.away = [_with_decoy(one, decoy) for one, decoy in zip(face.own, decoys, strict=True)] if decoys else face.own
+    return face
+
+
+def begin_climb(
+    pixels: UInt8, matrix: Float64, allowed: Bound, *, start: Change | None = None, grey: bool = False
+) -> Climb:
+    """As `start_climb`, but for what guides say: the face has neither its own directions yet, nor those away."""
     canvas = Canvas(pixels, matrix, allowed)
     content = canvas.pixels.tobytes() + np.round(canvas.matrix, 3).tobytes()
     rng = np.random.default_rng(int.from_bytes(hashlib.sha256(content).digest()[:8], "little"))
@@ -116,10 +128,7 @@ def start_climb(
     warp = START * rng.standard_normal((2, KNOTS, KNOTS), np.float32)
     if start is not None and start.field is not None:
         warp = start.field.copy()
-    crop = seen_by(canvas.pixels.astype(np.float32), canvas.matrix)
-    own = with_idle_cores(lambda guide: identity(guide, crop), guides)
-    away = [_with_decoy(one, rng) for one in own] if len(guides) > 1 else own
-    return Climb(canvas, allowed, rng, own, away, [np.ascontiguousarray(noise), warp], grey)
+    return Climb(canvas, allowed, rng, [np.ascontiguousarray(noise), warp], grey=grey)
 
 
 def identity(guide: Guide, crop: Float32) -> Float32:
@@ -129,12 +138,20 @@ def identity(guide: Guide, crop: Float32) -> Float32:
     return unit
 
 
-def _with_decoy(own: Float32, rng: np.random.Generator) -> Float32:
+def drawn_decoys(rng: np.random.Generator, lengths: Sequence[int]) -> list[Float32]:
+    """Draw a decoy of unit length for each of several guides; none for a single one."""
+    found = []
+    for length in lengths if len(lengths) > 1 else ():
+        decoy = rng.standard_normal((length,), np.float32)
+        found.append(decoy / np.linalg.norm(decoy))
+    return found
+
+
+def _with_decoy(own: Float32, decoy: Float32) -> Float32:
     """Return what leads away from the face and towards a place of this photo's own: else all photos of a person would
     meet.
     """
-    decoy = rng.standard_normal(own.shape, np.float32)
-    found = own - np.float32(DECOY) * decoy / np.linalg.norm(decoy)
+    found = own - np.float32(DECOY) * decoy
     reference: Float32 = (found / np.linalg.norm(found)).astype(np.float32)
     return reference
 
@@ -177,15 +194,16 @@ def through_jpeg(image: Float32, quality: int) -> Float32:
 
 def _seen_gradient(face: Climb, guides: Sequence[Guide]) -> Float32:
     """Return the likeness's gradient by the face in the template, (112, 112, 3), as one view shows it."""
-    image, rng = rendered(face.canvas, face.change, face.allowed, grey=face.grey), face.rng
-    if rng.random() < 0.5:
-        image = through_jpeg(image, int(rng.integers(QUALITIES[0], QUALITIES[1] + 1)))
-    view, soft = random_view(rng), rng.uniform(*SOFT) if rng.random() < 0.5 else 0.0
+    image = rendered(face.canvas, face.change, face.allowed, grey=face.grey)
+    chance = Chance.drawn(face.rng, len(guides))
+    if chance.quality:
+        image = through_jpeg(image, chance.quality)
+    view, soft = chance.noise.view, chance.soft
     crop = _softened(seen_by(image, view @ np.vstack([face.canvas.matrix, (0, 0, 1)])), soft)
     total = np.zeros_like(crop)
-    chosen = rng.permutation(len(guides))[:A_STEP]
     # The guides of a single face have a core each.
-    for gradient in with_idle_cores(lambda index: guides[index].climb(crop[None], face.away[index])[1][0], chosen):
+    climbs = with_idle_cores(lambda index: guides[index].climb(crop[None], face.away[index]), chance.chosen)
+    for _, (gradient,) in climbs:
         total += gradient / max(float(np.abs(gradient).mean()), TINY)
     back = np.ascontiguousarray(_softened(total, soft).transpose(1, 2, 0))
     return np.asarray(cv2.GaussianBlur(warp_affine(back, view, CROP, CROP), (0, 0), DRAWN), np.float32)
@@ -193,18 +211,6 @@ def _seen_gradient(face: Climb, guides: Sequence[Guide]) -> Float32:
 
 def _softened(crop: Float32, sigma: float) -> Float32:
     return np.stack([blurred(channel, sigma) for channel in crop]).astype(np.float32) if sigma else crop
-
-
-def random_view(rng: np.random.Generator) -> Float64:
-    """(2, 3), template pixels to those of a crop by other landmarks and under a small affine map."""
-    mirror = np.diag([-1.0, 1.0]) if rng.random() < 0.5 else np.eye(2)
-    fit = alignment(ARCFACE_TEMPLATE + JITTER * FACE_SIDE * rng.standard_normal((5, 2)))
-    small = np.hstack([np.eye(2), np.zeros((2, 1))]) + AFFINE_STD * rng.standard_normal((2, 3))
-    small[:, :2] = mirror @ small[:, :2]
-    middle = (CROP - 1) / 2
-    affine = np.hstack([small[:, :2], (middle + small[:, 2] * CROP / 2 - small[:, :2] @ (middle, middle))[:, None]])
-    view: Float64 = affine @ np.vstack([fit, (0, 0, 1)])
-    return view
 
 
 def seen_by(image: Float32, matrix: Float64) -> Float32:

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from apf.attack.gradient_steps import TINY, Climb, identity, random_view, rendered, seen_by, through_jpeg
+from apf.attack.chances import random_view
+from apf.attack.gradient_steps import TINY, Climb, identity, rendered, seen_by, through_jpeg
 from apf.faces.alignment import Float32
+from apf.faces.geometry import Float64
 from apf.runtime.cores import with_idle_cores
 
 if TYPE_CHECKING:
@@ -43,13 +45,16 @@ def verdict(face: Climb, jury: Sequence[Guide], known: Sequence[Float32], *, ind
     """
     image = through_jpeg(rendered(face.canvas, face.change, face.allowed, grey=face.grey), QUALITY)
     whole = np.vstack([face.canvas.matrix, (0, 0, 1)])
-    # Views of its own, so that being judged does not change the steps that follow.
-    rng = np.random.default_rng(0)
-    views = [np.eye(2, 3), *(random_view(rng) for _ in range(VIEWS))]
-    crops = [seen_by(image, view @ whole) for view in views]
+    crops = [seen_by(image, view @ whole) for view in jury_views()]
     asked = [(juror, own, crop) for juror, own in zip(jury, known, strict=True) for crop in crops]
     found = with_idle_cores(_likeness, asked)
     return Verdict(float(np.max(found)) if found else float("inf"), independent)
+
+
+def jury_views() -> list[Float64]:
+    """Return the views of its own that a jury looks through: being judged does not change the steps that follow."""
+    rng = np.random.default_rng(0)
+    return [np.eye(2, 3), *(random_view(rng) for _ in range(VIEWS))]
 
 
 def _likeness(asked: tuple[Guide, Float32, Float32]) -> float:

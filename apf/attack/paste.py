@@ -39,6 +39,7 @@ def paste(
     *,
     grey: bool = False,
     in_place: bool = False,
+    canvases: Sequence[Canvas | None] = (),
 ) -> UInt8:
     """Draw changes into a photo, each in its face's place.
 
@@ -53,6 +54,8 @@ def paste(
         grey: the photo is grey: perturb the three channels alike.
         in_place: change `pixels` itself, where it can be written to: of a large photo only the faces are copied.
 
+        canvases: those of the same faces in the same photo under the same bound, where they are there already.
+
     Returns:
         (H, W, 3) uint8 RGB; a new array, unless `in_place`.
 
@@ -61,7 +64,8 @@ def paste(
     """
     if len(changes) != len(matrices):
         raise ValueError(f"{len(changes)} changes for {len(matrices)} matrices: give one each")
-    patches = _patches(pixels, changes, matrices, allowed, grey=grey)
+    known = canvases or [None] * len(changes)
+    patches = _patches(pixels, changes, matrices, known, allowed, grey=grey)
     # All is drawn before anything is written: warps read around their band.
     drawn = [(rect, _drawn(pixels, rect, inside)) for rect, inside in _bands(patches)]
     out = pixels if in_place and pixels.flags.writeable else pixels.copy()
@@ -71,7 +75,13 @@ def paste(
 
 
 def _patches(
-    pixels: UInt8, changes: Sequence[Change], matrices: Sequence[Float64], allowed: Bound, *, grey: bool
+    pixels: UInt8,
+    changes: Sequence[Change],
+    matrices: Sequence[Float64],
+    canvases: Sequence[Canvas | None],
+    allowed: Bound,
+    *,
+    grey: bool,
 ) -> list[_Patch]:
     """In an order that is their own: floating-point sums depend on it."""
     order = sorted(range(len(changes)), key=lambda i: (matrices[i].tobytes(), changes[i].noise.tobytes()))
@@ -79,7 +89,8 @@ def _patches(
     for i in order:
         rect = clipped(bounds_of(matrices[i]), pixels.shape)
         if area(rect):
-            drawing = Drawing(changes[i], Canvas(pixels, matrices[i], allowed), allowed, matrices[i], grey=grey)
+            canvas = canvases[i] or Canvas(pixels, matrices[i], allowed)
+            drawing = Drawing(changes[i], canvas, allowed, matrices[i], grey=grey)
             found.append(_Patch(drawing, rect, allowed.warp * FACE_SIDE / scale_of(matrices[i])))
     return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 
@@ -133,6 +134,18 @@ def change_of(delta: Float32, epsilon: float, face: Float32 | None = None, momen
     return Change(delta / np.float32(epsilon), warp)
 
 
+def _around(matrix: Float64, shape: Sequence[int]) -> Rect:
+    """Return the part of a photo of this shape that a face's canvas shows."""
+    return nonempty(clipped(bounds_of(matrix, margin=math.ceil(MARGIN / scale_of(matrix))), shape), shape)
+
+
+def canvas_size(matrix: Float64, shape: Sequence[int]) -> tuple[int, int]:
+    """Return height and width of the canvas of a face in a photo of this shape."""
+    x1, y1, x2, y2 = _around(matrix, shape)
+    factor = max(1.0, 1 / (DETAIL * scale_of(matrix)))
+    return max(1, round((y2 - y1) / factor)), max(1, round((x2 - x1) / factor))
+
+
 class Canvas:
     """The photo around a face, reduced to `DETAIL` pixels a template pixel where it has more, with its bound.
 
@@ -142,11 +155,8 @@ class Canvas:
     """
 
     def __init__(self, pixels: UInt8, matrix: Float64, allowed: Bound) -> None:
-        x1, y1, x2, y2 = nonempty(
-            clipped(bounds_of(matrix, margin=math.ceil(MARGIN / scale_of(matrix))), pixels.shape), pixels.shape
-        )
-        factor = max(1.0, 1 / (DETAIL * scale_of(matrix)))
-        width, height = max(1, round((x2 - x1) / factor)), max(1, round((y2 - y1) / factor))
+        x1, y1, x2, y2 = _around(matrix, pixels.shape)
+        height, width = canvas_size(matrix, pixels.shape)
         region = pixels[y1:y2, x1:x2]
         if (width, height) != (x2 - x1, y2 - y1):
             region = reduce_area(region, width, height)
@@ -169,6 +179,12 @@ class Canvas:
     def rect(self) -> Rect:
         """All of the canvas."""
         return 0, 0, self.pixels.shape[1], self.pixels.shape[0]
+
+    def without_steps(self) -> Canvas:
+        """Forget what only steps draw on, which is several times as much as the rest; returns the canvas."""
+        for name in ("levels", "face", "places", "inside", "face_bound"):
+            vars(self).pop(name, None)
+        return self
 
     # What steps draw on again and again.
     @cached_property

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from apf.attack.bound import Bound
-from apf.attack.gradient_steps import climb, identity, seen_by, start_climb
+from apf.attack.gradient_steps import Climb, climb, identity, start_climb
 from apf.attack.jury import Verdict, verdict
-from apf.attack.perturbation import Change
+from apf.attack.perturbation import Canvas, Change
 from apf.attack.recipe_guides import Guides
-from apf.faces.alignment import Float32, UInt8
+from apf.faces.alignment import UInt8
 from apf.faces.geometry import CROP, Float64, area, bounds_of, clipped
 from apf.recipe import Recipe
 from apf.runtime.cores import side_by_side
@@ -41,28 +41,41 @@ class Hidden:
 
     change: Change
     verdict: Verdict | None = None
+    #: As the steps had it: pasting needs its bound.
+    canvas: Canvas | None = None
 
 
 def hide(tasks: Sequence[Task], recipe: Recipe, guides: Guides, clock: StageClock | None = None) -> list[Hidden]:
     """Return the change of each face; none depends on the others, and the same face in the same photo gets the same."""
     if not recipe.steps:
-        return [Hidden(task.start or Change(_nothing())) for task in tasks]
+        return [Hidden(task.start or nothing()) for task in tasks]
     with (clock or StageClock()).stage("steps"):
         return side_by_side(lambda task: _hidden(task, recipe, guides), tasks)
 
 
-def _nothing() -> Float32:
-    return np.zeros((3, CROP, CROP), np.float32)
+def nothing() -> Change:
+    """Return no change."""
+    return Change(np.zeros((3, CROP, CROP), np.float32))
+
+
+def hidden(face: Climb, said: Verdict | None) -> Hidden:
+    """Return what became of a face after its last step."""
+    return Hidden(face.change, said, face.canvas.without_steps())
+
+
+def beside_the_photo(task: Task) -> bool:
+    """Return whether the photo shows nothing of the face."""
+    return not area(clipped(bounds_of(task.matrix), task.pixels.shape))
 
 
 def _hidden(task: Task, recipe: Recipe, guides: Guides) -> Hidden:
-    if not area(clipped(bounds_of(task.matrix), task.pixels.shape)):
-        return Hidden(Change(_nothing()))  # beside the photo, which shows nothing of it
+    if beside_the_photo(task):
+        return Hidden(nothing())
     face = start_climb(task.pixels, task.matrix, guides.climbed, Bound.of(recipe), start=task.start, grey=task.grey)
     if not guides.jury:
         climb(face, guides.climbed, recipe.steps)
-        return Hidden(face.change, verdict(face, guides.climbed, face.own, independent=False))
-    crop = seen_by(face.canvas.pixels.astype(np.float32), face.canvas.matrix)
+        return hidden(face, verdict(face, guides.climbed, face.own, independent=False))
+    crop = face.crop
     known = [identity(juror, crop) for juror in guides.jury]
     first = max(1, round(FIRST_STEPS * recipe.steps))
     said = None
@@ -70,4 +83,4 @@ def _hidden(task: Task, recipe: Recipe, guides: Guides) -> Hidden:
         if said is None or (said.weak and steps):
             climb(face, guides.climbed, steps, room=room)
             said = verdict(face, guides.jury, known, independent=True)
-    return Hidden(face.change, said)
+    return hidden(face, said)

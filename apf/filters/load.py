@@ -13,6 +13,7 @@ from apf.runtime.stage_clock import StageClock
 
 if TYPE_CHECKING:
     from apf.attack.perturbation import Change
+    from apf.attack.protect_face import Hidden, Task
     from apf.attack.recipe_guides import Guides
     from apf.detection.detector import Detector
     from apf.filters.precision import Precision
@@ -35,6 +36,10 @@ class PhotoFilter(Protocol):
         """Return what is to be done to each face, (3, 112, 112) float32 RGB in [0, 1], independent of the faces around
         it.
         """
+        ...
+
+    def hide(self, tasks: Sequence[Task], clock: StageClock | None = None) -> list[Hidden]:
+        """Return what is done to faces by the recipe's steps; none depends on the others."""
         ...
 
     def perturb_from(self, gradients: Float32, clock: StageClock | None = None) -> Float32:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apf.attack.perturbation import Change, change_of
+from apf.attack.protect_face import Hidden, Task, hide
 from apf.attack.recipe_guides import Guides, load_guides
 from apf.detection.detector import Detector, load_detector
 from apf.faces.alignment import CROP
@@ -87,6 +88,10 @@ class CpuFilter:
         for crop in crops:
             _check(crop)
         return side_by_side(partial(self._of_face, clock=clock or StageClock()), crops)
+
+    def hide(self, tasks: Sequence[Task], clock: StageClock | None = None) -> list[Hidden]:
+        """As `apf.attack.protect_face.hide`, by the recipe and its guides."""
+        return hide(tasks, self.recipe, self.guides, clock)
 
     def perturb_from(self, gradients: Float32, clock: StageClock | None = None) -> Float32:
         """Return the perturbation of faces that are not here, from their gradients: transfer, universal and bound.

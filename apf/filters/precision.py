@@ -82,11 +82,19 @@ def reduced(module: Module, dtype: torch.dtype) -> Module:
 
 def _try(probe: Probe, network: TransferNet) -> None:
     """Raise RuntimeError where the device cannot run the two, forwards and backwards, to finite results."""
-    device = next(probe.parameters()).device
+    try_to_climb(probe)
+    with torch.no_grad():
+        device = next(probe.parameters()).device
+        perturbation = network(torch.full((1, CHANNELS, CROP, CROP), 0.5, device=device))
+    if not torch.isfinite(perturbation).all():
+        raise RuntimeError("its results are not finite")
+
+
+def try_to_climb(network: nn.Module) -> None:
+    """Raise RuntimeError where the device cannot tell the gradient of a network by a face, or no finite one."""
+    device = next(network.parameters()).device
     with torch.inference_mode(False), torch.enable_grad():
         face = torch.full((1, 3, CROP, CROP), 0.5, device=device).requires_grad_(True)
-        (direction,) = torch.autograd.grad(probe(face).sum(), face)
-    with torch.no_grad():
-        perturbation = network(torch.full((1, CHANNELS, CROP, CROP), 0.5, device=device))
-    if not (torch.isfinite(direction).all() and torch.isfinite(perturbation).all()):
+        (direction,) = torch.autograd.grad(network(face).sum(), face)
+    if not torch.isfinite(direction).all():
         raise RuntimeError("its results are not finite")

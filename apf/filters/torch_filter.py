@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from apf.attack.perturbation import Change, change_of
+from apf.attack.protect_face import Hidden, Task, hide
 from apf.attack.recipe_guides import Guides, load_guides
 from apf.detection.detector import Detector, load_detector
 from apf.errors import WeightsError
@@ -28,6 +29,9 @@ from apf.stages.constants import CHANNELS
 from apf.stages.probe import Probe, fused
 from apf.stages.transfer_network import TransferNet
 from apf.weight_files import WEIGHTS_DIR
+
+if TYPE_CHECKING:
+    from apf.attack.batched.road import BatchedRoad
 
 #: Faces a forward pass, always exactly so many: with one batch shape a face's result is the same to the bit whatever
 #: faces come with it. Larger chunks gain a CPU little and cost a photo with one face its padding. A GPU has several
@@ -64,7 +68,8 @@ class Filter:
         self.network = _frozen(network, self.device)
         self.uap = uap.to(self.device)
         #: The two networks as they compute; `probe` and `network` stay float32.
-        self._used = at_precision(self.probe, self.network, chosen(precision, self.device))
+        self._dtype, self._graphs = chosen(precision, self.device), graphs
+        self._used = at_precision(self.probe, self.network, self._dtype)
         self._runners = {
             work.__name__: Runner(work.__name__, work, self.device, graphs=graphs)
             for work in (self._stages, self._finish)
@@ -133,6 +138,23 @@ class Filter:
             change_of(one[:3], epsilon, crop, one[3:]) if led else change_of(one[:3], epsilon)
             for crop, one in zip(crops, found, strict=True)
         ]
+
+    def hide(self, tasks: Sequence[Task], clock: StageClock | None = None) -> list[Hidden]:
+        """As `apf.attack.protect_face.hide`, by the recipe and its guides: on a GPU in batches across photos.
+
+        Raises:
+            DeviceMemoryError: the GPU has no memory for one face.
+        """
+        if self.device.type == "cpu" or not self.recipe.steps:
+            return hide(tasks, self.recipe, self.guides, clock)
+        with (clock or StageClock()).stage("steps"):
+            return self._road.hide(tasks, self.recipe)
+
+    @cached_property
+    def _road(self) -> BatchedRoad:
+        from apf.filters.steps_road import road_on  # noqa: PLC0415  guides by torch load where there are steps
+
+        return road_on(self.device, self.guides, self._dtype, graphs=self._graphs)
 
     def _answers(self, faces: Tensor, clock: StageClock | None) -> Tensor:
         _check(faces)

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 import torch
-from onnx2torch import convert
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from apf.errors import GuideError
 from apf.faces.alignment import Float32
 from apf.guides.guide import ProbeGuide, Source, checked
-from apf.guides.torch_recogniser import Recogniser
+from apf.guides.torch_recogniser import Recogniser, converted
 from apf.stages.probe import Probe, fused
 from apf.weight_files import WEIGHTS_DIR, check_file
 
@@ -51,9 +48,7 @@ class TorchGuide:
 def torch_guide(source: Source, device: str) -> TorchGuide:
     """Raise GuideError where the network does not convert to torch."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # onnx2torch speaks of tracing, which we never do
-            network = convert(source.model)
+        network = converted(source.model)
     except Exception as error:  # onnx2torch raises anything on what it does not know
         raise GuideError(f"guide {source.name!r} does not convert to torch: {error}; use a CPU") from error
     return TorchGuide(Recogniser(network, source.spec), source, device)

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import warnings
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+import onnx
 import torch
 import torch.nn.functional as F
 from onnx2torch import convert
 from onnx2torch.node_converters import slice as onnx_slice
+from onnx2torch.node_converters.pad import (
+    OnnxPadDynamic,
+    OnnxPadStatic,
+    _onnx_padding_to_torch,
+    _torch_padding_to_mode_format,
+)
 from torch import Tensor, nn
 
 from apf.errors import WeightsError
@@ -27,6 +35,27 @@ def _do_slice(x: Tensor, flip_dims: list[int], from_front: list[Any], from_back:
 
 
 onnx_slice._do_slice = _do_slice
+
+
+def converted(model: onnx.ModelProto) -> nn.Module:
+    """Return a network as onnx2torch makes it, but for sizes of padding: it reads these from the device at each call,
+    which would wait for it, and be no part of a CUDA graph.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # onnx2torch speaks of tracing, which we never do
+        network: Any = convert(model)
+    for node in network.graph.nodes:
+        padding = network.get_submodule(node.target) if node.op == "call_module" else None
+        constant = [getattr(given, "op", None) == "get_attr" for given in node.args[1:]]
+        if isinstance(padding, OnnxPadDynamic) and constant and all(constant):
+            sizes, *value = (attrgetter(given.target)(network) for given in node.args[1:])
+            around = _torch_padding_to_mode_format(_onnx_padding_to_torch(sizes.tolist()), padding.mode)
+            fixed = OnnxPadStatic(around, padding.mode, *(float(one) for one in value))
+            network.set_submodule(node.target, fixed)
+            node.args = node.args[:1]
+    network.recompile()
+    found: nn.Module = network
+    return found
 
 
 class Recogniser(nn.Module):
@@ -83,9 +112,7 @@ def load_recogniser(path: Path, spec: InputSpec | None = None, *, sha256: str | 
     if sha256 is not None and digest != sha256:
         raise WeightsError(f"recogniser {path} has SHA-256 {digest}, not {sha256}: fetch it again")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # onnx2torch speaks of tracing, which we never do
-            network = convert(checked(data))
+        network = converted(checked(data))
     except Exception as error:  # onnx and onnx2torch raise anything on a file they cannot read
         raise WeightsError(f"recogniser {path} does not convert to torch: {error}") from error
     found = Recogniser(network, spec)

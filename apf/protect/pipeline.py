@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from itertools import islice
 
 from apf.attack.perturbation import Change
-from apf.attack.protect_face import Hidden, Task, hide
-from apf.faces.alignment import Face, Float32, Float64, align, alignment
+from apf.attack.protect_face import Hidden, Task
+from apf.faces.alignment import Face, Float64, align, alignment
 from apf.filters.load import PhotoFilter
 from apf.photo import Limits, Photo, decode
 from apf.protect.publish import Outcome, ProtectedPhoto, ProtectedPixels, pasted, published
 from apf.recipe import Recipe
+from apf.runtime.cores import side_by_side
 from apf.runtime.stage_clock import StageClock
 
 __all__ = [
@@ -39,7 +40,8 @@ def protect_batch(
     clock = clock or StageClock()
     found = hide_faces(photos, filter, clock)
     with clock.stage("paste"):
-        return [_pasted(photo, own, filter.recipe, in_place=in_place) for photo, own in zip(photos, found, strict=True)]
+        pairs = zip(photos, found, strict=True)
+        return side_by_side(lambda pair: _pasted(*pair, filter.recipe, in_place=in_place), pairs)
 
 
 @dataclass(frozen=True)
@@ -59,8 +61,7 @@ def hide_faces(photos: Sequence[Photo], filter: PhotoFilter, clock: StageClock |
         found = filter.detector.detect([photo.pixels for photo in photos])
     with clock.stage("align"):
         matrices = [[alignment(face.landmarks) for face in faces] for faces in found]
-        crops = [align(photo.pixels, matrix) for photo, own in zip(photos, matrices, strict=True) for matrix in own]
-    hidden = iter(_hidden(photos, matrices, crops, filter, clock) if crops else [])
+    hidden = iter(_hidden(photos, matrices, filter, clock) if any(matrices) else [])
     return [
         HiddenFaces(tuple(faces), tuple(own), tuple(islice(hidden, len(own))))
         for faces, own in zip(found, matrices, strict=True)
@@ -70,32 +71,36 @@ def hide_faces(photos: Sequence[Photo], filter: PhotoFilter, clock: StageClock |
 def _hidden(
     photos: Sequence[Photo],
     matrices: Sequence[Sequence[Float64]],
-    crops: Sequence[Float32],
     filter: PhotoFilter,
     clock: StageClock,
 ) -> list[Hidden]:
     """Return what is done to each face: the modules' answer, and the steps that go on from there."""
-    starts = _starts(crops, filter, clock)
     places = [(photo, matrix) for photo, own in zip(photos, matrices, strict=True) for matrix in own]
+    starts = _starts(places, filter, clock)
     tasks = [
         Task(photo.pixels, matrix, photo.grey, start) for (photo, matrix), start in zip(places, starts, strict=True)
     ]
-    return hide(tasks, filter.recipe, filter.guides, clock)
+    return filter.hide(tasks, clock)
 
 
-def _starts(crops: Sequence[Float32], filter: PhotoFilter, clock: StageClock) -> Sequence[Change | None]:
+def _starts(places: Sequence[tuple[Photo, Float64]], filter: PhotoFilter, clock: StageClock) -> Sequence[Change | None]:
     """Return the modules' answer for each face.
 
     Steps on several guides get along without it, and photos of a person stay further apart: half of it is universal.
     """
     if filter.recipe.steps and len(filter.recipe.guides) > 1:
-        return [None] * len(crops)
+        return [None] * len(places)
+    with clock.stage("align"):
+        crops = side_by_side(lambda place: align(place[0].pixels, place[1]), places)
     return filter.changes(crops, clock)
 
 
 def _pasted(photo: Photo, own: HiddenFaces, recipe: Recipe, *, in_place: bool) -> ProtectedPixels:
     changes, verdicts = [one.change for one in own.hidden], [one.verdict for one in own.hidden]
-    return pasted(photo, own.faces, own.matrices, changes, recipe, verdicts=verdicts, in_place=in_place)
+    canvases = [one.canvas for one in own.hidden]
+    return pasted(
+        photo, own.faces, own.matrices, changes, recipe, verdicts=verdicts, canvases=canvases, in_place=in_place
+    )
 
 
 def protect_photo(data: bytes, filter: PhotoFilter, *, limits: Limits | None = None) -> ProtectedPhoto:

@@ -10,7 +10,7 @@ import numpy as np
 
 from apf.attack.bound import Bound
 from apf.attack.paste import paste
-from apf.attack.perturbation import Change
+from apf.attack.perturbation import Canvas, Change
 from apf.faces.alignment import Face, Float64
 from apf.photo import Photo, encode
 from apf.recipe import Recipe
@@ -69,16 +69,19 @@ def pasted(
     recipe: Recipe,
     *,
     verdicts: Sequence[Verdict | None] = (),
+    canvases: Sequence[Canvas | None] = (),
     in_place: bool = False,
 ) -> ProtectedPixels:
     """Return the photo with its faces changed, within the recipe's bound.
 
     Args:
+        canvases: of the faces, as steps had them.
         in_place: the photo itself may be changed.
     """
     pixels = photo.pixels
     if faces:
-        pixels = paste(pixels, changes, matrices, Bound.of(recipe), grey=photo.grey, in_place=in_place)
+        allowed = Bound.of(recipe)
+        pixels = paste(pixels, changes, matrices, allowed, grey=photo.grey, in_place=in_place, canvases=canvases)
     return ProtectedPixels(photo=photo, pixels=pixels, faces=tuple(faces), verdicts=tuple(verdicts))
 
 

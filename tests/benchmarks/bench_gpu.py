@@ -1,50 +1,44 @@
-"""What a GPU does: `python -m tests.benchmarks.bench_gpu [--short]`; a few minutes, nothing without a GPU.
+"""What a GPU does: `python -m tests.benchmarks.bench_gpu [--short]`; under eight minutes, nothing without a GPU.
 
-Faces a second through the three stages by batch and precision, with CUDA graphs and without; the detector's tiles a
-second; photos of a megapixel a second from file to file, with the GPU's busy share; JPEG decoding on the GPU against
-the CPU's threads; and how far the GPU's perturbations lie from the CPU's.
+Whole faces a second through start, steps and verdict, by recipe, batch and precision, with CUDA graphs and without;
+where a step's time goes; what the host adds; how far a GPU's faces lie from a CPU's. Photos of a megapixel a second
+from file to file in both recipes, with the GPU's busy share. The three modules alone, the detector's tiles, and JPEG
+decoding on the GPU against the CPU's threads. Each table is printed when it is done, also where a later one fails:
+then the failure is printed in its place, and the exit status is 1. What no time is left for is left out, and said.
 """
 
 from __future__ import annotations
 
 import argparse
-import subprocess
 import sys
 import tempfile
 import time
+import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import asdict
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-import numpy as np
 import torch
 
-from apf.detection.centerface_torch import CenterFace
-from apf.faces.alignment import align, alignment
-from apf.filters.precision import Precision
 from apf.filters.torch_filter import Filter
-from apf.photo import Limits, decode
 from apf.protect.pipeline import protect_batch
 from apf.protect.publish import encoded
-from apf.recipe import load_recipe
-from apf.research.evaluate.devices import differences
 from apf.runtime.cuda.batches import FACE_BATCHES, TILE_BATCHES
 from apf.runtime.stage_clock import StageClock
+from tests.benchmarks import gpu_modules, gpu_steps
 from tests.benchmarks.bench_protect import make_photos
+from tests.benchmarks.gpu_measure import busy_share, decoded, peak_gb, rate, reset_peak
 from tests.benchmarks.record import cores, record, table
 
+#: When this process began to measure.
+STARTED = time.perf_counter()
 #: Photos that go through the detector and the filter together.
 PHOTOS_TOGETHER = 32
 #: Different photos, which come again and again: making more takes longer than protecting them.
 DISTINCT = 64
-#: Height and width of the detector's tiles: a photo of a megapixel, and the coarse level of any photo.
-TILES = ((816, 1224), (352, 512))
-
 Figures = dict[str, Any]
 
 
@@ -53,85 +47,71 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--short", action="store_true", help="seconds instead of minutes")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--threads", type=int, default=cores(), help="that decode and encode")
+    parser.add_argument("--within-s", type=float, default=440, help="no row begins after so many seconds")
     given = parser.parse_args(arguments)
     if given.device.startswith("cuda") and not torch.cuda.is_available():
         print("bench_gpu: skipped, it needs a CUDA device", file=sys.stderr)
         return 0
-    figures = measured(
-        given.device, given.threads, seconds=0.2 if given.short else 3, photos=64 if given.short else 1024
-    )
-    for rows in figures.values():
-        print(f"{table(rows)}\n")
-    record("gpu", figures)
-    return 0
+    if given.device == "cpu":
+        torch.set_num_threads(1)  # a second thread waits for other programs of the machine
+    figures: dict[str, list[Figures]] = {}
+    failed = []
+    for name, work in tables(given.device, given.threads, short=given.short).items():
+        figures[name], failure = until(time.perf_counter() - STARTED, given.within_s, work)
+        print(f"## {name}\n\n{table(figures[name]) if figures[name] else '(no rows)'}\n{failure or ''}", flush=True)
+        if failure:
+            failed.append(name)
+    record("gpu", figures | {"failed": [{"table": name} for name in failed]})
+    return 1 if failed else 0
 
 
-def measured(device: str, threads: int, *, seconds: float, photos: int) -> dict[str, list[Figures]]:
-    """All tables, by name."""
+def until(passed_s: float, within_s: float, work: Callable[[], Iterable[Figures]]) -> tuple[list[Figures], str | None]:
+    """The rows that a table gets done in what is left of the time, and what went wrong, if anything did."""
+    rows: list[Figures] = []
+    started = time.perf_counter()
+    try:
+        for row in work():
+            rows.append(row)
+            if passed_s + time.perf_counter() - started > within_s:
+                return rows, f"no time was left after {len(rows)} rows"
+    except Exception:  # whatever a table dies of, the others are worth having
+        return rows, traceback.format_exc(limit=-6)
+    return rows, None
+
+
+def tables(device: str, threads: int, *, short: bool) -> dict[str, Callable[[], Iterable[Figures]]]:
+    """All tables, by name, those that matter most first."""
+    seconds = 0.0 if short else 2.0
+    tiny = short and device == "cpu"
+    data = made(1 if tiny else 64 if short else 1024)
+    sizes, shapes = ((1,), (1,)) if tiny else (FACE_BATCHES, TILE_BATCHES)
+    return {
+        "steps": lambda: gpu_steps.faces_a_second(device, seconds, short=short),
+        "end_to_end": lambda: end_to_end(device, threads, data, short=short),
+        "parts_of_a_step": lambda: gpu_steps.parts(device, short=short),
+        "equality": lambda: gpu_steps.equality(device, short=short),
+        "host": lambda: gpu_steps.host(short=short),
+        "agreement_of_modules": lambda: gpu_modules.agreement(device, data[: 1 if short else 16]),
+        "stages": lambda: gpu_modules.stages(device, seconds, sizes),
+        "tiles": lambda: gpu_modules.tiles(device, seconds, shapes),
+        "decode": lambda: decoding(device, threads, data, seconds),
+    }
+
+
+def made(photos: int) -> list[bytes]:
+    """So many photos of a megapixel, of which some are different."""
     with tempfile.TemporaryDirectory() as folder:
         files = Path(folder) / "in"
         make_photos(files, 1, min(photos, DISTINCT))
         distinct = [file.read_bytes() for file in sorted(files.iterdir())]
-        data = list(islice(cycle(distinct), photos))
-    return {
-        "agreement": agreement(device, data[:16]),
-        "stages": stages(device, seconds),
-        "tiles": tiles(device, seconds),
-        "decode": decoding(device, threads, data, seconds),
-        "end_to_end": end_to_end(device, threads, data),
-    }
-
-
-def stages(device: str, seconds: float, sizes: tuple[int, ...] = FACE_BATCHES) -> list[Figures]:
-    """Faces a second, from host memory to host memory, by precision, with and without graphs, and batch."""
-    rows = []
-    for precision in get_args(Precision)[1:]:
-        for graphs in (False, True):
-            filter = Filter.load("standard", device, precision=precision, graphs=graphs)
-            rows += [_stages(filter, size, seconds, precision, graphs) for size in sizes]
-    return rows
-
-
-def _stages(filter: Filter, size: int, seconds: float, precision: str, graphs: bool) -> Figures:
-    faces = torch.rand(size, 3, 112, 112, generator=torch.Generator().manual_seed(size))
-    started = time.perf_counter()
-    filter.perturbation(faces)
-    first_s = time.perf_counter() - started
-    clock = StageClock()
-    per_s = rate(lambda: filter.perturbation(faces, clock).cpu(), size, seconds)
-    whole = sum(clock.seconds.values())
-    runner = filter._runners.get("_stages")
-    return {
-        "precision": precision,
-        "graphs": graphs,
-        # A smaller one where the first did not fit, or its graph was refused.
-        "largest_batch": runner.limit.most if runner else None,
-        "graphs_used": sum(batch.replay is not None for batch in runner._batches.values()) if runner else 0,
-        "faces": size,
-        "faces_per_s": per_s,
-        "first_s": first_s,
-        **{f"{stage}_percent": 100 * taken / whole for stage, taken in clock.seconds.items()},
-    }
-
-
-def tiles(device: str, seconds: float, sizes: tuple[int, ...] = TILE_BATCHES) -> list[Figures]:
-    """The detector's tiles a second, pixels up and faces out, by shape and number given at once."""
-    detector = CenterFace(device)
-    random = np.random.default_rng(0)
-    rows = []
-    for height, width in TILES:
-        tile = random.integers(0, 256, (height, width, 3), dtype=np.uint8)
-        for size in sizes:
-            per_s = rate(lambda given=[tile] * size: detector.find(given), size, seconds)  # type: ignore[misc]
-            rows.append({"height": height, "width": width, "tiles": size, "tiles_per_s": per_s})
-    return rows
+    return list(islice(cycle(distinct), photos))
 
 
 def decoding(device: str, threads: int, data: list[bytes], seconds: float) -> list[Figures]:
     """JPEGs of a megapixel a second: by the worker's decoder in threads, and by nvJPEG, where torchvision has it."""
     some = data[: 4 * threads]
     with ThreadPoolExecutor(threads) as pool:
-        by_threads = rate(lambda: list(pool.map(_decoded, some)), len(some), seconds)
+        by_threads = rate(lambda: list(pool.map(decoded, some)), len(some), seconds)
     rows: list[Figures] = [{"by": f"{threads} threads", "photos_per_s": by_threads, "note": ""}]
     try:
         rows.append({"by": "nvJPEG", "photos_per_s": _nvjpeg(device, some, seconds), "note": "left on the GPU"})
@@ -151,18 +131,29 @@ def _nvjpeg(device: str, data: list[bytes], seconds: float) -> float:
         return rate(lambda: decode_jpeg(given, mode=ImageReadMode.RGB, device=device), len(given), seconds)
 
 
-def end_to_end(device: str, threads: int, data: list[bytes]) -> list[Figures]:
-    """Photos a second from JPEG file to JPEG file, by precision: threads decode and encode, this one feeds the GPU."""
-    rows = []
+def end_to_end(device: str, threads: int, data: list[bytes], *, short: bool = False) -> Iterator[Figures]:
+    """Photos a second from JPEG file to JPEG file, by recipe and precision: threads decode and encode, this one feeds
+    the GPU.
+    """
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder, f"{index:05}.jpg") for index in range(len(data))]
         for file, one in zip(files, data, strict=True):
             file.write_bytes(one)
-        for precision in get_args(Precision)[1:]:
-            filter = Filter.load("standard", device, precision=precision)
-            _protect(files[:PHOTOS_TOGETHER], filter, threads)  # sets up what later batches use
-            rows.append({"precision": precision, "threads": threads, **_protect(files, filter, threads)})
-    return rows
+        known = gpu_steps.recipes(short=short)
+        ways = [("standard", "auto"), ("fast", "auto"), ("standard", "float32"), ("fast", "float32")]
+        for name, precision in ways[:2] if short else ways:
+            filter = Filter.load(known[name], device, precision=precision)  # type: ignore[arg-type]
+            if len(files) > 1:
+                _protect(files[:PHOTOS_TOGETHER], filter, threads)  # sets up what later batches use
+            reset_peak()
+            done = _protect(files, filter, threads)
+            yield {
+                "recipe": name,
+                "precision": precision,
+                "threads": threads,
+                **done,
+                "peak_memory_gb": peak_gb(),
+            }
 
 
 def _protect(files: list[Path], filter: Filter, threads: int) -> Figures:
@@ -170,7 +161,7 @@ def _protect(files: list[Path], filter: Filter, threads: int) -> Figures:
     faces = 0
     started = time.perf_counter()
     with busy_share() as busy, ThreadPoolExecutor(threads) as readers, ThreadPoolExecutor(threads) as writers:
-        photos = readers.map(lambda file: _decoded(file.read_bytes()), files)
+        photos = readers.map(lambda file: decoded(file.read_bytes()), files)
         writing = []
         for start in range(0, len(files), PHOTOS_TOGETHER):
             together = files[start : start + PHOTOS_TOGETHER]
@@ -186,67 +177,11 @@ def _protect(files: list[Path], filter: Filter, threads: int) -> Figures:
         "photos": len(files),
         "faces": faces,
         "photos_per_s": len(files) / seconds,
+        "faces_per_s": faces / seconds,
         "gpu_busy_percent": sum(busy) / len(busy) if busy else None,
+        "gpu_idle_percent": 100 - sum(busy) / len(busy) if busy else None,
         **{f"{stage}_percent": 100 * taken / seconds for stage, taken in clock.seconds.items()},
     }
-
-
-def agreement(device: str, data: list[bytes]) -> list[Figures]:
-    """How far the device's perturbations of real faces lie from torch's on the CPU
-    (`apf.research.evaluate.devices`).
-    """
-    photos = [_decoded(one).pixels for one in data]
-    reference = Filter.load(load_recipe("standard"))
-    found = reference.detector.detect(photos)
-    crops = [align(photo, alignment(face.landmarks)) for photo, own in zip(photos, found, strict=True) for face in own]
-    faces = torch.from_numpy(np.stack(crops))
-    return [
-        {"precision": precision, "graphs": graphs, **asdict(one)}
-        for precision in get_args(Precision)[1:]
-        for graphs in (False, True)
-        for one in differences(
-            faces, Filter.load("standard", device, precision=precision, graphs=graphs), reference, (1, 8, len(faces))
-        )
-    ]
-
-
-def rate(work: Callable[[], object], items: int, seconds: float) -> float:
-    """Items a second: once to warm up, then again and again for so long, at least twice."""
-    work()
-    _wait()
-    runs, started = 0, time.perf_counter()
-    while runs < 2 or time.perf_counter() - started < seconds:
-        work()
-        runs += 1
-    _wait()
-    return runs * items / (time.perf_counter() - started)
-
-
-@contextmanager
-def busy_share() -> Iterator[list[float]]:
-    """Samples of the percentage of time in which the GPU ran anything, as its driver says; none without nvidia-smi."""
-    samples: list[float] = []
-    command = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "--loop-ms=200"]
-    try:
-        watching = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    except OSError:
-        yield samples
-        return
-    try:
-        yield samples
-    finally:
-        watching.terminate()
-        lines, _ = watching.communicate()
-        samples += [float(line) for line in lines.splitlines() if line.strip().isdigit()]
-
-
-def _decoded(data: bytes):  # type: ignore[no-untyped-def]
-    return decode(data, Limits(), keep_metadata=())
-
-
-def _wait() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
 
 
 if __name__ == "__main__":

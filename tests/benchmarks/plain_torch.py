@@ -15,15 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from apf.attack.bound import LUMA, Bound
+from apf.attack.chances import QUALITIES, SOFT, random_view
 from apf.attack.gradient_steps import (
     MOMENTUM,
-    QUALITIES,
     REACH,
-    SOFT,
     SOFTNESS,
     TINY,
     Climb,
-    random_view,
     start_climb,
     through_jpeg,
 )

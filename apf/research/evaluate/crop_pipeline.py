@@ -11,7 +11,7 @@ from torch import Tensor
 from apf.attack.bound import Bound
 from apf.attack.paste import paste
 from apf.attack.perturbation import Change
-from apf.attack.protect_face import Task, hide
+from apf.attack.protect_face import Task
 from apf.faces.alignment import UInt8
 from apf.filters.load import PhotoFilter
 from apf.recipe import Recipe
@@ -49,7 +49,7 @@ def protected_crops(clean: Tensor, filter_: PhotoFilter) -> Tensor:
     faces = list((clean.float() / 255).numpy())
     starts = filter_.changes(faces)
     tasks = [Task(one, ALIGNED, _is_grey(one), start) for one, start in zip(pictures, starts, strict=True)]
-    return drawn(clean, [one.change for one in hide(tasks, recipe, filter_.guides)], recipe)
+    return drawn(clean, [one.change for one in filter_.hide(tasks)], recipe)
 
 
 def drawn(clean: Tensor, changes: Sequence[Change], recipe: Recipe) -> Tensor:

@@ -7,9 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from apf.attack import gradient_steps
+from apf.attack import chances, gradient_steps
 from apf.attack.bound import Bound
-from apf.attack.gradient_steps import Climb, climb, identity, random_view, rendered, seen_by, start_climb, through_jpeg
+from apf.attack.chances import random_view
+from apf.attack.gradient_steps import Climb, climb, identity, rendered, seen_by, start_climb, through_jpeg
 from apf.attack.paste import paste
 from apf.attack.perturbation import KNOTS, Canvas, Change, in_colour, shifts
 from apf.faces.alignment import CROP
@@ -75,7 +76,7 @@ def test_a_step_climbs_on_few_of_many_guides(
             return probe.climb(crops, reference)
 
     climbed(portrait, matrix, [Counted(number) for number in range(3)], 6)  # type: ignore[misc]
-    assert len(asked) == 6 * gradient_steps.A_STEP and set(asked) == {0, 1, 2}
+    assert len(asked) == 6 * chances.A_STEP and set(asked) == {0, 1, 2}
     assert all(one != other for one, other in zip(asked[::2], asked[1::2], strict=True))
 
 

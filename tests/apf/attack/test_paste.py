@@ -213,3 +213,13 @@ def test_paste_wants_a_matrix_for_each_change() -> None:
     """A face without its matrix is an error."""
     with pytest.raises(ValueError, match="1 changes for 0 matrices"):
         paste(smooth_photo(90, 90), [change(0)], [], STANDARD)
+
+
+@settings(max_examples=20)
+@given(scene=scenes(least=1))
+def test_a_canvas_that_is_there_already_gives_the_same(scene: Scene) -> None:
+    """Whether the steps' own canvases are handed on or made anew, some or all of them: the same photo, to the bit."""
+    known = [Canvas(scene.photo, matrix, scene.allowed).without_steps() for matrix in scene.matrices]
+    for canvases in (known, [*known[:-1], None]):
+        found = paste(scene.photo, scene.changes, scene.matrices, scene.allowed, canvases=canvases)
+        np.testing.assert_array_equal(found, pasted(scene))

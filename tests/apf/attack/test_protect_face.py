@@ -14,7 +14,7 @@ from PIL import Image
 
 from apf.attack.gradient_steps import Climb, climb, identity, seen_by, start_climb
 from apf.attack.jury import Verdict, verdict
-from apf.attack.perturbation import KNOTS, Change
+from apf.attack.perturbation import KNOTS, Canvas, Change
 from apf.attack.protect_face import FIRST_ROOM, FIRST_STEPS, Hidden, Task, hide
 from apf.attack.recipe_guides import Guides, load_guides
 from apf.errors import GuideError
@@ -244,3 +244,18 @@ def test_steps_hide_a_face_from_a_recogniser_that_they_never_saw(shared_models: 
 
     likeness = {name: float(seen(one.data) @ seen(data)) for name, one in found.items()}
     assert likeness["standard"] < 0.45 and max(likeness["standard"], likeness["fast"]) < likeness["modules"] - 0.1
+
+
+def test_a_face_has_one_canvas(monkeypatch: pytest.MonkeyPatch, few_steps: PhotoFilter, portrait: np.ndarray) -> None:
+    """The steps' own is pasted from, so that its bound is found once; what only steps draw on is forgotten."""
+    made: list[Canvas] = []
+    begin = Canvas.__init__
+
+    def noted(canvas: Canvas, *given: object) -> None:
+        made.append(canvas)
+        begin(canvas, *given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Canvas, "__init__", noted)
+    (found,) = protect_batch([decode(png(portrait[:280, 90:370]))], few_steps)
+    assert found.outcome == "protected" and len(made) == 1
+    assert set(vars(made[0])) == {"to_photo", "matrix", "pixels", "bound"}

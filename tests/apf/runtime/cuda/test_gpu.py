@@ -7,12 +7,18 @@ import pytest
 import torch
 from torch import Tensor
 
+from apf.attack.batched.jpeg import Jpeg
+from apf.attack.gradient_steps import through_jpeg
+from apf.attack.protect_face import Task, hide
+from apf.attack.recipe_guides import load_guides
 from apf.detection.detector import load_detector
 from apf.filters.torch_filter import Filter
+from apf.recipe import DEFAULT_GUIDES, load_recipe, make_recipe
 from apf.research.evaluate.devices import Difference
 from apf.runtime.cuda.batches import Limit
 from apf.runtime.stage_clock import StageClock
 from apf.stages.constants import CHANNELS
+from tests.apf.attack.batched.faces import KINDS, face_of
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -102,3 +108,55 @@ def test_many_tiles_of_several_shapes(portrait: np.ndarray) -> None:
     for own, other in zip(found, load_detector("centerface").detect(photos), strict=True):
         for one, expected in zip(own, other, strict=True):
             np.testing.assert_allclose(one.box, expected.box, atol=0.5)
+
+
+#: As users have them, whatever the tests' environment says of steps.
+STEPPING = {
+    "standard": make_recipe({"name": "standard", "epsilon_levels": 8, "steps": 20, "guides": DEFAULT_GUIDES}),
+    "fast": load_recipe("fast"),
+}
+
+
+def _tasks(portrait: np.ndarray) -> list[Task]:
+    """Faces of 25 to 1000 pixels, turned, grey and at the edge, twice each."""
+    return [face_of(portrait, **kind) for kind in KINDS.values()] * 2  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["standard", "fast"])
+def test_one_step_is_that_of_a_cpu(portrait: np.ndarray, name: str) -> None:
+    """Of faces of all sizes in graphs: nearly all noise within a tenth of the bound, the same likeness."""
+    recipe = STEPPING[name].model_copy(update={"steps": 1})
+    tasks = _tasks(portrait)
+    found = Filter.load(recipe, "cuda", precision="float32").hide(tasks)
+    wanted = hide(tasks, recipe, load_guides(recipe))
+    for one, other in zip(found, wanted, strict=True):
+        assert one.verdict is not None and other.verdict is not None
+        assert (np.abs(one.change.noise - other.change.noise) < 0.1).mean() > 0.9
+        assert one.verdict.likeness == pytest.approx(other.verdict.likeness, abs=0.05)
+
+
+def test_steps_go_by_graphs(portrait: np.ndarray, caplog: pytest.LogCaptureFixture) -> None:
+    """All three pieces of each size's work are recorded: no warning; twice the same gives nearly the same."""
+    recipe = STEPPING["standard"].model_copy(update={"steps": 2})
+    filter, tasks = Filter.load(recipe, "cuda"), _tasks(portrait)
+    one, other = filter.hide(tasks), filter.hide(tasks)
+    assert filter._road._capture is not None and not caplog.text, caplog.text
+    for first, second in zip(one, other, strict=True):
+        assert first.verdict is not None and second.verdict is not None
+        assert first.verdict.likeness == pytest.approx(second.verdict.likeness, abs=0.1)
+
+
+def test_steps_with_a_jury(portrait: np.ndarray) -> None:
+    """Faces that the jury still knows go on in batches of their own; each has an independent verdict."""
+    recipe = make_recipe({"name": "jury", "epsilon_levels": 8, "steps": 6, "jury": ("probe",)})
+    found = Filter.load(recipe, "cuda").hide(_tasks(portrait))
+    assert all(one.verdict is not None and one.verdict.independent for one in found)
+
+
+def test_jpeg_on_the_gpu_is_libjpegs(portrait: np.ndarray) -> None:
+    """The integer transforms hold on a GPU, too: nearly all bytes equal, none further than a level or two."""
+    images = torch.from_numpy(portrait[:416, :416].transpose(2, 0, 1).astype(np.float32))[None].cuda()
+    size = torch.tensor([416], device="cuda")
+    found = Jpeg().cuda()(images, torch.tensor([85], device="cuda"), size, size)[0].permute(1, 2, 0).cpu().numpy()
+    apart = np.abs(found - through_jpeg(portrait[:416, :416].astype(np.float32), 85))
+    assert (apart == 0).mean() > 0.999 and apart.max() <= 8
