@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from apf.guides.catalogue import SFACE, own_names
+from apf.guides.catalogue import SFACE, YUNET, own_names
 from tests.command import apf, apf_json
 from tests.test_contracts import HEAVY, QUEUE_AND_BUCKET, run_fresh
 
@@ -35,3 +35,12 @@ def test_a_guide_that_is_not_what_it_should_be_is_not_pulled(tmp_path: Path) -> 
 def test_the_command_loads_nothing_heavy() -> None:
     """It reads and hashes files: neither NumPy nor a network is loaded for that, nor a queue."""
     assert run_fresh("import producer.cli.guides").modules & (HEAVY | QUEUE_AND_BUCKET) == set()
+
+
+def test_the_detector_is_pulled_as_guides_are(tmp_path: Path) -> None:
+    """By its name and from a file, where a worker cannot fetch it; another file ends the command with 2."""
+    given = tmp_path / "given.onnx"
+    given.write_bytes(b"0" * YUNET.bytes)
+    ended = apf("guides", "pull", "yunet", "--from", given, code=2, XDG_DATA_HOME=str(tmp_path / "data"))
+    assert f"yunet has {YUNET.sha256}" in ended.stderr
+    assert not list((tmp_path / "data" / "apf" / "guides").iterdir())
