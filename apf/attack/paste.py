@@ -53,7 +53,6 @@ def paste(
         matrices: one (2, 3) for each face, photo pixels to template pixels.
         grey: the photo is grey: perturb the three channels alike.
         in_place: change `pixels` itself, where it can be written to: of a large photo only the faces are copied.
-
         canvases: those of the same faces in the same photo under the same bound, where they are there already.
 
     Returns:

@@ -41,7 +41,9 @@ def allowed_map(scene: Scene) -> np.ndarray:
     In the bands that `paste` draws in: a bound half way between two levels is rounded by the last bit of its place.
     """
     found = np.zeros(scene.photo.shape[:2])
-    patches = paste_module._patches(scene.photo, scene.changes, scene.matrices, scene.allowed, grey=False)
+    patches = paste_module._patches(
+        scene.photo, scene.changes, scene.matrices, [None] * len(scene.changes), scene.allowed, grey=False
+    )
     for rect, inside in paste_module._bands(patches):
         for patch in inside:
             x1, y1, x2, y2 = part = intersection(patch.rect, rect)
