@@ -286,4 +286,4 @@ def test_no_part_waits_for_the_device(portrait: np.ndarray) -> None:
     with torch.no_grad():
         for warps in (True, False):
             batch = Batch(own._steps[warps], given, 8, meta, road_module._as_it_is, road_module.at_once)
-            assert batch.climb().shape == (8, STATE + 1)
+            assert batch.climb().shape == (8, STATE + 1 + 160 * 160)
