@@ -63,8 +63,7 @@ def paste(
     """
     if len(changes) != len(matrices):
         raise ValueError(f"{len(changes)} changes for {len(matrices)} matrices: give one each")
-    known = canvases or [None] * len(changes)
-    patches = _patches(pixels, changes, matrices, known, allowed, grey=grey)
+    patches = _patches(pixels, changes, matrices, allowed, grey=grey, canvases=canvases)
     # All is drawn before anything is written: warps read around their band.
     drawn = [(rect, _drawn(pixels, rect, inside)) for rect, inside in _bands(patches)]
     out = pixels if in_place and pixels.flags.writeable else pixels.copy()
@@ -77,10 +76,10 @@ def _patches(
     pixels: UInt8,
     changes: Sequence[Change],
     matrices: Sequence[Float64],
-    canvases: Sequence[Canvas | None],
     allowed: Bound,
     *,
     grey: bool,
+    canvases: Sequence[Canvas | None] = (),
 ) -> list[_Patch]:
     """In an order that is their own: floating-point sums depend on it."""
     order = sorted(range(len(changes)), key=lambda i: (matrices[i].tobytes(), changes[i].noise.tobytes()))
@@ -88,8 +87,10 @@ def _patches(
     for i in order:
         rect = clipped(bounds_of(matrices[i]), pixels.shape)
         if area(rect):
-            canvas = canvases[i] or Canvas(pixels, matrices[i], allowed)
-            drawing = Drawing(changes[i], canvas, allowed, matrices[i], grey=grey)
+            known = canvases[i] if canvases else None
+            drawing = Drawing(
+                changes[i], known or Canvas(pixels, matrices[i], allowed), allowed, matrices[i], grey=grey
+            )
             found.append(_Patch(drawing, rect, allowed.warp * FACE_SIDE / scale_of(matrices[i])))
     return found
 

@@ -166,9 +166,14 @@ class Canvas:
         self.matrix = matrix @ self.to_photo
         #: (h, w, 3) uint8 RGB.
         self.pixels = np.ascontiguousarray(region)
+        self._allowed = allowed
+
+    @cached_property
+    def bound(self) -> Float32:
+        """How far each pixel may move, in levels: (h, w) float32."""
+        _, _, width, height = self.rect
         around = rim(self.matrix, width, height)
-        #: (h, w) float32, in levels.
-        self.bound = bound_map(self.pixels.astype(np.float32), scale_of(self.matrix), allowed, around)
+        return bound_map(self.pixels.astype(np.float32), scale_of(self.matrix), self._allowed, around)
 
     def template_bound(self) -> Float32:
         """How far each template pixel may move, in levels, faded out at the face's outline: (112, 112)."""

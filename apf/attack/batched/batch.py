@@ -60,13 +60,14 @@ class Batch:
         """Take all steps of the faces that were loaded, and have them judged.
 
         Returns:
-            (B, `STATE` + 1): the state, and the likeness; a tensor of its own.
+            (B, `STATE` + 1 + S * S): the state, the likeness, and the bound; a tensor of its own.
         """
         self._begin()
         for step in range(self._rows.shape[1]):
             self._row.copy_(self._rows[:, step])
             self._places["state"].copy_(self._step())
-        return torch.cat([self._places["state"], self._judge()[:, None]], 1)
+        likeness = self._judge()[:, None]
+        return torch.cat([self._places["state"], likeness, self._canvases.whole_bound.flatten(1)], 1)
 
     def _begun(self) -> Tensor:
         self._canvases = self._steps.begin(self._places)

@@ -40,12 +40,10 @@ class Packed:
 
     #: (B, S, S, 3) uint8: the canvas; what lies beyond its height and width is anything.
     pixels: UInt8
-    #: (B, S, S): how far each pixel may move, in levels.
-    bound: Float32
     #: (B, `STATE`): noise, field, and the momenta of both; a noise of fewer pixels lies at the top left.
     state: Float32
-    #: (B, 4 + 6 + 4): height, width, side of the noise, share of colour; the canvas's map to the template; and from
-    #: template shifts of the largest size to canvas pixels.
+    #: (B, 4 + 6 + 4 + 2): height, width, side of the noise, share of colour; the canvas's map to the template; from
+    #: template shifts of the largest size to canvas pixels; and the bound's epsilon and most, in levels.
     numbers: Float32
     #: (B, steps, `STEP` + guides), and (B, 3, `VIEW`): `apf.attack.batched.views`.
     rows: Float32
@@ -75,19 +73,16 @@ def packed(works: Sequence[Work], side: int, guides: int) -> Packed:
     """Return faces side by side; all take equally many steps, in the same room, on so many guides."""
     count = len(works)
     pixels = np.zeros((count, side, side, 3), np.uint8)
-    bound = np.zeros((count, side, side), np.float32)
     state = np.zeros((count, STATE), np.float32)
     for index, work in enumerate(works):
         canvas = work.face.canvas
         height, width = canvas.pixels.shape[:2]
         pixels[index, :height, :width] = canvas.pixels
-        bound[index, :height, :width] = canvas.bound
         _write(state[index], work.face)
     matrices = np.stack([work.face.canvas.matrix for work in works])
     sizes = np.array([work.face.canvas.rect[2:] for work in works], np.float64)
     return Packed(
         pixels,
-        bound,
         state,
         np.stack([_numbers(work.face) for work in works]),
         step_rows([work.chances for work in works], matrices, sizes, guides, works[0].room),
@@ -102,7 +97,8 @@ def _numbers(face: Climb) -> Float32:
     sizes, matrix = (height, width, face.latents[0].shape[-1], colour), face.canvas.matrix
     # As `apf.attack.perturbation.Drawing` turns shifts along the photo's axes.
     turned = np.linalg.inv(matrix[:, :2]) * (face.allowed.warp * FACE_SIDE)
-    return np.concatenate([sizes, matrix.ravel(), turned.ravel()]).astype(np.float32)
+    levels = face.allowed.epsilon, face.allowed.most
+    return np.concatenate([sizes, matrix.ravel(), turned.ravel(), levels]).astype(np.float32)
 
 
 def _write(row: Float32, face: Climb) -> None:
@@ -113,8 +109,14 @@ def _write(row: Float32, face: Climb) -> None:
 
 
 def read(row: Float32, face: Climb) -> None:
-    """Note in a face what the steps made of it."""
+    """Note in a face what the steps made of its state."""
     side = face.latents[0].shape[-1]
     for start, kept in ((0, face.latents), (NOISE + FIELD, face.momenta)):
         kept[0] = row[start : start + NOISE].reshape(3, CROP, CROP)[:, :side, :side].copy()
         kept[1] = row[start + NOISE : start + NOISE + FIELD].reshape(2, KNOTS, KNOTS).copy()
+
+
+def read_bound(rows: Float32, face: Climb) -> None:
+    """Note in a face's canvas the bound that was found for it, (S, S): pasting needs it, too."""
+    height, width = face.canvas.pixels.shape[:2]
+    face.canvas.bound = rows[:height, :width].copy()

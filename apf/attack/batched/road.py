@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from apf.attack.batched.batch import Batch
-from apf.attack.batched.packing import SIDES, Work, packed, read, side_of
+from apf.attack.batched.packing import SIDES, STATE, Work, packed, read, read_bound, side_of
 from apf.attack.batched.seer import Seer
 from apf.attack.batched.step import Steps
 from apf.attack.bound import Bound
@@ -237,6 +237,7 @@ def _read_into(faces: Sequence[_Face], found: Tensor) -> Callable[[], None]:
             event.synchronize()
         for face, row in zip(faces, here.numpy(), strict=True):
             read(row, face.ready.face)
-            face.likeness = float(row[-1])
+            face.likeness = float(row[STATE])
+            read_bound(row[STATE + 1 :].reshape(face.side, face.side), face.ready.face)
 
     return finish

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from apf.attack.batched import sampling
+from apf.attack.batched.bounds import Bounds
 from apf.attack.batched.jpeg import Jpeg
 from apf.attack.batched.packing import FIELD, NOISE
 from apf.attack.batched.seer import Seer, identity, unit
@@ -34,7 +35,9 @@ class Canvases:
 
     #: (B, 3, S, S) in levels; beyond a canvas's own size its last row and column repeat, here and in all that follows.
     levels: Tensor
-    #: (B, 1, S, S): in levels, 0 beside the crop's square; and whether a pixel lies in the square.
+    #: (B, 1, S, S): how far each pixel may move, in levels; the same, but 0 beside the crop's square; and whether a
+    #: pixel lies in the square.
+    whole_bound: Tensor
     bound: Tensor
     inside: Tensor
     #: (B, S, S, 2): each pixel's place in the noise, in the field's shifts, and among the levels, in pixels.
@@ -93,7 +96,6 @@ class Steps(nn.Module):
         flat = (own[..., 1] * side + own[..., 0]).long().flatten(1)
         pixels = given["pixels"].flatten(1, 2).permute(0, 2, 1).float()
         levels = pixels.gather(2, flat[:, None].expand(-1, 3, -1)).view(-1, 3, side, side)
-        bound = given["bound"].flatten(1).gather(1, flat).view(-1, 1, side, side)
         one = numbers[:, 4:10].view(-1, 2, 3, 1, 1)
         x, y = own[:, None, ..., 0], own[:, None, ..., 1]
         at = (one[:, :, 0] * x + one[:, :, 1] * y + one[:, :, 2]).permute(0, 2, 3, 1)
@@ -101,6 +103,9 @@ class Steps(nn.Module):
         across, down = one[:, :, 0] * x, one[:, :, 1] * y + one[:, :, 2]
         fixed = (FIXED * across).round() + (FIXED * down).round()
         shifted_at = (torch.floor(fixed * (PLACES / FIXED) + 0.5) / PLACES).permute(0, 2, 3, 1)
+        scale = torch.hypot(numbers[:, 4], numbers[:, 7])
+        bound = Bounds(levels, scale, height, width).map(at, numbers[:, 14], numbers[:, 15])
+        bound = bound.flatten(1).gather(1, flat).view(-1, 1, side, side)
         inside = ((at - (CROP - 1) / 2).abs().amax(-1) < CROP / 2)[:, None]
         in_noise = (at + 0.5) * (noise_side / CROP).view(-1, 1, 1, 1) - 0.5
         plain = given["views"][:, 0]
@@ -117,6 +122,7 @@ class Steps(nn.Module):
             away = [unit(own_ - DECOY * given[f"decoy{i}"]) for i, own_ in enumerate(directions)]
         return Canvases(
             levels,
+            bound,
             bound * inside,
             inside,
             sampling.normalised(sampling.within(in_noise, noise_side, noise_side), CROP, CROP),
@@ -141,7 +147,7 @@ class Steps(nn.Module):
             shift = self._field(state[:, NOISE : NOISE + FIELD])
             length = (shift * shift).sum(1, keepdim=True).sqrt()
             shift = (shift / length.clamp_min(1) * self.fade).flatten(2)
-            turned = (numbers[:, 10:].view(-1, 2, 2) @ shift).view(-1, 2, CROP, CROP)
+            turned = (numbers[:, 10:14].view(-1, 2, 2) @ shift).view(-1, 2, CROP, CROP)
             moved = sampling.on_grid(turned, canvases.in_template).permute(0, 2, 3, 1) * (2 / (side - 1))
             found = sampling.on_grid(found, canvases.own + moved, "bicubic").clamp(0, 255)
             found = torch.where(canvases.inside, found, canvases.levels)

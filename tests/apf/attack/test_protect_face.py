@@ -258,4 +258,4 @@ def test_a_face_has_one_canvas(monkeypatch: pytest.MonkeyPatch, few_steps: Photo
     monkeypatch.setattr(Canvas, "__init__", noted)
     (found,) = protect_batch([decode(png(portrait[:280, 90:370]))], few_steps)
     assert found.outcome == "protected" and len(made) == 1
-    assert set(vars(made[0])) == {"to_photo", "matrix", "pixels", "bound"}
+    assert set(vars(made[0])) == {"to_photo", "matrix", "pixels", "_allowed", "bound"}

@@ -67,7 +67,7 @@ def assert_same(task: Task, found: Hidden, wanted: Hidden, recipe: Recipe, *, st
     assert (apart == 0).mean() > (0.75 if steps == 1 else 0.4) and (apart <= 1).mean() > (0.9 if steps == 1 else 0.66)
     assert (one * other).sum() > 0.93 * np.linalg.norm(one) * np.linalg.norm(other)
     assert found.verdict is not None and wanted.verdict is not None
-    assert found.verdict.likeness == pytest.approx(wanted.verdict.likeness, abs=0.02 if steps == 1 else 0.1)
+    assert found.verdict.likeness == pytest.approx(wanted.verdict.likeness, abs=0.04 if steps == 1 else 0.1)
     assert (found.verdict.weak, found.verdict.independent) == (wanted.verdict.weak, wanted.verdict.independent)
 
 
@@ -286,4 +286,4 @@ def test_no_part_waits_for_the_device(portrait: np.ndarray) -> None:
     with torch.no_grad():
         for warps in (True, False):
             batch = Batch(own._steps[warps], given, 8, meta, road_module._as_it_is, road_module.at_once)
-            assert batch.climb().shape == (8, STATE + 1)
+            assert batch.climb().shape == (8, STATE + 1 + 160 * 160)
