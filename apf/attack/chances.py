@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from apf.attack.perturbation import FACE_SIDE
+from apf.attack.outline import FACE_SIDE
 from apf.faces.alignment import ARCFACE_TEMPLATE, alignment
 from apf.faces.geometry import CROP, Float64
 

@@ -17,17 +17,10 @@ import cv2
 import numpy as np
 
 from apf.attack.bound import Bound
+from apf.attack.canvas import Canvas
 from apf.attack.chances import Chance
-from apf.attack.perturbation import (
-    KNOTS,
-    WARP_FEATHER,
-    Canvas,
-    Change,
-    Drawing,
-    face_mask,
-    in_colour_back,
-    spread,
-)
+from apf.attack.outline import WARP_FEATHER, face_mask
+from apf.attack.perturbation import KNOTS, Change, Drawing, in_colour_back, spread
 from apf.faces.alignment import Float32, UInt8, cut
 from apf.faces.geometry import CROP, Float64, scale_of
 from apf.faces.resampling import blurred, reduce_area, warp_affine

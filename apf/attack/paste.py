@@ -9,7 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from apf.attack.bound import Bound
-from apf.attack.perturbation import FACE_SIDE, Canvas, Change, Drawing
+from apf.attack.canvas import Canvas
+from apf.attack.outline import FACE_SIDE
+from apf.attack.perturbation import Change, Drawing
 from apf.faces.alignment import Float32, UInt8
 from apf.faces.geometry import Float64, Rect, area, bounds_of, clipped, intersection, scale_of
 from apf.faces.resampling import remap_cubic

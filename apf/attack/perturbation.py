@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache
 
 import numpy as np
 
-from apf.attack.bound import LUMA, Bound, bound_map
-from apf.faces.alignment import Float32, UInt8, cut
-from apf.faces.geometry import CROP, Float64, Rect, bounds_of, clipped, nonempty, scale_of, square_depth, zoom
+from apf.attack.bound import LUMA, Bound
+from apf.attack.canvas import Canvas, inside_square
+from apf.attack.outline import FACE_SIDE, WARP_FEATHER, face_mask
+from apf.faces.alignment import Float32
+from apf.faces.geometry import CROP, Float64, Rect, scale_of, zoom
 from apf.faces.resampling import reduce_area, remap_cubic, warp_affine
 
 #: Side of the warp's grid of control points.
@@ -19,18 +19,6 @@ KNOTS = 6
 #: Values of a field's mean size take tanh(2) = 0.96 of the largest shift.
 FIELD_SOFTNESS = 2.0
 TINY = 1e-20
-#: Side of a face in template pixels: the middle one of detectors' boxes. A warp's size is a share of it.
-FACE_SIDE = 94.0
-#: The face's outline in the template: the middle of an ellipse-like curve and its half axes, x and y.
-MIDDLE, HALF_AXES, ROUNDNESS = (55.5, 60.0), (51.0, 62.0), 2.5
-#: Template pixels over which a perturbation and a warp fade out at the outline, and a perturbation at the crop's edge.
-FEATHER, WARP_FEATHER, EDGE = 8.0, 16.0, 4.0
-#: Where on the way from the middle to the outline features end, and hair may begin.
-FEATURES = (0.6, 0.74)
-#: Pixels a template pixel that the photo around a face is reduced to, where it is larger.
-DETAIL = 3.0
-#: Template pixels around the crop that belong to the canvas: views look a little aside.
-MARGIN = 12.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,31 +49,6 @@ def in_colour_back(gradient: Float32, chroma: float) -> Float32:
     """Return the transpose of `in_colour`, but for its clipping."""
     found: Float32 = chroma * gradient + (1 - chroma) * LUMA[:, None, None] * gradient.sum(0)[None]
     return found
-
-
-def _radius(x: Float64, y: Float64) -> Float64:
-    """How far template points are on the way from the face's middle, 0, to its outline, 1."""
-    away = [np.abs(at - middle) / half for at, middle, half in zip((x, y), MIDDLE, HALF_AXES, strict=True)]
-    radius: Float64 = (away[0] ** ROUNDNESS + away[1] ** ROUNDNESS) ** (1 / ROUNDNESS)
-    return radius
-
-
-def rim(matrix: Float64, width: int, height: int) -> Float32:
-    """0 on the face's features, 1 around them: (height, width) pixels that `matrix` takes to the template."""
-    at = np.stack(np.meshgrid(np.arange(width), np.arange(height)), -1) @ matrix[:, :2].T + matrix[:, 2]
-    share = (_radius(at[..., 0], at[..., 1]) - FEATURES[0]) / (FEATURES[1] - FEATURES[0])
-    found: Float32 = np.clip(share, 0, 1).astype(np.float32)
-    return found
-
-
-@cache
-def face_mask(side: int, feather: float = FEATHER) -> Float32:
-    """1 on the face, fading to 0 at its outline and at the crop's edge: (side, side), of a crop of that many pixels."""
-    at: Float64 = (np.arange(side, dtype=np.float64) + 0.5) * (CROP / side) - 0.5
-    inside = (1 - _radius(at[None], at[:, None])) * min(HALF_AXES) / feather
-    edge = np.minimum(at + 0.5, CROP - 0.5 - at) / (EDGE if feather == FEATHER else feather)
-    mask: Float32 = np.clip(np.minimum(inside, np.minimum(edge[None], edge[:, None])), 0, 1).astype(np.float32)
-    return mask
 
 
 @cache
@@ -132,97 +95,6 @@ def change_of(delta: Float32, epsilon: float, face: Float32 | None = None, momen
     """Return the change of a perturbation within epsilon, (3, 112, 112), and of the warp that a momentum leads to."""
     warp = None if face is None or momentum is None else field_along(momentum, face)
     return Change(delta / np.float32(epsilon), warp)
-
-
-def _around(matrix: Float64, shape: Sequence[int]) -> Rect:
-    """Return the part of a photo of this shape that a face's canvas shows."""
-    return nonempty(clipped(bounds_of(matrix, margin=math.ceil(MARGIN / scale_of(matrix))), shape), shape)
-
-
-def canvas_size(matrix: Float64, shape: Sequence[int]) -> tuple[int, int]:
-    """Return height and width of the canvas of a face in a photo of this shape."""
-    x1, y1, x2, y2 = _around(matrix, shape)
-    factor = max(1.0, 1 / (DETAIL * scale_of(matrix)))
-    return max(1, round((y2 - y1) / factor)), max(1, round((x2 - x1) / factor))
-
-
-class Canvas:
-    """The photo around a face, reduced to `DETAIL` pixels a template pixel where it has more, with its bound.
-
-    Args:
-        pixels: (H, W, 3) uint8 RGB.
-        matrix: (2, 3), photo pixels to template pixels.
-    """
-
-    def __init__(self, pixels: UInt8, matrix: Float64, allowed: Bound) -> None:
-        x1, y1, x2, y2 = _around(matrix, pixels.shape)
-        height, width = canvas_size(matrix, pixels.shape)
-        region = pixels[y1:y2, x1:x2]
-        if (width, height) != (x2 - x1, y2 - y1):
-            region = reduce_area(region, width, height)
-        #: (3, 3), canvas pixels to photo pixels.
-        self.to_photo = zoom((x2 - x1) / width, (y2 - y1) / height, x1, y1)
-        #: (2, 3), canvas pixels to template pixels.
-        self.matrix = matrix @ self.to_photo
-        #: (h, w, 3) uint8 RGB.
-        self.pixels = np.ascontiguousarray(region)
-        self._allowed = allowed
-
-    @cached_property
-    def bound(self) -> Float32:
-        """How far each pixel may move, in levels: (h, w) float32."""
-        _, _, width, height = self.rect
-        around = rim(self.matrix, width, height)
-        return bound_map(self.pixels.astype(np.float32), scale_of(self.matrix), self._allowed, around)
-
-    def template_bound(self) -> Float32:
-        """How far each template pixel may move, in levels, faded out at the face's outline: (112, 112)."""
-        found: Float32 = cut(self.bound[..., None], self.matrix, unit=1)[..., 0] * face_mask(CROP)
-        return found
-
-    @property
-    def rect(self) -> Rect:
-        """All of the canvas."""
-        return 0, 0, self.pixels.shape[1], self.pixels.shape[0]
-
-    def without_steps(self) -> Canvas:
-        """Forget what only steps draw on, which is several times as much as the rest; returns the canvas."""
-        for name in ("levels", "face", "places", "inside", "face_bound"):
-            vars(self).pop(name, None)
-        return self
-
-    # What steps draw on again and again.
-    @cached_property
-    def levels(self) -> Float32:
-        """The pixels as (h, w, 3) float32."""
-        return self.pixels.astype(np.float32)
-
-    @cached_property
-    def face(self) -> tuple[slice, slice]:
-        """Rows and columns around the crop's square: beyond it nothing is drawn."""
-        x1, y1, x2, y2 = nonempty(bounds_of(self.matrix), self.pixels.shape)
-        return slice(y1, y2), slice(x1, x2)
-
-    @cached_property
-    def places(self) -> tuple[Float32, Float32]:
-        """Return x and y of each pixel of the face."""
-        rows, columns = (np.arange(one.start, one.stop, dtype=np.float32) for one in self.face)
-        x, y = np.meshgrid(columns, rows)
-        return x, y
-
-    @cached_property
-    def inside(self) -> Float32:
-        """Of each pixel of the face, 1 inside the crop's square and 0 beside it."""
-        return _inside(self.matrix, self.rect)[self.face]
-
-    @cached_property
-    def face_bound(self) -> Float32:
-        """The bound of each pixel of the face, (h, w, 3), 0 beside the square: of one shape with what it multiplies."""
-        return np.repeat((self.bound[self.face] * self.inside)[..., None], 3, axis=2)
-
-
-def _inside(matrix: Float64, part: Rect) -> Float32:
-    return (square_depth(matrix, part) > 0).astype(np.float32)
 
 
 class Drawing:
@@ -285,7 +157,7 @@ class Drawing:
     def _inside(self, image: Float32, part: Rect) -> Float32:
         """As `_drawn`, and zero beyond the square."""
         found = self._drawn(image, part)
-        found *= _inside(self.matrix, part)[..., None]
+        found *= inside_square(self.matrix, part)[..., None]
         return found
 
     def _drawn(self, image: Float32, part: Rect) -> Float32:

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from apf.attack.bound import Bound
+from apf.attack.canvas import Canvas
 from apf.attack.gradient_steps import Climb, climb, identity, start_climb
 from apf.attack.jury import Verdict, verdict
-from apf.attack.perturbation import Canvas, Change
+from apf.attack.perturbation import Change
 from apf.attack.recipe_guides import Guides
 from apf.faces.alignment import UInt8
 from apf.faces.geometry import CROP, Float64, area, bounds_of, clipped

@@ -14,7 +14,8 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from apf.attack.bound import Bound
-from apf.attack.perturbation import Canvas, Change, in_colour
+from apf.attack.canvas import Canvas
+from apf.attack.perturbation import Change, in_colour
 from apf.detection.detector import Detector, load_detector, load_light_detector
 from apf.errors import OtherVersion, PrivateFileError, WeakPerturbation
 from apf.faces.alignment import CROP, Face, Float32, Float64, align, alignment

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from apf.attack.bound import Bound
+from apf.attack.canvas import Canvas
 from apf.attack.paste import paste
-from apf.attack.perturbation import Canvas, Change
+from apf.attack.perturbation import Change
 from apf.faces.alignment import Face, Float64
 from apf.photo import Photo, encode
 from apf.recipe import Recipe

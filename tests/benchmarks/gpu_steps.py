@@ -15,9 +15,9 @@ from torch import Tensor
 from apf.attack.batched.packing import packed, side_of
 from apf.attack.batched.road import BatchedRoad
 from apf.attack.bound import Bound
+from apf.attack.canvas import canvas_size
 from apf.attack.gradient_steps import begin_climb
 from apf.attack.paste import paste
-from apf.attack.perturbation import canvas_size
 from apf.attack.protect_face import Hidden, Task, hide
 from apf.attack.recipe_guides import Guides, load_guides
 from apf.faces.alignment import align

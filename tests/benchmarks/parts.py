@@ -16,10 +16,11 @@ import numpy as np
 from PIL import Image
 
 from apf.attack.bound import Bound
+from apf.attack.canvas import MARGIN
 from apf.attack.gradient_steps import climb, identity, seen_by, start_climb
 from apf.attack.jury import verdict
 from apf.attack.paste import paste
-from apf.attack.perturbation import KNOTS, MARGIN, Change
+from apf.attack.perturbation import KNOTS, Change
 from apf.detection.tiling import FINE_PIXELS
 from apf.faces.alignment import CROP, Float64, UInt8, align, alignment
 from apf.faces.geometry import bounds_of, clipped, scale_of

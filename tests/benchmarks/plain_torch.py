@@ -26,7 +26,8 @@ from apf.attack.gradient_steps import (
     through_jpeg,
 )
 from apf.attack.jury import verdict
-from apf.attack.perturbation import FACE_SIDE, WARP_FEATHER, face_mask, spread
+from apf.attack.outline import FACE_SIDE, WARP_FEATHER, face_mask
+from apf.attack.perturbation import spread
 from apf.attack.protect_face import Task
 from apf.faces.alignment import CROP
 from apf.faces.geometry import scale_of

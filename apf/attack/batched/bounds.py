@@ -26,10 +26,10 @@ from apf.attack.bound import (
     STRANDS,
     SURROUNDINGS,
 )
-from apf.attack.perturbation import FEATURES, HALF_AXES, MIDDLE, ROUNDNESS
+from apf.attack.outline import FEATURES, HALF_AXES, MIDDLE, ROUNDNESS
 from apf.recipe import MOST
 
-#: Pixels that a blur reaches at most: three sigmas of surroundings, of a canvas of `apf.attack.perturbation.DETAIL`.
+#: Pixels that a blur reaches at most: three sigmas of surroundings, of a canvas of `apf.attack.canvas.DETAIL`.
 MOST_REACH = 112
 
 
@@ -108,7 +108,7 @@ class Bounds:
 
 
 def rim(at: Tensor) -> Tensor:
-    """As `apf.attack.perturbation.rim`, of places in the template (B, S, S, 2)."""
+    """As `apf.attack.outline.rim`, of places in the template (B, S, S, 2)."""
     shares = [
         ((at[..., axis] - middle).abs() / half) ** ROUNDNESS
         for axis, (middle, half) in enumerate(zip(MIDDLE, HALF_AXES, strict=True))

@@ -10,7 +10,8 @@ import numpy as np
 from apf.attack.batched.views import jury_rows, step_rows
 from apf.attack.chances import Chance
 from apf.attack.gradient_steps import Climb
-from apf.attack.perturbation import FACE_SIDE, KNOTS
+from apf.attack.outline import FACE_SIDE
+from apf.attack.perturbation import KNOTS
 from apf.faces.alignment import Float32, UInt8
 from apf.faces.geometry import CROP
 

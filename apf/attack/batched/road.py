@@ -18,10 +18,10 @@ from apf.attack.batched.packing import SIDES, STATE, Work, packed, read, read_bo
 from apf.attack.batched.seer import Seer
 from apf.attack.batched.step import Steps
 from apf.attack.bound import Bound
+from apf.attack.canvas import canvas_size
 from apf.attack.chances import Chance
 from apf.attack.gradient_steps import begin_climb, drawn_decoys
 from apf.attack.jury import Verdict
-from apf.attack.perturbation import canvas_size
 from apf.attack.protect_face import FIRST_ROOM, FIRST_STEPS, Hidden, Task, beside_the_photo, hidden, nothing
 from apf.attack.recipe_guides import Guides
 from apf.faces.geometry import CROP

@@ -20,7 +20,8 @@ from apf.attack.batched.views import STEP, TAPS, VIEW
 from apf.attack.bound import LUMA
 from apf.attack.gradient_steps import DECOY, DRAWN, MOMENTUM, SOFTNESS, TINY
 from apf.attack.jury import QUALITY
-from apf.attack.perturbation import KNOTS, WARP_FEATHER, face_mask, spread
+from apf.attack.outline import WARP_FEATHER, face_mask
+from apf.attack.perturbation import KNOTS, spread
 from apf.faces.geometry import CROP
 
 #: Half of `cv2.GaussianBlur`'s kernel, which is seven pixels wide for `DRAWN`.

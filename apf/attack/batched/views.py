@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from apf.attack.chances import AFFINE_STD, JITTER, Chance, ViewNoise
 from apf.attack.gradient_steps import REACH
 from apf.attack.jury import jury_views
-from apf.attack.perturbation import FACE_SIDE
+from apf.attack.outline import FACE_SIDE
 from apf.faces.alignment import ARCFACE_TEMPLATE, Float32
 from apf.faces.geometry import CROP, Float64
 

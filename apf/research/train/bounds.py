@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from apf.attack.bound import Bound, bound_map
-from apf.attack.perturbation import FACE_SIDE, FEATHER, FIELD_SOFTNESS, TINY, WARP_FEATHER, face_mask, rim, spread
+from apf.attack.outline import FACE_SIDE, FEATHER, WARP_FEATHER, face_mask, rim
+from apf.attack.perturbation import FIELD_SOFTNESS, TINY, spread
 from apf.faces.alignment import CROP
 from apf.faces.geometry import Float64
 from apf.research.train import augment

@@ -10,7 +10,8 @@ import numpy as np
 from hypothesis import strategies as st
 
 from apf.attack.bound import Bound
-from apf.attack.perturbation import HALF_AXES, KNOTS, MIDDLE, ROUNDNESS, Change
+from apf.attack.outline import HALF_AXES, MIDDLE, ROUNDNESS
+from apf.attack.perturbation import KNOTS, Change
 from apf.faces.alignment import ARCFACE_TEMPLATE, CROP, alignment
 from apf.faces.geometry import scale_of
 from apf.filters.torch_filter import Filter

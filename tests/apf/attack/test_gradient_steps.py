@@ -9,10 +9,11 @@ import pytest
 
 from apf.attack import chances, gradient_steps
 from apf.attack.bound import Bound
+from apf.attack.canvas import Canvas
 from apf.attack.chances import random_view
 from apf.attack.gradient_steps import Climb, climb, identity, rendered, seen_by, start_climb, through_jpeg
 from apf.attack.paste import paste
-from apf.attack.perturbation import KNOTS, Canvas, Change, in_colour, shifts
+from apf.attack.perturbation import KNOTS, Change, in_colour, shifts
 from apf.faces.alignment import CROP
 from apf.faces.geometry import scale_of
 from apf.guides import Guide

@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 
 from apf.attack import paste as paste_module
 from apf.attack.bound import Bound
+from apf.attack.canvas import Canvas
+from apf.attack.outline import FACE_SIDE, face_mask
 from apf.attack.paste import paste
-from apf.attack.perturbation import FACE_SIDE, KNOTS, Canvas, Change, Drawing, face_mask
+from apf.attack.perturbation import KNOTS, Change, Drawing
 from apf.faces.alignment import CROP, align, footprint
 from apf.faces.geometry import intersection, scale_of
 from tests.apf.attack.scenes import (
@@ -41,9 +43,7 @@ def allowed_map(scene: Scene) -> np.ndarray:
     In the bands that `paste` draws in: a bound half way between two levels is rounded by the last bit of its place.
     """
     found = np.zeros(scene.photo.shape[:2])
-    patches = paste_module._patches(
-        scene.photo, scene.changes, scene.matrices, [None] * len(scene.changes), scene.allowed, grey=False
-    )
+    patches = paste_module._patches(scene.photo, scene.changes, scene.matrices, scene.allowed, grey=False)
     for rect, inside in paste_module._bands(patches):
         for patch in inside:
             x1, y1, x2, y2 = part = intersection(patch.rect, rect)

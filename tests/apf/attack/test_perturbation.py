@@ -9,21 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from apf.attack.bound import LUMA, Bound
+from apf.attack.canvas import DETAIL, Canvas
+from apf.attack.outline import face_mask, rim
 from apf.attack.paste import paste
-from apf.attack.perturbation import (
-    DETAIL,
-    KNOTS,
-    Canvas,
-    Change,
-    change_of,
-    face_mask,
-    field_along,
-    in_colour,
-    in_colour_back,
-    rim,
-    shifts,
-    spread,
-)
+from apf.attack.perturbation import KNOTS, Change, change_of, field_along, in_colour, in_colour_back, shifts, spread
 from apf.faces.alignment import ARCFACE_TEMPLATE, CROP, align
 from apf.faces.geometry import scale_of
 from tests.apf.attack.scenes import STANDARD, busy_photo, face_at

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from apf.attack.canvas import Canvas
 from apf.attack.gradient_steps import Climb, climb, identity, seen_by, start_climb
 from apf.attack.jury import Verdict, verdict
-from apf.attack.perturbation import KNOTS, Canvas, Change
+from apf.attack.perturbation import KNOTS, Change
 from apf.attack.protect_face import FIRST_ROOM, FIRST_STEPS, Hidden, Task, hide
 from apf.attack.recipe_guides import Guides, load_guides
 from apf.errors import GuideError

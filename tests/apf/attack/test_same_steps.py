@@ -9,10 +9,12 @@ import cv2
 import numpy as np
 import pytest
 
-from apf.attack import gradient_steps, perturbation
+from apf.attack import canvas, gradient_steps, perturbation
 from apf.attack.bound import Bound
+from apf.attack.canvas import Canvas
 from apf.attack.gradient_steps import climb, rendered, start_climb, through_jpeg
-from apf.attack.perturbation import WARP_FEATHER, Canvas, Change, Drawing, face_mask, spread
+from apf.attack.outline import WARP_FEATHER, face_mask
+from apf.attack.perturbation import Change, Drawing, spread
 from apf.faces.geometry import CROP, square_depth, zoom
 from apf.faces.resampling import remap_cubic, warp_affine
 from apf.guides import Guide
@@ -101,7 +103,7 @@ def test_what_no_step_changes_is_found_once(
         return lambda *given: (asked.append(1), found(*given))[1]
 
     face = start_climb(portrait, matrix, [probe], STANDARD)
-    monkeypatch.setattr(perturbation, "square_depth", counted(perturbation.square_depth))
+    monkeypatch.setattr(canvas, "square_depth", counted(canvas.square_depth))
     climb(face, [probe], 3)
     assert len(asked) == 1
 

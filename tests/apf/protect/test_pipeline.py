@@ -13,7 +13,8 @@ from PIL import Image
 
 import apf
 from apf.attack.bound import Bound
-from apf.attack.perturbation import Canvas, Change, Drawing
+from apf.attack.canvas import Canvas
+from apf.attack.perturbation import Change, Drawing
 from apf.errors import CorruptPhoto, PhotoTooLarge
 from apf.faces.alignment import CROP, alignment, footprint
 from apf.faces.geometry import bounds_of, clipped

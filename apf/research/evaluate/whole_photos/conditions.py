@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from apf.attack.perturbation import FACE_SIDE
+from apf.attack.outline import FACE_SIDE
 from apf.faces.alignment import UInt8
 from apf.research.evaluate.conditions import JPEG_QUALITY
 from apf.research.train.augment import recoded

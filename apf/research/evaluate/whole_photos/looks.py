@@ -8,7 +8,8 @@ from statistics import fmean
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from apf.attack.perturbation import Change, face_mask, shifts
+from apf.attack.outline import face_mask
+from apf.attack.perturbation import Change, shifts
 from apf.faces.alignment import CROP, Box, UInt8
 from apf.research.evaluate.metrics import luma_ssim
 from apf.research.evaluate.whole_photos.boxes import box_side

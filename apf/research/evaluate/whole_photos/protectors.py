@@ -10,8 +10,9 @@ import numpy as np
 import torch
 
 from apf.attack.bound import Bound
+from apf.attack.canvas import Canvas
 from apf.attack.paste import paste
-from apf.attack.perturbation import Canvas, Change, Drawing
+from apf.attack.perturbation import Change, Drawing
 from apf.detection.detector import Detector, load_detector
 from apf.faces.alignment import Face, Float64, UInt8, align, alignment
 from apf.filters.load import PhotoFilter, load_filter

@@ -7,7 +7,7 @@ import torch
 
 from apf.attack.batched.bounds import Bounds
 from apf.attack.batched.packing import side_of
-from apf.attack.perturbation import Canvas
+from apf.attack.canvas import Canvas
 from apf.faces.geometry import scale_of
 from tests.apf.attack.batched.faces import KINDS, face_of
 from tests.apf.attack.scenes import STANDARD, busy_photo, face_at, smooth_photo

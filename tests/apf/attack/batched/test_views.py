@@ -9,8 +9,8 @@ import torch
 from apf.attack.batched.packing import SIDES, side_of
 from apf.attack.batched.sampling import cut_out, neighbours, softening
 from apf.attack.batched.views import random_views, taps_of, views_of
+from apf.attack.canvas import Canvas, canvas_size
 from apf.attack.chances import ViewNoise, random_view
-from apf.attack.perturbation import Canvas, canvas_size
 from apf.faces.alignment import cut
 from apf.faces.geometry import CROP
 from apf.faces.resampling import blurred

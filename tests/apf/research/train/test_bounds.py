@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from apf.attack import perturbation
+from apf.attack import outline, perturbation
 from apf.attack.bound import Bound, bound_map
 from apf.faces.resampling import remap_cubic
 from apf.research.train.bounds import Attacked, bounds, drawn, field_along, in_colour, warped
@@ -48,7 +48,7 @@ def test_the_bound_is_the_products(faces: torch.Tensor, side: int) -> None:
     matrix = (
         np.array([[half, 0, half - 0.5], [0, half, half - 0.5], [0, 0, 1]]) @ np.vstack([theta, (0, 0, 1)])
     ) @ to_unit
-    around = perturbation.rim(matrix[:2], side, side)
+    around = outline.rim(matrix[:2], side, side)
     pixels = photos[1].permute(1, 2, 0).contiguous().numpy() * 255
     np.testing.assert_array_equal(found[1, 0].numpy(), np.rint(bound_map(pixels, 112 / side, ALLOWED, around)))
 
@@ -68,7 +68,7 @@ def test_the_warp_is_the_products(faces: torch.Tensor, momentum: torch.Tensor) -
     found = warped(faces, field, ALLOWED.warp)
     grid = np.meshgrid(np.arange(112, dtype=np.float32), np.arange(112, dtype=np.float32))
     for one, own, face in zip(found.detach(), field.detach(), faces, strict=True):
-        shift = perturbation.shifts(own.numpy()) * np.float32(ALLOWED.warp * perturbation.FACE_SIDE)
+        shift = perturbation.shifts(own.numpy()) * np.float32(ALLOWED.warp * outline.FACE_SIDE)
         pixels = np.ascontiguousarray((face.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8))
         wanted = np.clip(remap_cubic(pixels, grid[0] + shift[..., 0], grid[1] + shift[..., 1]), 0, 255)
         assert np.abs(one.permute(1, 2, 0).numpy() * 255 - wanted).mean() < 0.5

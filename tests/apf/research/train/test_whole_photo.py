@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from apf.attack.bound import Bound
+from apf.attack.outline import face_mask
 from apf.attack.paste import paste
-from apf.attack.perturbation import Change, face_mask
+from apf.attack.perturbation import Change
 from apf.faces import alignment as real
 from apf.research.train import whole_photo
 from apf.research.train.bounds import Attacked
