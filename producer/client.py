@@ -56,7 +56,7 @@ MAX_NAMED = 1000
 #: HEAD requests at once.
 HEADS = 16
 #: Between two looks at a batch that is waited for: short at first, for an upload.
-FIRST_POLL_S, LAST_POLL_S = 0.2, 2.0
+FIRST_POLL_S, LAST_POLL_S, POLLS_GROW = 0.1, 2.0, 1.15
 
 P = ParamSpec("P")
 Answer = TypeVar("Answer")
@@ -352,7 +352,7 @@ class _Pauses:
 
     def next(self, summary: BatchSummary) -> float:
         """Seconds; raises NotDone at the deadline."""
-        pause_s, self._pause_s = self._pause_s, min(LAST_POLL_S, self._pause_s * 1.3)
+        pause_s, self._pause_s = self._pause_s, min(LAST_POLL_S, self._pause_s * POLLS_GROW)
         if self._timeout_s is None:
             return pause_s
         left_s = self._timeout_s - (time.monotonic() - self._started)

@@ -132,7 +132,7 @@ class Scratch:
                     "submit it by POST /v1/batches and ask for it later"
                 )
             time.sleep(pause_s)
-            pause_s = min(LAST_POLL_S, pause_s * 1.3)
+            pause_s = min(LAST_POLL_S, pause_s * 1.15)
 
     def _checked(self, key: str, batch: str, report: PhotoReport) -> Protected:
         """Return the output, which has to say itself that it is this batch's."""
