@@ -243,3 +243,15 @@ def test_the_plain_design_does_the_same_work(
         task(bucket, "one.jpg")
         written = moto_server.client.get_object(Bucket=bucket, Key="plain/one.jpg")["Body"].read()
         assert written == protect_photo(data, filter).data
+
+
+def test_benchmarks_measure_what_users_run() -> None:
+    """Tests take no steps on guides unless they say so; benchmarks, which share their servers, take the recipe's."""
+    program = (
+        "import tests.benchmarks.services; from apf.recipe import load_recipe; print(load_recipe('standard').steps)"
+    )
+    kept = {name: value for name, value in os.environ.items() if name not in ("PYTEST_VERSION", "APF_STEPS")}
+    ran = subprocess.run(
+        [sys.executable, "-c", program], env=kept, cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert ran.stdout.split() == ["20"]
