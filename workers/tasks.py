@@ -63,7 +63,8 @@ QUEUES = "_APF_WORKER_QUEUES"
 UPLOADS = frozenset(all_queues([INTERACTIVE])[1:])
 #: A bulk shard asks no more often than that whether an upload waits, and only between two photos.
 LOOK_FOR_UPLOADS_S = 0.25
-REDIS_PAUSE_S = 30.0
+#: A Redis that takes so long to tell is down, and is asked no more for the pause.
+REDIS_SLOW_S, REDIS_PAUSE_S = 1.0, 30.0
 
 
 #: This process's debt to bulk work that waits for uploads.
@@ -271,7 +272,7 @@ def _overtaken(app: Celery, queue: str) -> Callable[[], bool]:
         asked = time.monotonic()
         overtaken = should_yield(app, mine)
         last = time.monotonic()
-        if last - asked > LOOK_FOR_UPLOADS_S:  # Redis is down: the shard can do without it
+        if last - asked > REDIS_SLOW_S:  # the shard can do without it
             last += REDIS_PAUSE_S
         return overtaken
 

@@ -39,7 +39,7 @@ def pull(
     silence_s: float = SILENCE_S,
     whole_s: float = WHOLE_S,
 ) -> Path:
-    """Fetch a guide, unless it is there already; returns where it lies.
+    """Fetch a guide or a detector, unless it is there already; returns where it lies.
 
     Args:
         place: a URL or a file to take it from, instead of where its makers have it. The digest is the same.

@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 SUFFIX = ".jpg"
 #: Longer than any request takes: what is older was left by a server that died.
 LEFT = timedelta(hours=1)
-FIRST_POLL_S, LAST_POLL_S = 0.1, 1.0
+FIRST_POLL_S, LAST_POLL_S, POLLS_GROW = 0.1, 1.0, 1.15
 
 
 class NotInTime(WorkerError):
@@ -132,7 +132,7 @@ class Scratch:
                     "submit it by POST /v1/batches and ask for it later"
                 )
             time.sleep(pause_s)
-            pause_s = min(LAST_POLL_S, pause_s * 1.15)
+            pause_s = min(LAST_POLL_S, pause_s * POLLS_GROW)
 
     def _checked(self, key: str, batch: str, report: PhotoReport) -> Protected:
         """Return the output, which has to say itself that it is this batch's."""

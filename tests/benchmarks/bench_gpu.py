@@ -68,6 +68,8 @@ def main(arguments: list[str] | None = None) -> int:
 def until(passed_s: float, within_s: float, work: Callable[[], Iterable[Figures]]) -> tuple[list[Figures], str | None]:
     """The rows that a table gets done in what is left of the time, and what went wrong, if anything did."""
     rows: list[Figures] = []
+    if passed_s > within_s:
+        return rows, "no time was left for it"
     started = time.perf_counter()
     try:
         for row in work():

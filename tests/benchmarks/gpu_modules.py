@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any, get_args
 
@@ -25,14 +26,13 @@ TILES = ((816, 1224), (352, 512))
 Figures = dict[str, Any]
 
 
-def stages(device: str, seconds: float, sizes: tuple[int, ...] = FACE_BATCHES) -> list[Figures]:
+def stages(device: str, seconds: float, sizes: tuple[int, ...] = FACE_BATCHES) -> Iterator[Figures]:
     """Faces a second, from host memory to host memory, by precision, with and without graphs, and batch."""
-    rows = []
     for precision in get_args(Precision)[1:]:
         for graphs in (False, True):
             filter = Filter.load("standard", device, precision=precision, graphs=graphs)
-            rows += [_stages(filter, size, seconds, precision, graphs) for size in sizes]
-    return rows
+            for size in sizes:
+                yield _stages(filter, size, seconds, precision, graphs)
 
 
 def _stages(filter: Filter, size: int, seconds: float, precision: str, graphs: bool) -> Figures:
@@ -57,20 +57,18 @@ def _stages(filter: Filter, size: int, seconds: float, precision: str, graphs: b
     }
 
 
-def tiles(device: str, seconds: float, sizes: tuple[int, ...] = TILE_BATCHES) -> list[Figures]:
+def tiles(device: str, seconds: float, sizes: tuple[int, ...] = TILE_BATCHES) -> Iterator[Figures]:
     """The detector's tiles a second, pixels up and faces out, by shape and number given at once."""
     detector = CenterFace(device)
     random = np.random.default_rng(0)
-    rows = []
     for height, width in TILES:
         tile = random.integers(0, 256, (height, width, 3), dtype=np.uint8)
         for size in sizes:
             per_s = rate(lambda given=[tile] * size: detector.find(given), size, seconds)  # type: ignore[misc]
-            rows.append({"height": height, "width": width, "tiles": size, "tiles_per_s": per_s})
-    return rows
+            yield {"height": height, "width": width, "tiles": size, "tiles_per_s": per_s}
 
 
-def agreement(device: str, data: list[bytes]) -> list[Figures]:
+def agreement(device: str, data: list[bytes]) -> Iterator[Figures]:
     """How far the device's perturbations of real faces lie from torch's on the CPU
     (`apf.research.evaluate.devices`).
     """
@@ -79,11 +77,8 @@ def agreement(device: str, data: list[bytes]) -> list[Figures]:
     found = reference.detector.detect(photos)
     crops = [align(photo, alignment(face.landmarks)) for photo, own in zip(photos, found, strict=True) for face in own]
     faces = torch.from_numpy(np.stack(crops))
-    return [
-        {"precision": precision, "graphs": graphs, **asdict(one)}
-        for precision in get_args(Precision)[1:]
-        for graphs in (False, True)
-        for one in differences(
-            faces, Filter.load("standard", device, precision=precision, graphs=graphs), reference, (1, 8, len(faces))
-        )
-    ]
+    for precision in get_args(Precision)[1:]:
+        for graphs in (False, True):
+            filter = Filter.load("standard", device, precision=precision, graphs=graphs)
+            for one in differences(faces, filter, reference, (1, 8, len(faces))):
+                yield {"precision": precision, "graphs": graphs, **asdict(one)}

@@ -48,10 +48,11 @@ class Assumptions:
     #: Objects that a shard leaves in the ledger, and bytes there of each photo.
     shard_objects: float = 2.0
     ledger_bytes_per_photo: float = 300.0
-    #: Redis: bytes of a waiting shard; processor seconds of a shard, and each second of each worker.
+    #: Redis: bytes of a waiting shard; processor seconds of a shard, and each second of each worker: for being there,
+    #: and for looking whether an upload waits, at most four times (`workers.tasks.LOOK_FOR_UPLOADS_S`), 70 us each.
     redis_bytes_per_shard: float = 1250.0
     redis_s_per_shard: float = 0.8e-3
-    redis_s_per_worker_s: float = 0.3e-3
+    redis_s_per_worker_s: float = 0.6e-3
     usd_per_million_writes: float = 5.0
     usd_per_million_reads: float = 0.4
     usd_per_tb_month: float = 23.0

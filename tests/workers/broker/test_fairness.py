@@ -242,3 +242,26 @@ def test_what_counts_as_a_wait(error: Exception, waits: int, monkeypatch: pytest
     if waits:
         with pytest.raises(type(error)):
             tasks._protect(task, job.model_copy(update={"waits": tasks.MAX_WAITS}))
+
+
+@pytest.mark.parametrize(("takes_s", "times"), [(0.6, 2), (1.5, 1)])
+def test_only_a_redis_that_hardly_answers_is_left_alone(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, takes_s: float, times: int
+) -> None:
+    """One that takes half a second, as on a busy machine, is asked again soon; one that takes longer is down."""
+    asked = []
+
+    def slow(*_: object) -> bool:
+        asked.append(clock.now)
+        clock.now += takes_s
+        return False
+
+    monkeypatch.setattr(tasks, "_owed", BulkCredit())
+    monkeypatch.setattr(tasks, "time", clock)
+    monkeypatch.setattr(tasks, "should_yield", slow)
+    monkeypatch.setenv(tasks.QUEUES, ",".join(all_queues()))
+    overtaken = tasks._overtaken(None, "bulk.00.0")  # type: ignore[arg-type]
+    for _ in range(2):
+        clock.now += 0.3
+        assert not overtaken()
+    assert len(asked) == times

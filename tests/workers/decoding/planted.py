@@ -66,4 +66,5 @@ LOADED = (
 
 if __name__ == "__main__":
     photos.decode = planted
+    decoder_child.IDLE_S = 1  # tests wait for it
     decoder_child.main()

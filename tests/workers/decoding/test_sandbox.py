@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import signal
@@ -19,16 +20,19 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from apf.errors import CorruptPhoto
 from apf.photo import Limits, decode
 from producer.cli import app
 from producer.doctor import checks
+from tests.benchmarks.processes import await_that
 from tests.conftest import RedisServer, _without
 from tests.workers.decoding.planted import MAGIC
 from tests.workers.decoding.test_decoder_pool import GIBIBYTE, jpeg
 from workers.config.settings import Settings
+from workers.core.heap import _glibc
 from workers.core.log_context import log_context as at
 from workers.decoding import decoder_process
 from workers.decoding.decoder_pool import Decoder
@@ -287,6 +291,23 @@ def test_another_photos_pixels_stay_as_they_are() -> None:
         assert len(mine.split()) == 3, "and to that alone"
         np.testing.assert_array_equal(first.pixels, before)
         np.testing.assert_array_equal(beside.pixels, before)
+
+
+@pytest.mark.skipif(_glibc("mallopt") is None, reason="glibc alone keeps freed memory when asked to")
+def test_what_is_kept_for_the_next_photo_goes_back_once_it_is_idle() -> None:
+    """In the cage a large photo leaves its memory behind until nothing was to do for a while; the next is decoded."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (4000, 3000)).save(buffer, "JPEG")
+    with decoding("require") as decoder:
+        decoder.decode(jpeg(), Limits(), ())
+        template = decoder._fork_server._template
+        assert template is not None
+        (process,) = psutil.Process(template._process.pid).children()
+        before = process.memory_info().rss
+        decoder.decode(buffer.getvalue(), Limits(), ())
+        assert process.memory_info().rss - before > 40 * 2**20
+        await_that(lambda: process.memory_info().rss - before < 20 * 2**20, 20, "the memory is given back")
+        np.testing.assert_array_equal(decoder.decode(jpeg(), Limits(), ()).pixels, decode(jpeg()).pixels)
 
 
 def test_what_is_still_open_for_writing_is_not_read() -> None:

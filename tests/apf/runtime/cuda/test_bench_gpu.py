@@ -33,7 +33,7 @@ def test_without_a_gpu(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
 @pytest.mark.rotating("evaluation")
 def test_every_part_measures(group_photo: bytes) -> None:
     """Faces, tiles and JPEGs a second come out, and both precisions agree with themselves."""
-    stages = gpu_modules.stages("cpu", 0, sizes=(1,))
+    stages = list(gpu_modules.stages("cpu", 0, sizes=(1,)))
     assert [(row["precision"], row["graphs"]) for row in stages] == [
         ("float32", False), ("float32", True), ("bfloat16", False), ("bfloat16", True),
     ]  # fmt: skip
@@ -96,8 +96,9 @@ def test_a_table_that_fails_hides_no_other(
 
 
 def test_time_ends(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A table stops at the row after which no time is left, and says so; it is no success."""
+    """A table stops at the row after which no time is left, those after it do not begin; both say so."""
     monkeypatch.setattr(record, "HISTORY", tmp_path)
-    monkeypatch.setattr(bench_gpu, "tables", lambda *_, **__: {"steps": lambda: [{"a": 1}, {"a": 2}]})
+    assert bench_gpu.until(0.0, 0.0, lambda: [{"a": 1}, {"a": 2}]) == ([{"a": 1}], "no time was left after 1 rows")
+    monkeypatch.setattr(bench_gpu, "tables", lambda *_, **__: {"steps": lambda: pytest.fail("measured")})
     assert bench_gpu.main(["--device", "cpu", "--within-s", "0"]) == 1
-    assert "no time was left after 1 rows" in capsys.readouterr().out
+    assert "no time was left for it" in capsys.readouterr().out
