@@ -1,9 +1,9 @@
 """The heap of glibc: when it keeps freed memory for what comes next, and when it returns it to the system.
 
-A decoder's arrays are larger than any that glibc keeps by itself, so each photo pays for its pages anew: a third of the
-time that a JPEG of 12 megapixels takes to encode. A worker's threads, on the other hand, allocate photos of all sizes,
-of which the heaps come to hold more free memory than used: tens of mebibytes more in an hour, though nothing is left of
-any photo. Other C libraries do neither, and need neither.
+An encoder's arrays are larger than any that glibc keeps by itself, so each photo pays for its pages anew: a third of
+the time that a JPEG of 12 megapixels takes to encode. A worker's threads, on the other hand, allocate photos of all
+sizes, of which the heaps come to hold more free memory than used: tens of mebibytes more in an hour, though nothing is
+left of any photo. Other C libraries do neither, and need neither.
 """
 
 from __future__ import annotations

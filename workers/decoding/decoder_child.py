@@ -35,8 +35,9 @@ from workers.decoding.shared_memory import read_all, write_all
 
 #: Of a decoder: the standard three are /dev/null's.
 CHANNEL = 3
-#: A decoder keeps so much freed memory for the next photo, until it has nothing to do for so long: a JPEG of 48
-#: megapixels takes 560 MiB to encode, and twice the time where they are new.
+#: An encoder keeps so much freed memory for the next photo, until it has nothing to do for so long: a JPEG of 48
+#: megapixels takes 560 MiB to encode, and twice the time where they are new. One that decodes keeps none: whoever takes
+#: it over is to find no earlier photo there.
 KEPT_BYTES, IDLE_S = 3 * 2**28, 10
 
 
@@ -71,7 +72,6 @@ def _fork(control: socket.socket, channel: int, memory_bytes: int, threads: int,
         sandbox.end_with(parent)
         _keep_only(channel)
         control.detach()
-        keep_freed(KEPT_BYTES)
         serve(_waking(socket.socket(fileno=CHANNEL)), lambda: _enclosed(memory_bytes, threads, caged))
     finally:
         os._exit(0)
@@ -115,8 +115,9 @@ def serve(channel: socket.socket, enclose: Callable[[], sandbox.Cage]) -> None:
             continue
         if len(message) < REQUEST.size:
             return
-        kept = True
         serial, kind, head, size = REQUEST.unpack(message)
+        if kind == ENCODE:
+            kept = keep_freed(KEPT_BYTES)
         try:
             answer = _answer(serial, kind, head, size, files)
         except Exception as error:
