@@ -89,8 +89,16 @@ class DetectorError(ApfError):
     """Raised when the named face detector cannot be loaded."""
 
 
+class DetectorUnreachable(DetectorError):
+    """Raised when the detector's file could not be fetched just now: a later try may find the network there."""
+
+
 class GuideError(ApfError):
     """Raised when a guide is unknown or missing, cannot be fetched, or is not what its digest says."""
+
+
+class GuideUnreachable(GuideError):
+    """Raised when a guide's file could not be fetched just now: a later try may find the network there."""
 
 
 class UnsupportedGuide(GuideError):

@@ -11,7 +11,7 @@ import numpy as np
 
 from apf.detection.nms import nms
 from apf.detection.tiling import SAME_FACE_IOU, Found
-from apf.errors import DetectorError, GuideError, WeightsError
+from apf.errors import DetectorError, DetectorUnreachable, GuideError, GuideUnreachable, WeightsError
 from apf.faces.alignment import Float32, UInt8
 from apf.guides.catalogue import YUNET
 from apf.guides.download import pull
@@ -36,7 +36,8 @@ class YuNet:
             # The file says 640 x 640, and nothing in it depends on that.
             self._network = RuntimeNetwork.load(pull(YUNET), any_size=True)
         except (GuideError, WeightsError) as error:
-            raise DetectorError(f"detector 'yunet' cannot be had: {error}") from error
+            kind = DetectorUnreachable if isinstance(error, GuideUnreachable) else DetectorError
+            raise kind(f"detector 'yunet' cannot be had: {error}") from error
 
     def find(self, tiles: Sequence[UInt8]) -> list[Found]:
         """Faces in each (h, w, 3) uint8 RGB tile, of any size, with boxes inside the tile."""

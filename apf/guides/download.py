@@ -10,9 +10,10 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from http import HTTPStatus
 from pathlib import Path
 
-from apf.errors import GuideError
+from apf.errors import GuideError, GuideUnreachable
 from apf.guides.catalogue import DETECTORS, FETCHED, Known, fetched_path, is_here
 
 #: A server that says nothing for so long, and a transfer that takes longer in all, are given up.
@@ -46,7 +47,8 @@ def pull(
         folder: where it goes, instead of `guides_folder()`.
 
     Raises:
-        GuideError: it cannot be fetched or written, or what came is not what its digest says.
+        GuideUnreachable: it cannot be fetched now.
+        GuideError: it is not there or cannot be written, or what came is not what its digest says.
     """
     target, place = fetched_path(known, folder), place or known.url
     if is_here(known, folder):
@@ -106,11 +108,14 @@ def _chunks(place: str, silence_s: float, whole_s: float) -> Iterator[bytes]:
                     raise GuideError(f"{place} took more than {whole_s:g} s: try again, or give --from a file")
     except urllib.error.HTTPError as error:
         error.close()
-        raise GuideError(f"{place} answered {error.code} {error.reason}: name another place with --from") from error
+        kind = GuideUnreachable if error.code >= HTTPStatus.INTERNAL_SERVER_ERROR else GuideError
+        raise kind(f"{place} answered {error.code} {error.reason}: name another place with --from") from error
     except (OSError, http.client.HTTPException, ValueError) as error:
         reason = getattr(error, "reason", error)
         said = f"nothing for {silence_s:g} s" if isinstance(reason, TimeoutError) else str(reason) or repr(reason)
-        raise GuideError(f"{place} cannot be fetched ({said}): is the network there? Or give --from a file") from error
+        raise GuideUnreachable(
+            f"{place} cannot be fetched ({said}): is the network there? Or give --from a file"
+        ) from error
 
 
 def _of_file(place: str) -> Iterator[bytes]:

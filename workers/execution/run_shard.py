@@ -14,7 +14,7 @@ from itertools import count
 
 from celery.exceptions import SoftTimeLimitExceeded
 
-from apf.errors import ApfError, OtherVersion
+from apf.errors import ApfError, DetectorUnreachable, OtherVersion
 from apf.recipe import Recipe
 from apf.runtime.stage_clock import StageClock
 from workers.access.batch_records import check_batch
@@ -248,6 +248,8 @@ def _outcomes(
     except ApfError as error:
         if others_may and isinstance(error, OtherVersion):
             raise
+        if others_may and isinstance(error, DetectorUnreachable):
+            raise ShardIncomplete(str(error)) from error
         done = [report for report in runner.reports if report.outcome is not Outcome.failed]
         return _rest_failed(refs, done, str(error), code_of(error))
     except DESTINATION_GONE as error:

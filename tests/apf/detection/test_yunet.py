@@ -20,7 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 from apf.detection import detector as detectors
 from apf.detection import yunet
 from apf.detection.detector import Detector, load_detector
-from apf.errors import DetectorError
+from apf.errors import DetectorError, DetectorUnreachable
 from apf.faces.alignment import ARCFACE_TEMPLATE
 from apf.filters.load import load_filter
 from apf.guides import catalogue
@@ -146,9 +146,9 @@ def test_what_has_another_digest_is_refused(asked: list[str], monkeypatch: pytes
 
 
 def test_without_a_network_the_error_is_the_detectors(asked: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the file cannot be fetched a worker is told so as of any detector that is missing."""
+    """Where the file cannot be fetched a worker is told so, and that a later try may help."""
     know(monkeypatch, replace(yunet.YUNET, url="http://127.0.0.1:9/yunet.onnx"))
-    with pytest.raises(DetectorError, match=r"'yunet' cannot be had: http://127\.0\.0\.1:9/"):
+    with pytest.raises(DetectorUnreachable, match=r"'yunet' cannot be had: http://127\.0\.0\.1:9/"):
         load_detector("yunet")
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from apf.errors import DetectorError
+from apf.errors import DetectorError, DetectorUnreachable
 from tests.memory_store import MemoryStore
 from tests.workers.execution.test_shard_pipeline import make_batch
 from tests.workers.fakes import FakeEngine
@@ -181,6 +181,20 @@ def test_a_filter_that_cannot_load_fails_every_photo_with_its_reason() -> None:
     report = planned.ledger.read_report("b1", 0)
     assert report is not None
     assert "buffalo_l" in str(report.photos[0].reason)
+
+
+def test_a_detector_that_cannot_be_fetched_now_is_waited_for() -> None:
+    """On a queue the shard is sent again later, as where a store is down; a command alone tells it at once."""
+    planned = Planned("run-no-network", b"one")
+
+    def load(*_: object) -> FakeEngine:
+        raise DetectorUnreachable("detector 'yunet' cannot be had: is the network there?")
+
+    with pytest.raises(ShardIncomplete, match="is the network there"):
+        run_shard(planned.job, Settings(broker_url="redis://localhost", allowed_urls="*"), load=load, last_try=False)
+    assert not planned.ledger.has_report("b1", 0)
+    run = run_shard(planned.job, Settings(), load=load)
+    assert run is not None and run.totals.failed == 1
 
 
 def test_a_lost_shard_reports_what_was_written_as_done_and_the_rest_as_failed() -> None:
