@@ -24,7 +24,7 @@ class Assumptions:
     #: In which all shall be done.
     days: float = 30.0
     #: Of one worker at one photo, and the share of its time that it is at one.
-    photo_s: float = 0.83
+    photo_s: float = 3.2
     efficiency: float = 0.9
     cores_per_worker: float = 2.0
     cores_per_machine: float = 64.0
@@ -60,7 +60,7 @@ class Assumptions:
 
 #: Kinds of workers: a core's seconds are measured, the GPU's assumed, from figures 1 and 4 of what is to be reached.
 KINDS = {
-    "1 MP, CPU": {"megapixels": 1.0, "photo_s": 0.18, "photo_mb": 0.4},
+    "1 MP, CPU": {"megapixels": 1.0, "photo_s": 0.6, "photo_mb": 0.4},
     "12 MP, CPU": {},
     "12 MP, GPU (computed)": {"photo_s": 1 / 64, "cores_per_worker": 16.0, "worker_usd_per_hour": 4.0},
 }
