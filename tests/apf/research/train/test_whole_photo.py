@@ -40,7 +40,7 @@ def road(faces: Tensor, noise: Tensor, generator: torch.Generator) -> Tensor:
 @pytest.fixture
 def even_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every pixel may move by as much."""
-    for place in ("apf.attack.perturbation.bound_map", "apf.research.train.bounds.bound_map"):
+    for place in ("apf.attack.canvas.bound_map", "apf.research.train.bounds.bound_map"):
         monkeypatch.setattr(place, lambda pixels, *_: np.full(pixels.shape[:2], EPSILON, np.float32))
 
 
