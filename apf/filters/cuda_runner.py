@@ -16,7 +16,7 @@ from apf.runtime.cuda.batches import FACE_BATCHES, Limit, limit
 from apf.runtime.cuda.graph import Capture, captured
 from apf.runtime.cuda.memory import empty_cache, find_limit, in_batches, is_out_of_memory
 from apf.runtime.stage_clock import StageClock
-from apf.stages.compose import Run
+from apf.stages.compose import Run, at_once
 
 logger = logging.getLogger(__name__)
 
@@ -121,7 +121,7 @@ class Runner:
 
     def _record(self, batch: _Batch, capture: Capture) -> None:
         try:
-            batch.replay = capture(lambda: self._work(batch.given, _at_once), self._device)
+            batch.replay = capture(lambda: self._work(batch.given, at_once), self._device)
         except RuntimeError as error:
             if is_out_of_memory(error):
                 raise
@@ -151,7 +151,7 @@ class Runner:
 
         def trial() -> Tensor:
             faces = torch.full(shape, GREY, device=self._device).contiguous(memory_format=torch.channels_last)
-            return self._work(faces, _at_once)
+            return self._work(faces, at_once)
 
         find_limit(self.limit, FACE_BATCHES, trial, TRIAL, self._device)
 
@@ -183,7 +183,3 @@ class Runner:
     def _wait(self) -> None:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
-
-
-def _at_once(_: str, part: Callable[[], Tensor]) -> Tensor:
-    return part()

@@ -22,7 +22,8 @@ STAGES: tuple[str, ...] = get_args(Stage)
 Run = Callable[[str, Callable[[], Tensor]], Tensor]
 
 
-def _at_once(_: str, work: Callable[[], Tensor]) -> Tensor:
+def at_once(_: str, work: Callable[[], Tensor]) -> Tensor:
+    """Do a stage's work, and measure nothing."""
     return work()
 
 
@@ -35,7 +36,7 @@ def answered(
     stages: Collection[str],
     *,
     differentiable: bool = False,
-    run: Run = _at_once,
+    run: Run = at_once,
 ) -> tuple[Tensor, Tensor | None]:
     """Return the perturbation of faces by the stages that are named, and the momentum that a warp follows.
 
@@ -62,7 +63,7 @@ def answered(
     return delta, None if found is None else found[:, CHANNELS // 2 :]
 
 
-def start_of(uap: Tensor, stages: Collection[str], batch: int, run: Run = _at_once) -> Tensor | None:
+def start_of(uap: Tensor, stages: Collection[str], batch: int, run: Run = at_once) -> Tensor | None:
     """Where the gradient's steps start, (B, 3, 112, 112) in units of epsilon; None where nothing universal is added."""
     if "universal" not in stages:
         return None
@@ -77,7 +78,7 @@ def finish(
     epsilon: float,
     stages: Collection[str],
     *,
-    run: Run = _at_once,
+    run: Run = at_once,
 ) -> Tensor:
     """Return what is left to do once the gradient is known: the server's part of private mode, which never sees the
     faces.

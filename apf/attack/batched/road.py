@@ -31,16 +31,12 @@ from apf.runtime.cores import cores
 from apf.runtime.cuda.batches import FACE_BATCHES, limit
 from apf.runtime.cuda.graph import Capture
 from apf.runtime.cuda.memory import empty_cache, find_limit, in_batches, is_out_of_memory
-from apf.stages.compose import Run
+from apf.stages.compose import Run, at_once
 
 logger = logging.getLogger(__name__)
 
 #: Faces of the trial that finds the largest batch.
 TRIAL = 32
-
-
-def at_once(_: str, part: Callable[[], Tensor]) -> Tensor:
-    return part()
 
 
 @dataclass(frozen=True)

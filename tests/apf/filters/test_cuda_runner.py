@@ -15,6 +15,7 @@ from apf.filters.torch_filter import Filter
 from apf.runtime.cuda.graph import GraphError, check_same
 from apf.runtime.stage_clock import StageClock
 from apf.stages.compose import Run
+from tests.apf.runtime.cuda.captures import refused, static
 
 CPU = torch.device("cpu")
 NAMES = (f"work {number}" for number in itertools.count())
@@ -32,20 +33,6 @@ class Work:
             raise torch.OutOfMemoryError("CUDA out of memory")
         half = run("gradient", lambda: given[:, :3] * 1)
         return run("transfer", lambda: half * 2)
-
-
-def static(work: Callable[[], Tensor], device: torch.device) -> Callable[[], Tensor]:
-    """As a graph behaves: the result lies always at the same place, and is overwritten."""
-    place = work()
-
-    def replay() -> Tensor:
-        return place.copy_(work())
-
-    return replay
-
-
-def refused(work: Callable[[], Tensor], device: torch.device) -> Callable[[], Tensor]:
-    raise RuntimeError("CUDA error: operation not permitted when stream is capturing")
 
 
 def full(work: Callable[[], Tensor], device: torch.device) -> Callable[[], Tensor]:

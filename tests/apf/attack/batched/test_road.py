@@ -33,6 +33,7 @@ from tests.apf.attack.batched.conftest import MakeRoad
 from tests.apf.attack.batched.faces import KINDS, face_of
 from tests.apf.attack.scenes import change
 from tests.apf.attack.test_protect_face import stepping
+from tests.apf.runtime.cuda.captures import refused, warmed
 
 NAMES = (f"work {number}" for number in itertools.count())
 #: The guides of `standard`, once each.
@@ -174,26 +175,11 @@ def test_neighbours_do_not_matter(road: MakeRoad, portrait: np.ndarray) -> None:
                 assert_same(tasks[index], one, alone[index], recipe)
 
 
-def static(work: Callable[[], Tensor], device: torch.device) -> Callable[[], Tensor]:
-    """As a graph behaves: it is done several times at first, and its result lies at one place, which it overwrites."""
-    for _ in range(3):
-        place = work()
-
-    def replay() -> Tensor:
-        return place.copy_(work())
-
-    return replay
-
-
-def refused(work: Callable[[], Tensor], device: torch.device) -> Callable[[], Tensor]:
-    raise RuntimeError("CUDA error: operation not permitted when stream is capturing")
-
-
 def test_graphs_give_what_launches_give(road: MakeRoad, portrait: np.ndarray, caplog: pytest.LogCaptureFixture) -> None:
     """Recorded once and used for other faces; where they are refused the steps go on without, and the log says so."""
     recipe = stepping(2, guides=("apf-mfn",))
     batches = [[face(portrait, "60 px, turned")], [face(portrait, "60 px, turned", change(1))]]
-    plain, graphed, without = road(recipe), road(recipe, capture=static), road(recipe, capture=refused)
+    plain, graphed, without = road(recipe), road(recipe, capture=warmed), road(recipe, capture=refused)
     for tasks in (*batches, batches[0]):
         (wanted,) = plain.hide(tasks, recipe)
         for other in (graphed, without):
