@@ -29,13 +29,40 @@ def quiet_session(
     model: onnx.ModelProto,
     level: onnxruntime.GraphOptimizationLevel = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL,
 ) -> onnxruntime.InferenceSession:
-    """Return a session of one thread on the CPU."""
+    """Return a session of one thread on the CPU. Its memory is of the arena that all sessions share."""
     options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.use_env_allocators", "1")
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.enable_mem_pattern = False  # one plan of memory for each size of picture would be kept for ever
     options.log_severity_level = _ERRORS_ONLY
     options.graph_optimization_level = level
     return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def shrink_arena() -> None:
+    """Give what is free of the networks' arena back to the C library. Other threads may run networks meanwhile."""
+    options = onnxruntime.RunOptions()
+    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+    _NOTHING.run(None, {"given": np.zeros(1, np.float32)}, options)
+
+
+def _share_an_arena() -> onnxruntime.InferenceSession:
+    """Let all networks of the process share one arena; return one that does nothing.
+
+    An arena of each network's own would keep the most that this network ever needed at once, and of a dozen networks
+    few run at any time.
+    """
+    memory = onnxruntime.OrtMemoryInfo(
+        "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
+    )
+    onnxruntime.create_and_register_allocator(memory, onnxruntime.OrtArenaCfg({}))
+    ends = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in ("given", "made")]
+    graph = helper.make_graph([helper.make_node("Identity", ["given"], ["made"])], "nothing", ends[:1], ends[1:])
+    return quiet_session(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8))
+
+
+_NOTHING = _share_an_arena()
+shrink_arena()  # an arena's first piece is never given back: by this it is a small one
 
 
 class RuntimeNetwork:

@@ -9,6 +9,7 @@ left of any photo. Other C libraries do neither, and need neither.
 from __future__ import annotations
 
 import ctypes
+import sys
 import threading
 import time
 from contextlib import suppress
@@ -25,13 +26,19 @@ _last_s = 0.0
 
 
 def trim_heap(every_s: float = EVERY_S) -> bool:
-    """Give what is free back to the system, unless that was done in the last `every_s` seconds; whether it was done."""
+    """Give what is free back to the system, the networks' memory included.
+
+    Returns:
+        Whether it was done: not where it was in the last `every_s` seconds, nor by another C library than glibc.
+    """
     global _last_s  # noqa: PLW0603  the heap is the process's, and so is this
     with _lock:
         now_s = time.monotonic()
         if _last_s and now_s - _last_s < every_s:
             return False
         _last_s = now_s
+    if networks := sys.modules.get("apf.runtime.onnx_session"):  # a process without networks has no need to load it
+        networks.shrink_arena()
     trim = _glibc("malloc_trim")
     if trim is None:
         return False
