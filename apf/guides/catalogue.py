@@ -106,9 +106,11 @@ def own_names() -> list[str]:
 
 @dataclass(frozen=True)
 class Standing:
-    """Whether a guide can be used here."""
+    """Whether a guide or a detector can be used here."""
 
     name: str
+    #: "guide" or "detector".
+    kind: str
     #: "here", "missing" or "damaged".
     state: str
     sha256: str
@@ -119,7 +121,7 @@ class Standing:
 
 
 def standings() -> list[Standing]:
-    """Every guide that is known by name, the ones that ship first."""
+    """Every guide that is known by name, the ones that ship first; then the detectors that are fetched."""
     probe = WEIGHTS_DIR / "probe.safetensors"
     own = Known("probe", _digest(probe), "Apache-2.0", "this project's own, distilled from several recognisers")
     found = [_standing(own, probe, CURE)]
@@ -128,13 +130,15 @@ def standings() -> list[Standing]:
         taught = Known(name, guide_digest(name), "Apache-2.0", "this project's own, taught by one recogniser")
         found.append(_standing(taught, path, CURE))
     found.append(_standing(DLIB, DLIB_FILE, CURE))
-    return found + [_standing(known, fetched_path(known), f"apf guides pull {name}") for name, known in FETCHED.items()]
+    fetched = {**FETCHED, **DETECTORS}
+    return found + [_standing(known, fetched_path(known), f"apf guides pull {name}") for name, known in fetched.items()]
 
 
 def _standing(known: Known, path: Path, cure: str) -> Standing:
     digest = _digest(path)
     state = "missing" if not digest else "here" if digest == known.sha256 else "damaged"
-    return Standing(known.name, state, known.sha256, known.licence, known.origin, "" if state == "here" else cure)
+    kind = "detector" if known.name in DETECTORS else "guide"
+    return Standing(known.name, kind, state, known.sha256, known.licence, known.origin, "" if state == "here" else cure)
 
 
 def _digest(path: Path) -> str:

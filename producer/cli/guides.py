@@ -1,4 +1,4 @@
-"""`apf guides list | pull`: recognisers that attack steps can climb on, and fetching further ones."""
+"""`apf guides list | pull`: recognisers that attack steps can climb on, a detector, and fetching further ones."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def guides() -> None:
 
 @app.command("list")
 def list_command(as_json: AsJson = False) -> None:
-    """Tell which guides are known by name, whether they are here, and under what licence."""
+    """Tell which guides, and detectors to fetch, are known by name, whether they are here, and under what licence."""
     found = standings()
     if as_json:
         print(json.dumps({"guides": [asdict(one) for one in found]}))
         return
     for one in found:
-        print(f"{one.name:8}{one.state:9}{one.licence:12}{one.sha256[:16]}  {one.origin}")
+        print(f"{one.name:10}{one.kind:10}{one.state:9}{one.licence:12}{one.sha256[:16]}  {one.origin}")
         if one.cure:
             echo(f"{one.name}: {one.cure}")
 
@@ -39,7 +39,7 @@ def list_command(as_json: AsJson = False) -> None:
 @app.command("pull")
 @errors_end_the_command
 def pull_command(
-    name: Annotated[str, typer.Argument(help="As `apf guides list` has it; or yunet.")],
+    name: Annotated[str, typer.Argument(help="As `apf guides list` has it.")],
     place: Annotated[
         str, typer.Option("--from", metavar="URL|FILE", help="Where to take it from; the digest must be the same.")
     ] = "",

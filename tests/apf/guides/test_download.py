@@ -198,6 +198,7 @@ def test_the_users_own_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     guides_folder().mkdir(parents=True)
     states = {one.name: (one.state, one.cure) for one in standings()}
     ships = dict.fromkeys(["probe", *own_names(), "dlib"], ("here", ""))
-    assert states == {**ships, "sface": ("missing", "apf guides pull sface")}
+    fetched = {name: ("missing", f"apf guides pull {name}") for name in ("sface", "yunet")}
+    assert states == {**ships, **fetched}
     fetched_path(SFACE).write_bytes(FOUL)
     assert {one.name: one.state for one in standings()}["sface"] == "damaged"

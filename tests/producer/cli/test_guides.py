@@ -14,12 +14,14 @@ def test_guides_are_listed(tmp_path: Path) -> None:
     """Each with its state, licence and digest, and what to do about those that are not here."""
     found = apf_json("guides", "list", XDG_DATA_HOME=str(tmp_path))["guides"]
     by_name = {one["name"]: one for one in found}
-    assert list(by_name) == ["probe", *own_names(), "dlib", "sface"]
-    assert [by_name[name]["state"] for name in by_name] == [*["here"] * (len(by_name) - 1), "missing"]
+    assert list(by_name) == ["probe", *own_names(), "dlib", "sface", "yunet"]
+    assert [by_name[name]["state"] for name in by_name] == [*["here"] * (len(by_name) - 2), "missing", "missing"]
+    assert [name for name in by_name if by_name[name]["kind"] == "detector"] == ["yunet"]
     assert (by_name["dlib"]["licence"], by_name["sface"]["sha256"]) == ("CC0-1.0", SFACE.sha256)
     shown = apf("guides", "list", XDG_DATA_HOME=str(tmp_path))
-    assert f"sface   missing  Apache-2.0  {SFACE.sha256[:16]}" in shown.stdout
-    assert "apf guides pull sface" in shown.stderr
+    assert f"sface     guide     missing  Apache-2.0  {SFACE.sha256[:16]}" in shown.stdout
+    assert "apf-mnv2  guide     here" in shown.stdout
+    assert all(f"apf guides pull {name}" in shown.stderr for name in ("sface", "yunet"))
 
 
 def test_a_guide_that_is_not_what_it_should_be_is_not_pulled(tmp_path: Path) -> None:
