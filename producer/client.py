@@ -40,6 +40,7 @@ from workers.batches.rescue import send_named
 from workers.broker.app import make_app
 from workers.broker.client import Broker
 from workers.config.settings import Settings, load_settings
+from workers.core.backoff import poll_pauses
 from workers.core.records import BULK, INTERACTIVE, Batch, Lane, OnWeak, PhotoRef
 from workers.errors import BadRequest, LedgerError, NotFound, SettingsError, StoreError, WorkerError
 from workers.ledger.audit import local_actor, note_act, note_submission
@@ -55,8 +56,8 @@ from workers.store.media_types import has_photos_suffix
 MAX_NAMED = 1000
 #: HEAD requests at once.
 HEADS = 16
-#: Between two looks at a batch that is waited for: short at first, for an upload.
-FIRST_POLL_S, LAST_POLL_S, POLLS_GROW = 0.1, 2.0, 1.15
+#: Between two looks at a batch that is waited for.
+LONGEST_POLL_S = 2.0
 
 P = ParamSpec("P")
 Answer = TypeVar("Answer")
@@ -348,11 +349,11 @@ class _Pauses:
 
     def __init__(self, timeout_s: float | None, batch: str) -> None:
         self._timeout_s, self._batch = timeout_s, batch
-        self._started, self._pause_s = time.monotonic(), FIRST_POLL_S
+        self._started, self._pauses_s = time.monotonic(), poll_pauses(LONGEST_POLL_S)
 
     def next(self, summary: BatchSummary) -> float:
         """Seconds; raises NotDone at the deadline."""
-        pause_s, self._pause_s = self._pause_s, min(LAST_POLL_S, self._pause_s * POLLS_GROW)
+        pause_s = next(self._pauses_s)
         if self._timeout_s is None:
             return pause_s
         left_s = self._timeout_s - (time.monotonic() - self._started)

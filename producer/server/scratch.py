@@ -21,6 +21,7 @@ from producer.client import Client
 from producer.server.engine import Engine
 from workers.batches.create import find_ledger
 from workers.config.settings import Settings
+from workers.core.backoff import poll_pauses
 from workers.core.clock import now
 from workers.core.records import OnWeak, Outcome, PhotoReport
 from workers.errors import LedgerError, StoreError, WorkerError
@@ -35,7 +36,7 @@ log = logging.getLogger(__name__)
 SUFFIX = ".jpg"
 #: Longer than any request takes: what is older was left by a server that died.
 LEFT = timedelta(hours=1)
-FIRST_POLL_S, LAST_POLL_S, POLLS_GROW = 0.1, 1.0, 1.15
+LONGEST_POLL_S = 1.0
 
 
 class NotInTime(WorkerError):
@@ -121,18 +122,17 @@ class Scratch:
                     self._ledger.store.prune(self._ledger.key(batch, ""))
 
     def _report(self, batch: str, deadline: float, timeout_s: float) -> PhotoReport:
-        pause_s = FIRST_POLL_S
-        while True:
+        for pause_s in poll_pauses(LONGEST_POLL_S):
             report = self._ledger.read_report(batch, 0)
             if report and report.photos:
                 return report.photos[0]
             if time.monotonic() + pause_s > deadline:
-                raise NotInTime(
-                    f"the photo was not protected within {timeout_s:g} s, and was deleted: start more workers, or "
-                    "submit it by POST /v1/batches and ask for it later"
-                )
+                break
             time.sleep(pause_s)
-            pause_s = min(LAST_POLL_S, pause_s * POLLS_GROW)
+        raise NotInTime(
+            f"the photo was not protected within {timeout_s:g} s, and was deleted: start more workers, or submit it by "
+            "POST /v1/batches and ask for it later"
+        )
 
     def _checked(self, key: str, batch: str, report: PhotoReport) -> Protected:
         """Return the output, which has to say itself that it is this batch's."""
