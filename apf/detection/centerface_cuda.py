@@ -13,7 +13,7 @@ from apf.detection.centerface_maps import TILE, by_shape, decode
 from apf.detection.tiling import Found
 from apf.faces.alignment import UInt8
 from apf.runtime.cuda.batches import TILE_BATCHES, limit
-from apf.runtime.cuda.memory import empty_cache, find_limit, in_batches
+from apf.runtime.cuda.memory import find_limit, free_memory, in_batches
 
 #: Channels of the heatmap, scale, offset and landmarks, which come back as one tensor.
 MAPS = [1, 2, 2, 10]
@@ -62,7 +62,7 @@ class TileBatches:
             own = list(indices[start:stop])
             return self._launch([tiles[i] for i in own], own, size, shape)
 
-        return in_batches(len(indices), self.limit, TILE_BATCHES, launch, self._let_go)
+        return in_batches(len(indices), self.limit, TILE_BATCHES, launch, lambda: free_memory(self._device))
 
     def _launch(self, tiles: Sequence[UInt8], indices: list[int], size: int, shape: tuple[int, int]) -> _Launched:
         # Pinned memory is kept and used again by torch, which knows when the copy is over.
@@ -103,11 +103,6 @@ class TileBatches:
         """One tile of the largest size."""
         empty = torch.zeros((1, TILE, TILE, 3), dtype=torch.uint8, device=self._device)
         return torch.cat([output.float() for output in self._net(as_input(empty))], 1)
-
-    def _let_go(self) -> None:
-        if self._is_cuda:
-            torch.cuda.synchronize(self._device)
-            empty_cache()
 
     def _here(self) -> AbstractContextManager[object]:
         return torch.cuda.device(self._device) if self._is_cuda else nullcontext()

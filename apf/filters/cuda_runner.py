@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -13,12 +11,10 @@ import torch
 from torch import Tensor
 
 from apf.runtime.cuda.batches import FACE_BATCHES, Limit, limit
-from apf.runtime.cuda.graph import Capture, captured
-from apf.runtime.cuda.memory import empty_cache, find_limit, in_batches, is_out_of_memory
+from apf.runtime.cuda.graph import Capture, Recorder, captured
+from apf.runtime.cuda.memory import GraphCache, find_limit, free_memory, in_batches
 from apf.runtime.stage_clock import StageClock
 from apf.stages.compose import Run, at_once
-
-logger = logging.getLogger(__name__)
 
 #: Faces of the trial that finds the largest batch.
 TRIAL = 32
@@ -61,9 +57,8 @@ class Runner:
         capture: Capture = captured,
     ) -> None:
         self._work, self._device = work, device
-        self._capture: Capture | None = capture if graphs else None
-        self._batches: dict[int, _Batch] = {}
-        self._lock = threading.Lock()
+        self._record = Recorder("modules", device, capture if graphs else None)
+        self._kept = GraphCache[int, _Batch]()
         #: Seconds that the clock has already, or that are set-up and no stage's.
         self._accounted_s = 0.0
         self.limit: Limit = limit(str(device), name)
@@ -75,7 +70,7 @@ class Runner:
             DeviceMemoryError: the device has no memory for one face.
         """
         # A batch's place must take part in gradients, whatever mode the caller is in.
-        with self._lock, torch.inference_mode(False), torch.no_grad(), self._here():
+        with self._kept.lock, torch.inference_mode(False), torch.no_grad(), self._here():
             started, accounted = time.perf_counter(), self._accounted_s
             with self._apart():
                 self._find_limit(given)
@@ -84,7 +79,7 @@ class Runner:
                 self.limit,
                 FACE_BATCHES,
                 lambda start, stop, size: self._run(given[start:stop], size, clock),
-                self._let_go,
+                lambda: free_memory(self._device),
             )
             result = torch.cat(parts)
             self._wait()
@@ -92,7 +87,7 @@ class Runner:
             return result
 
     def _run(self, chunk: Tensor, size: int, clock: StageClock) -> Tensor:
-        batch = self._batches.get(size) or self._set_up(chunk, size)
+        batch = self._kept.batches.get(size) or self._set_up(chunk, size)
         self._fill(batch.given, chunk)
         if batch.replay:
             result = batch.replay()
@@ -114,19 +109,13 @@ class Runner:
             place = torch.full((size, *chunk.shape[1:]), GREY, device=self._device)
             batch = _Batch(place.contiguous(memory_format=torch.channels_last))
             self._fill(batch.given, chunk)
-            if self._capture:
-                self._record(batch, self._capture)
-            self._batches[size] = batch
+            self._recorded(batch)
+            self._kept.batches[size] = batch
             return batch
 
-    def _record(self, batch: _Batch, capture: Capture) -> None:
-        try:
-            batch.replay = capture(lambda: self._work(batch.given, at_once), self._device)
-        except RuntimeError as error:
-            if is_out_of_memory(error):
-                raise
-            logger.warning("CUDA graphs do not work here, going on without: %s", error)
-            self._capture = None
+    def _recorded(self, batch: _Batch) -> None:
+        batch.replay = self._record(lambda: self._work(batch.given, at_once))
+        if batch.replay is None:
             return
         clock = StageClock()
         self._plainly(batch.given, clock)
@@ -155,16 +144,9 @@ class Runner:
 
         find_limit(self.limit, FACE_BATCHES, trial, TRIAL, self._device)
 
-    def _let_go(self) -> None:
-        """Forget all batches and their graphs: the ones that still fit are made anew when they are needed."""
-        self._wait()
-        self._batches.clear()
-        if self._device.type == "cuda":
-            empty_cache()
-
     def _account(self, clock: StageClock, seconds: float) -> None:
         """Divide the time of graphs among the stages."""
-        shares = next((batch.shares for batch in self._batches.values() if batch.shares), {})
+        shares = next((batch.shares for batch in self._kept.batches.values() if batch.shares), {})
         for stage, share in shares.items():
             clock.add(stage, share * seconds)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
@@ -29,11 +27,9 @@ from apf.guides.torch_guide import TorchGuide
 from apf.recipe import Recipe
 from apf.runtime.cores import cores
 from apf.runtime.cuda.batches import FACE_BATCHES, limit
-from apf.runtime.cuda.graph import Capture
-from apf.runtime.cuda.memory import empty_cache, find_limit, in_batches, is_out_of_memory
+from apf.runtime.cuda.graph import Capture, Recorder
+from apf.runtime.cuda.memory import GraphCache, find_limit, free_memory, in_batches
 from apf.stages.compose import Run, at_once
-
-logger = logging.getLogger(__name__)
 
 #: Faces of the trial that finds the largest batch.
 TRIAL = 32
@@ -98,7 +94,7 @@ class BatchedRoad:
         run: Run = at_once,
     ) -> None:
         self._device, self._sizes, self._run = device, tuple(sizes), run
-        self._capture = capture
+        self._record = Recorder("steps", device, capture)
         seers = [
             *(_seer(one, device, coarser) for one in guides.climbed),
             *(_seer(one, device, lambda network: network) for one in guides.jury),
@@ -109,8 +105,7 @@ class BatchedRoad:
         with torch.no_grad():
             grey = torch.full((1, 3, CROP, CROP), 0.5, device=device)
             self._lengths = [seer.network(grey).shape[1] for seer in seers[:count]]
-        self._batches: dict[tuple[int, int, bool], Batch] = {}
-        self._lock = threading.Lock()
+        self._kept = GraphCache[tuple[int, int, bool], Batch]()
 
     def hide(self, tasks: Sequence[Task], recipe: Recipe) -> list[Hidden]:
         """As `apf.attack.protect_face.hide`, of a recipe with steps.
@@ -160,12 +155,12 @@ class BatchedRoad:
         def attempt(start: int, stop: int, size: int) -> Callable[[], None]:
             some = faces[start:stop]
             given = packed([face.ready for face in some], side, guides)
-            batch = self._batches.get((side, size, warps))
+            batch = self._kept.batches.get((side, size, warps))
             if batch:
                 batch.load(given)
             else:
-                batch = Batch(self._steps[warps], given, size, self._device, self._record, self._run)
-                self._batches[side, size, warps] = batch
+                batch = Batch(self._steps[warps], given, size, self._device, self._recorded, self._run)
+                self._kept.batches[side, size, warps] = batch
             return _read_into(some, batch.climb()[: len(some)])
 
         def trial() -> None:
@@ -175,32 +170,16 @@ class BatchedRoad:
 
         if self._device.type == "cuda":
             find_limit(known, self._sizes, trial, TRIAL, self._device)
-        return in_batches(len(faces), known, self._sizes, attempt, self._let_go)
+        return in_batches(len(faces), known, self._sizes, attempt, lambda: free_memory(self._device))
 
-    def _record(self, work: Callable[[], Tensor]) -> Callable[[], Tensor]:
-        if self._capture:
-            try:
-                return self._capture(work, self._device)
-            except RuntimeError as error:
-                if is_out_of_memory(error):
-                    raise
-                logger.warning("CUDA graphs do not work for steps here, going on without: %s", error)
-                self._capture = None
-        return work
-
-    def _let_go(self) -> None:
-        """Forget all batches and their graphs: the ones that still fit are made anew when they are needed."""
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-        self._batches.clear()
-        if self._device.type == "cuda":
-            empty_cache()
+    def _recorded(self, work: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        return self._record(work) or work
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """One caller's turn, on the road's device, whatever mode the caller is in."""
         here = torch.cuda.device(self._device) if self._device.type == "cuda" else nullcontext()
-        with self._lock, torch.inference_mode(False), torch.no_grad(), here:
+        with self._kept.lock, torch.inference_mode(False), torch.no_grad(), here:
             yield
 
 

@@ -6,11 +6,16 @@ static input to a static output, with the gradient's backward passes inside.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from apf.runtime.cuda.memory import is_out_of_memory
+
+logger = logging.getLogger(__name__)
 
 #: Runs before the recording, in which libraries choose kernels and set up their workspaces.
 WARM_UPS = 3
@@ -62,3 +67,32 @@ def check_same(found: Tensor, expected: Tensor) -> None:
     allowed = SAME * expected.abs().mean().item()
     if not difference <= allowed:  # also where it is no number
         raise GraphError(f"a CUDA graph's result is off by {difference:.3g} on average, more than {allowed:.3g}")
+
+
+class Recorder:
+    """Records work as graphs until a device refuses one; from then on nothing is tried, and the log says so.
+
+    Args:
+        what: it records, for the log.
+        capture: how a graph is made; None: none is.
+    """
+
+    def __init__(self, what: str, device: torch.device, capture: Capture | None) -> None:
+        self._what, self._device, self._capture = what, device, capture
+
+    def __call__(self, work: Callable[[], Tensor]) -> Callable[[], Tensor] | None:
+        """Return the work as a graph, or None where it has to go launch by launch.
+
+        Raises:
+            RuntimeError: the device has no memory left for it.
+        """
+        if self._capture is None:
+            return None
+        try:
+            return self._capture(work, self._device)
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
+            logger.warning("CUDA graphs do not work for %s here, going on without: %s", self._what, error)
+            self._capture = None
+            return None

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gc
 import logging
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import TypeVar
+from typing import Any, Generic, TypeVar
+from weakref import WeakSet
 
 import torch
 
@@ -18,6 +20,8 @@ logger = logging.getLogger(__name__)
 SAYINGS = ("CUDA error: out of memory", "CUDNN_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_ALLOC_FAILED")
 
 Result = TypeVar("Result")
+Size = TypeVar("Size")
+Batch = TypeVar("Batch")
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
@@ -64,11 +68,45 @@ def in_batches(
     return done
 
 
-def empty_cache() -> None:
-    """Give back what torch keeps for later, and what is left of filters that are not used any more."""
+class GraphCache(Generic[Size, Batch]):
+    """The batches and graphs of one kind of work, by size, which are kept for the next call until memory is needed.
+
+    A call holds `lock` until the device is through with its work.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.batches: dict[Size, Batch] = {}
+        with _caches_lock:
+            _caches.add(self)
+
+    def forget(self) -> None:
+        """Drop them, unless another thread is at work with them: what still fits is made anew when it is needed."""
+        if self.lock.acquire(blocking=False):
+            try:
+                self.batches.clear()
+            finally:
+                self.lock.release()
+
+
+_caches: WeakSet[GraphCache[Any, Any]] = WeakSet()
+_caches_lock = threading.Lock()
+
+
+def free_memory(device: torch.device) -> None:
+    """Give back all that is kept for later: graphs of every kind of work, torch's cache, and what is left of filters
+    that are not used any more.
+    """
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    with _caches_lock:
+        caches = list(_caches)
+    for graph_cache in caches:
+        graph_cache.forget()
     gc.collect()
-    with suppress(RuntimeError):  # before torch 2.12 a CUDA graph that failed leaves an allocator that refuses
-        torch.cuda.empty_cache()
+    if device.type == "cuda":
+        with suppress(RuntimeError):  # before torch 2.12 a CUDA graph that failed leaves an allocator that refuses
+            torch.cuda.empty_cache()
 
 
 def find_limit(

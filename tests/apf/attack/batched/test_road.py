@@ -186,7 +186,7 @@ def test_graphs_give_what_launches_give(road: MakeRoad, portrait: np.ndarray, ca
             (found,) = other.hide(tasks, recipe)
             np.testing.assert_array_equal(found.change.noise, wanted.change.noise)
             assert found.verdict == wanted.verdict
-    assert len(graphed._batches) == 1
+    assert len(graphed._kept.batches) == 1
     assert caplog.text.count("CUDA graphs do not work for steps here") == 1
 
 
@@ -211,7 +211,7 @@ def test_memory_that_ends(road: MakeRoad, portrait: np.ndarray, monkeypatch: pyt
         return
     for task, one, other in zip(tasks, own.hide(tasks, recipe), wanted, strict=True):
         assert_same(task, one, other, recipe)
-    assert {batch._size for batch in own._batches.values()} == {room}
+    assert {batch._size for batch in own._kept.batches.values()} == {room}
 
 
 def test_other_errors_pass(road: MakeRoad, portrait: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,7 +41,7 @@ def test_graphs_compute_what_launches_compute(
     photos = crops[torch.arange(count) % 200]
     found = graphed.perturbation(photos).cpu()
     assert Difference.of(photos, found, plain.perturbation(photos).cpu()).is_small
-    batches = graphed._runners["_stages"]._batches
+    batches = graphed._runners["_stages"]._kept.batches
     assert batches and all(batch.replay for batch in batches.values()), caplog.text
 
 

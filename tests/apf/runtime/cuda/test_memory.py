@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -132,6 +133,21 @@ def test_a_trial_that_fails_does_not_stop_the_work(error: RuntimeError, caplog: 
     limit = Limit()
     find_limit(limit, FACE_BATCHES, trial, 32, CPU)
     assert limit.most == 16 and str(error) in caplog.text
+
+
+def test_graphs_of_every_kind_of_work_are_forgotten_where_memory_is_needed() -> None:
+    """Its own, though it is at work, and those of others; but for those that another thread is at work with."""
+    own, idle, busy = (memory.GraphCache[int, str]() for _ in range(3))
+    for one in (own, idle, busy):
+        one.batches[8] = "a graph"
+    with ThreadPoolExecutor(1) as other:
+        other.submit(busy.lock.acquire).result()
+        with own.lock:
+            memory.free_memory(CPU)
+        other.submit(busy.lock.release).result()
+    assert [one.batches for one in (own, idle, busy)] == [{}, {}, {8: "a graph"}]
+    memory.free_memory(CPU)
+    assert busy.batches == {}
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
