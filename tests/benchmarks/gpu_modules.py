@@ -49,7 +49,7 @@ def _stages(filter: Filter, size: int, seconds: float, precision: str, graphs: b
         "graphs": graphs,
         # A smaller one where the first did not fit, or its graph was refused.
         "largest_batch": runner.limit.most if runner else None,
-        "graphs_used": sum(batch.replay is not None for batch in runner._batches.values()) if runner else 0,
+        "graphs_used": sum(batch.replay is not None for batch in runner._kept.batches.values()) if runner else 0,
         "faces": size,
         "faces_per_s": per_s,
         "first_s": first_s,
