@@ -58,6 +58,13 @@ ROUTES = (
 )
 
 
+#: Where the queue is, and what it said, is for the operator: the log has it.
+NO_QUEUE = (
+    "the queue cannot be used now: send this again, and tell the operator the request_id if it stays so; what was "
+    "accepted before goes on"
+)
+
+
 class ProblemDetails(BaseModel):
     """An error, as RFC 9457 has it."""
 
@@ -153,10 +160,10 @@ def install(app: FastAPI) -> None:
         status = status_of(error)
         headers = {"Retry-After": str(RETRY_AFTER_S)} if status is HTTPStatus.SERVICE_UNAVAILABLE else {}
         detail = masked(str(error))
-        if "apf_as_page" not in request.scope:
-            detail = over_http(detail)
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             log.warning("%s %s: %s", request.method, request.scope.get("path"), detail)
+        if "apf_as_page" not in request.scope:
+            detail = NO_QUEUE if isinstance(error, BrokerError) else over_http(detail)
         return answer(request, status, detail, headers)
 
     app.add_exception_handler(Problem, problem)

@@ -169,12 +169,13 @@ def test_what_makes_no_sense_is_a_problem(place: Platform, change: dict[str, obj
 
 
 def test_a_queue_that_is_down_is_told_and_nothing_is_submitted(tmp_path: Path, redis_server: RedisServer) -> None:
-    """503 with Retry-After: the client comes again, and no half of a batch is left."""
+    """503 with Retry-After: the client comes again, and no half of a batch is left. Where the queue is, is not told."""
     with platform(tmp_path, redis_server) as place, place.server() as (api, _):
         redis_server.kill()
         body = {"source": place.source, "destination": place.destination, "photos": sorted(place.world.photos)[:1]}
         answer = api("POST", "/v1/batches", body)
         assert answer.status == 503 and answer.headers["Retry-After"]
+        assert "the queue cannot be used now" in answer.json["detail"] and "127.0.0.1" not in str(answer.json)
         assert api("GET", "/readyz").status == 503 and api("GET", "/healthz").status == 200
         assert place.world.ledger.batches() == []
 
