@@ -162,8 +162,10 @@ def install(app: FastAPI) -> None:
         detail = masked(str(error))
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             log.warning("%s %s: %s", request.method, request.scope.get("path"), detail)
-        if "apf_as_page" not in request.scope:
-            detail = NO_QUEUE if isinstance(error, BrokerError) else over_http(detail)
+        if isinstance(error, BrokerError):
+            detail = NO_QUEUE
+        elif "apf_as_page" not in request.scope:
+            detail = over_http(detail)
         return answer(request, status, detail, headers)
 
     app.add_exception_handler(Problem, problem)

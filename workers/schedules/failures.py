@@ -10,6 +10,7 @@ from datetime import datetime
 from celery.exceptions import SoftTimeLimitExceeded
 
 from apf.errors import ApfError
+from workers.broker.client import BrokerError
 from workers.config.settings import Settings
 from workers.errors import WorkerError
 from workers.schedules.lease import ScheduleLeaseLost
@@ -19,6 +20,9 @@ from workers.schedules.repository import ScheduleRepository, by_root
 log = logging.getLogger(__name__)
 
 Clock = Callable[[], datetime]
+
+#: A schedule's error is read by tenants, too, whom it does not concern where the queue is.
+NO_QUEUE = "the queue cannot be used now: it is tried again, and the log says more"
 
 
 def failing_last(settings: Settings, only: str | None) -> list[tuple[ScheduleRepository, str, bool]]:
@@ -35,7 +39,7 @@ def _log_problem(url: str, error: WorkerError) -> None:
 
 @contextmanager
 def record_errors(repository: ScheduleRepository, name: str, now: Clock) -> Iterator[None]:
-    """Keep an error beside the schedule, for `apf schedule list`, and lets the others go on.
+    """Keep an error beside the schedule, for `apf schedule list`, and let the others go on.
 
     Raises:
         SoftTimeLimitExceeded: the task's time is up; it is noted, too.
@@ -50,6 +54,9 @@ def record_errors(repository: ScheduleRepository, name: str, now: Clock) -> Iter
         )
         _note(repository, name, now, problem)
         raise
+    except BrokerError as error:
+        log.warning("schedule %s: %s", name, error)
+        _note(repository, name, now, NO_QUEUE)
     except (WorkerError, ApfError) as error:
         _note(repository, name, now, str(error))
     except Exception as error:

@@ -153,3 +153,26 @@ def test_pages_without_a_queue_say_so(place: Platform) -> None:
         place.world.redis.kill()
         answer = Browser(api, "").get("/workers")
         assert answer.status == 200 and b"does not answer" in answer.data
+
+
+def test_tenants_do_not_read_where_the_queue_is(place: Platform) -> None:
+    """Neither from a schedule that cannot run without it, nor from a form's error, nor from the page of workers."""
+    ann, ops = place.token("ann", scopes=ALL, tenants=["ann"]), place.token("ops", scopes=ALL)
+    with place.server() as (api, _):
+        anns, page, operator = api.with_token(ann), Browser(api, ann), Browser(api, ops)
+        asked = {"name": "nightly", "source": place.source, "destination": place.destination, "recipe": "light"}
+        assert anns("POST", "/v1/schedules", {**asked, "cron": "0 3 * * *"}).status == 201
+        assert anns("POST", "/v1/batches", body(place)).status == 202
+        batch = anns("GET", "/v1/batches").json["batches"][0]["batch"]
+        assert anns("POST", f"/v1/batches/{batch}/pause").status == 200
+        csrf = page.csrf()
+        place.world.redis.kill()
+        ran = anns("POST", "/v1/schedules/nightly/run")
+        assert "the queue cannot be used" in ran.json["detail"]
+        assert "the queue cannot be used" in anns("GET", "/v1/schedules/nightly").json["error"]
+        form = page.post(f"/batches/{batch}/resume", csrf=csrf)
+        assert form.status == 503
+        workers = page.get("/workers")
+        assert b"The queue cannot be asked" in workers.data
+        assert all(b"127.0.0.1" not in answer.data for answer in (ran, form, workers, page.get("/schedules")))
+        assert b"127.0.0.1" in operator.get("/workers").data
