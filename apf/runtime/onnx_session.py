@@ -6,6 +6,7 @@ With one thread a call, sums have one order: a photo comes out the same on two c
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from onnx.utils import Extractor
+from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 
 from apf.errors import WeightsError
 
@@ -43,7 +45,8 @@ def shrink_arena() -> None:
     """Give what is free of the networks' arena back to the C library. Other threads may run networks meanwhile."""
     options = onnxruntime.RunOptions()
     options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
-    _NOTHING.run(None, {"given": np.zeros(1, np.float32)}, options)
+    with suppress(InvalidArgument):  # the host application's allocator, which keeps nothing
+        _NOTHING.run(None, {"given": np.zeros(1, np.float32)}, options)
 
 
 def _share_an_arena() -> onnxruntime.InferenceSession:
@@ -55,7 +58,8 @@ def _share_an_arena() -> onnxruntime.InferenceSession:
     memory = onnxruntime.OrtMemoryInfo(
         "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
     )
-    onnxruntime.create_and_register_allocator(memory, onnxruntime.OrtArenaCfg({}))
+    with suppress(RuntimeError):  # older versions allow one a process: the host application's serves as well
+        onnxruntime.create_and_register_allocator(memory, onnxruntime.OrtArenaCfg({}))
     ends = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in ("given", "made")]
     graph = helper.make_graph([helper.make_node("Identity", ["given"], ["made"])], "nothing", ends[:1], ends[1:])
     return quiet_session(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8))

@@ -14,10 +14,13 @@ import threading
 import time
 from contextlib import suppress
 from functools import cache
+from importlib import import_module
 from typing import Any
 
 #: Trimming takes some milliseconds, and what is given back is asked for again.
 EVERY_S = 60.0
+#: The module whose networks have memory to give back.
+NETWORKS = "apf.runtime.onnx_session"
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
@@ -37,8 +40,8 @@ def trim_heap(every_s: float = EVERY_S) -> bool:
         if _last_s and now_s - _last_s < every_s:
             return False
         _last_s = now_s
-    if networks := sys.modules.get("apf.runtime.onnx_session"):  # a process without networks has no need to load it
-        networks.shrink_arena()
+    if NETWORKS in sys.modules:  # a process without networks has no need to load it
+        import_module(NETWORKS).shrink_arena()  # once it is loaded, should another thread be at that
     trim = _glibc("malloc_trim")
     if trim is None:
         return False

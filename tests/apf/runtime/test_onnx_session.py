@@ -37,3 +37,55 @@ def test_networks_share_their_memory_and_give_it_back(how: str) -> None:
     """Ten networks hold what one of them needs, and nothing once it is given back; they compute the same afterwards."""
     ran = subprocess.run([sys.executable, "-c", PROGRAM, how], capture_output=True, text=True, check=True, cwd=ROOT)
     assert ran.stdout.split() == ["True"] * 3
+
+
+#: The host application has registered its allocator; older versions of ONNX Runtime refuse a second one.
+EMBEDDED = """
+import os, sys
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+import onnxruntime
+kind, config = {"arena": ("ORT_ARENA_ALLOCATOR", onnxruntime.OrtArenaCfg({})), "plain": ("ORT_DEVICE_ALLOCATOR", None)}[
+    sys.argv[1]
+]
+kind = getattr(onnxruntime.OrtAllocatorType, kind)
+memory = onnxruntime.OrtMemoryInfo("Cpu", kind, 0, onnxruntime.OrtMemType.DEFAULT)
+onnxruntime.create_and_register_allocator(memory, config)
+def refuse(*_): raise RuntimeError("An allocator for this device has already been registered for sharing.")
+onnxruntime.create_and_register_allocator = refuse
+from apf.runtime.onnx_session import shrink_arena
+from apf.detection.centerface_onnx import light_detector
+from skimage.data import astronaut
+shrink_arena()
+print(len(light_detector().detect([astronaut()])[0]))
+"""
+
+#: A shard ends while another thread imports what runs networks.
+IMPORTED = """
+import threading
+import onnxruntime
+from workers.core.heap import trim_heap
+real, reached, go_on = onnxruntime.create_and_register_allocator, threading.Event(), threading.Event()
+def slow(*given):
+    reached.set()
+    go_on.wait()
+    real(*given)
+onnxruntime.create_and_register_allocator = slow
+threading.Thread(target=__import__, args=("apf.runtime.onnx_session",)).start()
+reached.wait()
+threading.Timer(0.5, go_on.set).start()
+trim_heap()
+print(go_on.is_set())
+"""
+
+
+@pytest.mark.parametrize("kind", ["arena", "plain"])
+def test_a_host_application_may_have_an_allocator_of_its_own(kind: str) -> None:
+    """Networks use that one where ONNX Runtime allows no second; where it keeps nothing, there is nothing to shrink."""
+    ran = subprocess.run([sys.executable, "-c", EMBEDDED, kind], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert ran.stdout.split() == ["1"]
+
+
+def test_the_heap_is_trimmed_once_another_thread_has_imported_the_networks() -> None:
+    """A module that is half imported has no arena to shrink yet."""
+    ran = subprocess.run([sys.executable, "-c", IMPORTED], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert ran.stdout.split() == ["True"]
