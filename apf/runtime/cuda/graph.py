@@ -73,7 +73,7 @@ class Recorder:
     """Records work as graphs until a device refuses one; from then on nothing is tried, and the log says so.
 
     Args:
-        what: it records, for the log.
+        what: the kind of work, for the log.
         capture: how a graph is made; None: none is.
     """
 

@@ -46,7 +46,7 @@ def in_batches(
         DeviceMemoryError: one item alone does not fit.
     """
     done: list[Result] = []
-    start = 0
+    start, alone = 0, False
     while start < count:
         taken, size = next_batch(count - start, limit.within(sizes))
         failure = None
@@ -57,10 +57,13 @@ def in_batches(
                 raise
             failure = str(error)
         if failure is None:
-            start += taken
+            start, alone = start + taken, False
             continue
         # Out here, as an exception that is being handled keeps the tensors of all its frames.
         let_go()
+        if size == 1 and not alone:
+            alone = True  # what other work had kept is free by now: one item may fit after all
+            continue
         limit.halve(size)
         logger.warning(
             "a batch of %d does not fit into the GPU's memory, going on with %s: %s", size, limit.most, failure

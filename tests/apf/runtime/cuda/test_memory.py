@@ -150,6 +150,18 @@ def test_graphs_of_every_kind_of_work_are_forgotten_where_memory_is_needed() -> 
     assert busy.batches == {}
 
 
+def test_one_item_is_tried_again_once_other_work_has_given_its_memory_back() -> None:
+    """A detector's only tile fits where the graphs of filters were; no smaller batch is left to try."""
+    device, limit = Device(0), Limit()
+    limit.find(1)
+
+    def let_go() -> None:
+        device.room = 1
+
+    assert in_batches(2, limit, FACE_BATCHES, device.attempt, let_go) == [range(1), range(1, 2)]
+    assert device.sizes == [1, 1, 1]
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_measured_memory_on_a_gpu() -> None:
     """The peak of a piece of work is what it allocated, also where the memory was reserved before."""
