@@ -55,8 +55,7 @@ def record_errors(repository: ScheduleRepository, name: str, now: Clock) -> Iter
         _note(repository, name, now, problem)
         raise
     except BrokerError as error:
-        log.warning("schedule %s: %s", name, error)
-        _note(repository, name, now, NO_QUEUE)
+        _note(repository, name, now, str(error), told=NO_QUEUE)
     except (WorkerError, ApfError) as error:
         _note(repository, name, now, str(error))
     except Exception as error:
@@ -64,7 +63,7 @@ def record_errors(repository: ScheduleRepository, name: str, now: Clock) -> Iter
         _note(repository, name, now, f"{type(error).__name__}: {error}")
 
 
-def _note(repository: ScheduleRepository, name: str, now: Clock, problem: str) -> None:
+def _note(repository: ScheduleRepository, name: str, now: Clock, problem: str, told: str = "") -> None:
     log.warning("schedule %s is left for the next time: %s", name, problem)
     with suppress(WorkerError):  # the store itself is down
-        repository.note(name, Problem(error=problem, at=now().isoformat(timespec="seconds")))
+        repository.note(name, Problem(error=told or problem, at=now().isoformat(timespec="seconds")))
