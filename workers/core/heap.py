@@ -22,7 +22,7 @@ EVERY_S = 60.0
 #: The module whose networks have memory to give back.
 NETWORKS = "apf.runtime.onnx_session"
 
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+_M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 
 _lock = threading.Lock()
 _last_s = 0.0
@@ -47,6 +47,15 @@ def trim_heap(every_s: float = EVERY_S) -> bool:
         return False
     trim(0)
     return True
+
+
+def limit_heaps(most: int) -> bool:
+    """Have threads share so many heaps, for those that have none yet; whether this C library can do it.
+
+    Else there are eight for each core, and each comes to hold what the largest photo that any thread had there takes.
+    """
+    option = _glibc("mallopt")
+    return option is not None and bool(option(_M_ARENA_MAX, most))
 
 
 def keep_freed(most_bytes: int) -> bool:

@@ -39,6 +39,29 @@ bytearray(b"1") * 48_000_000
 print(faults() - before > 1_000)
 """
 
+#: Twelve threads allocate at once, each by the C library itself; then it tells of its heaps.
+HEAPS = """
+import ctypes, os, sys, tempfile, threading
+from workers.core.heap import limit_heaps
+print(limit_heaps(3))
+met = threading.Barrier(12)
+def work():
+    met.wait()
+    block = bytearray(100_000)
+    met.wait()
+threads = [threading.Thread(target=work) for _ in range(12)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+c = ctypes.CDLL(None)
+c.fdopen.restype = ctypes.c_void_p
+with tempfile.TemporaryFile() as file:
+    told = ctypes.c_void_p(c.fdopen(os.dup(file.fileno()), b"w"))
+    c.malloc_info(0, told)
+    c.fclose(told)
+    file.seek(0)
+    print(1 < file.read().count(b"<heap ") <= 3)
+"""
+
 
 @pytest.mark.skipif(_glibc("malloc_trim") is None, reason="glibc alone keeps memory so, and has malloc_trim")
 def test_free_memory_between_blocks_goes_back_and_only_now_and_then() -> None:
@@ -52,3 +75,10 @@ def test_freed_arrays_are_kept_for_the_next_until_the_heap_is_trimmed() -> None:
     """Ten arrays after the first cost no new page; after a trim the next one does."""
     ran = subprocess.run([sys.executable, "-c", KEPT], capture_output=True, text=True, check=True, cwd=ROOT)
     assert ran.stdout.split() == ["True", "True", "True"]
+
+
+@pytest.mark.skipif(_glibc("mallopt") is None, reason="glibc alone has a heap for each thread")
+def test_threads_share_a_few_heaps() -> None:
+    """Twelve threads that allocate at once have three heaps between them."""
+    ran = subprocess.run([sys.executable, "-c", HEAPS], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert ran.stdout.split() == ["True", "True"]
