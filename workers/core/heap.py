@@ -19,10 +19,14 @@ from typing import Any
 
 #: Trimming takes some milliseconds, and what is given back is asked for again.
 EVERY_S = 60.0
+#: Arrays from this size on are no heap's: their pages are new each time, but huge ones, as NumPy asks for them.
+LARGE_BYTES = 4 * 2**20
+#: A heap keeps so much that is free at its end: less would be asked for again with each photo.
+TOP_BYTES = 64 * 2**20
 #: The module whose networks have memory to give back.
 NETWORKS = "apf.runtime.onnx_session"
 
-_M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -3, -4, -8
 
 _lock = threading.Lock()
 _last_s = 0.0
@@ -50,12 +54,14 @@ def trim_heap(every_s: float = EVERY_S) -> bool:
 
 
 def limit_heaps(most: int) -> bool:
-    """Have threads share so many heaps, for those that have none yet; whether this C library can do it.
+    """Have threads share so many heaps, and give large arrays back at once; whether this C library can do it.
 
-    Else there are eight for each core, and each comes to hold what the largest photo that any thread had there takes.
+    Else there are eight heaps for each core, and each comes to hold what the largest photos that any thread had there
+    take: a third of a worker's memory within an hour.
     """
     option = _glibc("mallopt")
-    return option is not None and bool(option(_M_ARENA_MAX, most))
+    chosen = {_M_ARENA_MAX: most, _M_MMAP_THRESHOLD: LARGE_BYTES, _M_TRIM_THRESHOLD: TOP_BYTES}
+    return option is not None and all(option(name, value) for name, value in chosen.items())
 
 
 def keep_freed(most_bytes: int) -> bool:

@@ -13,7 +13,7 @@ from workers.core.heap import limit_heaps
 
 #: Of 16 MiB each, which Pillow keeps: getting fresh memory for a large photo takes longer than filling it.
 KEPT_BLOCKS = 32
-#: Of the C library; more cost memory, and save no time: most allocations are small, and of a thread's own cache.
+#: Of the C library; more cost memory, and save no time: most allocations are small, from a thread's own cache.
 LEAST_HEAPS = 2
 #: From the parent to its children: how many processes there are.
 PROCESSES = "_APF_PROCESSES"
