@@ -6,7 +6,8 @@ WorkerError
 │   └── NotAllowed            a place outside APF_ALLOWED_URLS
 ├── BadRequest            what a caller asks of a batch makes no sense
 ├── LedgerError           a record of a batch is missing, torn or does not validate
-│   └── NewerRecord           a newer version wrote it
+│   ├── NewerRecord           a newer version wrote it
+│   └── TornPlan              a shard's plan: reconciling makes it anew
 ├── CallbackError         a callback was not delivered; it is tried again
 │   └── AddressRefused        it may not go to this address
 └── StoreError            the store refused; a retry does not help
@@ -57,6 +58,10 @@ class LedgerError(WorkerError):
 
 class NewerRecord(LedgerError):
     """Raised when a newer version wrote a record: it is whole, and not this version's to do or to mend. Permanent."""
+
+
+class TornPlan(LedgerError):
+    """Raised when a shard's plan is missing or torn. Passing: reconciling makes it anew, and sends the shard again."""
 
 
 class CallbackError(WorkerError):

@@ -131,7 +131,7 @@ def after_failure(
         return
     logger.error("shard %s is given up: %s", job.shard, exception)
     try:
-        report_lost_shard(job, load_settings(), f"the shard was given up: {exception}")
+        report_lost_shard(job, load_settings(), exception)
     except WorkerError as error:
         # The ledger does not say so: a command that runs this worker inside must not wait for ever.
         sender.app.apf_unreported = str(error)

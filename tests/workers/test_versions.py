@@ -68,7 +68,7 @@ def test_a_shard_of_a_newer_record_stays_open(record: str) -> None:
     with pytest.raises(NewerRecord, match="upgrade this installation"):
         planned.run()
     with pytest.raises(NewerRecord):
-        report_lost_shard(planned.job, Settings(), "given up")
+        report_lost_shard(planned.job, Settings(), RuntimeError("x"))
     assert not planned.ledger.has_report("b1", 0)
     assert attempts_at(planned.ledger, "b1") == [], "leaving it is no death"
     for key, data in kept.items():  # what the newer worker knows how to read

@@ -26,7 +26,7 @@ from workers.core.clock import now
 from workers.core.failure_codes import FailureCode, code_of
 from workers.core.log_context import log_context
 from workers.core.records import Batch, Lane, Outcome, PhotoRef, PhotoReport, ShardJob, ShardReport, Totals
-from workers.errors import LedgerError, NotAllowed, StoreError
+from workers.errors import LedgerError, NotAllowed, StoreError, TornPlan
 from workers.execution.engine import Engine
 from workers.execution.isolation import SPLIT_AFTER, OneByOneRunner
 from workers.execution.load_engine import load_engine
@@ -213,15 +213,25 @@ def _as_it_is_now(ledger: Ledger, batch: Batch) -> Batch | None:
     return found if found.created_at == batch.created_at else None
 
 
-def report_lost_shard(job: ShardJob, settings: Settings, reason: str) -> None:
-    """Report a shard that no further try will run: what it has not written yet has failed, with this reason."""
+def report_lost_shard(job: ShardJob, settings: Settings, error: BaseException) -> None:
+    """Report a shard that no further try will run: what it has not written yet has failed, because of this error.
+
+    Where its plan was torn and is whole by now, it was sent again with that, and is reported by the worker that it
+    comes to.
+
+    Raises:
+        LedgerError: the batch or the plan cannot be read.
+    """
     ledger, batch_id = opened(job, settings)
     if ledger.has_report(batch_id, job.shard) or ledger.stopped(batch_id):
         return
     batch = ledger.read_batch(batch_id)
     check_batch(ledger, batch, settings)
     destination = open_store(batch.destination, s3=settings.s3, create=True)
-    refs = without_forgotten(ledger, batch, ledger.read_plan(batch_id, job.shard))
+    planned = ledger.read_plan(batch_id, job.shard)
+    if isinstance(error, TornPlan):
+        return
+    refs, reason = without_forgotten(ledger, batch, planned), f"the shard was given up: {error}"
     photos = [_written_or_failed(ref, batch, destination, reason) for ref in refs]
     _write_report(ledger, batch_id, batch.lane, _shard_report(job, photos, StageClock(), 0.0))
 

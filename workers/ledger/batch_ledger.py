@@ -30,7 +30,7 @@ from typing import Literal, TypeVar
 from pydantic import BaseModel
 
 from workers.core.records import Batch, PhotoRef, ShardReport, ShortReport, parse
-from workers.errors import LedgerError, NewerRecord, NotFound, StoreGone
+from workers.errors import LedgerError, NewerRecord, NotFound, StoreGone, TornPlan
 from workers.ledger.jsonl import (
     DigestHeader,
     PlanHeader,
@@ -134,13 +134,19 @@ class Ledger:
         """Return the photos of a shard.
 
         Raises:
-            LedgerError: there is no such plan, or it is torn or does not validate.
+            TornPlan: there is no such plan, or it is torn or does not validate.
+            NewerRecord: a newer version wrote it.
         """
         key = self._shard_key(batch_id, "plan", shard)
         data = self.read(key)
         if data is None:
-            raise LedgerError(f"{key} is missing in {self.store.url}: shard {shard} was never planned, or was deleted")
-        return read_lines(data, PlanHeader, PhotoRef, shard, key)[1]
+            raise TornPlan(f"{key} is missing in {self.store.url}: shard {shard} was never planned, or was deleted")
+        try:
+            return read_lines(data, PlanHeader, PhotoRef, shard, key)[1]
+        except NewerRecord:
+            raise
+        except LedgerError as error:
+            raise TornPlan(str(error)) from error
 
     def has_plan(self, batch_id: str, shard: int) -> bool:
         """Return whether the shard's plan is there and whole; raises NewerRecord where a newer version wrote it."""

@@ -83,7 +83,7 @@ def test_a_forged_message_or_batch_reads_and_writes_nothing(outside: str) -> Non
     settings = Settings(broker_url="redis://x", allowed_urls=allowed, ledger_url=ledgers)
     what = "batch" if outside == "ledger" else outside
     with pytest.raises(NotAllowed, match=f"{what} memory://"):
-        report_lost_shard(planned.job, settings, "x")
+        report_lost_shard(planned.job, settings, RuntimeError("x"))
     if outside == "ledger":
         with pytest.raises(NotAllowed, match="batch memory://"):
             planned.run(settings)

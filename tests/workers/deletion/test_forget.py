@@ -327,12 +327,12 @@ def test_a_shard_that_is_given_up_does_not_name_it(world: World) -> None:
     plan_and_send(world.ledger, batch.id, FakeBroker(world.sent.append), world.settings)
     mark(world.ledger, [SECRET])
     for job in world.sent:
-        report_lost_shard(job, world.settings, f"{SECRET!r} broke it")
+        report_lost_shard(job, world.settings, RuntimeError(f"{SECRET!r} broke it"))
     assert {p.outcome for p in BatchMonitor(world.ledger, batch.id).photos()} == {Outcome.failed}
     forgotten(world)
     assert naming(SECRET, [], "out") == []
     reasons = {photo.reason for photo in BatchMonitor(world.ledger, batch.id).photos()}
-    assert reasons == {"'[forgotten]' broke it"}
+    assert reasons == {"the shard was given up: '[forgotten]' broke it"}
 
 
 def test_a_pattern_that_names_it_goes(world: World) -> None:

@@ -13,7 +13,7 @@ from tests.workers.execution.test_shard_pipeline import make_batch
 from tests.workers.fakes import FakeEngine
 from workers.config.settings import Settings
 from workers.core.records import Outcome, PhotoRef, ShardJob, Totals
-from workers.errors import StoreUnavailable
+from workers.errors import StoreUnavailable, TornPlan
 from workers.execution.run_shard import ShardIncomplete, ShardResumed, ShardStopped, report_lost_shard, run_shard
 from workers.execution.shard_pipeline import ShardRunner
 from workers.ledger.batch_ledger import STOPS, Ledger, Stop, open_ledger
@@ -202,8 +202,27 @@ def test_a_lost_shard_reports_what_was_written_as_done_and_the_rest_as_failed() 
     planned.run()
     planned.destination.delete("001.jpg")
     planned.destination.delete(".apf/batches/b1/reports/00000.jsonl")
-    report_lost_shard(planned.job, Settings(), "the worker died")
+    report_lost_shard(planned.job, Settings(), RuntimeError("the worker died"))
     report = planned.ledger.read_report("b1", 0)
     assert report is not None
     assert [photo.outcome for photo in report.photos] == [Outcome.protected, Outcome.failed]
-    assert report.photos[1].reason == "the worker died"
+    assert report.photos[1].reason == "the shard was given up: the worker died"
+
+
+def test_a_shard_whose_torn_plan_was_mended_meanwhile_is_not_given_up() -> None:
+    """Between the failed try and its report reconciling made the plan anew, and sent the shard again: it is done then.
+
+    While the plan is torn, nothing is reported, either.
+    """
+    planned = Planned("run-mended", b"one", b"two")
+    key = planned.ledger.key("b1", "plan", "00000.jsonl")
+    whole = planned.destination.get(key).data
+    planned.destination.put(key, whole[: len(whole) // 2])
+    with pytest.raises(TornPlan, match="is torn") as torn:
+        planned.run()
+    with pytest.raises(TornPlan):
+        report_lost_shard(planned.job, Settings(), torn.value)
+    planned.destination.put(key, whole)
+    report_lost_shard(planned.job, Settings(), torn.value)
+    assert not planned.ledger.has_report("b1", 0)
+    assert planned.run().protected == 2
