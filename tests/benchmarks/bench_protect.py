@@ -1,8 +1,8 @@
 """`python -m tests.benchmarks.bench_protect`: seconds a photo, photos a second, peak memory and where the time goes.
 
-Real faces (InsightFace's t1.jpg, six of them, and scikit-image's astronaut) enlarged to 1 and 12 megapixels, JPEG 90,
-through `apf protect` between two folders with the worker inside; the start of the command and the loading of the models
-are timed apart by a run over one photo.
+Real faces (InsightFace's t1.jpg, six of them, and scikit-image's astronaut) enlarged to 1, 12 and 48 megapixels, JPEG
+90, through `apf protect` between two folders with the worker inside; the start of the command and the loading of the
+models are timed apart by a run over one photo.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from PIL import Image
 from tests.benchmarks.record import record, table
 
 STAGES = ("read", "decode", "detect", "align", "gradient", "transfer", "universal", "steps", "paste", "encode", "write")
-SIZES = {1: 24, 12: 8}
+SIZES = {1: 24, 12: 8, 48: 6}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
