@@ -34,6 +34,8 @@ class Assumptions:
     photo_mb: float = 4.0
     shard_photos: float = 128.0
     shard_megapixels: float = 384.0
+    #: The steps of `standard`, which count when shards are cut (`workers.batches.plan.work_of_steps`).
+    steps_megapixels: float = 5.0
     #: APF_MAX_BATCH_PHOTOS, and how many batches are planned and queued at a time.
     batch_photos: float = 1e7
     batches_at_a_time: float = 2.0
@@ -68,7 +70,7 @@ KINDS = {
 
 def plan(given: Assumptions) -> dict[str, float]:
     """What the photos need, by name with unit."""
-    shard_photos = min(given.shard_photos, given.shard_megapixels / given.megapixels)
+    shard_photos = min(given.shard_photos, given.shard_megapixels / (given.megapixels + given.steps_megapixels))
     shards = given.photos / shard_photos
     busy_s = given.photos * given.photo_s / given.efficiency
     workers = math.ceil(busy_s / (given.days * DAY_S))

@@ -11,7 +11,14 @@ from tests.benchmarks.record import ROOT, table
 def test_a_plan_is_what_its_formulas_say() -> None:
     """A small case, computed by hand: 1,280,000 photos in a day, a second each, by workers that never rest."""
     given = Assumptions(
-        photos=1_280_000, days=1, photo_s=1, efficiency=1, megapixels=3, progress_interval_s=10, batch_photos=640_000
+        photos=1_280_000,
+        days=1,
+        photo_s=1,
+        efficiency=1,
+        megapixels=1,
+        steps_megapixels=2,
+        progress_interval_s=10,
+        batch_photos=640_000,
     )
     found = plan(given)
     assert found["workers"] == 15  # 1,280,000 s of work, 86,400 s a day

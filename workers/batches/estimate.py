@@ -16,6 +16,7 @@ from apf.recipe import Recipe, load_recipe
 from workers.access.sources import check_places, find_source
 from workers.batches.create import BatchOptions, check_ledger_place, excluded_in
 from workers.batches.past_work import Past, past_work
+from workers.batches.plan import work_of_steps
 from workers.config.settings import Settings
 from workers.core.records import PhotoRef
 from workers.errors import BadRequest, InvalidKey, NotFound, StoreError
@@ -172,7 +173,8 @@ def _added_up(
         else f"assumed: {each_s:.2f} s a photo, by the table of docs/performance.md, of a worker with two cores"
     )
     work_s = each_s * todo
-    per_shard = min(settings.shard_photos, settings.shard_megapixels / max(megapixels / max(todo, 1), 0.01))
+    photo_work = megapixels / max(todo, 1) + (0 if asked.private else work_of_steps(recipe))
+    per_shard = min(settings.shard_photos, settings.shard_megapixels / max(photo_work, 0.01))
     shards = math.ceil(survey.photos / max(1.0, per_shard))
     marks = work_s / EFFICIENCY / (settings.progress_interval_s or math.inf)
     reads = round(survey.photos + shards * SHARD_READS + marks * MARK_READS)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from apf.exclusions import Exclusions
+from apf.recipe import Recipe
 from workers.core.clock import now
 from workers.core.records import FORGOTTEN, Batch, PhotoRef
 from workers.errors import LedgerError
@@ -58,8 +59,12 @@ MEGAPIXELS_PER_STEP = 0.125
 
 def _work(ref: PhotoRef, batch: Batch) -> float:
     """Return what a photo will cost, in megapixels: shards of equal work end within the same time."""
-    steps = 0 if batch.private else batch.recipe.steps * min(2, len(batch.recipe.guides))
-    return estimated_megapixels(ref) + steps * MEGAPIXELS_PER_STEP
+    return estimated_megapixels(ref) + (0 if batch.private else work_of_steps(batch.recipe))
+
+
+def work_of_steps(recipe: Recipe) -> float:
+    """Return what a photo costs for its steps, in megapixels of photos without."""
+    return recipe.steps * min(2, len(recipe.guides)) * MEGAPIXELS_PER_STEP
 
 
 @dataclass

@@ -16,6 +16,7 @@ from tests.workers.schedules.world import World, world
 from workers.access.sources import OverlapError
 from workers.batches.create import BatchOptions
 from workers.batches.estimate import SHARD_READS, SHARD_WRITES, Estimate, Prices, estimate
+from workers.batches.plan import work_of_steps
 from workers.config.settings import Settings
 from workers.deletion.forget import forget
 from workers.errors import BadRequest
@@ -120,20 +121,27 @@ def test_what_cannot_be_protected_cannot_be_estimated(world: World) -> None:
         Prices.of(["gold=3"])
 
 
-@pytest.mark.parametrize("photos", [150, 800])
-def test_requests_and_money_are_those_of_the_formulas(world: World, photos: int) -> None:
-    """Beside tests.benchmarks.plan, which docs/scale.md is made by."""
+@pytest.mark.parametrize(("photos", "name"), [(150, "light"), (800, "standard")])
+def test_requests_and_money_are_those_of_the_formulas(
+    world: World, monkeypatch: pytest.MonkeyPatch, photos: int, name: str
+) -> None:
+    """Beside tests.benchmarks.plan, which docs/scale.md is made by; steps make shards smaller."""
+    monkeypatch.delenv("APF_STEPS")  # as many as the recipe has
     for number in range(photos):
         world.source.put(f"{number:05}.jpg", b"x" * 300_000)
     settings = world.settings.model_copy(update={"shard_photos": 128})
     prices = Prices.of(["worker-hour=0.1", "tb-month=20"])
-    asked = BatchOptions(recipe="light")
-    found = estimate(world.source.url, world.destination.url, asked, settings, workers=3, prices=prices)
-    given = Assumptions(photos=photos, photo_s=found.work_s / photos, megapixels=found.megapixels / photos,
-                        photo_mb=0.3, worker_usd_per_hour=0.1, usd_per_tb_month=20)  # fmt: skip
+    found = estimate(
+        world.source.url, world.destination.url, BatchOptions(recipe=name), settings, workers=3, prices=prices
+    )
+    given = Assumptions(photos=photos, steps_megapixels=work_of_steps(load_recipe(name)),
+                        photo_s=found.work_s / photos, megapixels=found.megapixels / photos, photo_mb=0.3,
+                        worker_usd_per_hour=0.1, usd_per_tb_month=20)  # fmt: skip
     wanted = plan(given)
     assert (given.shard_reads, given.shard_writes) == (SHARD_READS, SHARD_WRITES)
-    assert (found.reads + found.writes) / photos == pytest.approx(wanted["requests a photo"], rel=0.05)
+    assert (found.reads + found.writes) / photos == pytest.approx(
+        wanted["requests a photo"], rel=8 / photos
+    )  # whole shards
     assert found.computing_usd == pytest.approx(wanted["computing, USD"], abs=0.01)
     assert found.requests_usd == pytest.approx(wanted["requests, USD"], abs=0.01)
     assert found.wall_s == pytest.approx(found.work_s / 0.9 / 3, rel=0.01)
