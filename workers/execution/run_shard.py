@@ -227,10 +227,10 @@ def report_lost_shard(job: ShardJob, settings: Settings, error: BaseException) -
         return
     batch = ledger.read_batch(batch_id)
     check_batch(ledger, batch, settings)
-    destination = open_store(batch.destination, s3=settings.s3, create=True)
     planned = ledger.read_plan(batch_id, job.shard)
     if isinstance(error, TornPlan):
         return
+    destination = open_store(batch.destination, s3=settings.s3, create=True)
     refs, reason = without_forgotten(ledger, batch, planned), f"the shard was given up: {error}"
     photos = [_written_or_failed(ref, batch, destination, reason) for ref in refs]
     _write_report(ledger, batch_id, batch.lane, _shard_report(job, photos, StageClock(), 0.0))

@@ -139,9 +139,8 @@ def test_requests_and_money_are_those_of_the_formulas(
                         worker_usd_per_hour=0.1, usd_per_tb_month=20)  # fmt: skip
     wanted = plan(given)
     assert (given.shard_reads, given.shard_writes) == (SHARD_READS, SHARD_WRITES)
-    assert (found.reads + found.writes) / photos == pytest.approx(
-        wanted["requests a photo"], rel=8 / photos
-    )  # whole shards
+    within = min(0.05, 8 / photos)  # shards are whole
+    assert (found.reads + found.writes) / photos == pytest.approx(wanted["requests a photo"], rel=within)
     assert found.computing_usd == pytest.approx(wanted["computing, USD"], abs=0.01)
     assert found.requests_usd == pytest.approx(wanted["requests, USD"], abs=0.01)
     assert found.wall_s == pytest.approx(found.work_s / 0.9 / 3, rel=0.01)
